@@ -1,0 +1,3 @@
+//! The opb daemon and command line. Modules stand in the order in which data flows.
+
+pub mod policy;

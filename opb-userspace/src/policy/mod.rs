@@ -1,0 +1,1 @@
+//! Policy files: from text to a policy that is valid by construction.
