@@ -1,1 +1,27 @@
+//! What the kernel and user space must agree on.
+//!
+//! One packet takes one way through this crate, and the modules stand in that order:
+//!
+//! 1. [`frame`]: how bytes are read, the same from packet memory and from a slice;
+//! 2. [`walk`]: the cheap "certainly passes" test, and the walk from the link layer to the TCP header;
+//! 3. [`image`]: the policy image and the lookup of an address in it;
+//! 4. [`judge`]: the verdict, and [`judge::decide`], which chains the three;
+//! 5. [`outcome`]: what a verdict is called, and where it is counted.
+//!
+//! [`settings`] holds what a program instance is told when it is loaded.
+//!
+//! The BPF programs call the same functions over packet memory and maps that `opb explain`, the tests and
+//! the fuzzers call over slices: no verdict is made anywhere else.
 #![no_std]
+
+pub mod frame;
+pub mod image;
+pub mod judge;
+pub mod outcome;
+pub mod settings;
+pub mod walk;
+
+/// Version of everything that outlives a process in the kernel: the image, the counters, the pins.
+///
+/// Pins live in a directory named by it, so that a daemon never opens what another layout left behind.
+pub const ABI_VERSION: u32 = 1;

@@ -1,1 +1,35 @@
+//! The BPF programs: adapters around [`opb_common`], and nothing else.
+//!
+//! Each hook has three functions, because the verifier wants them apart (one inlined verdict is beyond a
+//! million instructions): the entry with the cheap "certainly passes" test, which most packets never leave;
+//! a global function for the walk; a global function for the judgement. Global functions are verified
+//! once, with arguments of which nothing is known.
+//!
+//! On the host this crate only type-checks, so that `cargo check --workspace` and clippy see it.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(
+    not(target_arch = "bpf"),
+    allow(dead_code, reason = "on the host nothing calls the programs")
+)]
+
+mod globals;
+mod log;
+mod maps;
+mod tc;
+mod window;
+mod xdp;
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Some helpers are for GPL-compatible programs only.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

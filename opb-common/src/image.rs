@@ -1,0 +1,259 @@
+//! The policy image: one immutable array of 64-byte nodes that holds everything a verdict needs.
+//!
+//! An address is looked up by [`lookup`], the same for both families. A tree consumes an address from its
+//! highest bit on; each step reads one node:
+//!
+//! - **index** nodes take the next 4 to 20 bits for the number of a slot;
+//! - a **branch** searches the next 16 bits among up to 8 keys, each with a slot: it skips what all prefixes
+//!   have in common;
+//! - a **leaf** searches the next 16 bits among up to 16 keys, each with a class.
+//!
+//! A slot is a class or refers to the next node. A search takes the last key that is not larger. The second
+//! half of an IPv6 address is entered by a flag in the slot.
+//!
+//! The compiler picks the number of index bits so that most subtrees fit one leaf: at a million prefixes
+//! a lookup costs two dependent cache misses.
+
+/// What the first word of an image is: `opb1`.
+pub const MAGIC: u32 = u32::from_le_bytes(*b"opb1");
+
+/// The steps that no lookup exceeds: 4 bits a step at the least.
+pub const MAX_STEPS: u32 = 36;
+
+/// The most ports that a group filters.
+pub const MAX_PORTS: usize = 8;
+
+/// The kernel's view of an image.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Node(pub [u64; 8]);
+
+/// Node 0 of every image.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Header {
+    pub magic: u32,
+    pub abi: u32,
+    /// Counts up with every publication.
+    pub generation: u64,
+    /// Of the policy's content, not of its text.
+    pub digest: [u8; 16],
+    /// Root slots: subscribers (v4, v6), then relays (v4, v6).
+    pub subscribers: [u32; 2],
+    pub relays: [u32; 2],
+    /// First node of the group table: one [`Group`] a slot.
+    pub groups: u32,
+    /// First node of the relay table: one bit set a relay class, bit `g` set when group `g` may reach it.
+    pub relay_groups: u32,
+    /// First node of the description that user space keeps in the image, and its length in bytes.
+    pub notes: u32,
+    pub notes_length: u32,
+}
+
+/// Node of an index.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Index {
+    pub slots: [u32; 16],
+}
+
+/// Node that searches 16 bits and leads on.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Branch {
+    pub keys: [u16; 8],
+    pub slots: [u32; 8],
+    pub padding: [u32; 4],
+}
+
+/// Node that searches 16 bits and ends in a class.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Leaf {
+    pub keys: [u16; 16],
+    pub classes: [u16; 16],
+}
+
+/// One group of subscribers. Slot 0 stands for "no group" and is empty.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Group {
+    /// A [`Verdict`](crate::outcome::Verdict) as number: what is denied upstream.
+    pub action: u8,
+    /// 1 to judge every TCP packet, 0 for those that open a connection.
+    pub match_any: u8,
+    /// A [`Verdict`](crate::outcome::Verdict) as number, 0 (pass) for off: what is denied downstream.
+    pub downstream: u8,
+    pub padding: [u8; 5],
+    /// Unused places repeat the first port.
+    pub ports: [u16; MAX_PORTS],
+    pub reserved: [u64; 5],
+}
+
+const _: () = {
+    assert!(size_of::<Node>() == 64);
+    assert!(size_of::<Header>() == 72 - 8);
+    assert!(size_of::<Index>() == 64);
+    assert!(size_of::<Branch>() == 64);
+    assert!(size_of::<Leaf>() == 64);
+    assert!(size_of::<Group>() == 64);
+};
+
+/// A class of subscriber addresses: the slot of a group, and whether an exemption holds.
+///
+/// Class 0 is every address that nothing names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubscriberClass(pub u16);
+
+impl SubscriberClass {
+    #[must_use]
+    pub const fn new(group: u16, exempt: bool) -> Self {
+        Self(group << 1 | exempt as u16)
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn group(self) -> u16 {
+        self.0 >> 1
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_exempt(self) -> bool {
+        self.0 & 1 != 0
+    }
+}
+
+/// A class, or where the lookup goes on.
+///
+/// | bits | what |
+/// |---|---|
+/// | 30–31 | kind: 0 class, 1 leaf, 2 branch, 3 index |
+/// | 29 | the second half of the address begins here |
+/// | 24–28 | index: number of bits |
+/// | 0–23 | number of the node; for a class, the class |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot(pub u32);
+
+impl Slot {
+    const LEAF: u32 = 1;
+    const BRANCH: u32 = 2;
+    const INDEX: u32 = 3;
+    const SECOND_HALF: u32 = 1 << 29;
+    const NODE: u32 = (1 << 24) - 1;
+
+    /// The most nodes that an image can have.
+    pub const MAX_NODES: usize = 1 << 24;
+
+    #[must_use]
+    pub const fn class(class: u16) -> Self {
+        Self(class as u32)
+    }
+
+    #[must_use]
+    pub const fn leaf(node: u32) -> Self {
+        Self(Self::LEAF << 30 | node)
+    }
+
+    #[must_use]
+    pub const fn branch(node: u32) -> Self {
+        Self(Self::BRANCH << 30 | node)
+    }
+
+    #[must_use]
+    pub const fn index(node: u32, bits: u32) -> Self {
+        Self(Self::INDEX << 30 | bits << 24 | node)
+    }
+
+    /// The same, for the root of a tree over the second half. A class needs no half.
+    #[must_use]
+    pub const fn in_second_half(self) -> Self {
+        if self.kind() == 0 { self } else { Self(self.0 | Self::SECOND_HALF) }
+    }
+
+    #[inline(always)]
+    const fn kind(self) -> u32 {
+        self.0 >> 30
+    }
+
+    #[inline(always)]
+    const fn node(self) -> u32 {
+        self.0 & Self::NODE
+    }
+
+    #[inline(always)]
+    const fn bits(self) -> u32 {
+        self.0 >> 24 & 31
+    }
+}
+
+/// The nodes of one image.
+pub trait Nodes {
+    /// `None` beyond the end, which no lookup in an image of ours reaches.
+    fn node(&self, index: u32) -> Option<&Node>;
+}
+
+impl Nodes for [Node] {
+    #[inline]
+    fn node(&self, index: u32) -> Option<&Node> {
+        self.get(index as usize)
+    }
+}
+
+/// Reads node `index` as a `T`.
+#[inline(always)]
+pub fn read<T: bytemuck::Pod, N: Nodes + ?Sized>(nodes: &N, index: u32) -> Option<&T> {
+    const { assert!(size_of::<T>() == size_of::<Node>() && align_of::<T>() <= align_of::<Node>()) };
+    nodes.node(index).map(bytemuck::cast_ref)
+}
+
+/// The class of an address: `high` and `low` are its halves from the highest bit on. An IPv4 address stands
+/// in the upper 32 bits of `high`.
+#[inline(always)]
+pub fn lookup<N: Nodes + ?Sized>(nodes: &N, root: u32, high: u64, low: u64) -> u16 {
+    let mut slot = Slot(root);
+    let mut rest = high;
+    for _ in 0..MAX_STEPS {
+        if slot.0 & Slot::SECOND_HALF != 0 {
+            rest = low;
+        }
+        match slot.kind() {
+            Slot::INDEX => {
+                let index = (rest >> (64 - slot.bits() & 63)) as u32;
+                let Some(node) = read::<Index, _>(nodes, slot.node() + (index >> 4)) else {
+                    return 0;
+                };
+                rest <<= slot.bits();
+                slot = Slot(node.slots[(index & 15) as usize]);
+            }
+            Slot::LEAF => {
+                let Some(node) = read::<Leaf, _>(nodes, slot.node()) else { return 0 };
+                return node.classes[search(&node.keys, (rest >> 48) as u16)];
+            }
+            Slot::BRANCH => {
+                let Some(node) = read::<Branch, _>(nodes, slot.node()) else { return 0 };
+                slot = Slot(node.slots[search(&node.keys, (rest >> 48) as u16)]);
+                rest <<= 16;
+            }
+            _ => return slot.0 as u16,
+        }
+    }
+    0
+}
+
+/// Position of the last of `keys` that is not larger than `key`; `keys[0]` is 0.
+///
+/// Without a branch on data: on random addresses every one would be mispredicted half of the time.
+#[inline(always)]
+fn search<const N: usize>(keys: &[u16; N], key: u16) -> usize {
+    const { assert!(N.is_power_of_two()) };
+    let mut at = 0;
+    let mut step = N / 2;
+    while step > 0 {
+        let candidate = keys[(at + step) & (N - 1)];
+        let larger = (u64::from(key).wrapping_sub(u64::from(candidate)) >> 63) as usize;
+        at += step & larger.wrapping_sub(1);
+        step /= 2;
+    }
+    at & (N - 1)
+}

@@ -1,0 +1,186 @@
+//! The verdict: source, flags, destination, action, in the order of the design's section "Verdicts".
+
+use crate::{
+    frame::Frame,
+    image::{self, Group, Header, Node, Nodes, SubscriberClass},
+    outcome::{Direction, Outcome, Reason, Verdict},
+    settings::{PortSet, Settings},
+    walk::{Found, plainly_other, walk},
+};
+
+/// Where a verdict comes from and where it is written down.
+pub trait Tables {
+    type Image: Nodes + ?Sized;
+
+    /// The ports that some group filters in the direction of this instance.
+    fn ports(&self, settings: Settings) -> &PortSet;
+
+    /// The policy in force. Fetched once a packet, so that no packet ever sees two of them.
+    fn image(&self) -> Option<&Self::Image>;
+
+    /// Counts one packet of `bytes`.
+    fn record(&self, direction: Direction, outcome: Outcome, bytes: usize);
+}
+
+/// Verdict on one frame: the only place where the three steps are chained, but for the BPF adapters, which
+/// put the same three into functions of their own.
+pub fn decide<F: Frame + ?Sized, T: Tables>(frame: &F, settings: Settings, tables: &T) -> Outcome {
+    if plainly_other(frame, settings, tables.ports(settings)) {
+        return Outcome::OTHER;
+    }
+    let found = walk(frame, settings, tables.ports(settings));
+    if found.is_nothing() {
+        return Outcome::OTHER;
+    }
+    judge(frame, found, settings, tables)
+}
+
+/// Judges what [`walk`] found, and counts it.
+#[inline(always)]
+pub fn judge<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    found: Found,
+    settings: Settings,
+    tables: &T,
+) -> Outcome {
+    let outcome = match tables.image() {
+        Some(image) => verdict(frame, found, settings, image),
+        None => Outcome { verdict: Verdict::Pass, reason: Reason::NoPolicy, group: 0 },
+    };
+    let direction = if settings.has(Settings::DOWNSTREAM) {
+        Direction::Downstream
+    } else {
+        Direction::Upstream
+    };
+    tables.record(direction, outcome, frame.length());
+    outcome
+}
+
+#[inline(always)]
+fn verdict<F: Frame + ?Sized, N: Nodes + ?Sized>(
+    frame: &F,
+    found: Found,
+    settings: Settings,
+    image: &N,
+) -> Outcome {
+    let hidden = hiding(found);
+    if found.is_unreadable() {
+        let drops = settings.has(Settings::SUBSCRIBER)
+            && found.reason() == Reason::Link as u32
+            && !settings.has(Settings::DOWNSTREAM);
+        return Outcome {
+            verdict: if drops { Verdict::Drop } else { Verdict::Pass },
+            reason: hidden.unwrap_or(Reason::Malformed),
+            group: 0,
+        };
+    }
+    let Some(header) = image::read::<Header, N>(image, 0) else {
+        return Outcome { verdict: Verdict::Pass, reason: Reason::NoPolicy, group: 0 };
+    };
+    let downstream = settings.has(Settings::DOWNSTREAM);
+    let family = usize::from(found.is_ipv6());
+    let pass = |reason, group| Outcome { verdict: Verdict::Pass, reason, group };
+
+    let subscriber =
+        SubscriberClass(class(frame, found, downstream, image, header.subscribers[family]));
+    let slot = subscriber.group();
+    if subscriber.is_exempt() {
+        return pass(Reason::Exempt, slot);
+    }
+    if slot == 0 {
+        return if settings.has(Settings::UNKNOWN_DROP) {
+            Outcome { verdict: Verdict::Drop, reason: Reason::Unknown, group: 0 }
+        } else {
+            pass(hidden.unwrap_or(Reason::Unknown), 0)
+        };
+    }
+    let Some(group) = image::read::<Group, N>(image, header.groups + u32::from(slot)) else {
+        return pass(Reason::NoPolicy, slot);
+    };
+    let action = if downstream { group.downstream } else { group.action };
+    let deny = |reason| Outcome { verdict: denial(action), reason, group: slot };
+
+    if action == Verdict::Pass as u8 {
+        return pass(Reason::NotFiltered, slot);
+    }
+    if let Some(reason) = hidden {
+        return deny(reason);
+    }
+    if !group.ports.contains(&found.port()) {
+        return pass(Reason::NotFiltered, slot);
+    }
+    if !downstream && group.match_any == 0 && !found.opens() {
+        return pass(Reason::NotSyn, slot);
+    }
+    let relay = class(frame, found, !downstream, image, header.relays[family]);
+    if !is_relay_of(image, header, relay, slot) {
+        return deny(Reason::Policy);
+    }
+    if found.is_not_final() && !downstream {
+        return deny(Reason::SourceRoute);
+    }
+    pass(Reason::Relay, slot)
+}
+
+/// Class of the destination address, or of the source address, in the tree at `root`.
+#[inline(always)]
+fn class<F: Frame + ?Sized, N: Nodes + ?Sized>(
+    frame: &F,
+    found: Found,
+    destination: bool,
+    image: &N,
+    root: u32,
+) -> u16 {
+    let ip = found.ip(frame);
+    if found.is_ipv6() {
+        let Some(address) = frame.header::<16>(ip + if destination { 24 } else { 8 }) else {
+            return 0;
+        };
+        let address = u128::from_be_bytes(*address);
+        image::lookup(image, root, (address >> 64) as u64, address as u64)
+    } else {
+        let Some(address) = frame.header::<4>(ip + if destination { 16 } else { 12 }) else {
+            return 0;
+        };
+        image::lookup(image, root, u64::from(u32::from_be_bytes(*address)) << 32, 0)
+    }
+}
+
+/// Whether `group` may reach the relays of class `relay`. Class 0 is no relay.
+#[inline(always)]
+fn is_relay_of<N: Nodes + ?Sized>(image: &N, header: &Header, relay: u16, group: u16) -> bool {
+    if relay == 0 {
+        return false;
+    }
+    let Some(Node(words)) = image.node(header.relay_groups + u32::from(relay)) else {
+        return false;
+    };
+    words[usize::from(group >> 6 & 7)] >> (group & 63) & 1 != 0
+}
+
+/// Why the packet could not be read, if it could not. Listed again, because a reason cannot be made from a
+/// number without a table that the verifier would have to follow.
+#[inline(always)]
+fn hiding(found: Found) -> Option<Reason> {
+    const FRAGMENT: u32 = Reason::Fragment as u32;
+    const HEADERS: u32 = Reason::Headers as u32;
+    const LINK: u32 = Reason::Link as u32;
+    match found.reason() {
+        0 => None,
+        FRAGMENT => Some(Reason::Fragment),
+        HEADERS => Some(Reason::Headers),
+        LINK => Some(Reason::Link),
+        _ => Some(Reason::Malformed),
+    }
+}
+
+#[inline(always)]
+fn denial(action: u8) -> Verdict {
+    const REJECT: u8 = Verdict::Reject as u8;
+    const WOULD_DROP: u8 = Verdict::WouldDrop as u8;
+    match action {
+        REJECT => Verdict::Reject,
+        WOULD_DROP => Verdict::WouldDrop,
+        _ => Verdict::Drop,
+    }
+}
