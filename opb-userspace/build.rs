@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "that is how a build script talks to cargo")]
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +12,17 @@ use anyhow::{Context, Result, ensure};
 #[path = "../xtask/src/bpf.rs"]
 mod bpf;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("cargo::error={error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> Result<()> {
     // Whatever may change the object. Cargo itself watches bpf.rs, which is part of this script.
     for input in ["../opb-ebpf", "../opb-common", "../Cargo.toml", "../Cargo.lock"] {
         println!("cargo::rerun-if-changed={input}");

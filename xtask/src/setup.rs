@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
@@ -123,11 +125,32 @@ fn install(packages: &[&str]) -> Result<()> {
 }
 
 fn apt_get(subcommand: &str) -> Command {
+    wait_for_other_apt();
     let mut cmd = Command::new("apt-get");
-    // Somebody else's apt may hold the lock.
     cmd.args(["-o", "DPkg::Lock::Timeout=300", subcommand]);
     cmd.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
     cmd
+}
+
+/// apt-get has a timeout for dpkg's lock but gives up at once on the two of its own.
+fn wait_for_other_apt() {
+    let held = |file: &&str| {
+        let Ok(meta) = fs::metadata(file) else { return false };
+        // 1: POSIX  ADVISORY  WRITE 25695 fe:00:1048 0 EOF
+        let inode = format!(":{} ", meta.ino());
+        fs::read_to_string("/proc/locks").is_ok_and(|locks| locks.contains(&inode))
+    };
+    for second in 0..300 {
+        let Some(lock) =
+            ["/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"].into_iter().find(held)
+        else {
+            break;
+        };
+        if second == 0 {
+            eprintln!("xtask: waiting for another apt that holds {lock}");
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
 }
 
 fn missing(packages: &[&'static str]) -> Vec<&'static str> {
