@@ -1,4 +1,5 @@
 //! The opb daemon and command line. Modules stand in the order in which data flows.
 
+pub mod node;
 pub mod policy;
 pub mod image;
