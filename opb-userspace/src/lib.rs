@@ -1,5 +1,6 @@
 //! The opb daemon and command line. Modules stand in the order in which data flows.
 
+pub mod image;
+pub mod kernel;
 pub mod node;
 pub mod policy;
-pub mod image;

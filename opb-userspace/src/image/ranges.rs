@@ -2,10 +2,10 @@
 
 /// A prefix and what holds in it. IPv4 addresses stand in the upper 32 bits.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry<T> {
-    pub start: u128,
-    pub length: u8,
-    pub value: T,
+pub(super) struct Entry<T> {
+    pub(super) start: u128,
+    pub(super) length: u8,
+    pub(super) value: T,
 }
 
 impl<T> Entry<T> {
@@ -15,13 +15,13 @@ impl<T> Entry<T> {
 }
 
 /// One address from which on a value holds, up to the next.
-pub type Bound<T> = (u128, T);
+pub(super) type Bound<T> = (u128, T);
 
 /// Flattens nested prefixes into ranges that cover the whole address space: the first starts at 0.
 ///
 /// `combine(outer, inner)` says what holds in a prefix inside another; outside of all prefixes it is `outside`.
 /// Neighbours with the same value become one range, however many prefixes they came from.
-pub fn flatten<T: Copy + PartialEq>(
+pub(super) fn flatten<T: Copy + PartialEq>(
     mut entries: Vec<Entry<T>>,
     outside: T,
     combine: impl Fn(T, T) -> T,
@@ -42,7 +42,12 @@ pub fn flatten<T: Copy + PartialEq>(
 }
 
 /// Leaves every open prefix that ends before `next`; all of them if there is no next.
-fn close<T: Copy + PartialEq>(open: &mut Vec<(u128, T)>, bounds: &mut Bounds<T>, outside: T, next: Option<u128>) {
+fn close<T: Copy + PartialEq>(
+    open: &mut Vec<(u128, T)>,
+    bounds: &mut Bounds<T>,
+    outside: T,
+    next: Option<u128>,
+) {
     while let Some(&(last, _)) = open.last()
         && next.is_none_or(|next| last < next)
     {

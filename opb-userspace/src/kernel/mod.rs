@@ -1,0 +1,103 @@
+//! The kernel side of the program. All of aya and every raw system call live behind this module: aya renames
+//! its attach interface in every release.
+//!
+//! In the order in which an image reaches packets: [`pins`] are what outlives the process, [`policy`] puts an
+//! image into the kernel, [`programs`] loads the BPF programs, [`attach`] puts them on interfaces, [`counters`]
+//! reads what they counted. [`replay`] runs single packets through programs of its own.
+
+mod attach;
+mod counters;
+mod error;
+mod pins;
+mod policy;
+mod programs;
+mod replay;
+mod sys;
+
+use std::path::Path;
+
+use opb_common::settings::Settings;
+use tracing::Level;
+
+pub use attach::{Attached, Hook, Refused, Wanted};
+pub use counters::CounterRow;
+pub use error::Error;
+pub use programs::Logs;
+pub use replay::{Replay, ReplayHook};
+
+use crate::image::{Image, Slots};
+use pins::Pins;
+use policy::PolicySlot;
+use programs::{Kind, Ports, Programs};
+
+/// What this process holds in the kernel, for as long as it runs. What must outlive it is pinned.
+pub struct Kernel {
+    pins: Pins,
+    policy: PolicySlot,
+    programs: Programs,
+}
+
+impl Kernel {
+    /// Opens the pins under `pins`, or makes them; `log` is the level of the programs' debug lines.
+    ///
+    /// Fails when another process holds them, when the directory is on no bpffs, and when what is pinned there
+    /// has another shape than this version's.
+    pub fn open(pins: &Path, log: Option<Level>) -> Result<Self, Error> {
+        let pins = Pins::open(pins)?;
+        let policy = PolicySlot::open(&pins.policy())?;
+        counters::open(&pins.counters())?;
+        let ports = policy.image()?.as_ref().map(Ports::of).unwrap_or_default();
+        let programs = Programs::new(pins.policy(), pins.counters(), ports, log);
+        Ok(Self { pins, policy, programs })
+    }
+
+    /// The image in force, read back from the kernel.
+    pub fn live(&self) -> Result<Option<Image>, Error> {
+        self.policy.image()
+    }
+
+    /// Puts `image` in force, in one step.
+    ///
+    /// The port sets of the programs are only a pre-filter, and first hold the ports of both policies: no packet
+    /// that either policy denies is let through by them at any moment.
+    pub fn publish(&mut self, image: &Image) -> Result<(), Error> {
+        let new = Ports::of(image);
+        self.programs.set_ports(&self.programs.ports().union(&new))?;
+        self.policy.publish(image)?;
+        self.programs.set_ports(&new)
+    }
+
+    /// Puts the programs on interfaces, or replaces those that are there without a gap.
+    pub fn attach(&mut self, wanted: &[Wanted]) -> Vec<Result<Attached, Refused>> {
+        wanted.iter().map(|wanted| attach::attach(&self.pins, &mut self.programs, wanted)).collect()
+    }
+
+    /// Takes programs of ours off every interface and direction that is not in `wanted`. Says which.
+    pub fn detach_unwanted(&mut self, wanted: &[Wanted]) -> Result<Vec<String>, Error> {
+        attach::detach_all_but(&self.pins, wanted)
+    }
+
+    /// Everything that was counted since the pins were made; rows of zero are left out.
+    pub fn counters(&self, slots: &Slots) -> Result<Vec<CounterRow>, Error> {
+        counters::read(&self.pins.counters(), slots)
+    }
+
+    /// Where the programs' debug lines come from, one for each program loaded so far.
+    pub fn logs(&mut self) -> Result<Vec<Logs>, Error> {
+        self.programs.logs()
+    }
+
+    /// Loads the programs for `settings`, if they are not loaded yet, and hands out their ids, XDP and TC.
+    /// For inspection of what the kernel made of them.
+    pub fn program_ids(&mut self, settings: Settings) -> Result<[u32; 2], Error> {
+        Ok([self.programs.id(Kind::Xdp, settings)?, self.programs.id(Kind::Tc, settings)?])
+    }
+}
+
+/// Removes every program, link, map and pin of ours under `pins`, with no daemon running. Says what it removed.
+pub fn detach(pins: &Path) -> Result<Vec<String>, Error> {
+    let Some(pins) = Pins::open_existing(pins)? else { return Ok(Vec::new()) };
+    let mut removed = attach::detach_all_but(&pins, &[])?;
+    removed.extend(pins.remove()?);
+    Ok(removed)
+}
