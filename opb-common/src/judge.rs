@@ -18,6 +18,9 @@ pub trait Tables {
     /// The policy in force. Fetched once a packet, so that no packet ever sees two of them.
     fn image(&self) -> Option<&Self::Image>;
 
+    /// Whether a reset may be sent to the source of the packet now.
+    fn may_answer<F: Frame + ?Sized>(&self, frame: &F, found: Found) -> bool;
+
     /// Counts one packet of `bytes`.
     fn record(&self, direction: Direction, outcome: Outcome, bytes: usize);
 }
@@ -44,7 +47,9 @@ pub fn judge<F: Frame + ?Sized, T: Tables>(
     tables: &T,
 ) -> Outcome {
     let outcome = match tables.image() {
-        Some(image) => verdict(frame, found, settings, image),
+        Some(image) => {
+            answered(verdict(frame, found, settings, image), frame, found, settings, tables)
+        }
         None => Outcome { verdict: Verdict::Pass, reason: Reason::NoPolicy, group: 0 },
     };
     let direction = if settings.has(Settings::DOWNSTREAM) {
@@ -53,6 +58,26 @@ pub fn judge<F: Frame + ?Sized, T: Tables>(
         Direction::Upstream
     };
     tables.record(direction, outcome, frame.length());
+    outcome
+}
+
+/// A rejection that cannot be answered, or not now, is a drop, and is counted as one.
+#[inline(always)]
+fn answered<F: Frame + ?Sized, T: Tables>(
+    outcome: Outcome,
+    frame: &F,
+    found: Found,
+    settings: Settings,
+    tables: &T,
+) -> Outcome {
+    let rejects = matches!(outcome.verdict, Verdict::Reject);
+    if rejects
+        && (settings.has(Settings::SILENT)
+            || !found.is_answerable()
+            || !tables.may_answer(frame, found))
+    {
+        return Outcome { verdict: Verdict::Drop, ..outcome };
+    }
     outcome
 }
 

@@ -6,7 +6,8 @@
 //! 2. [`walk`]: the cheap "certainly passes" test, and the walk from the link layer to the TCP header;
 //! 3. [`image`]: the policy image and the lookup of an address in it;
 //! 4. [`judge`]: the verdict, and [`judge::decide`], which chains the three;
-//! 5. [`outcome`]: what a verdict is called, and where it is counted.
+//! 5. [`answer`]: the TCP reset for what is rejected;
+//! 6. [`outcome`]: what a verdict is called, and where it is counted.
 //!
 //! [`settings`] holds what a program instance is told when it is loaded.
 //!
@@ -14,12 +15,13 @@
 //! the fuzzers call over slices: no verdict is made anywhere else.
 #![no_std]
 
+pub mod settings;
 pub mod frame;
+pub mod walk;
 pub mod image;
 pub mod judge;
+pub mod answer;
 pub mod outcome;
-pub mod settings;
-pub mod walk;
 
 /// Version of everything that outlives a process in the kernel: the image, the counters, the pins.
 ///

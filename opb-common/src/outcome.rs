@@ -173,6 +173,13 @@ impl Outcome {
         packed & 0xff == Verdict::Pass as u32 || packed & 0xff == Verdict::WouldDrop as u32
     }
 
+    /// Whether the packet with that packed outcome is to be answered.
+    #[inline(always)]
+    #[must_use]
+    pub const fn packed_rejects(packed: u32) -> bool {
+        packed & 0xff == Verdict::Reject as u32
+    }
+
     /// What [`Outcome::pack`] packed; `None` for a number that it never makes.
     #[must_use]
     pub fn unpack(packed: u32) -> Option<Self> {

@@ -20,6 +20,11 @@ impl Settings {
     /// Leave the outcome of each packet where `opb replay` reads it.
     pub const TRACE: Self = Self(1 << 4);
 
+    /// The hook cannot send an answer back: what would be rejected is dropped.
+    pub const SILENT: Self = Self(1 << 5);
+    /// The packet is a socket buffer, whose checksum may still be to come (generic XDP, TC).
+    pub const SOCKET_BUFFER: Self = Self(1 << 6);
+
     /// Whether every bit of `other` is set.
     #[inline(always)]
     #[must_use]

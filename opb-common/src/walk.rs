@@ -56,6 +56,8 @@ const LARGEST_IP: usize = 65535;
 /// | 47 | SYN set and ACK clear |
 /// | 48 | the destination address is not final |
 /// | 49 | no address can be read either |
+/// | 50 | a TCP reset can answer it: not itself one, and nothing between the outermost IP header and TCP |
+/// | 51–52 | bytes of PPP protocol in front of the IP header, 0 without PPPoE |
 /// | 63 | set in everything but [`Found::NOTHING`] |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found(pub u64);
@@ -71,6 +73,8 @@ impl Found {
     const OPENS: u64 = 1 << 47;
     const NOT_FINAL: u64 = 1 << 48;
     const UNREADABLE: u64 = 1 << 49;
+    const ANSWERABLE: u64 = 1 << 50;
+    const PPP_SHIFT: u32 = 51;
     const SOMETHING: u64 = 1 << 63;
 
     /// Nothing of the packet can be read, not even its addresses.
@@ -140,6 +144,20 @@ impl Found {
         self.0 & Self::UNREADABLE != 0
     }
 
+    /// Whether a TCP reset can answer it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_answerable(self) -> bool {
+        self.0 & Self::ANSWERABLE != 0
+    }
+
+    /// Bytes of PPP protocol directly in front of the IP header: 1 or 2, or 0 without PPPoE.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ppp_bytes(self) -> usize {
+        (self.0 >> Self::PPP_SHIFT) as usize & 3
+    }
+
     #[inline(always)]
     #[must_use]
     pub const fn is_nothing(self) -> bool {
@@ -152,12 +170,16 @@ impl Found {
 struct Address {
     offset: usize,
     ipv6: bool,
+    /// As in [`Layer`].
+    ppp_bytes: u8,
 }
 
 impl Address {
     #[inline(always)]
     const fn pack(self) -> u64 {
-        (self.offset & OFFSET_MASK) as u64 | if self.ipv6 { Found::IPV6 } else { 0 }
+        (self.offset & OFFSET_MASK) as u64
+            | if self.ipv6 { Found::IPV6 } else { 0 }
+            | (self.ppp_bytes as u64) << Found::PPP_SHIFT
     }
 }
 
@@ -253,9 +275,14 @@ struct Layer {
     at: usize,
     end: usize,
     ipv6: bool,
+    /// Bytes of PPP protocol in front of it, 0 without PPPoE; [`INSIDE`] for a packet inside another.
+    ppp_bytes: u8,
     /// A length field of the link layer claims more than there is.
     lies: bool,
 }
+
+/// Stands in for the bytes of PPP protocol of a packet inside another.
+const INSIDE: u8 = 3;
 
 enum Link {
     Ip(Layer),
@@ -270,8 +297,8 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
     if settings.has(Settings::BARE_IP) {
         let Some(first) = frame.header::<2>(0) else { return Link::Unreadable(Reason::Malformed) };
         return match first[0] >> 4 {
-            4 => Link::Ip(Layer { at: 0, end, ipv6: false, lies: false }),
-            6 => Link::Ip(Layer { at: 0, end, ipv6: true, lies: false }),
+            4 => Link::Ip(Layer { at: 0, end, ipv6: false, ppp_bytes: 0, lies: false }),
+            6 => Link::Ip(Layer { at: 0, end, ipv6: true, ppp_bytes: 0, lies: false }),
             _ => Link::NotIp,
         };
     }
@@ -295,6 +322,7 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
     at = frame.opaque(at) & OFFSET_MASK;
 
     let mut lies = false;
+    let mut ppp_bytes = 0;
     if protocol == ETH_PPPOE_SESSION {
         let Some(pppoe) = frame.header::<8>(at) else { return Link::Unreadable(Reason::Malformed) };
         let claimed = at + 6 + be16(pppoe, 4) as usize;
@@ -303,10 +331,10 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
         // Linux expands a one-byte protocol whether it was negotiated or not (ppp_generic.c, ppp_input),
         // and in a one-byte protocol the lowest bit is set (RFC 1661, section 2).
         let ppp = if pppoe[6] & 1 != 0 {
-            at += 7;
+            (at, ppp_bytes) = (at + 7, 1);
             u16::from(pppoe[6])
         } else {
-            at += 8;
+            (at, ppp_bytes) = (at + 8, 2);
             be16(pppoe, 6)
         };
         protocol = match ppp {
@@ -317,8 +345,8 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
         };
     }
     match protocol {
-        ETH_IPV4 => Link::Ip(Layer { at, end, ipv6: false, lies }),
-        ETH_IPV6 => Link::Ip(Layer { at, end, ipv6: true, lies }),
+        ETH_IPV4 => Link::Ip(Layer { at, end, ipv6: false, ppp_bytes, lies }),
+        ETH_IPV6 => Link::Ip(Layer { at, end, ipv6: true, ppp_bytes, lies }),
         _ => Link::NotIp,
     }
 }
@@ -355,7 +383,7 @@ fn network<F: Frame + ?Sized>(
     ports: &PortSet,
     mut layer: Layer,
 ) -> Found {
-    let mut address = Address { offset: layer.at, ipv6: layer.ipv6 };
+    let mut address = Address { offset: layer.at, ipv6: layer.ipv6, ppp_bytes: layer.ppp_bytes };
     let mut fragmented = false;
     let mut inside = false;
     loop {
@@ -363,7 +391,7 @@ fn network<F: Frame + ?Sized>(
         layer.end = frame.opaque(layer.end);
         let next = if layer.ipv6 { ipv6(frame, layer) } else { ipv4(frame, layer) };
         // Only once the inner header is known to hold addresses are they the ones that count.
-        let here = Address { offset: layer.at, ipv6: layer.ipv6 };
+        let here = Address { offset: layer.at, ipv6: layer.ipv6, ppp_bytes: layer.ppp_bytes };
         match next {
             Next::Other => return Found::NOTHING,
             Next::Hidden(reason) => return Found::hidden(here, reason),
@@ -385,6 +413,7 @@ fn network<F: Frame + ?Sized>(
                     at: payload.at,
                     end: payload.end,
                     ipv6: !layer.ipv6,
+                    ppp_bytes: INSIDE,
                     lies: payload.lies,
                 };
             }
@@ -543,13 +572,21 @@ fn transport<F: Frame + ?Sized>(
         return Found::NOTHING;
     }
     const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
     const ACK: u8 = 0x10;
     let mut found = Found::SOMETHING
         | address.pack()
         | (at as u64) << Found::TCP_SHIFT
         | u64::from(port) << Found::PORT_SHIFT;
+    let header = if address.ipv6 { IPV6_HEADER } else { IPV4_HEADER };
     if lies || tcp[12] >> 4 < 5 {
         found |= (Reason::Malformed as u64) << Found::REASON_SHIFT;
+    } else if tcp[13] & RST == 0
+        && !fragmented
+        && address.ppp_bytes != INSIDE
+        && at == address.offset + header
+    {
+        found |= Found::ANSWERABLE;
     }
     if tcp[13] & (SYN | ACK) == SYN {
         found |= Found::OPENS;

@@ -12,6 +12,7 @@
     allow(dead_code, reason = "on the host nothing calls the programs")
 )]
 
+mod answer;
 mod globals;
 mod log;
 mod maps;

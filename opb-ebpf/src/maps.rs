@@ -4,14 +4,18 @@ use core::ptr::NonNull;
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps},
+    helpers::bpf_ktime_get_ns,
     macros::{btf_map, map},
-    maps::PerCpuArray,
+    maps::{LruHashMap, PerCpuArray},
 };
 use opb_common::{
+    answer,
+    frame::Frame,
     image::{Node, Nodes},
     judge::Tables,
     outcome::{COUNTERS as COUNTER_ENTRIES, Counter, Direction, Outcome},
     settings::{PortSet, Settings},
+    walk::Found,
 };
 
 use crate::globals;
@@ -31,6 +35,11 @@ static POLICY: ArrayOfMaps<Image, 1> = ArrayOfMaps::new();
 /// Counts of every outcome, per CPU. They outlive every policy.
 #[map]
 static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(COUNTER_ENTRIES, 0);
+
+/// When each source may have its next reset. The least recently used gives way: a flood of invented sources costs
+/// answers, not memory.
+#[map]
+static ANSWERS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(16384, 0);
 
 /// The image that was in force when the packet came.
 #[repr(transparent)]
@@ -59,6 +68,20 @@ impl Tables for Maps {
         let image = NonNull::from(POLICY.get(0)?).cast::<Snapshot>();
         // SAFETY: `Snapshot` is a transparent wrapper of what `get` returned.
         Some(unsafe { image.as_ref() })
+    }
+
+    #[inline(always)]
+    fn may_answer<F: Frame + ?Sized>(&self, frame: &F, found: Found) -> bool {
+        if globals::settings().has(Settings::TRACE) {
+            return true;
+        }
+        let Some(source) = answer::limited_source(frame, found) else { return false };
+        // SAFETY: read at once; two CPUs that answer one source at a time may both count one answer.
+        let previous = unsafe { ANSWERS.get(source) }.copied().unwrap_or(0);
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_ns() };
+        answer::next_arrival(previous, now)
+            .is_some_and(|next| ANSWERS.insert(source, next, 0).is_ok())
     }
 
     #[inline(always)]

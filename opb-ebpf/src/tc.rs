@@ -2,18 +2,19 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::generated::bpf_skb_pull_data,
+    helpers::generated::{bpf_redirect, bpf_skb_change_tail, bpf_skb_pull_data},
     macros::classifier,
     programs::TcContext,
 };
 use opb_common::{
+    answer::{reset4, reset6},
     frame::MAX_OFFSET,
     judge::{Tables as _, judge},
     outcome::Outcome,
     walk::{Found, plainly_other, walk},
 };
 
-use crate::{globals, log, maps::Maps, window::Window};
+use crate::{answer, globals, log, maps::Maps, window::Window};
 
 /// `TC_ACT_UNSPEC` lets the next program on the hook have its say (it is `TCX_NEXT`).
 #[classifier]
@@ -23,15 +24,15 @@ pub(crate) fn opb_tc(context: TcContext) -> i32 {
     if plainly_other(&Window::of_skb(skb), settings, Maps.ports(settings)) {
         return TC_ACT_UNSPEC;
     }
-    let outcome = tc_walk(skb);
-    log::outcome(&context, outcome);
-    if Outcome::packed_forwards(outcome) { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
+    let result = tc_walk(skb);
+    log::outcome(&context, result as u32);
+    (result >> 32) as i32
 }
 
-/// The outcome, packed.
+/// The outcome, packed, and above it what to return.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_walk(skb: *mut __sk_buff) -> u32 {
+extern "C" fn tc_walk(skb: *mut __sk_buff) -> u64 {
     /// The longest header behind the largest offset.
     const REACH: u32 = MAX_OFFSET as u32 + 64;
     let settings = globals::settings();
@@ -45,9 +46,22 @@ extern "C" fn tc_walk(skb: *mut __sk_buff) -> u32 {
     }
     let found = walk(&Window::of_skb(skb), settings, Maps.ports(settings));
     if found.is_nothing() {
-        return Outcome::OTHER.pack();
+        return result(Outcome::OTHER.pack(), TC_ACT_UNSPEC);
     }
-    tc_judge(skb, found.0)
+    let outcome = tc_judge(skb, found.0);
+    let action = if Outcome::packed_forwards(outcome) {
+        TC_ACT_UNSPEC
+    } else if Outcome::packed_rejects(outcome) {
+        tc_answer(skb, found.0)
+    } else {
+        TC_ACT_SHOT
+    };
+    result(outcome, action)
+}
+
+#[inline(always)]
+fn result(outcome: u32, action: i32) -> u64 {
+    u64::from(outcome) | u64::from(action as u32) << 32
 }
 
 /// The outcome, packed.
@@ -55,4 +69,38 @@ extern "C" fn tc_walk(skb: *mut __sk_buff) -> u32 {
 #[inline(never)]
 extern "C" fn tc_judge(skb: *mut __sk_buff, found: u64) -> u32 {
     judge(&Window::of_skb(skb), Found(found), globals::settings(), &Maps).pack()
+}
+
+/// Turns the packet into the reset that answers it, and says where it goes: out of the interface it came from.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_answer(skb: *mut __sk_buff, found: u64) -> i32 {
+    let found = Found(found);
+    let settings = globals::settings();
+    let frame = Window::of_skb(skb);
+    let ip = found.ip(&frame);
+    let sent = if found.is_ipv6() {
+        let Some(reset) = reset6(&frame, found, settings) else { return TC_ACT_SHOT };
+        cut(skb, ip + reset.len())
+            && answer::write(&mut Window::of_skb(skb), found, settings, &reset)
+    } else {
+        let Some(reset) = reset4(&frame, found, settings) else { return TC_ACT_SHOT };
+        cut(skb, ip + reset.len())
+            && answer::write(&mut Window::of_skb(skb), found, settings, &reset)
+    };
+    if !sent {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: a helper; the interface is the packet's own.
+    unsafe { bpf_redirect((*skb).ifindex, 0) as i32 }
+}
+
+/// Cuts the packet off behind the reset; also makes it writable and drops its segmentation offloads.
+#[inline(always)]
+fn cut(skb: *mut __sk_buff, length: usize) -> bool {
+    // SAFETY: helpers on the context; no window is used after them.
+    unsafe {
+        bpf_skb_change_tail(skb, length as u32, 0) == 0
+            && bpf_skb_pull_data(skb, length as u32) == 0
+    }
 }

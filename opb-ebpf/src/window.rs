@@ -38,6 +38,23 @@ impl Window {
         }
     }
 
+    /// Where the `N` bytes at `offset` are, if all of them are in the window.
+    #[inline(always)]
+    fn address<const N: usize>(&self, offset: usize) -> Option<usize> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let at = self.start + offset;
+        if at + N > self.end { None } else { Some(at) }
+    }
+
+    /// The `N` bytes at `offset`, to write.
+    #[inline(always)]
+    pub(crate) fn header_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        // SAFETY: all of it lies in the window, which is borrowed mutably; packet memory is writable.
+        self.address::<N>(offset).map(|at| unsafe { &mut *(at as *mut [u8; N]) })
+    }
+
     /// With the length of a packet of several buffers.
     #[inline(always)]
     pub(crate) fn with_length(self, length: usize) -> Self {
@@ -49,15 +66,8 @@ impl Frame for Window {
     #[inline(always)]
     fn header<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
         const { assert!(N >= 2) };
-        if offset > MAX_OFFSET {
-            return None;
-        }
-        let at = self.start + offset;
-        if at + N > self.end {
-            return None;
-        }
-        // SAFETY: all of `at..at + N` lies in the window, and a byte array needs no alignment.
-        Some(unsafe { &*(at as *const [u8; N]) })
+        // SAFETY: all of it lies in the window, and a byte array needs no alignment.
+        self.address::<N>(offset).map(|at| unsafe { &*(at as *const [u8; N]) })
     }
 
     #[inline(always)]

@@ -91,8 +91,10 @@ impl Wanted {
         (self.role == Role::Subscriber) == (self.direction == Direction::Upstream)
     }
 
-    fn settings(&self, bare_ip: bool) -> Settings {
+    fn settings(&self, hook: Hook, bare_ip: bool) -> Settings {
         [
+            (!self.is_ingress(), Settings::SILENT),
+            (hook != Hook::Xdp, Settings::SOCKET_BUFFER),
             (self.direction == Direction::Downstream, Settings::DOWNSTREAM),
             (bare_ip, Settings::BARE_IP),
             (self.unknown_drop, Settings::UNKNOWN_DROP),
@@ -159,7 +161,7 @@ pub(super) fn attach(
 ) -> Result<Attached, Refused> {
     let result = bare_ip(wanted.index)
         .map_err(|source| Error::Interface { interface: wanted.interface.clone(), source })
-        .and_then(|bare_ip| try_hooks(pins, programs, wanted, wanted.settings(bare_ip)));
+        .and_then(|bare_ip| try_hooks(pins, programs, wanted, bare_ip));
     result.map_err(|error| Refused { wanted: wanted.clone(), error })
 }
 
@@ -167,7 +169,7 @@ fn try_hooks(
     pins: &Pins,
     programs: &mut Programs,
     wanted: &Wanted,
-    settings: Settings,
+    bare_ip: bool,
 ) -> Result<Attached, Error> {
     let candidates = Hook::candidates(wanted.hook, wanted.is_ingress());
     let name = |hook| LinkName { hook, direction: wanted.direction, index: wanted.index };
@@ -189,7 +191,14 @@ fn try_hooks(
         {
             continue;
         }
-        match put(pins, programs, wanted, settings, name(hook), ours.contains(&hook)) {
+        match put(
+            pins,
+            programs,
+            wanted,
+            wanted.settings(hook, bare_ip),
+            name(hook),
+            ours.contains(&hook),
+        ) {
             Ok(()) => {
                 // Only now, so that one of the two is always there.
                 for &other in ours.iter().filter(|&&other| other != hook) {
