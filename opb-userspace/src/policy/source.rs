@@ -112,6 +112,10 @@ impl Report {
         self.errors > 0
     }
 
+    pub(crate) fn error_count(&self) -> usize {
+        self.errors
+    }
+
     /// The files read so far, in the order of reading.
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
         self.sources.iter().map(|source| source.path.clone()).collect()
