@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use opb_userspace::node::{self, Filter, Hook, LogLevel, PolicySource, Role, UnknownSource};
 use opb_userspace::policy::{
@@ -266,6 +267,59 @@ fn problems_are_readable_by_programs() {
         (&3.into(), &"first given".into())
     );
     assert_eq!(json["checked"][0]["kind"], "policy");
+}
+
+/// A million prefixes is a normal size. Debug builds load fewer and only check the outcome; times are judged with
+/// room for a busy machine.
+#[test]
+fn a_million_prefixes_load_quickly() {
+    let count: u32 = if cfg!(debug_assertions) { 50_000 } else { 1_000_000 };
+    // An odd multiplier visits all addresses in an order that no sort can profit from.
+    let prefixes: Vec<String> = (0..count)
+        .map(|index| {
+            let bits = index.wrapping_mul(2_654_435_761);
+            if index % 4 == 0 {
+                format!("2001:db8:{:x}:{:x}::/64", bits >> 16, bits & 0xffff)
+            } else {
+                format!("{}/32", std::net::Ipv4Addr::from(bits))
+            }
+        })
+        .collect();
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let write = |name: &str, text: String| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).expect("writable");
+        path
+    };
+    let head = "version: 1\ngroups:\n  a:\n    prefixes";
+    let block = write("block.yaml", format!("{head}:\n    - {}\n", prefixes.join("\n    - ")));
+    let flow = write("flow.yaml", format!("{head}: [{}]\n", prefixes.join(", ")));
+    write("pool.txt", prefixes.join("\n"));
+    let file = write("file.yaml", format!("{head}-file: pool.txt\n"));
+    let wrong = prefixes.iter().map(|prefix| prefix.replace("/32", "/31").replace("/64", "/8"));
+    let wrong = wrong.collect::<Vec<_>>().join("\n    - ");
+    let wrong = write("wrong.yaml", format!("{head}:\n    - {wrong}\n"));
+
+    let mut digests = BTreeSet::new();
+    for (path, seconds) in [(block, 2.0), (flow, 2.0), (file, 0.3)] {
+        let start = Instant::now();
+        let policy = Policy::load(&[path.clone()]).unwrap_or_else(|errors| panic!("{errors}"));
+        let elapsed = start.elapsed();
+        eprintln!("{}: {elapsed:.2?}", path.display());
+        assert_eq!(policy.groups[0].prefixes.len(), count as usize);
+        assert!(policy.groups[0].prefixes.is_sorted());
+        assert!(elapsed < Duration::from_secs_f64(3.0 * seconds), "{elapsed:?}");
+        let start = Instant::now();
+        digests.insert(policy.digest());
+        eprintln!("digest: {:.2?}", start.elapsed());
+    }
+    assert_eq!(digests.len(), 1);
+
+    let start = Instant::now();
+    let errors = Policy::load(&[wrong]).expect_err("host bits").to_string();
+    eprintln!("all wrong: {:.2?}", start.elapsed());
+    assert!(errors.contains("wrong.yaml:5:7: "), "{errors}");
+    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 proptest! {
