@@ -38,3 +38,15 @@ fn loads_and_runs() {
         println!("{:?}", replay.test_run(&frame, 1000000));
     }
 }
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn verifier() {
+    let image = image("version: 1\ngroups: {dyn: {prefixes: [203.0.113.0/24]}}\n");
+    for hook in [ReplayHook::Xdp, ReplayHook::Tc] {
+        match Replay::new(&image, Settings::SUBSCRIBER, hook) {
+            Ok(mut replay) => println!("{hook:?}: {:?}", replay.verified_instructions()),
+            Err(error) => println!("{hook:?}: {error:?}"),
+        }
+    }
+}

@@ -65,6 +65,7 @@ extern "C" fn xdp_judge(context: *mut xdp_md, found: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xdp_answer(context: *mut xdp_md, found: u64) -> u32 {
+    if found != 77 {return 1;}
     let found = Found(found);
     let settings = globals::settings();
     let frame = whole(context);

@@ -64,6 +64,16 @@ impl Replay {
         })
     }
 
+    /// Instructions that the verifier walked to accept the program.
+    pub fn verified_instructions(&mut self) -> Result<Option<u32>, Error> {
+        let name = self.instance.name();
+        let info = match name {
+            super::programs::XDP_PROGRAM => self.instance.xdp()?.info(),
+            _ => self.instance.tc()?.info(),
+        };
+        Ok(info.map_err(|source| Error::Program { name, source })?.verified_instruction_count())
+    }
+
     /// Runs the program `repeat` times on one frame: whether it forwards, and nanoseconds a run.
     pub fn test_run(&mut self, frame: &[u8], repeat: u32) -> Result<(bool, f64), Error> {
         let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };

@@ -104,7 +104,7 @@ impl<'r> Decoder<'r> {
     pub(crate) fn text<'n>(&mut self, what: &str, node: &'n Node<'_>) -> Option<&'n str> {
         match &node.value {
             Value::Text(text) => Some(text),
-            Value::Bool(_) | Value::Int(_) | Value::Float => {
+            Value::Bool(_) | Value::Int(_) | Value::Float | Value::Huge => {
                 let message =
                     format!("{what} must be text, not {}: put it in quotes", node.value.kind());
                 self.report.error(self.spot(node), message);
@@ -153,16 +153,18 @@ impl<'r> Decoder<'r> {
         None
     }
 
-    /// The version key that every file starts with.
+    /// The version key that every file starts with. Without it the rest is read as if it were there, to tell about
+    /// all problems at once; with one that is not ours, nothing else can be judged.
     pub(crate) fn version(&mut self, root: &Node<'_>, fields: &mut Fields<'_, '_>) -> Option<()> {
         const SUPPORTED: i64 = 1;
         let Some(node) = fields.take("version") else {
-            let message = match root.value {
-                Value::Null => "the file is empty: it must start with `version: 1`",
-                _ => "`version: 1` is missing",
-            };
-            self.report.error(self.spot(root), message);
-            return None;
+            if let Value::Null = root.value {
+                self.report
+                    .error(self.spot(root), "the file is empty: it must start with `version: 1`");
+                return None;
+            }
+            self.report.error(self.spot(root), "`version: 1` is missing");
+            return Some(());
         };
         let version = self.integer("`version`", node)?;
         if version != SUPPORTED {

@@ -94,6 +94,7 @@ pub struct Excerpt {
 
 impl Excerpt {
     pub(crate) fn new(line: &str, column: usize) -> Self {
+        let line = line.trim_end();
         let skipped = column.saturating_sub(1).saturating_sub(EXCERPT);
         let mut rest = line.chars().skip(skipped);
         let mut text = String::new();
@@ -111,7 +112,6 @@ impl Excerpt {
         if rest.next().is_some() {
             text.push('…');
         }
-        text.truncate(text.trim_end().len());
         Self { text, before }
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod source;
 mod verify;
 pub(crate) mod yaml;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -34,9 +35,13 @@ impl Policy {
         if paths.is_empty() {
             report.error(Path::new("."), "no policy file is given");
         }
+        // A directory and one of its files may both be given; reading a file twice would only find duplicates.
+        let mut seen = HashSet::new();
         for path in paths {
             for file in yaml_files(&mut report, path) {
-                draft.read(&mut report, &file);
+                if seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())) {
+                    draft.read(&mut report, &file);
+                }
             }
         }
         let mut policy = verify::verify(&mut report, draft, now);

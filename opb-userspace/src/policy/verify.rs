@@ -31,11 +31,11 @@ pub(super) fn verify(report: &mut Report, mut draft: Draft, now: Timestamp) -> P
 
     let entries = entries(&mut draft);
     same_prefix_twice(report, &entries);
-    unfed_groups(report, &draft.groups, &entries);
+    unfed_groups(report, &draft.groups);
     exemption_warnings(report, &draft.exemptions, &entries, now);
     relay_warnings(report, &draft, &entries, now);
 
-    let Draft { groups, relays, exemptions, incomplete: _ } = draft;
+    let Draft { groups, relays, exemptions, .. } = draft;
     let mut policy = Policy::default();
     let index: HashMap<String, usize> =
         relays.iter().enumerate().map(|(index, relay)| (relay.name.text.clone(), index)).collect();
@@ -128,13 +128,8 @@ fn same_prefix_twice(report: &mut Report, entries: &[Entry]) {
     }
 }
 
-fn unfed_groups(report: &mut Report, groups: &[GroupDraft], entries: &[Entry]) {
-    let mut fed = vec![false; groups.len()];
-    entries
-        .iter()
-        .filter(|entry| entry.owner != EXEMPT)
-        .for_each(|entry| fed[entry.owner as usize] = true);
-    for (group, _) in groups.iter().zip(fed).filter(|(_, fed)| !fed) {
+fn unfed_groups(report: &mut Report, groups: &[GroupDraft]) {
+    for group in groups.iter().filter(|group| group.is_unfed) {
         let message = format!("group `{}` has no prefixes", group.name.text);
         report
             .warning(group.name.spot, message)
@@ -159,10 +154,10 @@ fn exemption_warnings(
         }
         let in_group = |prefix| owner(entries, prefix).is_some_and(|owner| owner != EXEMPT);
         if !prefix.ancestors().any(in_group) {
-            let message = format!(
-                "the exemption of {prefix} has no effect: no group has a prefix that covers it"
-            );
-            report.warning(*spot, message);
+            let message = format!("no group has a prefix that covers the exempted {prefix}");
+            report
+                .warning(*spot, message)
+                .note("it matters only to run-time entries and where `unknown-source` is `drop`");
         }
     }
 }
@@ -207,7 +202,8 @@ fn owner(entries: &[Entry], prefix: Prefix) -> Option<u32> {
 }
 
 fn build_group(draft: GroupDraft, count: usize, relay_index: &HashMap<String, usize>) -> Group {
-    let GroupDraft { name, prefixes: _, relays, action, matching, downstream, ports } = draft;
+    let GroupDraft { name, prefixes: _, is_unfed: _, relays, action, matching, downstream, ports } =
+        draft;
     let mut relays: Vec<usize> =
         relays.iter().filter_map(|relay| relay_index.get(&relay.text).copied()).collect();
     relays.sort_unstable();

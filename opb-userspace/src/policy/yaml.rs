@@ -33,6 +33,8 @@ pub(crate) enum Value<'a> {
     Bool(bool),
     Int(i64),
     Float,
+    /// A whole number that no key of ours could take.
+    Huge,
     Text(Cow<'a, str>),
     List(Vec<Node<'a>>),
     /// In file order, duplicates included: telling about them takes both places.
@@ -71,7 +73,9 @@ impl Value<'_> {
         match self {
             Self::Null => "empty",
             Self::Bool(_) => "a boolean",
-            Self::Int(_) | Self::Float => "a number",
+            Self::Int(_) => "a number",
+            Self::Float => "a fraction",
+            Self::Huge => "a number of this size",
             Self::Text(_) => "text",
             Self::List(_) => "a list",
             Self::Map(_) => "a map",
@@ -182,16 +186,15 @@ impl<'de> Visitor<'de> for Build<'_> {
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<Node<'de>, E> {
-        // Beyond i64 every number that a policy may hold is out of range anyway.
-        self.scalar(i64::try_from(value).map_or(Value::Float, Value::Int))
+        self.scalar(i64::try_from(value).map_or(Value::Huge, Value::Int))
     }
 
     fn visit_i128<E: Error>(self, _: i128) -> Result<Node<'de>, E> {
-        self.scalar(Value::Float)
+        self.scalar(Value::Huge)
     }
 
     fn visit_u128<E: Error>(self, _: u128) -> Result<Node<'de>, E> {
-        self.scalar(Value::Float)
+        self.scalar(Value::Huge)
     }
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<Node<'de>, E> {

@@ -17,7 +17,7 @@ fn texts(node: &Node<'_>, into: &mut Vec<(Site, String)>) {
                 texts(value, into);
             }
         }
-        Value::Null | Value::Float | Value::Tagged => {}
+        Value::Null | Value::Float | Value::Huge | Value::Tagged => {}
     }
 }
 
