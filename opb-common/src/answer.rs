@@ -3,13 +3,10 @@
 //! RFC 9293, section 3.10.7.1: what a closed port answers. The headers are built in place of those of the packet,
 //! at the same offsets; all in front of them (Ethernet, VLAN tags, PPPoE) goes back the way it came.
 
-use crate::{frame::Frame, settings::Settings, walk::Found};
+use crate::{found::Found, frame::Frame, settings::Settings};
 
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
-const TCP: u8 = 6;
+const TCP: u16 = 6;
+const TCP_HEADER: usize = 20;
 const HOP_LIMIT: u8 = 64;
 
 /// The most resets that one source gets in a row, and then one every [`INTERVAL`].
@@ -37,82 +34,81 @@ pub fn limited_source<F: Frame + ?Sized>(frame: &F, found: Found) -> Option<u64>
     }
 }
 
-/// IPv4 and TCP header, 40 bytes.
-pub type Reset4 = [u8; 40];
-/// IPv6 and TCP header, 60 bytes.
-pub type Reset6 = [u8; 60];
+/// IPv4 and TCP header without options.
+pub const HEADERS4: usize = 40;
+/// IPv6 and TCP header without options or extension headers.
+pub const HEADERS6: usize = 60;
 
-/// The reset for an IPv4 packet whose TCP header follows the IP header directly.
+/// Turns the headers of an IPv4 packet into those of the reset that answers it.
 #[inline(always)]
-pub fn reset4<F: Frame + ?Sized>(frame: &F, found: Found, settings: Settings) -> Option<Reset4> {
-    let request = frame.header::<40>(found.ip(frame))?;
-    let total = u32::from(u16::from_be_bytes([request[2], request[3]]));
-    let payload = total.wrapping_sub(20 + data_offset(request[32]));
+pub fn reset4(headers: &mut [u8; HEADERS4], settings: Settings) {
+    let length = u32::from(be16(headers, 2)) - 20;
+    let addresses = sum(headers, 12, 20);
+    let is_partial = is_partial(settings, headers, 20, addresses, length);
 
-    let mut reset = [0; 40];
-    reset[0] = 0x45;
-    reset[3] = 40;
-    reset[6] = 0x40; // don't fragment
-    reset[8] = HOP_LIMIT;
-    reset[9] = TCP;
-    copy::<4, 40, 40>(&mut reset, 12, request, 16);
-    copy::<4, 40, 40>(&mut reset, 16, request, 12);
-    segment(&mut reset, 20, request, payload);
-
-    let header = !fold(sum(&reset, 0, 20));
-    reset[10..12].copy_from_slice(&header.to_be_bytes());
-    let addresses = sum(&reset, 12, 20);
-    let is_partial = is_partial(settings, request, 36, addresses, total - 20);
-    checksum(&mut reset, 20, addresses, is_partial);
-    Some(reset)
+    put16(headers, 0, 0x4500);
+    put16(headers, 2, HEADERS4 as u16);
+    put16(headers, 4, 0);
+    put16(headers, 6, 0x4000); // don't fragment
+    put16(headers, 8, u16::from(HOP_LIMIT) << 8 | TCP);
+    put16(headers, 10, 0);
+    swap::<4, HEADERS4>(headers, 12, 16);
+    put16(headers, 10, !fold(sum(headers, 0, 20)));
+    segment(headers, 20, length, addresses, is_partial);
 }
 
-/// The reset for an IPv6 packet without extension headers.
+/// Turns the headers of an IPv6 packet into those of the reset that answers it.
 #[inline(always)]
-pub fn reset6<F: Frame + ?Sized>(frame: &F, found: Found, settings: Settings) -> Option<Reset6> {
-    let request = frame.header::<60>(found.ip(frame))?;
-    let total = u32::from(u16::from_be_bytes([request[4], request[5]]));
-    let payload = total.wrapping_sub(data_offset(request[52]));
+pub fn reset6(headers: &mut [u8; HEADERS6], settings: Settings) {
+    let length = u32::from(be16(headers, 4));
+    let addresses = sum(headers, 8, 40);
+    let is_partial = is_partial(settings, headers, 40, addresses, length);
 
-    let mut reset = [0; 60];
-    reset[0] = 0x60;
-    reset[5] = 20;
-    reset[6] = TCP;
-    reset[7] = HOP_LIMIT;
-    copy::<16, 60, 60>(&mut reset, 8, request, 24);
-    copy::<16, 60, 60>(&mut reset, 24, request, 8);
-    segment(&mut reset, 40, request, payload);
-
-    let addresses = sum(&reset, 8, 40);
-    let is_partial = is_partial(settings, request, 56, addresses, total);
-    checksum(&mut reset, 40, addresses, is_partial);
-    Some(reset)
+    put16(headers, 0, 0x6000);
+    put16(headers, 2, 0);
+    put16(headers, 4, TCP_HEADER as u16);
+    put16(headers, 6, TCP << 8 | u16::from(HOP_LIMIT));
+    swap::<16, HEADERS6>(headers, 8, 24);
+    segment(headers, 40, length, addresses, is_partial);
 }
 
-/// The TCP header at `at`, without its checksum. `payload` is the length of the request's data.
+/// The TCP header at `at`. `length` is that of the request's TCP header and data, `addresses` the sum of the
+/// addresses, which is the same both ways.
 #[inline(always)]
-fn segment<const N: usize>(reset: &mut [u8; N], at: usize, request: &[u8; N], payload: u32) {
-    copy::<2, N, N>(reset, at, request, at + 2);
-    copy::<2, N, N>(reset, at + 2, request, at);
-    let flags = request[at + 13];
-    if flags & ACK != 0 {
-        copy::<4, N, N>(reset, at + 4, request, at + 8);
-        reset[at + 13] = RST;
+fn segment<const N: usize>(
+    headers: &mut [u8; N],
+    at: usize,
+    length: u32,
+    addresses: u32,
+    is_partial: bool,
+) {
+    const FIN: u16 = 0x01;
+    const SYN: u16 = 0x02;
+    const RST: u16 = 0x04;
+    const ACK: u16 = 0x10;
+    const DATA_OFFSET: u16 = 5 << 12;
+    let request = be16(headers, at + 12);
+    let (sequence, acknowledged, flags) = if request & ACK != 0 {
+        (be32(headers, at + 8), 0, RST)
     } else {
-        let sequence = u32::from_be_bytes([
-            request[at + 4],
-            request[at + 5],
-            request[at + 6],
-            request[at + 7],
-        ]);
-        let length = payload
-            .wrapping_add(u32::from(flags & SYN != 0))
-            .wrapping_add(u32::from(flags & FIN != 0));
-        let acknowledged = sequence.wrapping_add(length).to_be_bytes();
-        copy::<4, N, 4>(reset, at + 8, &acknowledged, 0);
-        reset[at + 13] = RST | ACK;
-    }
-    reset[at + 12] = 5 << 4;
+        let data = length.wrapping_sub(u32::from(request >> 12) * 4);
+        let length =
+            data.wrapping_add(u32::from(request & SYN != 0) + u32::from(request & FIN != 0));
+        (0, be32(headers, at + 4).wrapping_add(length), RST | ACK)
+    };
+    swap::<2, N>(headers, at, at + 2);
+    put32(headers, at + 4, sequence);
+    put32(headers, at + 8, acknowledged);
+    put16(headers, at + 12, DATA_OFFSET | flags);
+    put32(headers, at + 14, 0);
+    put16(headers, at + 18, 0);
+    let pseudo_header = addresses + u32::from(TCP) + TCP_HEADER as u32;
+    let checksum = if is_partial {
+        fold(pseudo_header)
+    } else {
+        !fold(pseudo_header + sum(headers, at, at + TCP_HEADER))
+    };
+    put16(headers, at + 16, checksum);
 }
 
 /// Whether the stack still owes the request its checksum, so that it will add it to what we send as well.
@@ -122,31 +118,13 @@ fn segment<const N: usize>(reset: &mut [u8; N], at: usize, request: &[u8; N], pa
 #[inline(always)]
 fn is_partial<const N: usize>(
     settings: Settings,
-    request: &[u8; N],
+    headers: &[u8; N],
     at: usize,
     addresses: u32,
     length: u32,
 ) -> bool {
     settings.has(Settings::SOCKET_BUFFER)
-        && u16::from_be_bytes([request[at], request[at + 1]])
-            == fold(addresses + u32::from(TCP) + length)
-}
-
-/// Fills in the checksum of the TCP header at `at`, or the part of it that the stack completes.
-#[inline(always)]
-fn checksum<const N: usize>(reset: &mut [u8; N], at: usize, addresses: u32, is_partial: bool) {
-    let pseudo_header = addresses + u32::from(TCP) + 20;
-    let checksum = if is_partial {
-        fold(pseudo_header)
-    } else {
-        !fold(pseudo_header + sum(reset, at, at + 20))
-    };
-    [reset[at + 16], reset[at + 17]] = checksum.to_be_bytes();
-}
-
-#[inline(always)]
-fn data_offset(byte: u8) -> u32 {
-    u32::from(byte >> 4) * 4
+        && be16(headers, at + 16) == fold(addresses + u32::from(TCP) + length)
 }
 
 /// Sum of 16-bit words (RFC 1071), not yet folded: 30 words at the most.
@@ -155,7 +133,7 @@ fn sum<const N: usize>(bytes: &[u8; N], from: usize, to: usize) -> u32 {
     let mut sum = 0;
     let mut at = from;
     while at < to {
-        sum += u32::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+        sum += u32::from(be16(bytes, at));
         at += 2;
     }
     sum
@@ -167,17 +145,32 @@ fn fold(sum: u32) -> u16 {
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
-/// `slice::copy_from_slice` would be a call for lengths that the compiler does not see.
+/// Exchanges two fields byte by byte: a slice operation would be a call.
 #[inline(always)]
-fn copy<const LENGTH: usize, const TO: usize, const FROM: usize>(
-    to: &mut [u8; TO],
-    at: usize,
-    from: &[u8; FROM],
-    start: usize,
-) {
+fn swap<const LENGTH: usize, const N: usize>(bytes: &mut [u8; N], one: usize, other: usize) {
     let mut byte = 0;
     while byte < LENGTH {
-        to[at + byte] = from[start + byte];
+        (bytes[one + byte], bytes[other + byte]) = (bytes[other + byte], bytes[one + byte]);
         byte += 1;
     }
+}
+
+#[inline(always)]
+fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+#[inline(always)]
+fn be32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+#[inline(always)]
+fn put16<const N: usize>(bytes: &mut [u8; N], at: usize, value: u16) {
+    [bytes[at], bytes[at + 1]] = value.to_be_bytes();
+}
+
+#[inline(always)]
+fn put32<const N: usize>(bytes: &mut [u8; N], at: usize, value: u32) {
+    [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]] = value.to_be_bytes();
 }

@@ -3,7 +3,7 @@
 //! An address is looked up by [`lookup`], the same for both families. A tree consumes an address from its
 //! highest bit on; each step reads one node:
 //!
-//! - **index** nodes take the next 4 to 20 bits for the number of a slot;
+//! - **index** nodes take the next 8 to 20 bits for the number of a slot;
 //! - a **branch** searches the next 16 bits among up to 8 keys, each with a slot: it skips what all prefixes
 //!   have in common;
 //! - a **leaf** searches the next 16 bits among up to 16 keys, each with a class.
@@ -17,8 +17,8 @@
 /// What the first word of an image is: `opb1`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"opb1");
 
-/// The steps that no lookup exceeds: 4 bits a step at the least.
-pub const MAX_STEPS: u32 = 36;
+/// The steps that no lookup exceeds: two halves of 64 bits, 8 bits a step at the least, and one step for the answer.
+pub const MAX_STEPS: u32 = 18;
 
 /// The most ports that a group filters.
 pub const MAX_PORTS: usize = 8;
@@ -191,12 +191,21 @@ impl Slot {
 pub trait Nodes {
     /// `None` beyond the end, which no lookup in an image of ours reaches.
     fn node(&self, index: u32) -> Option<&Node>;
+
+    /// `value`, of which neither the compiler may assume anything (it would turn the arithmetic of a search back
+    /// into branches) nor the verifier (it would tell states of the search apart). The identity.
+    fn plain(value: u64) -> u64;
 }
 
 impl Nodes for [Node] {
     #[inline]
     fn node(&self, index: u32) -> Option<&Node> {
         self.get(index as usize)
+    }
+
+    #[inline]
+    fn plain(value: u64) -> u64 {
+        core::hint::black_box(value)
     }
 }
 
@@ -213,47 +222,52 @@ pub fn read<T: bytemuck::Pod, N: Nodes + ?Sized>(nodes: &N, index: u32) -> Optio
 pub fn lookup<N: Nodes + ?Sized>(nodes: &N, root: u32, high: u64, low: u64) -> u16 {
     let mut slot = Slot(root);
     let mut rest = high;
+    let mut class = 0;
     for _ in 0..MAX_STEPS {
-        if slot.0 & Slot::SECOND_HALF != 0 {
-            rest = low;
-        }
+        rest = N::plain(rest);
+        slot = Slot(N::plain(u64::from(slot.0)) as u32);
+        let is_second = N::plain(u64::from(slot.0 >> 29 & 1)).wrapping_neg();
+        rest = rest & !is_second | low & is_second;
         match slot.kind() {
             Slot::INDEX => {
                 let index = (rest >> (64 - slot.bits() & 63)) as u32;
-                let Some(node) = read::<Index, _>(nodes, slot.node() + (index >> 4)) else {
-                    return 0;
-                };
+                let Some(node) = read::<Index, _>(nodes, slot.node() + (index >> 4)) else { break };
                 rest <<= slot.bits();
                 slot = Slot(node.slots[(index & 15) as usize]);
             }
-            Slot::LEAF => {
-                let Some(node) = read::<Leaf, _>(nodes, slot.node()) else { return 0 };
-                return node.classes[search(&node.keys, (rest >> 48) as u16)];
-            }
             Slot::BRANCH => {
-                let Some(node) = read::<Branch, _>(nodes, slot.node()) else { return 0 };
-                slot = Slot(node.slots[search(&node.keys, (rest >> 48) as u16)]);
+                let Some(node) = read::<Branch, _>(nodes, slot.node()) else { break };
+                slot = Slot(node.slots[search::<N, _>(&node.keys, (rest >> 48) as u16)]);
                 rest <<= 16;
             }
-            _ => return slot.0 as u16,
+            Slot::LEAF => {
+                let Some(node) = read::<Leaf, _>(nodes, slot.node()) else { break };
+                class = node.classes[search::<N, _>(&node.keys, (rest >> 48) as u16)];
+                break;
+            }
+            _ => {
+                class = slot.0 as u16;
+                break;
+            }
         }
     }
-    0
+    N::plain(class.into()) as u16
 }
 
 /// Position of the last of `keys` that is not larger than `key`; `keys[0]` is 0.
 ///
-/// Without a branch on data: on random addresses every one would be mispredicted half of the time.
+/// Without a branch on data: on random addresses every one would be mispredicted half of the time, and each
+/// would be a state of its own for the verifier.
 #[inline(always)]
-fn search<const N: usize>(keys: &[u16; N], key: u16) -> usize {
-    const { assert!(N.is_power_of_two()) };
+fn search<N: Nodes + ?Sized, const KEYS: usize>(keys: &[u16; KEYS], key: u16) -> usize {
+    const { assert!(KEYS.is_power_of_two()) };
     let mut at = 0;
-    let mut step = N / 2;
+    let mut step = KEYS / 2;
     while step > 0 {
-        let candidate = keys[(at + step) & (N - 1)];
-        let larger = (u64::from(key).wrapping_sub(u64::from(candidate)) >> 63) as usize;
-        at += step & larger.wrapping_sub(1);
+        let candidate = keys[(at + step) & (KEYS - 1)];
+        let is_larger = N::plain(u64::from(key).wrapping_sub(u64::from(candidate)) >> 63);
+        at += step & is_larger.wrapping_sub(1) as usize;
         step /= 2;
     }
-    at & (N - 1)
+    at & (KEYS - 1)
 }

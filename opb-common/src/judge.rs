@@ -1,11 +1,12 @@
 //! The verdict: source, flags, destination, action, in the order of the design's section "Verdicts".
 
 use crate::{
+    found::Found,
     frame::Frame,
     image::{self, Group, Header, Node, Nodes, SubscriberClass},
     outcome::{Direction, Outcome, Reason, Verdict},
     settings::{PortSet, Settings},
-    walk::{Found, plainly_other, walk},
+    walk::{plainly_other, walk},
 };
 
 /// Where a verdict comes from and where it is written down.
@@ -157,18 +158,19 @@ fn class<F: Frame + ?Sized, N: Nodes + ?Sized>(
     root: u32,
 ) -> u16 {
     let ip = found.ip(frame);
-    if found.is_ipv6() {
+    let (high, low) = if found.is_ipv6() {
         let Some(address) = frame.header::<16>(ip + if destination { 24 } else { 8 }) else {
             return 0;
         };
         let address = u128::from_be_bytes(*address);
-        image::lookup(image, root, (address >> 64) as u64, address as u64)
+        ((address >> 64) as u64, address as u64)
     } else {
         let Some(address) = frame.header::<4>(ip + if destination { 16 } else { 12 }) else {
             return 0;
         };
-        image::lookup(image, root, u64::from(u32::from_be_bytes(*address)) << 32, 0)
-    }
+        (u64::from(u32::from_be_bytes(*address)) << 32, 0)
+    };
+    image::lookup(image, root, high, low)
 }
 
 /// Whether `group` may reach the relays of class `relay`. Class 0 is no relay.

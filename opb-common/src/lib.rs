@@ -4,6 +4,7 @@
 //!
 //! 1. [`frame`]: how bytes are read, the same from packet memory and from a slice;
 //! 2. [`walk`]: the cheap "certainly passes" test, and the walk from the link layer to the TCP header;
+//!    [`found`] is what it hands on;
 //! 3. [`image`]: the policy image and the lookup of an address in it;
 //! 4. [`judge`]: the verdict, and [`judge::decide`], which chains the three;
 //! 5. [`answer`]: the TCP reset for what is rejected;
@@ -17,6 +18,7 @@
 
 pub mod settings;
 pub mod frame;
+pub mod found;
 pub mod walk;
 pub mod image;
 pub mod judge;

@@ -4,6 +4,7 @@
 //! RFC 8200 (IPv6 and its extension headers), RFC 9293 (TCP). What hides where: RFC 1858, 3128 and 7112.
 
 use crate::{
+    found::{Found, Place},
     frame::{Frame, MAX_OFFSET, OFFSET_MASK},
     outcome::Reason,
     settings::{PortSet, Settings, port_in},
@@ -43,145 +44,6 @@ const TCP_HEADER: usize = 20;
 
 /// Above this no length field of IP can be right: a GSO packet (BIG TCP) with a length of 0.
 const LARGEST_IP: usize = 65535;
-
-/// What the walk found, as the one scalar that one global BPF function may hand to the next.
-///
-/// | bits | what |
-/// |---|---|
-/// | 0–12 | offset of the IP header whose addresses count |
-/// | 13–25 | offset of the TCP header |
-/// | 26–41 | the port that decides: destination upstream, source downstream |
-/// | 42–45 | the [`Reason`] why it cannot be read; 0 when it was read |
-/// | 46 | IPv6 |
-/// | 47 | SYN set and ACK clear |
-/// | 48 | the destination address is not final |
-/// | 49 | no address can be read either |
-/// | 50 | a TCP reset can answer it: not itself one, and nothing between the outermost IP header and TCP |
-/// | 51–52 | bytes of PPP protocol in front of the IP header, 0 without PPPoE |
-/// | 63 | set in everything but [`Found::NOTHING`] |
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found(pub u64);
-
-impl Found {
-    /// Not TCP to (or from) a filtered port.
-    pub const NOTHING: Self = Self(0);
-
-    const TCP_SHIFT: u32 = 13;
-    const PORT_SHIFT: u32 = 26;
-    const REASON_SHIFT: u32 = 42;
-    const IPV6: u64 = 1 << 46;
-    const OPENS: u64 = 1 << 47;
-    const NOT_FINAL: u64 = 1 << 48;
-    const UNREADABLE: u64 = 1 << 49;
-    const ANSWERABLE: u64 = 1 << 50;
-    const PPP_SHIFT: u32 = 51;
-    const SOMETHING: u64 = 1 << 63;
-
-    /// Nothing of the packet can be read, not even its addresses.
-    #[inline(always)]
-    const fn unreadable(reason: Reason) -> Self {
-        Self(Self::SOMETHING | Self::UNREADABLE | (reason as u64) << Self::REASON_SHIFT)
-    }
-
-    /// May be TCP to a filtered port, and hides it.
-    #[inline(always)]
-    const fn hidden(at: Address, reason: Reason) -> Self {
-        Self(Self::SOMETHING | at.pack() | (reason as u64) << Self::REASON_SHIFT)
-    }
-
-    /// Offset of the IP header. Masked here, right where it is unpacked: an argument of a global function
-    /// has no bounds for the verifier, and 6.1 loses those of a mask that was applied before a shift.
-    #[inline(always)]
-    #[must_use]
-    pub fn ip<F: Frame + ?Sized>(self, frame: &F) -> usize {
-        frame.opaque(self.0 as usize) & OFFSET_MASK
-    }
-
-    /// Offset of the TCP header; 0 if it was not found.
-    #[inline(always)]
-    #[must_use]
-    pub fn tcp<F: Frame + ?Sized>(self, frame: &F) -> usize {
-        frame.opaque((self.0 >> Self::TCP_SHIFT) as usize) & OFFSET_MASK
-    }
-
-    /// The port that decides.
-    #[inline(always)]
-    #[must_use]
-    pub const fn port(self) -> u16 {
-        (self.0 >> Self::PORT_SHIFT) as u16
-    }
-
-    /// Number of the reason why the packet cannot be read, 0 if it was read.
-    #[inline(always)]
-    #[must_use]
-    pub const fn reason(self) -> u32 {
-        (self.0 >> Self::REASON_SHIFT) as u32 & 15
-    }
-
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_ipv6(self) -> bool {
-        self.0 & Self::IPV6 != 0
-    }
-
-    /// SYN set and ACK clear, whatever the other flags are.
-    #[inline(always)]
-    #[must_use]
-    pub const fn opens(self) -> bool {
-        self.0 & Self::OPENS != 0
-    }
-
-    /// Whether a source route or routing header names further hops.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_not_final(self) -> bool {
-        self.0 & Self::NOT_FINAL != 0
-    }
-
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_unreadable(self) -> bool {
-        self.0 & Self::UNREADABLE != 0
-    }
-
-    /// Whether a TCP reset can answer it.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_answerable(self) -> bool {
-        self.0 & Self::ANSWERABLE != 0
-    }
-
-    /// Bytes of PPP protocol directly in front of the IP header: 1 or 2, or 0 without PPPoE.
-    #[inline(always)]
-    #[must_use]
-    pub const fn ppp_bytes(self) -> usize {
-        (self.0 >> Self::PPP_SHIFT) as usize & 3
-    }
-
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_nothing(self) -> bool {
-        self.0 == 0
-    }
-}
-
-/// The IP header whose addresses count.
-#[derive(Clone, Copy)]
-struct Address {
-    offset: usize,
-    ipv6: bool,
-    /// As in [`Layer`].
-    ppp_bytes: u8,
-}
-
-impl Address {
-    #[inline(always)]
-    const fn pack(self) -> u64 {
-        (self.offset & OFFSET_MASK) as u64
-            | if self.ipv6 { Found::IPV6 } else { 0 }
-            | (self.ppp_bytes as u64) << Found::PPP_SHIFT
-    }
-}
 
 /// Says "certainly passes" of what is plainly no TCP to (or from) a filtered port, and nothing else.
 ///
@@ -263,29 +125,14 @@ pub fn plainly_other<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &P
 #[inline(always)]
 pub fn walk<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &PortSet) -> Found {
     match link(frame, settings) {
-        Link::Ip(layer) => network(frame, settings, ports, layer),
+        Link::Ip(ip) => network(frame, settings, ports, ip),
         Link::NotIp => Found::NOTHING,
         Link::Unreadable(reason) => Found::unreadable(reason),
     }
 }
 
-/// Where an IP packet starts and where it ends, in bytes from the start of the frame.
-#[derive(Clone, Copy)]
-struct Layer {
-    at: usize,
-    end: usize,
-    ipv6: bool,
-    /// Bytes of PPP protocol in front of it, 0 without PPPoE; [`INSIDE`] for a packet inside another.
-    ppp_bytes: u8,
-    /// A length field of the link layer claims more than there is.
-    lies: bool,
-}
-
-/// Stands in for the bytes of PPP protocol of a packet inside another.
-const INSIDE: u8 = 3;
-
 enum Link {
-    Ip(Layer),
+    Ip(Place),
     NotIp,
     Unreadable(Reason),
 }
@@ -297,8 +144,8 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
     if settings.has(Settings::BARE_IP) {
         let Some(first) = frame.header::<2>(0) else { return Link::Unreadable(Reason::Malformed) };
         return match first[0] >> 4 {
-            4 => Link::Ip(Layer { at: 0, end, ipv6: false, ppp_bytes: 0, lies: false }),
-            6 => Link::Ip(Layer { at: 0, end, ipv6: true, ppp_bytes: 0, lies: false }),
+            4 => Link::Ip(Place { at: 0, end, marks: 0 }),
+            6 => Link::Ip(Place { at: 0, end, marks: Place::IPV6 }),
             _ => Link::NotIp,
         };
     }
@@ -321,42 +168,41 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
     }
     at = frame.opaque(at) & OFFSET_MASK;
 
-    let mut lies = false;
-    let mut ppp_bytes = 0;
+    let mut marks = 0;
     if protocol == ETH_PPPOE_SESSION {
         let Some(pppoe) = frame.header::<8>(at) else { return Link::Unreadable(Reason::Malformed) };
         let claimed = at + 6 + be16(pppoe, 4) as usize;
-        lies = claimed > end;
+        if claimed > end {
+            marks |= Place::LIES;
+        }
         end = end.min(claimed);
         // Linux expands a one-byte protocol whether it was negotiated or not (ppp_generic.c, ppp_input),
         // and in a one-byte protocol the lowest bit is set (RFC 1661, section 2).
-        let ppp = if pppoe[6] & 1 != 0 {
-            (at, ppp_bytes) = (at + 7, 1);
-            u16::from(pppoe[6])
-        } else {
-            (at, ppp_bytes) = (at + 8, 2);
-            be16(pppoe, 6)
-        };
+        let is_short = pppoe[6] & 1 != 0;
+        let ppp = if is_short { u16::from(pppoe[6]) } else { be16(pppoe, 6) };
+        let ppp_bytes = if is_short { 1 } else { 2 };
         protocol = match ppp {
             PPP_IPV4 => ETH_IPV4,
             PPP_IPV6 => ETH_IPV6,
             other if PPP_UNREADABLE.contains(&other) => return Link::Unreadable(Reason::Link),
             _ => return Link::NotIp,
         };
+        at += 6 + ppp_bytes;
+        marks |= ppp_bytes;
     }
     match protocol {
-        ETH_IPV4 => Link::Ip(Layer { at, end, ipv6: false, ppp_bytes, lies }),
-        ETH_IPV6 => Link::Ip(Layer { at, end, ipv6: true, ppp_bytes, lies }),
+        ETH_IPV4 => Link::Ip(Place { at, end, marks }),
+        ETH_IPV6 => Link::Ip(Place { at, end, marks: marks | Place::IPV6 }),
         _ => Link::NotIp,
     }
 }
 
 /// What stands behind an IP header.
 enum Next {
-    /// A TCP header should be at `at`.
-    Tcp(Payload),
+    /// A TCP header should be here.
+    Tcp(Place),
     /// An IP packet of the other family.
-    Inner(Payload),
+    Inner(Place),
     /// Neither, or a later fragment.
     Other,
     /// May be TCP, and cannot be read.
@@ -365,66 +211,47 @@ enum Next {
     CutOff,
 }
 
-/// Where the payload of an IP packet starts and ends, and what was learnt on the way to it.
-#[derive(Clone, Copy)]
-struct Payload {
-    at: usize,
-    end: usize,
-    fragmented: bool,
-    lies: bool,
-    not_final: bool,
-}
-
 /// The IP header, its extensions, and one packet of the other family inside it.
 #[inline(always)]
 fn network<F: Frame + ?Sized>(
     frame: &F,
     settings: Settings,
     ports: &PortSet,
-    mut layer: Layer,
+    mut ip: Place,
 ) -> Found {
-    let mut address = Address { offset: layer.at, ipv6: layer.ipv6, ppp_bytes: layer.ppp_bytes };
-    let mut fragmented = false;
-    let mut inside = false;
-    loop {
-        layer.at = frame.opaque(layer.at) & OFFSET_MASK;
-        layer.end = frame.opaque(layer.end);
-        let next = if layer.ipv6 { ipv6(frame, layer) } else { ipv4(frame, layer) };
-        // Only once the inner header is known to hold addresses are they the ones that count.
-        let here = Address { offset: layer.at, ipv6: layer.ipv6, ppp_bytes: layer.ppp_bytes };
+    let mut outer = ip;
+    for inside in [false, true] {
+        ip = ip.opaque(frame);
+        outer = outer.opaque(frame);
+        let next = if ip.has(Place::IPV6) { ipv6(frame, ip) } else { ipv4(frame, ip) };
         match next {
             Next::Other => return Found::NOTHING,
-            Next::Hidden(reason) => return Found::hidden(here, reason),
-            Next::CutOff if inside => {
-                let reason = if fragmented { Reason::Fragment } else { Reason::Malformed };
-                return Found::hidden(address, reason);
-            }
+            Next::Hidden(reason) => return Found::hidden(ip, reason),
+            // The inner header does not say whose packet this is, so the outer one does.
+            Next::CutOff if inside => return Found::hidden(outer, cut_off(ip)),
             Next::CutOff => return Found::unreadable(Reason::Malformed),
-            Next::Tcp(mut payload) => {
-                payload.fragmented |= fragmented;
-                return transport(frame, settings, ports, here, payload);
-            }
-            Next::Inner(_) if inside => return Found::NOTHING,
-            Next::Inner(payload) => {
-                address = here;
-                fragmented = payload.fragmented;
-                inside = true;
-                layer = Layer {
-                    at: payload.at,
-                    end: payload.end,
-                    ipv6: !layer.ipv6,
-                    ppp_bytes: INSIDE,
-                    lies: payload.lies,
-                };
+            Next::Tcp(tcp) => return transport(frame, settings, ports, ip, tcp),
+            Next::Inner(inner) => {
+                outer = ip;
+                let marks = (inner.marks | Place::INSIDE) & !Place::NOT_FINAL;
+                ip = Place { marks: marks ^ Place::IPV6, ..inner };
             }
         }
     }
+    // More than one packet inside another is not walked.
+    Found::NOTHING
 }
 
-/// RFC 791. `layer.at` is where the header starts.
+/// Why a header is not all there.
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(frame: &F, layer: Layer) -> Next {
-    let Layer { at, end, .. } = layer;
+fn cut_off(place: Place) -> Reason {
+    if place.has(Place::FRAGMENTED) { Reason::Fragment } else { Reason::Malformed }
+}
+
+/// RFC 791. `place` is where the header starts.
+#[inline(always)]
+fn ipv4<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
+    let Place { at, end, mut marks } = place;
     let Some(ip) = frame.header::<IPV4_HEADER>(at) else { return Next::CutOff };
     if at + IPV4_HEADER > end {
         return Next::CutOff;
@@ -440,10 +267,12 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, layer: Layer) -> Next {
     }
     let header = usize::from(ip[0] & 15) * 4;
     let total = be16(ip, 2) as usize;
-    let (end, claims) = match total {
-        0 if end - at > LARGEST_IP => (end, end),
-        _ => (end.min(at + total), at + total),
-    };
+    // A length of 0 in a larger packet than any length could say is a GSO packet (BIG TCP).
+    let claimed = if total == 0 && end - at > LARGEST_IP { end } else { at + total };
+    if claimed > end {
+        marks |= Place::LIES;
+    }
+    let end = end.min(claimed);
     if ip[0] >> 4 != 4 || header < IPV4_HEADER || at + header > end {
         return Next::Hidden(Reason::Malformed);
     }
@@ -451,25 +280,27 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, layer: Layer) -> Next {
         // Eight bytes in: it can overwrite the flags of the fragment before it (RFC 3128).
         return Next::Hidden(Reason::Fragment);
     }
-    let payload = Payload {
-        at: at + header,
-        end,
-        fragmented: fragment & 0x2000 != 0,
-        lies: layer.lies || claims > layer.end,
-        not_final: header > IPV4_HEADER && is_source_routed(frame, at + IPV4_HEADER, at + header),
-    };
+    if fragment & 0x2000 != 0 {
+        marks |= Place::FRAGMENTED;
+    }
+    let at = at + header;
+    if header > IPV4_HEADER && is_source_routed(frame, at - header + IPV4_HEADER, at) {
+        marks |= Place::NOT_FINAL;
+    }
+    let payload = Place { at, end, marks };
     if protocol == TCP { Next::Tcp(payload) } else { Next::Inner(payload) }
 }
 
 /// Whether the IPv4 options from `at` to `end` hold a source route, or cannot be read.
 #[inline(always)]
-fn is_source_routed<F: Frame + ?Sized>(frame: &F, mut at: usize, end: usize) -> bool {
+fn is_source_routed<F: Frame + ?Sized>(frame: &F, mut at: usize, mut end: usize) -> bool {
     const END_OF_LIST: u8 = 0;
     const NO_OPERATION: u8 = 1;
     const LOOSE_SOURCE_ROUTE: u8 = 131;
     const STRICT_SOURCE_ROUTE: u8 = 137;
     for _ in 0..40 {
         at = frame.opaque(at) & OFFSET_MASK;
+        end = frame.opaque(end) & OFFSET_MASK;
         if at >= end {
             return false;
         }
@@ -488,50 +319,52 @@ fn is_source_routed<F: Frame + ?Sized>(frame: &F, mut at: usize, end: usize) -> 
 
 /// RFC 8200, with its extension headers.
 #[inline(always)]
-fn ipv6<F: Frame + ?Sized>(frame: &F, layer: Layer) -> Next {
-    let Layer { at, end, mut lies, .. } = layer;
+fn ipv6<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
+    let Place { at, mut end, mut marks } = place;
     let Some(ip) = frame.header::<IPV6_HEADER>(at) else { return Next::CutOff };
     if at + IPV6_HEADER > end {
         return Next::CutOff;
     }
-    let mut next = ip[6];
+    let mut next = usize::from(ip[6]);
     let length = be16(ip, 4) as usize;
-    let mut end = end;
     // A length of 0 is a jumbogram (RFC 2675) or a GSO packet; in any other it is a lie like others.
-    if length != 0 || (next != HOP_BY_HOP && end - at <= LARGEST_IP) {
-        lies |= at + IPV6_HEADER + length > end;
-        end = end.min(at + IPV6_HEADER + length);
+    if length != 0 || (ip[6] != HOP_BY_HOP && end - at <= LARGEST_IP) {
+        let claimed = at + IPV6_HEADER + length;
+        if claimed > end {
+            marks |= Place::LIES;
+        }
+        end = end.min(claimed);
     }
     let is_version_6 = ip[0] >> 4 == 6;
 
-    let mut at = at + IPV6_HEADER;
-    let mut fragmented = false;
-    let mut not_final = false;
+    let mut here = Place { at: at + IPV6_HEADER, end, marks };
     for walked in 0..=MAX_EXTENSIONS {
-        at = frame.opaque(at) & OFFSET_MASK;
-        end = frame.opaque(end);
-        next = frame.opaque(next.into()) as u8;
-        let known =
-            matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS);
-        if !known && next != TCP && next != IPV4_INSIDE {
+        here = here.opaque(frame);
+        next = frame.opaque(next) & 255;
+        let protocol = next as u8;
+        let is_extension = matches!(
+            protocol,
+            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
+        );
+        if !is_extension && protocol != TCP && protocol != IPV4_INSIDE {
             return Next::Other;
         }
         if !is_version_6 {
             return Next::Hidden(Reason::Malformed);
         }
-        if !known {
-            let payload = Payload { at, end, fragmented, lies, not_final };
-            return if next == TCP { Next::Tcp(payload) } else { Next::Inner(payload) };
+        if !is_extension {
+            return if protocol == TCP { Next::Tcp(here) } else { Next::Inner(here) };
         }
-        if walked == MAX_EXTENSIONS || at + 8 > end {
+        if walked == MAX_EXTENSIONS || here.at + 8 > here.end {
             break;
         }
-        let Some(extension) = frame.header::<8>(at) else { break };
-        let length = match next {
+        let Some(extension) = frame.header::<8>(here.at) else { break };
+        let length = match protocol {
             FRAGMENT => {
                 let fragment = be16(extension, 2);
                 match fragment >> 3 {
-                    0 => fragmented |= fragment & 1 != 0,
+                    0 if fragment & 1 != 0 => here.marks |= Place::FRAGMENTED,
+                    0 => {}
                     1 if extension[0] == TCP => return Next::Hidden(Reason::Fragment),
                     _ => return Next::Other,
                 }
@@ -540,10 +373,12 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, layer: Layer) -> Next {
             AUTHENTICATION => (usize::from(extension[1]) + 2) * 4,
             _ => (usize::from(extension[1]) + 1) * 8,
         };
-        not_final |= next == ROUTING && extension[3] != 0;
-        next = extension[0];
-        at += length;
-        if at > MAX_OFFSET {
+        if protocol == ROUTING && extension[3] != 0 {
+            here.marks |= Place::NOT_FINAL;
+        }
+        next = usize::from(extension[0]);
+        here.at += length;
+        if here.at > MAX_OFFSET {
             break;
         }
     }
@@ -556,45 +391,25 @@ fn transport<F: Frame + ?Sized>(
     frame: &F,
     settings: Settings,
     ports: &PortSet,
-    address: Address,
-    payload: Payload,
+    ip: Place,
+    place: Place,
 ) -> Found {
-    let Payload { at, end, fragmented, lies, not_final } = payload;
-    let at = frame.opaque(at) & OFFSET_MASK;
-    let hidden =
-        Found::hidden(address, if fragmented { Reason::Fragment } else { Reason::Malformed });
-    if at + TCP_HEADER > end {
-        return hidden;
+    let ip = ip.opaque(frame);
+    let place = place.opaque(frame);
+    if place.at + TCP_HEADER > place.end {
+        return Found::hidden(ip, cut_off(place));
     }
-    let Some(tcp) = frame.header::<TCP_HEADER>(at) else { return hidden };
+    let Some(tcp) = frame.header::<TCP_HEADER>(place.at) else {
+        return Found::hidden(ip, cut_off(place));
+    };
     let port = deciding_port(tcp, 0, settings);
     if !port_in(ports, port) {
         return Found::NOTHING;
     }
-    const SYN: u8 = 0x02;
-    const RST: u8 = 0x04;
-    const ACK: u8 = 0x10;
-    let mut found = Found::SOMETHING
-        | address.pack()
-        | (at as u64) << Found::TCP_SHIFT
-        | u64::from(port) << Found::PORT_SHIFT;
-    let header = if address.ipv6 { IPV6_HEADER } else { IPV4_HEADER };
-    if lies || tcp[12] >> 4 < 5 {
-        found |= (Reason::Malformed as u64) << Found::REASON_SHIFT;
-    } else if tcp[13] & RST == 0
-        && !fragmented
-        && address.ppp_bytes != INSIDE
-        && at == address.offset + header
-    {
-        found |= Found::ANSWERABLE;
+    if place.has(Place::LIES) || tcp[12] >> 4 < 5 {
+        return Found::hidden(ip, Reason::Malformed);
     }
-    if tcp[13] & (SYN | ACK) == SYN {
-        found |= Found::OPENS;
-    }
-    if not_final {
-        found |= Found::NOT_FINAL;
-    }
-    Found(found)
+    Found::tcp(ip, place, port, tcp[13])
 }
 
 /// Destination port upstream, source port downstream, of the TCP header at `tcp` in `bytes`.

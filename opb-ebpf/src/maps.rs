@@ -10,12 +10,12 @@ use aya_ebpf::{
 };
 use opb_common::{
     answer,
+    found::Found,
     frame::Frame,
     image::{Node, Nodes},
     judge::Tables,
     outcome::{COUNTERS as COUNTER_ENTRIES, Counter, Direction, Outcome},
     settings::{PortSet, Settings},
-    walk::Found,
 };
 
 use crate::globals;
@@ -49,6 +49,12 @@ impl Nodes for Snapshot {
     #[inline(always)]
     fn node(&self, index: u32) -> Option<&Node> {
         self.0.get(index)
+    }
+
+    #[inline(always)]
+    fn plain(mut value: u64) -> u64 {
+        value = value.wrapping_add(globals::zero() as u64);
+        value
     }
 }
 

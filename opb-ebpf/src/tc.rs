@@ -7,11 +7,11 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use opb_common::{
-    answer::{reset4, reset6},
+    found::Found,
     frame::MAX_OFFSET,
     judge::{Tables as _, judge},
     outcome::Outcome,
-    walk::{Found, plainly_other, walk},
+    walk::{plainly_other, walk},
 };
 
 use crate::{answer, globals, log, maps::Maps, window::Window};
@@ -76,31 +76,15 @@ extern "C" fn tc_judge(skb: *mut __sk_buff, found: u64) -> u32 {
 #[inline(never)]
 extern "C" fn tc_answer(skb: *mut __sk_buff, found: u64) -> i32 {
     let found = Found(found);
-    let settings = globals::settings();
-    let frame = Window::of_skb(skb);
-    let ip = found.ip(&frame);
-    let sent = if found.is_ipv6() {
-        let Some(reset) = reset6(&frame, found, settings) else { return TC_ACT_SHOT };
-        cut(skb, ip + reset.len())
-            && answer::write(&mut Window::of_skb(skb), found, settings, &reset)
-    } else {
-        let Some(reset) = reset4(&frame, found, settings) else { return TC_ACT_SHOT };
-        cut(skb, ip + reset.len())
-            && answer::write(&mut Window::of_skb(skb), found, settings, &reset)
-    };
-    if !sent {
+    let length = answer::length(&Window::of_skb(skb), found) as u32;
+    // Cut to the byte, because a checksum that the stack completes goes to the end of the packet. Changing the tail
+    // also makes the packet writable and drops its segmentation.
+    // SAFETY: helpers on the context; the window is made after them.
+    let failed =
+        unsafe { bpf_skb_change_tail(skb, length, 0) != 0 || bpf_skb_pull_data(skb, length) != 0 };
+    if failed || answer::write(&mut Window::of_skb(skb), found, globals::settings()).is_none() {
         return TC_ACT_SHOT;
     }
     // SAFETY: a helper; the interface is the packet's own.
     unsafe { bpf_redirect((*skb).ifindex, 0) as i32 }
-}
-
-/// Cuts the packet off behind the reset; also makes it writable and drops its segmentation offloads.
-#[inline(always)]
-fn cut(skb: *mut __sk_buff, length: usize) -> bool {
-    // SAFETY: helpers on the context; no window is used after them.
-    unsafe {
-        bpf_skb_change_tail(skb, length as u32, 0) == 0
-            && bpf_skb_pull_data(skb, length as u32) == 0
-    }
 }

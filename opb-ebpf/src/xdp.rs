@@ -7,11 +7,11 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use opb_common::{
-    answer::{Reset4, Reset6, reset4, reset6},
+    found::Found,
     frame::Frame as _,
     judge::{Tables as _, judge},
     outcome::Outcome,
-    walk::{Found, plainly_other, walk},
+    walk::{plainly_other, walk},
 };
 
 use crate::{answer, globals, log, maps::Maps, window::Window};
@@ -65,35 +65,20 @@ extern "C" fn xdp_judge(context: *mut xdp_md, found: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xdp_answer(context: *mut xdp_md, found: u64) -> u32 {
-    if found != 77 {return 1;}
     let found = Found(found);
-    let settings = globals::settings();
     let frame = whole(context);
-    let length = frame.length();
-    let wanted =
-        found.ip(&frame) + if found.is_ipv6() { size_of::<Reset6>() } else { size_of::<Reset4>() };
-    let sent = if found.is_ipv6() {
-        let Some(reset) = reset6(&frame, found, settings) else { return xdp_action::XDP_DROP };
-        cut(context, length, wanted)
-            && answer::write(&mut Window::of_xdp(context), found, settings, &reset)
-    } else {
-        let Some(reset) = reset4(&frame, found, settings) else { return xdp_action::XDP_DROP };
-        cut(context, length, wanted)
-            && answer::write(&mut Window::of_xdp(context), found, settings, &reset)
-    };
-    if sent { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }
-}
-
-/// Cuts the packet off behind the reset, but not below what Ethernet wants (60 bytes without checksum): the driver
-/// sends what it gets.
-#[inline(always)]
-fn cut(context: *mut xdp_md, length: usize, wanted: usize) -> bool {
-    let wanted = if wanted < 60 { 60 } else { wanted };
-    if length <= wanted {
-        return true;
+    // Not below what Ethernet wants (60 bytes without checksum): the driver sends what it gets.
+    let wanted = answer::length(&frame, found).max(60);
+    if frame.length() > wanted {
+        // SAFETY: a helper on the context; the window is made anew.
+        let failed =
+            unsafe { bpf_xdp_adjust_tail(context, wanted as i32 - frame.length() as i32) != 0 };
+        if failed {
+            return xdp_action::XDP_DROP;
+        }
     }
-    // SAFETY: a helper on the context; no window is used after it.
-    unsafe { bpf_xdp_adjust_tail(context, wanted as i32 - length as i32) == 0 }
+    let written = answer::write(&mut Window::of_xdp(context), found, globals::settings());
+    if written.is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }
 }
 
 #[inline(always)]

@@ -4,11 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use opb_common::{
+    found::Found,
     frame::Frame,
     image::Node,
     outcome::{Counter, Direction, Outcome},
     settings::{PORTS, PortSet, Settings},
-    walk::Found,
 };
 
 use super::Image;

@@ -6,6 +6,8 @@ use super::ranges::Bound;
 
 /// Bounds that a slot of an index should have on average: most subtrees then fit one leaf.
 const BOUNDS_A_SLOT: usize = 7;
+/// The fewest bits that an index takes at once: what bounds the steps of a lookup.
+const SMALLEST_INDEX: u32 = 8;
 /// The most bits that an index takes at once.
 const LARGEST_INDEX: u32 = 20;
 /// Bytes of index that one bound may cost where that lets leaves stand directly under the index.
@@ -187,7 +189,7 @@ fn branch_keys(block: &Block<'_>) -> Option<Vec<u16>> {
 /// How many bits an index over this block takes.
 fn index_bits(block: &Block<'_>) -> u32 {
     let slots = block.bounds.len().div_ceil(BOUNDS_A_SLOT).next_power_of_two();
-    let wanted = slots.trailing_zeros().clamp(4, LARGEST_INDEX);
+    let wanted = slots.trailing_zeros().clamp(SMALLEST_INDEX, LARGEST_INDEX);
     let for_leaves = block.depth().saturating_sub(16);
     let affordable =
         for_leaves <= LARGEST_INDEX && 4 << for_leaves <= INDEX_BYTES_A_BOUND * block.bounds.len();
