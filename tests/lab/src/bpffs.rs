@@ -1,0 +1,55 @@
+//! A bpffs of one's own, so that no test sees another one's pins, nor the machine's.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+use nix::mount::MsFlags;
+
+use crate::workdir::Workdir;
+
+#[derive(Debug)]
+pub struct Bpffs {
+    workdir: Workdir,
+    mount: std::path::PathBuf,
+}
+
+impl Bpffs {
+    pub fn mount() -> Result<Self> {
+        let workdir = Workdir::new("bpffs")?;
+        let mount = workdir.mount_point();
+        fs::create_dir(&mount).context("cannot make the bpffs mount point")?;
+        nix::mount::mount(Some("bpf"), &mount, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("cannot mount a bpffs at {}", mount.display()))?;
+        Ok(Self { workdir, mount })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.mount
+    }
+
+    /// Everything that is pinned now, relative to the mount.
+    pub fn pins(&self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let mut pending = vec![self.mount.clone()];
+        while let Some(dir) = pending.pop() {
+            for entry in fs::read_dir(&dir)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    pending.push(entry.path());
+                } else if let Ok(relative) = entry.path().strip_prefix(&self.mount) {
+                    found.push(relative.display().to_string());
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Unmounts now, and says so if the kernel refuses: `Drop` would have to keep silent.
+    pub fn unmount(self) -> Result<()> {
+        nix::mount::umount(&self.mount)
+            .with_context(|| format!("cannot unmount {}", self.mount.display()))?;
+        drop(self.workdir);
+        Ok(())
+    }
+}

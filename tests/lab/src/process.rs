@@ -1,0 +1,193 @@
+//! Child processes that are waited for with a deadline and never outlive the lab.
+
+use std::{
+    fs::{self, File},
+    os::unix::process::{CommandExt, ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::{prctl, signal},
+    unistd::Pid,
+};
+
+/// How long a program may take to end once it was asked to.
+const GRACE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(10);
+
+/// Calls `condition` until it yields something, at most for `limit`.
+pub fn wait_until<T>(
+    limit: Duration,
+    mut condition: impl FnMut() -> Result<Option<T>>,
+) -> Result<Option<T>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(value) = condition()? {
+            return Ok(Some(value));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// What a finished command left.
+#[derive(Debug)]
+pub struct Output {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs a command to its end, or kills it at the deadline and fails.
+pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
+    let shown = format!("{command:?}");
+    // Files instead of pipes: nobody has to read while we wait.
+    let (stdout, stderr) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
+    let mut child = die_with_us(command)
+        .stdin(Stdio::null())
+        .stdout(stdout.reopen()?)
+        .stderr(stderr.reopen()?)
+        .spawn()
+        .with_context(|| format!("cannot run {shown}"))?;
+    let status = wait_until(limit, || Ok(child.try_wait()?))?;
+    let Some(status) = status else {
+        child.kill()?;
+        child.wait()?;
+        bail!("{shown} was still running after {limit:?}\n{}", text(stderr.path())?);
+    };
+    Ok(Output { status, stdout: text(stdout.path())?, stderr: text(stderr.path())? })
+}
+
+/// Runs a short command that has to succeed, and returns its standard output.
+pub fn check(command: &mut Command) -> Result<String> {
+    let output = run(command, Duration::from_secs(20))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}: {}{}", output.status, output.stdout, output.stderr);
+    }
+    Ok(output.stdout)
+}
+
+/// A long-running child. Dropping it ends it, by its process id, and reaps it.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` with everything that it says going to `log`.
+    pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(log)?;
+        let child = die_with_us(command)
+            // A group of its own: Ctrl-C is for us, and we end our children in the right order.
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot start {name}: {command:?}"))?;
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What the process has said so far.
+    pub fn said(&self) -> Result<String> {
+        text(&self.log)
+    }
+
+    /// Waits until `ready` holds. A process that ends first, or takes too long, is an error that shows
+    /// its last words.
+    pub fn wait_ready(
+        &mut self,
+        limit: Duration,
+        mut ready: impl FnMut() -> Result<bool>,
+    ) -> Result<()> {
+        let child = &mut self.child;
+        let outcome = wait_until(limit, || {
+            if ready()? {
+                return Ok(Some(None));
+            }
+            Ok(child.try_wait()?.map(Some))
+        })?;
+        match outcome {
+            Some(None) => Ok(()),
+            Some(Some(status)) => {
+                bail!("{} ended before it was ready: {status}\n{}", self.name, self.last_words())
+            }
+            None => {
+                bail!("{} was not ready within {limit:?}\n{}", self.name, self.last_words())
+            }
+        }
+    }
+
+    pub fn signal(&self, signal: signal::Signal) -> Result<()> {
+        signal::kill(self.pid(), signal).with_context(|| format!("cannot signal {}", self.name))
+    }
+
+    /// Asks the process to end and waits for it.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(status);
+        }
+        self.signal(signal::Signal::SIGTERM)?;
+        let child = &mut self.child;
+        if let Some(status) = wait_until(GRACE, || Ok(child.try_wait()?))? {
+            return Ok(status);
+        }
+        self.kill()?;
+        bail!("{} ignored SIGTERM for {GRACE:?}\n{}", self.name, self.last_words())
+    }
+
+    /// Kills the process without a chance to clean up.
+    pub fn kill(&mut self) -> Result<ExitStatus> {
+        self.child.kill()?;
+        Ok(self.child.wait()?)
+    }
+
+    fn pid(&self) -> Pid {
+        // Process ids fit: the kernel's own type is a signed int.
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    fn last_words(&self) -> String {
+        let said = self.said().unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The group is signalled only while its leader is not reaped: then its id cannot be anybody else's.
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.stop();
+        }
+    }
+}
+
+/// Whether the exit came from `signal`.
+pub fn ended_by(status: ExitStatus, signal: signal::Signal) -> bool {
+    status.signal() == Some(signal as i32)
+}
+
+/// Lets the kernel kill the child when the thread that starts it ends, so that a killed demo leaves no mail
+/// servers. Start long-lived children from the thread that keeps them.
+fn die_with_us(command: &mut Command) -> &mut Command {
+    // SAFETY: prctl is one system call; it neither allocates nor locks, so it is sound between
+    // fork and exec.
+    unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(signal::Signal::SIGKILL)?)) }
+}
+
+fn text(path: &Path) -> Result<String> {
+    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+}
