@@ -1,16 +1,22 @@
 //! A bpffs of one's own, so that no test sees another one's pins, nor the machine's.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use nix::mount::MsFlags;
 
 use crate::workdir::Workdir;
 
+/// What the kernel itself puts into every new bpffs (CONFIG_BPF_PRELOAD).
+const PRELOADED: [&str; 2] = ["maps.debug", "progs.debug"];
+
 #[derive(Debug)]
 pub struct Bpffs {
     workdir: Workdir,
-    mount: std::path::PathBuf,
+    mount: PathBuf,
 }
 
 impl Bpffs {
@@ -27,7 +33,7 @@ impl Bpffs {
         &self.mount
     }
 
-    /// Everything that is pinned now, relative to the mount.
+    /// Everything that somebody pinned and that is there now, relative to the mount.
     pub fn pins(&self) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let mut pending = vec![self.mount.clone()];
@@ -41,6 +47,7 @@ impl Bpffs {
                 }
             }
         }
+        found.retain(|pin| !PRELOADED.contains(&pin.as_str()));
         found.sort();
         Ok(found)
     }

@@ -86,10 +86,16 @@ impl Postfix {
         layout.create()?;
         fs::write(layout.config().join("main.cf"), layout.main_cf(role))?;
         fs::write(layout.config().join("master.cf"), layout.master_cf(role))?;
-        // In the foreground it stays our child, so we can reap it; its services end with it.
+        // What `postfix start-fg` does in two steps, because it would keep a shell between us and master:
+        // as our own child, master can be stopped, is reaped, and dies with us.
+        process::check(netns.command("postfix").arg("-c").arg(layout.config()).arg("check"))?;
         let process = Process::spawn(
             &role.name,
-            netns.command("postfix").arg("-c").arg(layout.config()).arg("start-fg"),
+            netns
+                .command(daemon_directory()?.join("master"))
+                .arg("-c")
+                .arg(layout.config())
+                .arg("-s"),
             &dir.join("postfix.out"),
         )?;
         Ok(Self { process, netns: netns.clone(), dir: dir.to_owned() })
@@ -149,6 +155,11 @@ impl Postfix {
         self.process.stop()?;
         Ok(())
     }
+}
+
+fn daemon_directory() -> Result<PathBuf> {
+    let mut postconf = std::process::Command::new("postconf");
+    Ok(process::check(postconf.args(["-dh", "daemon_directory"]))?.trim().into())
 }
 
 /// How Postfix says that an attempt to send went.

@@ -108,11 +108,11 @@ impl Netns {
     /// Joins all of `ports` to one switch.
     pub fn bridge(&self, name: &str, ports: &[&str]) -> Result<()> {
         // Without a querier, snooping may hold back the neighbour discovery that IPv6 lives on.
-        self.ip(&format!("link add {name} type bridge forward_delay 0 mcast_snooping 0"))?;
+        self.ip(&format!("link add name {name} type bridge forward_delay 0 mcast_snooping 0"))?;
         for port in ports {
-            self.ip(&format!("link set {port} master {name} up"))?;
+            self.ip(&format!("link set dev {port} master {name} up"))?;
         }
-        self.ip(&format!("link set {name} up"))
+        self.ip(&format!("link set dev {name} up"))
     }
 
     /// The processes that still live in the namespace. Sound because we hold the namespace: its
@@ -143,13 +143,13 @@ impl Netns {
 /// would on a wire, with whole checksums, which is what an XDP program may rely on.
 pub fn veth((left, left_name): (&Netns, &str), (right, right_name): (&Netns, &str)) -> Result<()> {
     left.ip(&format!(
-        "link add {left_name} type veth peer name {right_name} netns {}",
+        "link add name {left_name} type veth peer name {right_name} netns {}",
         right.path().display()
     ))?;
     for (netns, name) in [(left, left_name), (right, right_name)] {
         process::check(netns.command("ethtool").args(["-K", name, "tx", "off"]))
             .with_context(|| format!("on {name} in {}", netns.name()))?;
-        netns.ip(&format!("link set {name} up"))?;
+        netns.ip(&format!("link set dev {name} up"))?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -85,9 +85,7 @@ impl Process {
     /// Starts `command` with everything that it says going to `log`.
     pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
-        let child = die_with_us(command)
-            // A group of its own: Ctrl-C is for us, and we end our children in the right order.
-            .process_group(0)
+        let child = lead_a_session(die_with_us(command))
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
@@ -168,16 +166,11 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The group is signalled only while its leader is not reaped: then its id cannot be anybody else's.
+        // Signalled only while it is not reaped: so long its id cannot be anybody else's.
         if let Ok(None) = self.child.try_wait() {
             let _ = self.stop();
         }
     }
-}
-
-/// Whether the exit came from `signal`.
-pub fn ended_by(status: ExitStatus, signal: signal::Signal) -> bool {
-    status.signal() == Some(signal as i32)
 }
 
 /// Lets the kernel kill the child when the thread that starts it ends, so that a killed demo leaves no mail
@@ -186,6 +179,18 @@ fn die_with_us(command: &mut Command) -> &mut Command {
     // SAFETY: prctl is one system call; it neither allocates nor locks, so it is sound between
     // fork and exec.
     unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(signal::Signal::SIGKILL)?)) }
+}
+
+/// A session of its own: Ctrl-C is for us, and we end our children in the right order. Postfix's master,
+/// too, insists on leading one, and ends its services by their process group.
+fn lead_a_session(command: &mut Command) -> &mut Command {
+    // SAFETY: as above, setsid is one system call.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            Ok(())
+        })
+    }
 }
 
 fn text(path: &Path) -> Result<String> {
