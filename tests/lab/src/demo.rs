@@ -79,21 +79,29 @@ fn table(topology: &Topology, opb: &Path, hook: Hook) -> Result<bool> {
     }
     drop(bench);
 
-    node.kill()?;
-    right &= life("opb run killed with SIGKILL", topology, Outcome::Blocked)?;
-    node.run()?;
-    right &= life("opb run started again", topology, Outcome::Blocked)?;
-    node.remove()?;
-    right &= life("opb detach", topology, Outcome::Delivered)?;
+    right &= life(topology, node)?;
     println!("took {:.1} s", start.elapsed().as_secs_f32());
     Ok(right)
 }
 
-/// Row 1 again, after something happened to the daemon.
-fn life(event: &str, topology: &Topology, must: Outcome) -> Result<bool> {
+/// Row 1 again and again, while the daemon dies, comes back, ends and is detached.
+fn life(topology: &Topology, mut node: OpbNode) -> Result<bool> {
+    node.kill()?;
+    let mut right = still("opb run killed with SIGKILL", topology, Outcome::Blocked)?;
+    node.run()?;
+    right &= still("opb run started again", topology, Outcome::Blocked)?;
+    node.stop()?;
+    right &= still("opb run stopped with SIGTERM", topology, Outcome::Blocked)?;
+    node.remove()?;
+    right &= still("opb detach", topology, Outcome::Delivered)?;
+    Ok(right)
+}
+
+fn still(event: &str, topology: &Topology, must: Outcome) -> Result<bool> {
     let mut right = true;
-    for family in Family::BOTH {
-        let Happened { outcome, detail } = faq::dynamic_to_mx(topology, family)?;
+    for (family, Happened { outcome, detail }) in
+        Family::BOTH.into_iter().zip(faq::dynamic_to_mx_by_both(topology)?)
+    {
         let row_right = outcome == must;
         right &= row_right;
         println!(

@@ -1,25 +1,26 @@
 //! The provider's FAQ on port 25, as rows that are done for real and judged by where the mail ends up.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     io::{BufRead, BufReader, ErrorKind, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    sync::atomic::{AtomicU32, Ordering},
+    thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::{
+    counts::{Counts, moved},
+    letter::{Letter, Tls},
     mta::{Attempt, Postfix},
-    opb::{Counter, DYNAMIC_GROUP, Match, OpbNode, WATCHED_GROUP},
-    process, services,
+    opb::{DYNAMIC_GROUP, Match, OpbNode, WATCHED_GROUP},
+    services,
     topology::{Family, HOME_RECIPIENT, Host, Topology, Via, foreign_recipient},
 };
 
 /// For what has to work: only a broken lab uses it up.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 /// For what has to be blocked, and so uses it up every time: the SYN and one repetition.
 const IMPATIENCE: Duration = Duration::from_secs(2);
 
@@ -31,6 +32,8 @@ pub enum Outcome {
     Works,
     GoesOn,
     Stops,
+    /// It could not be done as described: right in no row.
+    Failed,
     /// Accepted, and then not in the mailbox: right in no row.
     Lost,
 }
@@ -43,6 +46,7 @@ impl fmt::Display for Outcome {
             Self::Works => "works",
             Self::GoesOn => "goes on",
             Self::Stops => "stops",
+            Self::Failed => "failed",
             Self::Lost => "lost",
         })
     }
@@ -56,22 +60,9 @@ pub struct Happened {
 }
 
 impl Happened {
-    fn new(outcome: Outcome, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(outcome: Outcome, detail: impl Into<String>) -> Self {
         Self { outcome, detail: detail.into() }
     }
-}
-
-/// The one counter that a row has to move.
-#[derive(Debug, Clone, Copy)]
-pub enum Counts {
-    /// The traffic never was the filter's business.
-    Nothing,
-    One {
-        /// No group for sources that are in none.
-        group: Option<&'static str>,
-        verdict: &'static str,
-        reason: &'static str,
-    },
 }
 
 /// One line of the table.
@@ -134,11 +125,12 @@ pub struct Judged {
 }
 
 impl Row {
-    /// Does the row and compares. An error means that it could not be done at all.
+    /// Does the row and compares. An error means that opb does not even count; whatever else goes wrong is
+    /// the row's outcome, so that the rest of the table is still shown.
     pub fn run(&self, bench: &mut Bench<'_>, family: Family) -> Result<Judged> {
         let before = bench.node.counters()?;
         let happened = (self.act)(bench, family)
-            .with_context(|| format!("row {} ({}, {family})", self.number, self.who))?;
+            .unwrap_or_else(|error| Happened::new(Outcome::Failed, format!("{error:#}")));
         let after = bench.node.counters()?;
         let (counted_right, counted) = self.counts.compare(&moved(&before, &after));
         let right = happened.outcome == self.must && counted_right;
@@ -298,8 +290,20 @@ pub fn unfiltered(topology: &Topology) -> Result<()> {
     Ok(())
 }
 
-/// Row 1. Public because the life cycle is shown with it too: after a crash it has to hold still.
-pub fn dynamic_to_mx(topology: &Topology, family: Family) -> Result<Happened> {
+/// Row 1 over both families at once: for events in the daemon's life, where no counter has to tell them apart.
+pub fn dynamic_to_mx_by_both(topology: &Topology) -> Result<[Happened; 2]> {
+    let [v4, v6] = thread::scope(|scope| {
+        let started =
+            Family::BOTH.map(|family| scope.spawn(move || dynamic_to_mx(topology, family)));
+        started.map(|thread| match thread.join() {
+            Ok(happened) => happened,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    });
+    Ok([v4?, v6?])
+}
+
+fn dynamic_to_mx(topology: &Topology, family: Family) -> Result<Happened> {
     let Topology { dynamic, foreign, .. } = topology;
     mail_to_foreign(topology, dynamic, foreign, family, IMPATIENCE)
 }
@@ -398,182 +402,9 @@ fn reply(session: &mut BufReader<TcpStream>, limit: Duration) -> Result<Option<S
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Tls {
-    Off,
-    Start,
-    Wrapped,
-}
-
-/// A message that can be told from all others.
-struct Letter {
-    token: String,
-    to: String,
-}
-
-impl Letter {
-    fn to(to: String) -> Self {
-        static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        // Ends in a letter: no token is the beginning of another one.
-        Self { token: format!("opb-letter-{}-{number}-x", std::process::id()), to }
-    }
-
-    /// Sends and then looks into the mailbox.
-    fn deliver(
-        &self,
-        from: &Host,
-        server: SocketAddr,
-        tls: Tls,
-        receiver: &Postfix,
-        limit: Duration,
-    ) -> Result<Happened> {
-        match self.send(from, server, tls, limit)? {
-            Ok(()) => self.look_for_at(receiver),
-            Err(reason) => self.look_out_for_at(receiver, reason),
-        }
-    }
-
-    /// One SMTP session by swaks. The inner error is what swaks says why it could not.
-    fn send(
-        &self,
-        from: &Host,
-        server: SocketAddr,
-        tls: Tls,
-        limit: Duration,
-    ) -> Result<Result<(), String>> {
-        let mut swaks = from.netns.command("swaks");
-        // Somebody's ~/.swaksrc is not part of the lab.
-        swaks.env("HOME", "/nonexistent").args(["--silent", "2"]);
-        swaks.args(["--server", &server.ip().to_string(), "--port", &server.port().to_string()]);
-        swaks.args(["--timeout", &limit.as_secs().to_string(), "--helo", "client.example"]);
-        swaks.args(["--from", "sender@client.example", "--to", &self.to]);
-        swaks.args(["--header", &format!("Subject: {}", self.token)]);
-        swaks.args(["--header", &format!("Message-Id: <{}@client.example>", self.token)]);
-        swaks.args(["--body", &self.token]);
-        swaks.args(match tls {
-            Tls::Off => [].as_slice(),
-            Tls::Start => ["--tls"].as_slice(),
-            Tls::Wrapped => ["--tls-on-connect"].as_slice(),
-        });
-        if server.is_ipv6() {
-            swaks.arg("-6");
-        }
-        let output = process::run(&mut swaks, limit * 4)?;
-        if output.status.success() {
-            return Ok(Ok(()));
-        }
-        let said = output.stdout + &output.stderr;
-        let reason = said.lines().find(|line| line.starts_with("***")).unwrap_or(&said);
-        Ok(Err(reason.trim_start_matches(['*', ' ', '\t']).to_owned()))
-    }
-
-    fn look_for_at(&self, receiver: &Postfix) -> Result<Happened> {
-        Ok(if receiver.receives(&self.token, PATIENCE)? {
-            Happened::new(Outcome::Delivered, "in the mailbox")
-        } else {
-            Happened::new(Outcome::Lost, "accepted, but not in the mailbox")
-        })
-    }
-
-    /// A sender that failed does not prove that nothing arrived.
-    fn look_out_for_at(&self, receiver: &Postfix, reason: String) -> Result<Happened> {
-        Ok(if receiver.has(&self.token)? {
-            Happened::new(Outcome::Delivered, format!("in the mailbox, though: {reason}"))
-        } else {
-            Happened::new(Outcome::Blocked, reason)
-        })
-    }
-}
-
-type Moved<'a> = BTreeMap<(Option<&'a str>, &'a str, &'a str, &'a str), u64>;
-
-fn moved<'a>(before: &'a [Counter], after: &'a [Counter]) -> Moved<'a> {
-    let mut moved = BTreeMap::new();
-    for Counter { group, direction, verdict, reason, packets } in after {
-        let group = group.as_deref().filter(|group| !group.is_empty());
-        *moved
-            .entry((group, direction.as_str(), verdict.as_str(), reason.as_str()))
-            .or_default() += packets;
-    }
-    for Counter { group, direction, verdict, reason, packets } in before {
-        let group = group.as_deref().filter(|group| !group.is_empty());
-        if let Some(moved) = moved.get_mut(&(group, direction, verdict, reason)) {
-            *moved = u64::saturating_sub(*moved, *packets);
-        }
-    }
-    moved.retain(|_, packets| *packets > 0);
-    moved
-}
-
-impl Counts {
-    /// The expected counter has to move, and nothing may be denied beside it. Passes are not exclusive: a relayed
-    /// letter travels on, and a session's last packets may come after the letter was found.
-    fn compare(&self, moved: &Moved<'_>) -> (bool, String) {
-        let shown =
-            |(&(group, direction, verdict, reason), packets): (&(_, &str, &str, &str), _)| {
-                let group: Option<&str> = group;
-                format!("{} {direction} {verdict}/{reason} +{packets}", group.unwrap_or("-"))
-            };
-        let denied = |verdict: &str| matches!(verdict, "drop" | "reject" | "would-drop");
-        match *self {
-            Self::Nothing => {
-                let mut wrong =
-                    moved.iter().filter(|((_, _, _, reason), _)| *reason != "not-syn").peekable();
-                if wrong.peek().is_none() {
-                    return (true, "none".to_owned());
-                }
-                (false, format!("none, but {}", wrong.map(shown).collect::<Vec<_>>().join(", ")))
-            }
-            Self::One { group, verdict, reason } => {
-                let expected = |(g, direction, v, r): &(Option<&str>, &str, &str, &str)| {
-                    (group.is_none() || *g == group)
-                        && (*direction, *v, *r) == ("upstream", verdict, reason)
-                };
-                let mut hits = moved.iter().filter(|(key, _)| expected(key)).peekable();
-                let wrong: Vec<_> =
-                    moved.iter().filter(|(key, _)| !expected(key) && denied(key.2)).collect();
-                if hits.peek().is_some() && wrong.is_empty() {
-                    return (true, hits.map(shown).collect::<Vec<_>>().join(", "));
-                }
-                let seen: Vec<_> = moved.iter().map(shown).collect();
-                (false, format!("not {verdict}/{reason}, but [{}]", seen.join(", ")))
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn counter(verdict: &str, reason: &str, packets: u64) -> Counter {
-        Counter {
-            group: Some("g".to_owned()),
-            direction: "upstream".to_owned(),
-            verdict: verdict.to_owned(),
-            reason: reason.to_owned(),
-            packets,
-        }
-    }
-
-    #[test]
-    fn the_expected_counter_and_no_denial_beside_it() {
-        let before = [counter("pass", "relay", 3), counter("drop", "policy", 1)];
-        let relay = Counts::One { group: Some("g"), verdict: "pass", reason: "relay" };
-
-        let after = [counter("pass", "relay", 4), counter("drop", "policy", 1)];
-        assert_eq!(
-            relay.compare(&moved(&before, &after)),
-            (true, "g upstream pass/relay +1".to_owned())
-        );
-        assert!(!Counts::Nothing.compare(&moved(&before, &after)).0);
-
-        let after = [counter("pass", "relay", 4), counter("drop", "policy", 2)];
-        assert!(!relay.compare(&moved(&before, &after)).0);
-        assert!(!relay.compare(&moved(&before, &before)).0);
-        assert!(Counts::Nothing.compare(&moved(&before, &before)).0);
-    }
 
     #[test]
     fn every_row_of_the_table_is_there() {

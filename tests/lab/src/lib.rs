@@ -17,7 +17,12 @@ pub mod services;
 
 pub mod topology;
 
+pub mod attached;
+pub mod counts;
 pub mod opb;
 
-pub mod demo;
+mod letter;
+
 pub mod faq;
+
+pub mod demo;

@@ -7,7 +7,8 @@
 use std::{
     fmt::Write as _,
     fs,
-    net::IpAddr,
+    io::{BufRead, BufReader},
+    net::{IpAddr, TcpStream},
     os::unix::fs::chown,
     path::{Path, PathBuf},
     time::Duration,
@@ -19,7 +20,11 @@ use nix::unistd::User;
 use crate::{
     netns::Netns,
     process::{self, Process, wait_until},
+    workdir::ON_DEATH,
 };
+
+/// How long a start may take on a busy machine.
+const READY: Duration = Duration::from_secs(30);
 
 /// What one Postfix is for.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +75,60 @@ impl Certificate {
     }
 }
 
+/// A Postfix that is looking over its directories, which takes it a second or more: begin all, then finish all.
+#[derive(Debug)]
+pub struct Starting {
+    check: Process,
+    netns: Netns,
+    dir: PathBuf,
+    name: String,
+}
+
+impl Starting {
+    pub fn begin(netns: &Netns, dir: &Path, role: &Role) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        let layout = Layout { dir };
+        layout.create()?;
+        fs::write(layout.config().join("main.cf"), layout.main_cf(role))?;
+        fs::write(layout.config().join("master.cf"), layout.master_cf(role))?;
+        // Master changes its user, which makes the kernel forget that it should die with us.
+        let stop = format!("postfix -c {} stop\n", layout.config().display());
+        fs::write(dir.join(ON_DEATH), stop)?;
+
+        let mut check = netns.command("postfix");
+        check.arg("-c").arg(layout.config()).arg("check");
+        let name = format!("postfix check for {}", role.name);
+        let check = Process::spawn(&name, &mut check, &layout.output())?;
+        Ok(Self { check, netns: netns.clone(), dir: dir.to_owned(), name: role.name.clone() })
+    }
+
+    /// Check and then master, as `postfix start-fg` does it. That would keep a shell between us and master:
+    /// as our own child, master can be stopped and is reaped.
+    pub fn finish(self) -> Result<Postfix> {
+        let Self { mut check, netns, dir, name } = self;
+        let layout = Layout { dir: &dir };
+        check.wait_success(READY)?;
+        let mut master = netns.command(daemon_directory()?.join("master"));
+        master.arg("-c").arg(layout.config()).arg("-s");
+        let mut process = Process::spawn(&name, &mut master, &layout.output())?;
+        process
+            .wait_ready(READY, || {
+                // A greeting means that smtpd runs; an open port only that master does.
+                netns.enter(|| {
+                    let Ok(stream) = TcpStream::connect(("127.0.0.1", 25)) else {
+                        return Ok(false);
+                    };
+                    stream.set_read_timeout(Some(READY))?;
+                    let mut greeting = String::new();
+                    BufReader::new(stream).read_line(&mut greeting)?;
+                    Ok(greeting.starts_with("220"))
+                })
+            })
+            .with_context(|| fs::read_to_string(layout.log()).unwrap_or_default())?;
+        Ok(Postfix { process, netns, dir })
+    }
+}
+
 /// A running Postfix.
 #[derive(Debug)]
 pub struct Postfix {
@@ -79,39 +138,6 @@ pub struct Postfix {
 }
 
 impl Postfix {
-    /// Starts without waiting: several come up in the time of one. Follow with [`Self::wait_ready`].
-    pub fn start(netns: &Netns, dir: &Path, role: &Role) -> Result<Self> {
-        fs::create_dir_all(dir)?;
-        let layout = Layout { dir };
-        layout.create()?;
-        fs::write(layout.config().join("main.cf"), layout.main_cf(role))?;
-        fs::write(layout.config().join("master.cf"), layout.master_cf(role))?;
-        // What `postfix start-fg` does in two steps, because it would keep a shell between us and master:
-        // as our own child, master can be stopped, is reaped, and dies with us.
-        process::check(netns.command("postfix").arg("-c").arg(layout.config()).arg("check"))?;
-        let process = Process::spawn(
-            &role.name,
-            netns
-                .command(daemon_directory()?.join("master"))
-                .arg("-c")
-                .arg(layout.config())
-                .arg("-s"),
-            &dir.join("postfix.out"),
-        )?;
-        Ok(Self { process, netns: netns.clone(), dir: dir.to_owned() })
-    }
-
-    pub fn wait_ready(&mut self) -> Result<()> {
-        let netns = self.netns.clone();
-        let log = Layout { dir: &self.dir }.log();
-        self.process
-            .wait_ready(Duration::from_secs(30), || {
-                // Port 25 answers only after all sockets were bound: they are in master's hands.
-                netns.enter(|| Ok(std::net::TcpStream::connect(("127.0.0.1", 25)).is_ok()))
-            })
-            .with_context(|| fs::read_to_string(log).unwrap_or_default())
-    }
-
     /// Waits for a message that contains `token` in the mailbox.
     pub fn receives(&self, token: &str, limit: Duration) -> Result<bool> {
         Ok(wait_until(limit, || Ok(self.has(token)?.then_some(())))?.is_some())
@@ -209,6 +235,11 @@ impl Layout<'_> {
         self.dir.join("mail.log")
     }
 
+    /// What Postfix says while it has no log yet.
+    fn output(&self) -> PathBuf {
+        self.dir.join("output")
+    }
+
     fn create(&self) -> Result<()> {
         for dir in [self.config(), self.queue(), self.data(), self.mail()] {
             fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -258,6 +289,7 @@ virtual_mailbox_maps = static:inbox/
 virtual_uid_maps = static:{MAILBOX_OWNER}
 virtual_gid_maps = static:{MAILBOX_OWNER}
 transport_maps = {transport_maps}
+smtp_connect_timeout = 10s
 # One failed connection must not stop the next row from trying.
 default_destination_concurrency_failed_cohort_limit = 0
 # A kept connection would carry a later message past the SYN that the filter judges.

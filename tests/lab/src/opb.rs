@@ -9,13 +9,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use aya::programs::tc::{SchedClassifier, TcAttachType};
 use nix::sys::signal::Signal;
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
+    attached::{self, Attachment},
     bpffs::Bpffs,
+    counts::Counter,
     netns::Netns,
     process::{self, Output, Process, wait_until},
     topology::{
@@ -106,18 +106,6 @@ exemptions:
         text += &format!("  - prefix: {prefix}\n    reason: fixed-address option\n");
     }
     text
-}
-
-/// One row of `opb counters --json`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Counter {
-    /// Empty or absent for packets that belong to no group.
-    #[serde(default)]
-    pub group: Option<String>,
-    pub direction: String,
-    pub verdict: String,
-    pub reason: String,
-    pub packets: u64,
 }
 
 /// Files, pins and processes of one `opb` node.
@@ -246,7 +234,7 @@ impl OpbNode {
         // The kernel frees programs a moment after the last reference is gone.
         let mut left = Vec::new();
         let gone = wait_until(Duration::from_secs(5), || {
-            let loaded = loaded_programs()?;
+            let loaded = attached::loaded_programs()?;
             left = self.programs.iter().filter(|id| loaded.contains(id)).copied().collect();
             Ok(left.is_empty().then_some(()))
         })?;
@@ -267,38 +255,9 @@ impl OpbNode {
         Ok(())
     }
 
-    /// What is attached in the gateway, as the kernel tells it: not asked of the program under test.
+    /// What is attached to the gateway's filtered interfaces.
     pub fn attached(&self) -> Result<Vec<Attachment>> {
-        let shown = process::check(self.gateway.command("bpftool").args(["-j", "net", "show"]))?;
-        let mut found = attachments(&shown)?;
-        for attachment in self.tcx()? {
-            if !found.contains(&attachment) {
-                found.push(attachment);
-            }
-        }
-        Ok(found)
-    }
-
-    /// Debian 12's bpftool is older than TCX and does not show it.
-    fn tcx(&self) -> Result<Vec<Attachment>> {
-        let sides = [(TcAttachType::Ingress, "tcx/ingress"), (TcAttachType::Egress, "tcx/egress")];
-        self.gateway.enter(|| {
-            let mut found = Vec::new();
-            for interface in SUBSCRIBER_INTERFACES {
-                for (side, hook) in sides {
-                    // Before 6.6 there is no TCX to ask about.
-                    let Ok((_, programs)) = SchedClassifier::query_tcx(interface, side) else {
-                        continue;
-                    };
-                    found.extend(programs.iter().map(|program| Attachment {
-                        interface: interface.to_owned(),
-                        hook: hook.to_owned(),
-                        id: program.id().into(),
-                    }));
-                }
-            }
-            Ok(found)
-        })
+        attached::attached(&self.gateway, &SUBSCRIBER_INTERFACES)
     }
 
     /// What the daemon has said.
@@ -377,40 +336,4 @@ impl Drop for OpbNode {
             let _ = process::run(self.opb("detach").arg("--config").arg(self.config()), LIMIT);
         }
     }
-}
-
-/// A program on an interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attachment {
-    pub interface: String,
-    /// The hook in bpftool's words, such as `driver`, `generic` or `tcx/ingress`.
-    pub hook: String,
-    pub id: u64,
-}
-
-/// Reads `bpftool -j net show`: `[{"xdp":[{"devname":…,"mode":…,"id":…}],"tc":[{"devname":…,"kind":…,…}],…}]`.
-fn attachments(json: &str) -> Result<Vec<Attachment>> {
-    let shown: Value = serde_json::from_str(json).context("bpftool net show")?;
-    let mut found = Vec::new();
-    for (section, name) in [("xdp", "mode"), ("tc", "kind")] {
-        let Some(rows) = shown.pointer(&format!("/0/{section}")).and_then(Value::as_array) else {
-            continue;
-        };
-        for row in rows {
-            let text = |key| row.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-            let id = ["id", "prog_id"].iter().find_map(|key| row.get(key)?.as_u64());
-            found.push(Attachment {
-                interface: text("devname"),
-                hook: text(name),
-                id: id.with_context(|| format!("no program id in {row}"))?,
-            });
-        }
-    }
-    Ok(found)
-}
-
-fn loaded_programs() -> Result<BTreeSet<u64>> {
-    let shown = process::check(Command::new("bpftool").args(["-j", "prog", "show"]))?;
-    let shown: Vec<Value> = serde_json::from_str(&shown).context("bpftool prog show")?;
-    Ok(shown.iter().filter_map(|program| program.get("id")?.as_u64()).collect())
 }

@@ -128,6 +128,16 @@ impl Process {
         }
     }
 
+    /// Waits for the process to end by itself, and well.
+    pub fn wait_success(&mut self, limit: Duration) -> Result<()> {
+        let child = &mut self.child;
+        match wait_until(limit, || Ok(child.try_wait()?))? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!("{}: {status}\n{}", self.name, self.last_words()),
+            None => bail!("{} did not end within {limit:?}\n{}", self.name, self.last_words()),
+        }
+    }
+
     pub fn signal(&self, signal: signal::Signal) -> Result<()> {
         signal::kill(self.pid(), signal).with_context(|| format!("cannot signal {}", self.name))
     }
@@ -173,8 +183,8 @@ impl Drop for Process {
     }
 }
 
-/// Lets the kernel kill the child when the thread that starts it ends, so that a killed demo leaves no mail
-/// servers. Start long-lived children from the thread that keeps them.
+/// Lets the kernel kill the child when the thread that starts it ends, so that a killed demo leaves nothing
+/// running. Start long-lived children from the thread that keeps them.
 fn die_with_us(command: &mut Command) -> &mut Command {
     // SAFETY: prctl is one system call; it neither allocates nor locks, so it is sound between
     // fork and exec.

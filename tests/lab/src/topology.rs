@@ -20,7 +20,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    mta::{Certificate, Postfix, Role, Route},
+    mta::{Certificate, Postfix, Role, Route, Starting},
     netns::{Netns, veth},
     services::WebHost,
     workdir::Workdir,
@@ -213,22 +213,18 @@ impl Topology {
 
         let certificate = Certificate::self_signed(workdir.path(), "foreign.example")?;
         let start = |host: &Host, role: Role| {
-            Postfix::start(&host.netns, &workdir.path().join(&role.name), &role)
+            Starting::begin(&host.netns, &workdir.path().join(&role.name), &role)
         };
-        let mut home_mta = start(&home, home_role(&relay, &foreign))?;
-        let mut relay_mta = start(&relay, relay_role(&foreign))?;
-        let mut foreign_mta = start(&foreign, foreign_role(certificate.clone()))?;
+        let home_mta = start(&home, home_role(&relay, &foreign))?;
+        let relay_mta = start(&relay, relay_role(&foreign))?;
+        let foreign_mta = start(&foreign, foreign_role(certificate.clone()))?;
         let web_dir = workdir.path().join("web");
         std::fs::create_dir(&web_dir)?;
         let web_host = WebHost::start(&web.netns, &web_dir, &certificate)?;
-        for mta in [&mut home_mta, &mut relay_mta, &mut foreign_mta] {
-            mta.wait_ready()?;
-        }
-
         Ok(Self {
-            home_mta,
-            relay_mta,
-            foreign_mta,
+            home_mta: home_mta.finish()?,
+            relay_mta: relay_mta.finish()?,
+            foreign_mta: foreign_mta.finish()?,
             web_host,
             gateway,
             dynamic,

@@ -6,6 +6,7 @@
 
 use std::{
     fs::{self, Permissions},
+    io::Write,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
@@ -16,12 +17,17 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 /// A directory that is removed, together with a file system mounted at [`Workdir::mount_point`].
+///
+/// A subdirectory may hold a script [`ON_DEATH`], which runs first if we are killed: for programs that do not
+/// die with us.
 #[derive(Debug)]
 pub struct Workdir {
     // Declared first: the janitor has to be gone before the directory is, or both would delete at once.
     janitor: Janitor,
     dir: TempDir,
 }
+
+pub(crate) const ON_DEATH: &str = "on-death";
 
 impl Workdir {
     pub fn new(label: &str) -> Result<Self> {
@@ -63,8 +69,8 @@ fn mount_point(dir: &Path) -> PathBuf {
     dir.join("bpf")
 }
 
-/// Holds the write end of a pipe that nobody ever writes to: the kernel closes it when we die, and
-/// that end of file is the janitor's sign to start.
+/// Holds the write end of a pipe. The kernel closes it when we die, and an end of file without a word
+/// before it is the janitor's sign to start.
 #[derive(Debug)]
 struct Janitor {
     child: Child,
@@ -72,8 +78,12 @@ struct Janitor {
 }
 
 impl Janitor {
-    const SCRIPT: &str =
-        r#"cat >/dev/null; umount -l "$2" 2>/dev/null; rm -rf --one-file-system -- "$1""#;
+    const SCRIPT: &str = r#"
+        read -r dismissed && exit
+        for script in "$1"/*/on-death; do [ -f "$script" ] && sh "$script"; done
+        umount -l "$2"
+        rm -rf --one-file-system -- "$1"
+    "#;
 
     fn watch(dir: &Path) -> Result<Self> {
         let mut child = Command::new("sh")
@@ -92,7 +102,9 @@ impl Janitor {
     }
 
     fn dismiss(&mut self) {
-        drop(self.stdin.take());
+        if let Some(mut stdin) = self.stdin.take() {
+            let _ = stdin.write_all(b"dismissed\n");
+        }
         let _ = self.child.wait();
     }
 }
