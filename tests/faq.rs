@@ -90,7 +90,9 @@ fn every_row_holds(hook: Hook) -> Result<()> {
 }
 
 fn dynamic_to_mx_is(topology: &Topology, must: Outcome, after: &str) -> Result<()> {
-    for (family, happened) in Family::BOTH.into_iter().zip(faq::dynamic_to_mx_by_both(topology)?) {
+    for (family, happened) in
+        Family::BOTH.into_iter().zip(faq::dynamic_to_mx_by_both(topology, must)?)
+    {
         ensure!(
             happened.outcome == must,
             "after {after}, mail over {family} must be {must}, is {}: {}",

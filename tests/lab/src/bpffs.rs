@@ -60,3 +60,26 @@ impl Bpffs {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[ignore = "root: cargo xtask test --lane kernel"]
+    fn a_panic_leaves_nothing_mounted() -> Result<()> {
+        let (say, hear) = std::sync::mpsc::channel();
+        let panicked = std::thread::spawn(move || {
+            let bpffs = Bpffs::mount().expect("root can mount a bpffs");
+            fs::create_dir(bpffs.path().join("opb")).expect("a bpffs has directories");
+            let _ = say.send(bpffs.path().to_owned());
+            panic!("on purpose");
+        })
+        .join();
+        assert!(panicked.is_err());
+        let mount = hear.recv()?;
+        assert!(!mount.exists());
+        assert!(!fs::read_to_string("/proc/mounts")?.contains(&*mount.to_string_lossy()));
+        Ok(())
+    }
+}

@@ -100,7 +100,7 @@ fn life(topology: &Topology, mut node: OpbNode) -> Result<bool> {
 fn still(event: &str, topology: &Topology, must: Outcome) -> Result<bool> {
     let mut right = true;
     for (family, Happened { outcome, detail }) in
-        Family::BOTH.into_iter().zip(faq::dynamic_to_mx_by_both(topology)?)
+        Family::BOTH.into_iter().zip(faq::dynamic_to_mx_by_both(topology, must)?)
     {
         let row_right = outcome == must;
         right &= row_right;

@@ -32,7 +32,7 @@ pub fn preflight() -> Result<()> {
     }
     for (program, package) in PROGRAMS {
         if !on_path(program) {
-            missing.push(format!("the program {program} (Debian package {package})"));
+            missing.push(format!("the program {program} on the PATH (Debian package {package})"));
         }
     }
     if on_path("swaks") && !swaks_speaks_ipv6() {

@@ -206,3 +206,41 @@ fn lead_a_session(command: &mut Command) -> &mut Command {
 fn text(path: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, log: &Path) -> Result<Process> {
+        Process::spawn("sh", Command::new("sh").args(["-c", script]), log)
+    }
+
+    #[test]
+    fn one_that_ends_before_it_is_ready_shows_its_last_words() -> Result<()> {
+        let log = tempfile::NamedTempFile::new()?;
+        let mut process = shell("echo no such interface >&2; exit 3", log.path())?;
+        let error = process.wait_ready(Duration::from_secs(10), || Ok(false)).expect_err("it ends");
+        assert_eq!(
+            error.to_string(),
+            "sh ended before it was ready: exit status: 3\nno such interface"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn dropping_ends_and_reaps() -> Result<()> {
+        let log = tempfile::NamedTempFile::new()?;
+        let process = shell("exec sleep 60", log.path())?;
+        let entry = PathBuf::from(format!("/proc/{}", process.id()));
+        assert!(entry.exists());
+        drop(process);
+        assert!(!entry.exists());
+        Ok(())
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_killed_at_its_deadline() {
+        let hang = run(Command::new("sleep").arg("60"), Duration::from_millis(50));
+        assert!(hang.expect_err("it hangs").to_string().contains("was still running"));
+    }
+}

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 /// A directory that is removed, together with a file system mounted at [`Workdir::mount_point`].
 ///
-/// A subdirectory may hold a script [`ON_DEATH`], which runs first if we are killed: for programs that do not
+/// A subdirectory may hold a script `on-death`, which runs first if we are killed: for programs that do not
 /// die with us.
 #[derive(Debug)]
 pub struct Workdir {
