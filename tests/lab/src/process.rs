@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::{Read, Seek},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -47,21 +48,21 @@ pub struct Output {
 /// Runs a command to its end, or kills it at the deadline and fails.
 pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
     let shown = format!("{command:?}");
-    // Files instead of pipes: nobody has to read while we wait.
-    let (stdout, stderr) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
+    // Files instead of pipes: nobody has to read while we wait. They have no name that could be left behind.
+    let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
     let mut child = die_with_us(command)
         .stdin(Stdio::null())
-        .stdout(stdout.reopen()?)
-        .stderr(stderr.reopen()?)
+        .stdout(stdout.try_clone()?)
+        .stderr(stderr.try_clone()?)
         .spawn()
         .with_context(|| format!("cannot run {shown}"))?;
     let status = wait_until(limit, || Ok(child.try_wait()?))?;
     let Some(status) = status else {
         child.kill()?;
         child.wait()?;
-        bail!("{shown} was still running after {limit:?}\n{}", text(stderr.path())?);
+        bail!("{shown} was still running after {limit:?}\n{}", written(stderr)?);
     };
-    Ok(Output { status, stdout: text(stdout.path())?, stderr: text(stderr.path())? })
+    Ok(Output { status, stdout: written(stdout)?, stderr: written(stderr)? })
 }
 
 /// Runs a short command that has to succeed, and returns its standard output.
@@ -201,6 +202,14 @@ fn lead_a_session(command: &mut Command) -> &mut Command {
             Ok(())
         })
     }
+}
+
+/// All of a file that a child has written through its own copy of the descriptor.
+fn written(mut file: File) -> Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn text(path: &Path) -> Result<String> {
