@@ -1,3 +1,4 @@
 //! The opb daemon and command line. Modules stand in the order in which data flows.
 
+pub mod capture;
 pub mod policy;
