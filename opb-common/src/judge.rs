@@ -19,8 +19,10 @@ pub trait Tables {
     /// The policy in force. Fetched once a packet, so that no packet ever sees two of them.
     fn image(&self) -> Option<&Self::Image>;
 
-    /// Whether a reset may be sent to the source of the packet now.
-    fn may_answer<F: Frame + ?Sized>(&self, frame: &F, found: Found) -> bool;
+    /// Whether a reset may be sent to the source of the packet now. Always, where nothing is sent.
+    fn may_answer<F: Frame + ?Sized>(&self, _frame: &F, _found: Found) -> bool {
+        true
+    }
 
     /// Counts one packet of `bytes`.
     fn record(&self, direction: Direction, outcome: Outcome, bytes: usize);
@@ -114,7 +116,7 @@ fn verdict<F: Frame + ?Sized, N: Nodes + ?Sized>(
         return pass(Reason::Exempt, slot);
     }
     if slot == 0 {
-        return if settings.has(Settings::UNKNOWN_DROP) {
+        return if settings.has(Settings::UNKNOWN_DROP) && !downstream {
             Outcome { verdict: Verdict::Drop, reason: Reason::Unknown, group: 0 }
         } else {
             pass(hidden.unwrap_or(Reason::Unknown), 0)

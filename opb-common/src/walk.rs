@@ -190,11 +190,20 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
         at += 6 + ppp_bytes;
         marks |= ppp_bytes;
     }
-    match protocol {
-        ETH_IPV4 => Link::Ip(Place { at, end, marks }),
-        ETH_IPV6 => Link::Ip(Place { at, end, marks: marks | Place::IPV6 }),
-        _ => Link::NotIp,
+    let header = match protocol {
+        ETH_IPV4 => IPV4_HEADER,
+        ETH_IPV6 => {
+            marks |= Place::IPV6;
+            IPV6_HEADER
+        }
+        _ => return Link::NotIp,
+    };
+    if at + header > end {
+        // A PPPoE length that leaves out the IP header hides neither the addresses nor that it is no TCP.
+        marks |= Place::LIES;
+        end = frame.length().min(at + header);
     }
+    Link::Ip(Place { at, end, marks })
 }
 
 /// What stands behind an IP header.

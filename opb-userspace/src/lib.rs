@@ -1,6 +1,7 @@
 //! The opb daemon and command line. Modules stand in the order in which data flows.
 
-pub mod image;
-pub mod kernel;
 pub mod node;
 pub mod policy;
+pub mod image;
+pub mod kernel;
+pub mod capture;

@@ -4,8 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use opb_common::{
-    found::Found,
-    frame::Frame,
     image::Node,
     outcome::{Counter, Direction, Outcome},
     settings::{PORTS, PortSet, Settings},
@@ -57,11 +55,6 @@ impl opb_common::judge::Tables for Tables<'_> {
     fn image(&self) -> Option<&[Node]> {
         self.lookups.set(self.lookups.get() + 1);
         Some(self.nodes)
-    }
-
-    /// No rate limit: what is asked here is what the policy says.
-    fn may_answer<F: Frame + ?Sized>(&self, _frame: &F, _found: Found) -> bool {
-        true
     }
 
     fn record(&self, direction: Direction, outcome: Outcome, bytes: usize) {

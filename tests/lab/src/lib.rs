@@ -1,9 +1,21 @@
-//! A small internet on one machine: what the demo and the tests that need root share.
+//! What the demo and the tests share.
 //!
-//! Modules stand from the ground up: an empty network, processes in it, mail and web servers, the
-//! filter under test, and on top of them the conformance table that the filter has to pass.
+//! For verdicts on single frames:
+//!
+//! 1. [`frames`] builds a frame byte by byte;
+//! 2. [`naive`] turns a policy into an image the slow and obvious way;
+//! 3. [`packets`] is the packet table: one policy, and frames with the verdict that each must get;
+//! 4. [`generate`] makes frames at random, for tests that compare two judges.
+//!
+//! And a small internet on one machine, from the ground up: an empty network, processes in it, mail and web
+//! servers, the filter under test, and on top of them the conformance table that the filter has to pass.
 //! Nothing here imitates a protocol's far end: mail travels between real Postfix instances, and all
 //! traffic stays inside namespaces made for the run.
+
+pub mod frames;
+pub mod naive;
+pub mod packets;
+pub mod generate;
 
 pub mod preflight;
 
