@@ -283,8 +283,8 @@ impl Policy {
 
     fn image(&self) -> Vec<Node> {
         let mut nodes = vec![Node([0; 8])];
-        // Class 0 is "no relay": no group reaches it.
-        let mut relay_classes = vec![[0; 8]];
+        // Class 0 is "no relay": nobody may look up who reaches it, so it says everybody.
+        let mut relay_classes = vec![[u64::MAX; 8]];
         let subscribers = [false, true].map(|ipv6| {
             let rules = self.subscriber_rules(ipv6);
             tree(&mut nodes, &rules, 0, 0, &mut |address| subscriber(&rules, address)).0
@@ -293,6 +293,9 @@ impl Policy {
             let rules = self.relay_rules(ipv6);
             let mut class = |address| {
                 let groups = relay(&rules, address);
+                if groups == [0; 8] {
+                    return 0;
+                }
                 let known = relay_classes.iter().position(|known| *known == groups);
                 known.unwrap_or_else(|| {
                     relay_classes.push(groups);

@@ -216,7 +216,8 @@ const fn would_drop(reason: Reason, group: &'static str) -> Expected {
     expected(Verdict::WouldDrop, reason, Some(group))
 }
 
-const TOO_SHORT: &str = "shorter than an Ethernet header, which the kernel's test run wants";
+const TOO_SHORT: &str =
+    "no longer than an Ethernet header: the kernel's test run wants more for TC";
 const TOO_LONG: &str = "longer than the buffer of the kernel's test run";
 const OUT_OF_BAND: &str = "the kernel's test run has no VLAN tag beside the frame";
 
@@ -233,7 +234,7 @@ impl Table {
         expected: Expected,
     ) -> &mut Row {
         let host_only = match frame.len() {
-            0..14 => Some(TOO_SHORT),
+            0..=14 => Some(TOO_SHORT),
             3000.. => Some(TOO_LONG),
             _ => None,
         };

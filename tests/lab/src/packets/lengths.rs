@@ -219,6 +219,13 @@ fn pppoe(table: &mut Table) {
     row("41", leaves, session(41).carrying(&syn_v4()), MALFORMED);
     row("22", leaves, session(22).carrying(&syn_v4()), MALFORMED);
     row("61-v6", leaves, session(61).carrying(&syn_v6()), MALFORMED);
+    let other_port = || Tcp::syn_to(443);
+    let packet = Ipv4::new(DYNAMIC.v4, OUTSIDE.v4).carrying(other_port());
+    row("41-port-443", leaves, session(41).carrying(&packet), MALFORMED);
+    row("42-port-443", "right", session(42).carrying(&packet), OTHER);
+    let packet = Ipv6::new(DYNAMIC.v6, OUTSIDE.v6).carrying(other_port());
+    row("61-port-443-v6", leaves, session(61).carrying(&packet), MALFORMED);
+    row("62-port-443-v6", "right", session(62).carrying(&packet), OTHER);
     let addresses = "leaves out the addresses, which are there all the same";
     row("0", addresses, session(0).carrying(&syn_v4()), MALFORMED);
     row("2", addresses, session(2).carrying(&syn_v4()), MALFORMED);
