@@ -56,6 +56,7 @@ impl Place {
 /// | 39 | SYN set and ACK clear |
 /// | 40 | no address can be read either |
 /// | 41 | a TCP reset can answer it |
+/// | 42 | no reader of ours goes that deep: not to be let in by subscribers |
 /// | 63 | set in everything but [`Found::NOTHING`] |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found(pub u64);
@@ -70,6 +71,7 @@ impl Found {
     const OPENS: u64 = 1 << 39;
     const UNREADABLE: u64 = 1 << 40;
     const ANSWERABLE: u64 = 1 << 41;
+    const TOO_DEEP: u64 = 1 << 42;
     const SOMETHING: u64 = 1 << 63;
 
     /// Nothing of the packet can be read, not even its addresses.
@@ -78,20 +80,29 @@ impl Found {
         Self(Self::SOMETHING | Self::UNREADABLE | (reason as u64) << Self::REASON_SHIFT)
     }
 
+    /// More VLAN tags than are walked.
+    #[inline(always)]
+    pub(crate) const fn too_deep() -> Self {
+        Self(Self::unreadable(Reason::Link).0 | Self::TOO_DEEP)
+    }
+
     /// May be TCP to a filtered port, and hides it.
     #[inline(always)]
     pub(crate) const fn hidden(ip: Place, reason: Reason) -> Self {
         Self(Self::SOMETHING | Self::ip_header(ip) | (reason as u64) << Self::REASON_SHIFT)
     }
 
-    /// TCP to or from a filtered port. `tcp` is where its header starts, `flags` its byte 13.
+    /// TCP to or from a filtered port. `tcp` is where its header starts; `offset` and `flags` are its bytes 12 and 13.
     #[inline(always)]
-    pub(crate) const fn tcp(ip: Place, tcp: Place, port: u16, flags: u8) -> Self {
+    pub(crate) const fn tcp(ip: Place, tcp: Place, port: u16, offset: u8, flags: u8) -> Self {
         const SYN: u8 = 0x02;
         const RST: u8 = 0x04;
         const ACK: u8 = 0x10;
         let ip = Place { marks: ip.marks | tcp.marks & Place::NOT_FINAL, ..ip };
         let mut found = Self::SOMETHING | Self::ip_header(ip) | (port as u64) << Self::PORT_SHIFT;
+        if tcp.has(Place::LIES) || offset >> 4 < 5 {
+            return Self(found | (Reason::Malformed as u64) << Self::REASON_SHIFT);
+        }
         if flags & (SYN | ACK) == SYN {
             found |= Self::OPENS;
         }
@@ -120,7 +131,7 @@ impl Found {
         frame.opaque(self.0 as usize) & OFFSET_MASK
     }
 
-    /// The port that decides.
+    /// The port that decides; 0, which nobody filters, if it is hidden.
     #[inline(always)]
     #[must_use]
     pub const fn port(self) -> u16 {
@@ -170,6 +181,13 @@ impl Found {
     #[must_use]
     pub const fn is_unreadable(self) -> bool {
         self.0 & Self::UNREADABLE != 0
+    }
+
+    /// Whether there are more VLAN tags than are walked.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_too_deep(self) -> bool {
+        self.0 & Self::TOO_DEEP != 0
     }
 
     /// Whether a TCP reset can answer it: it is none itself, and its TCP header follows the outermost IP header.

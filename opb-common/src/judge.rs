@@ -93,9 +93,7 @@ fn verdict<F: Frame + ?Sized, N: Nodes + ?Sized>(
 ) -> Outcome {
     let hidden = hiding(found);
     if found.is_unreadable() {
-        let drops = settings.has(Settings::SUBSCRIBER)
-            && found.reason() == Reason::Link as u32
-            && !settings.has(Settings::DOWNSTREAM);
+        let drops = settings.has(Settings::SUBSCRIBER) && found.is_too_deep();
         return Outcome {
             verdict: if drops { Verdict::Drop } else { Verdict::Pass },
             reason: hidden.unwrap_or(Reason::Malformed),
@@ -131,11 +129,11 @@ fn verdict<F: Frame + ?Sized, N: Nodes + ?Sized>(
     if action == Verdict::Pass as u8 {
         return pass(Reason::NotFiltered, slot);
     }
+    if found.port() != 0 && !group.ports.contains(&found.port()) {
+        return pass(Reason::NotFiltered, slot);
+    }
     if let Some(reason) = hidden {
         return deny(reason);
-    }
-    if !group.ports.contains(&found.port()) {
-        return pass(Reason::NotFiltered, slot);
     }
     if !downstream && group.match_any == 0 && !found.opens() {
         return pass(Reason::NotSyn, slot);

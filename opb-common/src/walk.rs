@@ -23,8 +23,9 @@ const ETH_PPPOE_SESSION: u16 = 0x8864;
 
 const PPP_IPV4: u16 = 0x0021;
 const PPP_IPV6: u16 = 0x0057;
-/// Multilink (RFC 1990) and compressed datagrams (RFC 1962): IP may be inside, and nobody can tell.
-const PPP_UNREADABLE: [u16; 3] = [0x003d, 0x00fb, 0x00fd];
+/// Van Jacobson's compressed TCP (RFC 1144), multilink (RFC 1990) and compressed datagrams (RFC 1962): TCP may
+/// be inside, and nobody can tell.
+const PPP_UNREADABLE: [u16; 5] = [0x002d, 0x002f, 0x003d, 0x00fb, 0x00fd];
 
 const HOP_BY_HOP: u8 = 0;
 const IPV4_INSIDE: u8 = 4;
@@ -127,6 +128,7 @@ pub fn walk<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &PortSet) -
     match link(frame, settings) {
         Link::Ip(ip) => network(frame, settings, ports, ip),
         Link::NotIp => Found::NOTHING,
+        Link::TooDeep => Found::too_deep(),
         Link::Unreadable(reason) => Found::unreadable(reason),
     }
 }
@@ -134,6 +136,7 @@ pub fn walk<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &PortSet) -
 enum Link {
     Ip(Place),
     NotIp,
+    TooDeep,
     Unreadable(Reason),
 }
 
@@ -158,7 +161,7 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
     let mut tags = frame.tags_out_of_band();
     while is_tag(protocol) {
         if tags >= MAX_TAGS {
-            return Link::Unreadable(Reason::Link);
+            return Link::TooDeep;
         }
         at = frame.opaque(at) & OFFSET_MASK;
         let Some(tag) = frame.header::<4>(at) else { return Link::Unreadable(Reason::Malformed) };
@@ -387,7 +390,7 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
         }
         next = usize::from(extension[0]);
         here.at += length;
-        if here.at > MAX_OFFSET {
+        if here.at > MAX_OFFSET || here.at > here.end {
             break;
         }
     }
@@ -415,10 +418,7 @@ fn transport<F: Frame + ?Sized>(
     if !port_in(ports, port) {
         return Found::NOTHING;
     }
-    if place.has(Place::LIES) || tcp[12] >> 4 < 5 {
-        return Found::hidden(ip, Reason::Malformed);
-    }
-    Found::tcp(ip, place, port, tcp[13])
+    Found::tcp(ip, place, port, tcp[12], tcp[13])
 }
 
 /// Destination port upstream, source port downstream, of the TCP header at `tcp` in `bytes`.

@@ -71,7 +71,8 @@ fn upstream<'a>(segment: &Segment, settings: Settings, policy: &'a Naive) -> Jud
     };
     let action = match rules.action {
         Action::Drop => Verdict::Drop,
-        Action::Reject => Verdict::Reject,
+        Action::Reject if segment.is_answerable => Verdict::Reject,
+        Action::Reject => Verdict::Drop,
         Action::Monitor => Verdict::WouldDrop,
     };
     if !rules.ports.contains(&segment.destination_port) {
@@ -119,6 +120,8 @@ struct Segment {
     destination_port: u16,
     syn: bool,
     ack: bool,
+    /// A reset answers no reset, and nothing that has more in front of TCP than one plain IP header.
+    is_answerable: bool,
 }
 
 /// The IP packet in an Ethernet frame.
@@ -147,7 +150,8 @@ fn segment(packet: &[u8]) -> Option<Segment> {
         (_, ip_number::TCP) => Some(decisive(&outer)),
         (IpSlice::Ipv4(_), ip_number::IPV6) | (IpSlice::Ipv6(_), ip_number::IPV4) => {
             let inner = IpSlice::from_slice(inside.payload).expect("inner packets are honest too");
-            (inner.payload().ip_number == ip_number::TCP).then(|| decisive(&inner))
+            (inner.payload().ip_number == ip_number::TCP)
+                .then(|| Segment { is_answerable: false, ..decisive(&inner) })
         }
         _ => None,
     }
@@ -155,11 +159,12 @@ fn segment(packet: &[u8]) -> Option<Segment> {
 
 fn decisive(ip: &IpSlice<'_>) -> Segment {
     let tcp = TcpSlice::from_slice(ip.payload().payload).expect("honest TCP has an honest header");
-    let (source, destination, has_more_hops) = match ip {
+    let (source, destination, has_more_hops, is_plain) = match ip {
         IpSlice::Ipv4(slice) => {
             let header = slice.header();
             let source = header.source_addr().into();
-            (source, header.destination_addr().into(), routes(header.options()))
+            let plain = header.options().is_empty();
+            (source, header.destination_addr().into(), routes(header.options()), plain)
         }
         IpSlice::Ipv6(slice) => {
             let header = slice.header();
@@ -168,7 +173,8 @@ fn decisive(ip: &IpSlice<'_>) -> Segment {
                 Ipv6ExtensionSlice::Routing(header) => header.payload()[1] != 0,
                 _ => false,
             });
-            (header.source_addr().into(), header.destination_addr().into(), left)
+            let plain = slice.extensions().is_empty();
+            (header.source_addr().into(), header.destination_addr().into(), left, plain)
         }
     };
     Segment {
@@ -179,6 +185,7 @@ fn decisive(ip: &IpSlice<'_>) -> Segment {
         destination_port: tcp.destination_port(),
         syn: tcp.syn(),
         ack: tcp.ack(),
+        is_answerable: is_plain && !tcp.rst(),
     }
 }
 

@@ -237,7 +237,7 @@ fn by_source(table: &mut Table) {
     let unknown_drop = Settings::UNKNOWN_DROP;
     for (name, from, settings, expected) in [
         ("monitored", MONITORED, UP, would_drop(Reason::Fragment, "monitored")),
-        ("rejecting", REJECTING, UP, reject(Reason::Fragment, "rejecting")),
+        ("rejecting", REJECTING, UP, drop(Reason::Fragment, "rejecting")),
         ("any", ANY, UP, drop(Reason::Fragment, "any")),
         ("exempt", EXEMPT, UP, pass(Reason::Exempt, "dynamic")),
         ("unknown", OUTSIDE, UP, pass_ungrouped(Reason::Fragment)),

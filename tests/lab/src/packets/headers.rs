@@ -98,7 +98,7 @@ fn number_of_extensions(table: &mut Table) {
     for (name, from, to, expected) in [
         ("relay", DYNAMIC, ISP, headers),
         ("monitored", MONITORED, OUTSIDE, would_drop(Reason::Headers, "monitored")),
-        ("rejecting", REJECTING, OUTSIDE, reject(Reason::Headers, "rejecting")),
+        ("rejecting", REJECTING, OUTSIDE, drop(Reason::Headers, "rejecting")),
         ("any", ANY, OUTSIDE, drop(Reason::Headers, "any")),
         ("exempt", EXEMPT, OUTSIDE, pass(Reason::Exempt, "dynamic")),
         ("unknown", OUTSIDE, ISP, pass_ungrouped(Reason::Headers)),

@@ -42,7 +42,7 @@ fn too_long(table: &mut Table) {
     lie("any", claims, (ANY, OUTSIDE), syn(), UP, drop(Reason::Malformed, "any"));
     let would = would_drop(Reason::Malformed, "monitored");
     lie("monitored", "the group's action", (MONITORED, OUTSIDE), syn(), UP, would);
-    let rejected = reject(Reason::Malformed, "rejecting");
+    let rejected = drop(Reason::Malformed, "rejecting");
     lie("rejecting", "the group's action", (REJECTING, OUTSIDE), syn(), UP, rejected);
     let exempt = pass(Reason::Exempt, "dynamic");
     lie("exempt", "the source comes first", (EXEMPT, OUTSIDE), syn(), UP, exempt);

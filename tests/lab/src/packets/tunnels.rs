@@ -46,7 +46,7 @@ fn judged_inside(table: &mut Table) {
         ("ack", DYNAMIC, OUTSIDE, Tcp::new(49152, 25, ACK), not_syn),
         ("relay", DYNAMIC, ISP, Tcp::syn_to(25), pass(Reason::Relay, "dynamic")),
         ("monitored", MONITORED, OUTSIDE, Tcp::syn_to(25), would_drop(Reason::Policy, "monitored")),
-        ("rejecting", REJECTING, OUTSIDE, Tcp::syn_to(25), reject(Reason::Policy, "rejecting")),
+        ("rejecting", REJECTING, OUTSIDE, Tcp::syn_to(25), drop(Reason::Policy, "rejecting")),
         ("any", ANY, OUTSIDE, Tcp::new(49152, 25, ACK), drop(Reason::Policy, "any")),
         ("multi", MULTI, OUTSIDE, Tcp::syn_to(2525), drop(Reason::Policy, "multi")),
         ("exempt", EXEMPT, OUTSIDE, Tcp::syn_to(25), pass(Reason::Exempt, "dynamic")),
