@@ -48,8 +48,8 @@ pub(crate) fn cargo(subcommand: &str, triple: &str, arch: &str) -> Result<Comman
     // BTF comes out of the debug information. This also replaces the flags of the host build.
     let flags = [&format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2", "-Clink-arg=--btf"];
     cmd.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    // Under `cargo clippy` this is the host's clippy-driver.
-    cmd.env_remove("RUSTC_WORKSPACE_WRAPPER");
+    // Under `cargo clippy` or a coverage tool these are theirs, meant for the host.
+    cmd.env_remove("RUSTC_WRAPPER").env_remove("RUSTC_WORKSPACE_WRAPPER");
     Ok(cmd)
 }
 

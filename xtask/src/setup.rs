@@ -169,7 +169,7 @@ fn missing(packages: &[&'static str]) -> Vec<&'static str> {
 
 fn bpf_linker_args() -> String {
     format!(
-        "install bpf-linker --version {BPF_LINKER} --no-default-features --features llvm-{LLVM}"
+        "install bpf-linker --locked --version {BPF_LINKER} --no-default-features --features llvm-{LLVM}"
     )
 }
 

@@ -2,8 +2,8 @@
 //! so does a test that one lane leaves to another which then does not run it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write, stdout};
-use std::process::{Command, Stdio};
+use std::io::{self, BufRead, BufReader, Write, stdout};
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -64,13 +64,25 @@ pub(crate) fn run(Args { lanes }: Args) -> Result<()> {
 }
 
 fn host_lane() -> Result<Count> {
-    count(cargo("test").args(["--workspace", "--no-fail-fast"]))
+    let mut cmd = cargo("test");
+    cmd.args(["--workspace", "--no-fail-fast"]);
+    count(cmd)
 }
 
 /// Runs the tests that are marked `#[ignore = "root: cargo xtask test --lane kernel"]`, one at a time.
 fn kernel_lane() -> Result<Count> {
-    let test = ["--package", "opb-userspace", "--test", "*", "--no-fail-fast"];
-    count(cargo("test").args(test).args(["--", "--ignored", "--test-threads=1"]))
+    let mut cmd = cargo("test");
+    // The whole workspace again: with one package alone, cargo would build its dependencies anew, for other features.
+    cmd.args([
+        "--workspace",
+        "--test",
+        "*",
+        "--no-fail-fast",
+        "--",
+        "--ignored",
+        "--test-threads=1",
+    ]);
+    count(cmd)
 }
 
 /// What no package can bring.
@@ -124,16 +136,19 @@ impl Count {
 }
 
 /// Runs `cargo test` with its output passed through, and counts what it ran.
-fn count(cmd: &mut Command) -> Result<Count> {
-    let line = announce(cmd);
-    let mut child =
-        cmd.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot run {line}"))?;
-    let output = BufReader::new(child.stdout.take().context("cargo test has no output")?);
+fn count(mut cmd: Command) -> Result<Count> {
+    let line = announce(&cmd);
+    // One pipe for both, or the results and cargo's headings come in any order.
+    let (output, input) = io::pipe().context("cannot make a pipe")?;
+    cmd.stdout(input.try_clone()?).stderr(input);
+    let mut child = cmd.spawn().with_context(|| format!("cannot run {line}"))?;
+    // Closes our writing ends, so that the output ends with the last process that has one.
+    drop(cmd);
 
     let (done, counted) = mpsc::channel();
     thread::spawn(move || {
         let mut count = Count::default();
-        for line in output.split(b'\n').map_while(Result::ok) {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line);
             count.add(&line);
             // Nobody reads us any more: go on counting.
