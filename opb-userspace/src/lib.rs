@@ -1,3 +1,14 @@
 //! The opb daemon and command line. Modules stand in the order in which data flows.
 
+pub mod node;
 pub mod policy;
+
+pub mod image;
+
+pub mod compiled;
+
+pub mod kernel;
+
+pub mod explain;
+
+pub mod daemon;
