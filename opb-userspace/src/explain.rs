@@ -145,7 +145,8 @@ impl Query {
         let (source, destination) = self.ports();
         let tcp = ip.tcp_header(self.flags.header(source, destination));
         let mut frame = Vec::with_capacity(tcp.size(0));
-        tcp.write(&mut frame, &[]).unwrap_or_else(|error| unreachable!("an empty segment fits: {error}"));
+        tcp.write(&mut frame, &[])
+            .unwrap_or_else(|error| unreachable!("an empty segment fits: {error}"));
         Ok(frame)
     }
 }
@@ -354,12 +355,19 @@ impl Words<'_> {
         let (_, other) = self.ends();
         let name = &group.name;
         let listed = group.relays.iter().map(|&index| &self.policy.relays[index]);
-        let covering = |set: &RelaySet| set.addresses.iter().copied().find(|prefix| prefix.contains(other));
+        let covering =
+            |set: &RelaySet| set.addresses.iter().copied().find(|prefix| prefix.contains(other));
         if let Some((set, prefix)) = listed.clone().find_map(|set| Some((set, covering(set)?))) {
-            return format!("{other} is in {prefix} of relay set {}, which group {name} may reach", set.name);
+            return format!(
+                "{other} is in {prefix} of relay set {}, which group {name} may reach",
+                set.name
+            );
         }
         if let Some(set) = self.policy.relays.iter().find(|set| covering(set).is_some()) {
-            return format!("{other} is in relay set {}, which group {name} does not list", set.name);
+            return format!(
+                "{other} is in relay set {}, which group {name} does not list",
+                set.name
+            );
         }
         let names: Vec<_> = listed.map(|set| set.name.as_str()).collect();
         if names.is_empty() {

@@ -27,14 +27,15 @@ impl Check {
         if self.format.json {
             output.json(&report)?;
             output.finish()?;
-            return if report.is_valid() { Ok(()) } else { Err(Failure::silent_invalid()) };
+            return if report.is_valid() { Ok(()) } else { Err(Failure::NEGATIVE_INVALID) };
         }
         if !report.is_valid() {
             return Err(report.problems.into());
         }
         failure::warn(report.warnings());
         for checked in &report.checked {
-            let paths: Vec<_> = checked.paths.iter().map(|path| path.display().to_string()).collect();
+            let paths: Vec<_> =
+                checked.paths.iter().map(|path| path.display().to_string()).collect();
             let paths = paths.join(" ");
             let Some(policy) = &checked.policy else { continue };
             output.line(format_args!(

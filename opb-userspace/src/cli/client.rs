@@ -76,7 +76,9 @@ async fn exchange(
     *request.method_mut() = method;
     // Paths are ours, and what goes into a query has been parsed before.
     *request.uri_mut() = path.parse().unwrap_or_default();
-    request.headers_mut().insert(hyper::header::HOST, hyper::header::HeaderValue::from_static("opb"));
+    request
+        .headers_mut()
+        .insert(hyper::header::HOST, hyper::header::HeaderValue::from_static("opb"));
     let response = sender.send_request(request).await?;
     let status = response.status();
     Ok((status, response.into_body().collect().await?.to_bytes()))

@@ -90,9 +90,9 @@ fn describe(output: &mut Output, query: &Query, explained: &Explanation) -> Resu
         output.line(format_args!("{:>3}. {step}", index + 1))?;
     }
     match counter {
-        Some(CounterName { group, direction, verdict, reason }) => output.line(format_args!(
-            "counted as: group {group}, {direction}, {verdict}, {reason}"
-        )),
+        Some(CounterName { group, direction, verdict, reason }) => {
+            output.line(format_args!("counted as: group {group}, {direction}, {verdict}, {reason}"))
+        }
         None => output.line("counted nowhere"),
     }
 }

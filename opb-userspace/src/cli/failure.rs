@@ -13,6 +13,8 @@ enum Kind {
     Invalid,
     /// The answer is no, and everything there is to say has been said.
     Negative,
+    /// The same, for a policy or node file that is not valid.
+    NegativeInvalid,
     /// No error: help was asked for, or whoever read the output has seen enough.
     Done,
 }
@@ -29,6 +31,7 @@ pub(crate) struct Failure {
 impl Failure {
     pub(crate) const DONE: Self = Self::silent(Kind::Done);
     pub(crate) const NEGATIVE: Self = Self::silent(Kind::Negative);
+    pub(crate) const NEGATIVE_INVALID: Self = Self::silent(Kind::NegativeInvalid);
 
     const fn silent(kind: Kind) -> Self {
         Self { kind, messages: vec![], causes: vec![], hints: vec![] }
@@ -79,7 +82,7 @@ impl Failure {
         match kind {
             Kind::Done => ExitCode::SUCCESS,
             Kind::Failed | Kind::Negative => ExitCode::from(1),
-            Kind::Invalid => ExitCode::from(2),
+            Kind::Invalid | Kind::NegativeInvalid => ExitCode::from(2),
         }
     }
 }

@@ -14,7 +14,8 @@ mod status;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
+use opb_common::outcome::Direction;
 
 use self::failure::Failure;
 
@@ -76,6 +77,23 @@ impl Command {
             Self::Explain(command) => command.execute(),
             Self::Replay(command) => command.execute(),
             Self::Counters(command) => command.execute(),
+        }
+    }
+}
+
+/// A direction as an argument.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Way {
+    #[default]
+    Upstream,
+    Downstream,
+}
+
+impl From<Way> for Direction {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Upstream => Self::Upstream,
+            Way::Downstream => Self::Downstream,
         }
     }
 }

@@ -26,7 +26,8 @@ impl Reload {
             match &outcome {
                 ReloadOutcome::Unchanged => output.line("unchanged")?,
                 ReloadOutcome::Applied { generation, digest } => {
-                    output.line(format_args!("applied: generation {generation}, digest {digest}"))?;
+                    output
+                        .line(format_args!("applied: generation {generation}, digest {digest}"))?;
                 }
                 ReloadOutcome::Rejected { .. } => output.line("rejected")?,
             }

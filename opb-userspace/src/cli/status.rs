@@ -56,7 +56,8 @@ fn describe(output: &mut Output, status: &report::Status) -> Result<(), Failure>
     output.table(
         ["interface", "role", "direction", "hook"],
         status.interfaces.iter().map(|interface| {
-            [&interface.name, &interface.role, &interface.direction, &interface.hook].map(Clone::clone)
+            [&interface.name, &interface.role, &interface.direction, &interface.hook]
+                .map(Clone::clone)
         }),
     )?;
     output.line("")?;
@@ -87,7 +88,9 @@ fn last_reload(output: &mut Output, last: &LastReload) -> Result<(), Failure> {
     };
     output.line(format_args!("last reload: {time:.0} ({trigger}): {word}"))?;
     if let ReloadOutcome::Rejected { errors } = outcome {
-        errors.iter().try_for_each(|problem| output.line(format_args!("error: {}", problem.text)))?;
+        errors
+            .iter()
+            .try_for_each(|problem| output.line(format_args!("error: {}", problem.text)))?;
     }
     Ok(())
 }

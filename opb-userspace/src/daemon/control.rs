@@ -31,7 +31,10 @@ struct App {
     status: watch::Receiver<Option<Status>>,
 }
 
-pub(super) fn router(enforcer: Worker<Enforcer>, status: watch::Receiver<Option<Status>>) -> Router {
+pub(super) fn router(
+    enforcer: Worker<Enforcer>,
+    status: watch::Receiver<Option<Status>>,
+) -> Router {
     Router::new()
         .route("/v1/status", get(show_status))
         .route("/v1/reload", post(reload))

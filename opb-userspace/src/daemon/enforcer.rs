@@ -1,7 +1,6 @@
 //! The part of the daemon that blocks: files, compiling, the kernel. One thing after the other.
 
 use std::{
-    error::Error as _,
     future::Future,
     path::PathBuf,
     pin::Pin,
@@ -9,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use opb_common::{ABI_VERSION, image::Slot, outcome::Direction};
+use opb_common::{ABI_VERSION, image::Slot};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -237,11 +236,10 @@ impl Enforcer {
         self.plan = plan;
         let before = std::mem::take(&mut self.uncovered);
         self.covered.retain(|(wanted, _)| !all && self.plan.wanted.contains(wanted));
-        let is_covered = |wanted: &Wanted| self.covered.iter().any(|(covered, _)| covered == wanted);
-        let open: Vec<_> = (self.plan.wanted.iter())
-            .filter(|wanted| !is_covered(wanted))
-            .cloned()
-            .collect();
+        let is_covered =
+            |wanted: &Wanted| self.covered.iter().any(|(covered, _)| covered == wanted);
+        let open: Vec<_> =
+            (self.plan.wanted.iter()).filter(|wanted| !is_covered(wanted)).cloned().collect();
         for (wanted, result) in open.iter().zip(self.kernel.attach(&open)) {
             match result {
                 Ok(attached) => {
@@ -258,12 +256,16 @@ impl Enforcer {
             }
         }
         self.retry = Instant::now() + RETRY;
-        self.covered.sort_by(|(a, _), (b, _)| (&a.interface, a.direction as u8).cmp(&(&b.interface, b.direction as u8)));
+        self.covered.sort_by(|(a, _), (b, _)| {
+            (&a.interface, a.direction as u8).cmp(&(&b.interface, b.direction as u8))
+        });
         // Only now, so that an interface whose hook has changed is never without a program.
         if all || lost {
             match self.kernel.detach_unwanted(&self.plan.wanted) {
                 Ok(removed) => removed.iter().for_each(|what| info!("removed {what}")),
-                Err(error) => warn!("what is not wanted any more cannot be removed: {}", chain(&error)),
+                Err(error) => {
+                    warn!("what is not wanted any more cannot be removed: {}", chain(&error))
+                }
             }
         }
         true
@@ -331,7 +333,8 @@ impl Enforcer {
     }
 
     fn problems(&self) -> Vec<String> {
-        let missing = self.plan.missing.iter().map(|name| format!("interface {name} does not exist"));
+        let missing =
+            self.plan.missing.iter().map(|name| format!("interface {name} does not exist"));
         let mut problems: Vec<_> = self.trouble.iter().cloned().chain(missing).collect();
         problems.extend(self.uncovered.iter().map(not_covered));
         if self.covered.is_empty() {

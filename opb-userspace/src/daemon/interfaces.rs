@@ -22,15 +22,19 @@ impl Plan {
     /// For the interfaces of this network namespace. `/sys/class/net` would show those of whoever mounted it.
     pub(super) fn current(config: &Config) -> io::Result<Self> {
         let interfaces = if_nameindex()?;
-        Ok(Self::new(config, interfaces.iter().filter_map(|interface| {
-            Some((interface.name().to_str().ok()?, interface.index()))
-        })))
+        Ok(Self::new(
+            config,
+            interfaces
+                .iter()
+                .filter_map(|interface| Some((interface.name().to_str().ok()?, interface.index()))),
+        ))
     }
 
     fn new<'a>(config: &Config, present: impl Iterator<Item = (&'a str, u32)>) -> Self {
         let mut present: Vec<_> = present.collect();
         present.sort_unstable();
-        let wanted = present.iter().flat_map(|&(name, index)| wanted(config, name, index)).collect();
+        let wanted =
+            present.iter().flat_map(|&(name, index)| wanted(config, name, index)).collect();
         let missing = config.interfaces.iter().filter_map(|interface| match &interface.name {
             NamePattern::Exact(name) => Some(name),
             NamePattern::Glob(_) => None,

@@ -20,11 +20,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::{enforcer::Enforcer, report::Trigger, socket::Socket, worker::Worker};
-use crate::{
-    compiled::LoadError,
-    node::Config,
-    policy::Diagnostics,
-};
+use crate::{compiled::LoadError, node::Config, policy::Diagnostics};
 
 /// How often interfaces are compared with what the node file wants.
 const RESYNC: Duration = Duration::from_secs(1);

@@ -53,7 +53,7 @@ pub struct Wanted {
     pub index: u32,
     pub role: node::Role,
     pub direction: Direction,
-    pub hook: node::HookChoice,
+    pub hook: node::Hook,
     pub unknown_drop: bool,
 }
 

@@ -1,1 +1,88 @@
 //! Policy files: from text to a policy that is valid by construction.
+//!
+//! `source` reads files and collects problems, `yaml` and `decode` turn text into typed values, `file` knows the keys
+//! of a policy file, `verify` what must hold between entries and files, `model` is the result.
+
+pub mod check;
+pub(crate) mod decode;
+pub mod diagnostics;
+mod file;
+mod model;
+mod prefix;
+pub(crate) mod source;
+mod verify;
+pub(crate) mod yaml;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+pub use check::{CheckReport, check};
+pub use diagnostics::{Diagnostic, Diagnostics, Severity};
+pub use model::{Action, Downstream, Exemption, Group, Matching, Owner, Policy, RelaySet, Summary};
+pub use prefix::{Prefix, PrefixError};
+
+use file::Draft;
+use source::Report;
+
+impl Policy {
+    /// Reads files, and of directories every `*.yaml`, as one policy. All problems are found, not only the first.
+    pub fn load(paths: &[PathBuf]) -> Result<Self, Diagnostics> {
+        let now = Timestamp::now();
+        let mut report = Report::default();
+        let mut draft = Draft::default();
+        if paths.is_empty() {
+            report.error(Path::new("."), "no policy file is given");
+        }
+        // A directory and one of its files may both be given; reading a file twice would only find duplicates.
+        let mut seen = HashSet::new();
+        for path in paths {
+            for file in yaml_files(&mut report, path) {
+                if seen.insert(file.canonicalize().unwrap_or_else(|_| file.clone())) {
+                    draft.read(&mut report, &file);
+                }
+            }
+        }
+        let mut policy = verify::verify(&mut report, draft, now);
+        let failed = report.has_errors();
+        let diagnostics = report.finish();
+        if failed {
+            return Err(diagnostics);
+        }
+        policy.warnings = diagnostics.list;
+        Ok(policy)
+    }
+}
+
+/// The path itself, or the `*.yaml` files of a directory in the order of their names.
+fn yaml_files(report: &mut Report, path: &Path) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        return vec![path.to_owned()];
+    }
+    let listing = path.read_dir().and_then(|entries| {
+        entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()
+    });
+    let mut files = match listing {
+        Ok(files) => files,
+        Err(error) => {
+            report.error(path, format!("cannot be listed: {error}"));
+            return Vec::new();
+        }
+    };
+    // Editors leave hidden files next to those that they edit.
+    files.retain(|file| {
+        !file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+    });
+    files.sort();
+    for file in
+        files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "yml"))
+    {
+        report.warning(&**file, "is not read: only `*.yaml` files are");
+    }
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+    if files.is_empty() {
+        report.error(path, "no `*.yaml` file in this directory");
+    }
+    files
+}

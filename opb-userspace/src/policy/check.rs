@@ -1,0 +1,109 @@
+//! `opb check`: every file of a policy or node, judged without running anything.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::diagnostics::{Diagnostic, Diagnostics, Severity};
+use super::model::{Policy, Summary};
+use super::source::{Form, Report};
+use super::yaml::{self, Value};
+use crate::node;
+
+/// The outcome of a check: what was looked at, and all problems.
+#[derive(Debug, Default, Serialize)]
+pub struct CheckReport {
+    pub checked: Vec<Checked>,
+    #[serde(flatten)]
+    pub problems: Diagnostics,
+}
+
+/// A policy or a node file that was checked.
+#[derive(Debug, Serialize)]
+pub struct Checked {
+    pub kind: Kind,
+    pub paths: Vec<PathBuf>,
+    /// What the policy holds, or the one that the node file names; absent if it is not valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Summary>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Node,
+    Policy,
+}
+
+impl CheckReport {
+    /// Warnings do not make a file invalid.
+    pub fn is_valid(&self) -> bool {
+        self.problems.errors().next().is_none()
+    }
+
+    pub fn errors(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.problems.errors()
+    }
+
+    pub fn warnings(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.problems.warnings()
+    }
+
+    fn add_policy(&mut self, kind: Kind, shown: Vec<PathBuf>, paths: &[PathBuf]) {
+        let policy = match Policy::load(paths) {
+            Ok(policy) => {
+                let summary = policy.summary();
+                self.problems.list.extend(policy.warnings);
+                Some(summary)
+            }
+            Err(problems) => {
+                self.add_problems(problems);
+                None
+            }
+        };
+        self.checked.push(Checked { kind, paths: shown, policy });
+    }
+
+    fn add_problems(&mut self, Diagnostics { list, unlisted }: Diagnostics) {
+        self.problems.list.extend(list);
+        self.problems.unlisted += unlisted;
+    }
+}
+
+/// Checks node files, each with the policy that it names, and policy files. All policy paths given together are one
+/// policy, so that `opb check policies/*.yaml` and `opb check policies/` say the same.
+pub fn check(paths: &[PathBuf]) -> CheckReport {
+    let mut report = CheckReport::default();
+    let (nodes, policies): (Vec<&PathBuf>, Vec<&PathBuf>) =
+        paths.iter().partition(|path| is_node_file(path));
+    for path in nodes {
+        let shown = vec![path.clone()];
+        match node::Config::load(path) {
+            Ok(node::Config { policy: node::PolicySource::Path(policy), .. }) => {
+                report.add_policy(Kind::Node, shown, &[policy]);
+            }
+            Err(problems) => {
+                report.add_problems(problems);
+                report.checked.push(Checked { kind: Kind::Node, paths: shown, policy: None });
+            }
+        }
+    }
+    if !policies.is_empty() || paths.is_empty() {
+        let policies: Vec<PathBuf> = policies.into_iter().cloned().collect();
+        report.add_policy(Kind::Policy, policies.clone(), &policies);
+    }
+    report.problems.list.sort_by_key(|diagnostic| diagnostic.severity != Severity::Error);
+    report
+}
+
+/// Tells a node file by its `interfaces`; a file that cannot be read is reported by whoever loads it.
+fn is_node_file(path: &Path) -> bool {
+    if path.is_dir() {
+        return false;
+    }
+    let Some((_, text)) = Report::default().read(path, Form::Yaml) else { return false };
+    match yaml::parse(&text).map(|node| node.value) {
+        Ok(Value::Map(entries)) => entries.iter().any(|(key, _)| key.text == "interfaces"),
+        _ => false,
+    }
+}

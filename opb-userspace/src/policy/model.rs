@@ -1,0 +1,209 @@
+//! A policy as the rest of the program knows it. Every value of these types obeys the rules of docs/policy.md.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::diagnostics::Diagnostic;
+use super::prefix::Prefix;
+
+/// What the files of a policy say, all of them together.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// Sorted by name.
+    pub groups: Vec<Group>,
+    /// Sorted by name.
+    pub relays: Vec<RelaySet>,
+    /// Sorted by prefix. Those that have expired are included: ask `in_force`.
+    pub exemptions: Vec<Exemption>,
+    pub warnings: Vec<Diagnostic>,
+    /// Every file that was read, prefix lists included.
+    pub files: Vec<PathBuf>,
+}
+
+/// Subscribers that are treated alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    pub name: String,
+    /// Sorted; no prefix occurs twice in a policy.
+    pub prefixes: Vec<Prefix>,
+    /// Sorted indices into `Policy::relays`.
+    pub relays: Vec<usize>,
+    pub action: Action,
+    pub matching: Matching,
+    pub downstream: Downstream,
+    /// Sorted, between one and `MAX_PORTS` of them, never 0.
+    pub ports: Vec<u16>,
+}
+
+/// What happens to a packet that the upstream rule refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    #[default]
+    Drop,
+    Reject,
+    Monitor,
+}
+
+/// Which TCP packets the upstream rule looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Matching {
+    #[default]
+    Syn,
+    Any,
+}
+
+/// What happens to answers of mail servers that are not relays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Downstream {
+    #[default]
+    Off,
+    Drop,
+    Monitor,
+}
+
+/// Mail servers that a group may reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelaySet {
+    pub name: String,
+    /// Sorted and free of duplicates.
+    pub addresses: Vec<Prefix>,
+    /// Lower case, sorted and free of duplicates.
+    pub hosts: Vec<String>,
+}
+
+/// A prefix that no group filters, although it lies within one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exemption {
+    pub prefix: Prefix,
+    pub reason: Option<String>,
+    pub until: Option<Timestamp>,
+}
+
+impl Exemption {
+    /// Whether it applies at the given time; `until` itself is already too late.
+    pub fn in_force(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}
+
+/// How much there is in a policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    pub groups: usize,
+    pub prefixes_ipv4: usize,
+    pub prefixes_ipv6: usize,
+    pub relays: usize,
+    pub exemptions: usize,
+    /// In hexadecimal.
+    pub digest: String,
+}
+
+impl Policy {
+    /// How many groups the kernel tables have room for.
+    pub const MAX_GROUPS: usize = 511;
+    /// How many ports a group may list.
+    pub const MAX_PORTS: usize = 8;
+
+    /// The index of a group.
+    pub fn group(&self, name: &str) -> Option<usize> {
+        self.groups.binary_search_by(|group| group.name.as_str().cmp(name)).ok()
+    }
+
+    /// The group or exemption whose prefix is the longest that covers `address`, at the given time. Run-time entries
+    /// are not part of a policy.
+    pub fn longest_match(&self, address: IpAddr, now: Timestamp) -> Option<(Prefix, Owner)> {
+        Prefix::host(address).ok()?.ancestors().find_map(|prefix| {
+            let group = || {
+                self.groups.iter().position(|group| group.prefixes.binary_search(&prefix).is_ok())
+            };
+            let exemption =
+                self.exemptions.binary_search_by_key(&prefix, |exemption| exemption.prefix);
+            let owner = match exemption {
+                Ok(index) if self.exemptions[index].in_force(now) => Owner::Exemption(index),
+                _ => Owner::Group(group()?),
+            };
+            Some((prefix, owner))
+        })
+    }
+
+    /// Names the content: the same for the same policy however its files are ordered, split or commented.
+    pub fn digest(&self) -> [u8; 16] {
+        let Self { groups, relays, exemptions, warnings: _, files: _ } = self;
+        let mut hash = Hash::default();
+        hash.count(groups.len());
+        for Group { name, prefixes, relays: allowed, action, matching, downstream, ports } in groups
+        {
+            hash.text(name);
+            hash.prefixes(prefixes);
+            hash.count(allowed.len());
+            allowed.iter().for_each(|&relay| hash.text(&relays[relay].name));
+            hash.0.update([*action as u8, *matching as u8, *downstream as u8]);
+            hash.count(ports.len());
+            ports.iter().for_each(|port| hash.0.update(port.to_be_bytes()));
+        }
+        hash.count(relays.len());
+        for RelaySet { name, addresses, hosts } in relays {
+            hash.text(name);
+            hash.prefixes(addresses);
+            hash.count(hosts.len());
+            hosts.iter().for_each(|host| hash.text(host));
+        }
+        hash.count(exemptions.len());
+        for Exemption { prefix, reason, until } in exemptions {
+            hash.0.update(prefix.to_bytes());
+            hash.count(usize::from(reason.is_some()));
+            hash.text(reason.as_deref().unwrap_or_default());
+            hash.0.update(until.map_or(i128::MIN, Timestamp::as_nanosecond).to_be_bytes());
+        }
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hash.0.finalize()[..16]);
+        digest
+    }
+
+    pub fn summary(&self) -> Summary {
+        let prefixes = || self.groups.iter().flat_map(|group| &group.prefixes);
+        let prefixes_ipv6 = prefixes().filter(|prefix| prefix.is_ipv6()).count();
+        Summary {
+            groups: self.groups.len(),
+            prefixes_ipv4: prefixes().count() - prefixes_ipv6,
+            prefixes_ipv6,
+            relays: self.relays.len(),
+            exemptions: self.exemptions.len(),
+            digest: self.digest().iter().map(|byte| format!("{byte:02x}")).collect(),
+        }
+    }
+}
+
+/// Whose prefix it is, by index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    Group(usize),
+    Exemption(usize),
+}
+
+/// Lengths go in before contents, so that no two policies feed the same bytes.
+#[derive(Default)]
+struct Hash(Sha256);
+
+impl Hash {
+    fn count(&mut self, count: usize) {
+        self.0.update((count as u64).to_be_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.count(text.len());
+        self.0.update(text);
+    }
+
+    fn prefixes(&mut self, prefixes: &[Prefix]) {
+        self.count(prefixes.len());
+        prefixes.iter().for_each(|prefix| self.0.update(prefix.to_bytes()));
+    }
+}

@@ -1,0 +1,330 @@
+//! The files of one load, and the problems found in them.
+//!
+//! Problems are kept as numbers of scalars while the files are read; only if there are any, `finish` pays for finding
+//! lines and columns.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::diagnostics::{Diagnostic, Diagnostics, Excerpt, LineColumn, Note, Place, Severity};
+use super::yaml::{self, Position, Site};
+
+/// More than these errors, or warnings, are only counted.
+const LISTED: usize = 100;
+
+/// A place in one of the files of a load. Kept with every prefix while a policy is being built, so it is small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Spot {
+    pub(crate) file: FileId,
+    /// In a YAML file the number of a scalar, in a plain list of prefixes the index of a line.
+    pub(crate) site: Site,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct FileId(u32);
+
+/// Where a problem is: a file as a whole, or something in it.
+#[derive(Debug, Clone)]
+pub(crate) enum At {
+    Path(PathBuf),
+    Spot(Spot),
+    Position(FileId, Position),
+}
+
+impl From<Spot> for At {
+    fn from(spot: Spot) -> Self {
+        Self::Spot(spot)
+    }
+}
+
+impl From<&Path> for At {
+    fn from(path: &Path) -> Self {
+        Self::Path(path.to_owned())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Yaml,
+    /// One prefix a line.
+    Lines,
+}
+
+struct Source {
+    path: PathBuf,
+    text: Arc<str>,
+    form: Form,
+}
+
+/// A problem whose places are still to be found.
+pub(crate) struct Problem {
+    severity: Severity,
+    at: At,
+    message: String,
+    notes: Vec<(String, Option<Spot>)>,
+}
+
+impl Problem {
+    /// Adds a second place: "`message` at FILE:LINE:COL".
+    pub(crate) fn see(&mut self, message: &str, spot: Spot) -> &mut Self {
+        self.notes.push((message.to_owned(), Some(spot)));
+        self
+    }
+
+    pub(crate) fn note(&mut self, message: impl Into<String>) -> &mut Self {
+        self.notes.push((message.into(), None));
+        self
+    }
+}
+
+/// Collects the files and the problems of a load.
+#[derive(Default)]
+pub(crate) struct Report {
+    sources: Vec<Source>,
+    problems: Vec<Problem>,
+    errors: usize,
+    warnings: usize,
+    /// Takes the notes of problems that are only counted.
+    unlisted: Option<Problem>,
+}
+
+impl Report {
+    pub(crate) fn error(&mut self, at: impl Into<At>, message: impl Into<String>) -> &mut Problem {
+        self.errors += 1;
+        let listed = self.errors <= LISTED;
+        self.add(Severity::Error, at.into(), message.into(), listed)
+    }
+
+    pub(crate) fn warning(
+        &mut self,
+        at: impl Into<At>,
+        message: impl Into<String>,
+    ) -> &mut Problem {
+        self.warnings += 1;
+        let listed = self.warnings <= LISTED;
+        self.add(Severity::Warning, at.into(), message.into(), listed)
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        self.errors > 0
+    }
+
+    pub(crate) fn error_count(&self) -> usize {
+        self.errors
+    }
+
+    /// The files read so far, in the order of reading.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        self.sources.iter().map(|source| source.path.clone()).collect()
+    }
+
+    /// Reads a UTF-8 file; a failure is one of the problems.
+    pub(crate) fn read(&mut self, path: &Path, form: Form) -> Option<(FileId, Arc<str>)> {
+        match fs::read(path) {
+            Ok(bytes) => self.add_source(path, bytes, form),
+            Err(error) => {
+                self.error(path, unreadable(&error));
+                None
+            }
+        }
+    }
+
+    /// Like `read`, but a failure is a problem of the place that names the file.
+    pub(crate) fn read_for(
+        &mut self,
+        spot: Spot,
+        path: &Path,
+        form: Form,
+    ) -> Option<(FileId, Arc<str>)> {
+        match fs::read(path) {
+            Ok(bytes) => self.add_source(path, bytes, form),
+            Err(error) => {
+                self.error(spot, format!("`{}`: {}", path.display(), unreadable(&error)));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn finish(self) -> Diagnostics {
+        let Self { sources, problems, errors, warnings, unlisted: _ } = self;
+        let positions = locate(&sources, &problems);
+        let resolve = |at: &At| match at {
+            At::Path(_) => None,
+            At::Spot(spot) => {
+                Some((spot.file, positions.get(spot).copied().unwrap_or(Position::START)))
+            }
+            At::Position(file, position) => Some((*file, *position)),
+        };
+        let mut problems = problems;
+        problems.sort_by_key(|problem| {
+            let place = resolve(&problem.at);
+            // What concerns a whole file, such as one that cannot be opened, comes last.
+            (place.is_none(), place.map(|(file, position)| (file, position.line, position.column)))
+        });
+        let mut split: BTreeMap<FileId, Vec<&str>> = BTreeMap::new();
+        let mut place = |at: &At| {
+            let Some((file, Position { line, column })) = resolve(at) else {
+                let At::Path(path) = at else { unreachable!("only paths have no position") };
+                return Place { file: path.clone(), spot: None };
+            };
+            let Source { path, text, form } = &sources[file.0 as usize];
+            let split = split.entry(file).or_insert_with(|| lines(text, *form).collect());
+            let source = Excerpt::new(split.get(line - 1).copied().unwrap_or_default(), column);
+            Place { file: path.clone(), spot: Some(LineColumn { line, column, source }) }
+        };
+        let list = problems
+            .into_iter()
+            .map(|Problem { severity, at, message, notes }| Diagnostic {
+                severity,
+                place: place(&at),
+                message,
+                notes: notes
+                    .into_iter()
+                    .map(|(message, spot)| Note {
+                        message,
+                        place: spot.map(|spot| place(&spot.into())),
+                    })
+                    .collect(),
+            })
+            .collect();
+        let unlisted = errors.saturating_sub(LISTED) + warnings.saturating_sub(LISTED);
+        Diagnostics { list, unlisted }
+    }
+
+    fn add(&mut self, severity: Severity, at: At, message: String, listed: bool) -> &mut Problem {
+        let problem = Problem { severity, at, message, notes: Vec::new() };
+        if listed {
+            self.problems.push(problem);
+            let last = self.problems.len() - 1;
+            &mut self.problems[last]
+        } else {
+            self.unlisted.insert(problem)
+        }
+    }
+
+    fn add_source(
+        &mut self,
+        path: &Path,
+        bytes: Vec<u8>,
+        form: Form,
+    ) -> Option<(FileId, Arc<str>)> {
+        let file = FileId(u32::try_from(self.sources.len()).ok()?);
+        let (text, broken) = match String::from_utf8(bytes) {
+            Ok(text) => (text, None),
+            Err(error) => {
+                let valid = error.utf8_error().valid_up_to();
+                (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(valid))
+            }
+        };
+        let position = broken.map(|valid| end_of(&text[..valid]));
+        // Editors of another system put a byte-order mark in front of the first line.
+        let text = Arc::<str>::from(text.strip_prefix('\u{feff}').unwrap_or(&text));
+        self.sources.push(Source { path: path.to_owned(), text: text.clone(), form });
+        if let Some(position) = position {
+            self.error(At::Position(file, position), "the file is not UTF-8");
+            return None;
+        }
+        Some((file, text))
+    }
+}
+
+/// The lines of a text as its reader counts them. YAML also ends lines at a lone CR and at three Unicode characters.
+pub(crate) fn lines(text: &str, form: Form) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    let yaml = form == Form::Yaml;
+    let ends_line =
+        move |c| c == '\n' || yaml && matches!(c, '\r' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(end) = text.find(ends_line) else {
+            return rest.take();
+        };
+        let line = &text[..end];
+        let after = &text[end..];
+        let width = if after.starts_with("\r\n") { 2 } else { after.chars().next()?.len_utf8() };
+        rest = Some(&after[width..]);
+        Some(line)
+    })
+}
+
+fn unreadable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        io::ErrorKind::IsADirectory => "is a directory, not a file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => format!("cannot be read: {error}"),
+    }
+}
+
+fn end_of(text: &str) -> Position {
+    let line = text.matches('\n').count() + 1;
+    let column = text.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    Position { line, column }
+}
+
+/// Finds all places that the problems name, with one pass over every file that has any.
+fn locate(sources: &[Source], problems: &[Problem]) -> BTreeMap<Spot, Position> {
+    let mut wanted: BTreeMap<FileId, Vec<Site>> = BTreeMap::new();
+    for Problem { at, notes, .. } in problems {
+        let noted = notes.iter().filter_map(|(_, spot)| *spot);
+        let own = if let At::Spot(spot) = at { Some(*spot) } else { None };
+        for Spot { file, site } in noted.chain(own) {
+            wanted.entry(file).or_default().push(site);
+        }
+    }
+    let mut positions = BTreeMap::new();
+    for (file, mut sites) in wanted {
+        sites.sort_unstable();
+        sites.dedup();
+        let Source { text, form, .. } = &sources[file.0 as usize];
+        let found = match form {
+            Form::Yaml => yaml::locate(text, &sites),
+            Form::Lines => locate_lines(text, &sites),
+        };
+        positions.extend(sites.iter().map(|&site| Spot { file, site }).zip(found));
+    }
+    positions
+}
+
+fn locate_lines(text: &str, sites: &[Site]) -> Vec<Position> {
+    let mut lines = lines(text, Form::Lines).enumerate();
+    let position = |&site: &Site| {
+        let index = site as usize;
+        let (_, line) = lines.by_ref().find(|(at, _)| *at == index).unwrap_or_default();
+        let column = line.chars().take_while(|c| c.is_whitespace()).count() + 1;
+        Position { line: index + 1, column }
+    };
+    sites.iter().map(position).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_those_of_the_reader() {
+        let text = "a\r\nb\rc\u{2028}d\n";
+        assert_eq!(lines(text, Form::Yaml).collect::<Vec<_>>(), ["a", "b", "c", "d", ""]);
+        assert_eq!(lines("a\r\nb", Form::Lines).collect::<Vec<_>>(), ["a\r", "b"]);
+    }
+
+    #[test]
+    fn lines_are_found_by_number() {
+        let positions = locate_lines("a\n  b\n\n\tc", &[1, 3]);
+        assert_eq!(positions, [Position { line: 2, column: 3 }, Position { line: 4, column: 2 }]);
+    }
+
+    #[test]
+    fn only_the_first_hundred_are_listed() {
+        let mut report = Report::default();
+        for _ in 0..120 {
+            report.error(Path::new("x"), "wrong").note("and why");
+        }
+        let diagnostics = report.finish();
+        assert_eq!((diagnostics.list.len(), diagnostics.unlisted), (100, 20));
+        assert!(diagnostics.to_string().ends_with("\nand 20 more"));
+    }
+}
