@@ -38,9 +38,7 @@ impl Compiled {
         now: Timestamp,
     ) -> Result<Self, CompileError> {
         policy.exemptions.retain(|exemption| exemption.in_force(now));
-        let mut slots = slots.clone();
-        slots.assign(&policy);
-        let image = Image::compile(&policy, &slots, generation)?;
+        let image = Image::compile(&policy, slots, generation, now)?;
         Ok(Self { policy, image })
     }
 

@@ -8,7 +8,6 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use etherparse::{PacketBuilder, TcpHeader};
 use jiff::Timestamp;
 use opb_common::{
-    image::Node,
     judge,
     outcome::{Direction, Outcome, Reason, Verdict},
     settings::Settings,
@@ -16,7 +15,7 @@ use opb_common::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    image::{Slots, Tables},
+    image::{Image, Tables},
     policy::{Downstream, Group, Matching, Owner, Policy, RelaySet},
 };
 
@@ -94,11 +93,10 @@ pub struct CounterName {
     pub reason: String,
 }
 
-/// The verdict of the image in `nodes` on `query`, in the words of `policy`, from which it was compiled.
+/// The verdict of `image` on `query`, in the words of `policy`, from which it was compiled.
 pub fn explain(
     query: &Query,
-    nodes: &[Node],
-    slots: &Slots,
+    image: &Image,
     policy: &Policy,
     now: Timestamp,
 ) -> Result<Explanation, MixedFamilies> {
@@ -107,8 +105,8 @@ pub fn explain(
         Direction::Upstream => Settings::SUBSCRIBER,
         Direction::Downstream => Settings::SUBSCRIBER.with(Settings::DOWNSTREAM),
     };
-    let outcome = judge::decide(frame.as_slice(), settings, &Tables::new(nodes));
-    let group = slots.name(outcome.group).map(str::to_owned);
+    let outcome = judge::decide(frame.as_slice(), settings, &Tables::new(image));
+    let group = image.slots().name(outcome.group).map(str::to_owned);
     let counter = CounterName {
         group: group.clone().unwrap_or_else(|| "-".to_owned()),
         direction: query.direction.name().to_owned(),

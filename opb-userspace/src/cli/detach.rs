@@ -20,8 +20,7 @@ pub(crate) struct Detach {
 impl Detach {
     pub(crate) fn execute(self) -> Result<(), Failure> {
         let config = Config::load(&self.node.config)?;
-        let removed = kernel::detach(&config.pins)
-            .map_err(|error| Failure::from_error(&error).hint("it takes root"))?;
+        let removed = kernel::detach(&config.pins)?;
         let mut output = Output::new();
         if self.format.json {
             output.json(&json!({ "removed": removed }))?;

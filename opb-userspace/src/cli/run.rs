@@ -1,9 +1,9 @@
 use std::{io, path::PathBuf};
 
-use opb_userspace::{compiled::LoadError, daemon};
+use opb_userspace::{compiled::LoadError, daemon, kernel};
 use tracing_subscriber::EnvFilter;
 
-use super::failure::{Failure, warn};
+use super::failure::Failure;
 
 /// Which node this is.
 #[derive(Clone, Debug, clap::Args)]
@@ -63,9 +63,18 @@ impl From<daemon::Error> for Failure {
         match error {
             daemon::Error::Config(diagnostics) => diagnostics.into(),
             daemon::Error::Policy(error) => error.into(),
-            daemon::Error::Kernel(_) => Self::from_error(&error)
-                .hint("it takes root, a BPF file system under `pins` and Linux 6.1 or later"),
+            daemon::Error::Kernel(error) => error.into(),
             _ => Self::from_error(&error),
+        }
+    }
+}
+
+impl From<kernel::Error> for Failure {
+    fn from(error: kernel::Error) -> Self {
+        let failure = Self::from_error(&error);
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
         }
     }
 }
@@ -73,10 +82,7 @@ impl From<daemon::Error> for Failure {
 impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
         match error {
-            LoadError::Invalid(diagnostics) => {
-                warn(diagnostics.warnings());
-                diagnostics.into()
-            }
+            LoadError::Invalid(diagnostics) => diagnostics.into(),
             LoadError::Compile(_) => Self::from_error(&error),
         }
     }

@@ -1,15 +1,13 @@
 //! The part of the daemon that blocks: files, compiling, the kernel. One thing after the other.
 
 use std::{
-    future::Future,
     path::PathBuf,
-    pin::Pin,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use opb_common::{ABI_VERSION, image::Slot};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::{
@@ -24,7 +22,7 @@ use crate::{
     compiled::{Compiled, LoadError, hex},
     explain::{Explanation, MixedFamilies, Query, explain},
     image::Slots,
-    kernel::{self, Attached, Kernel, Wanted},
+    kernel::{self, Attached, Kernel, Logs, Refused, Wanted},
     node::{Config, LogLevel, PolicySource},
     policy::{Diagnostic, Group},
 };
@@ -46,7 +44,14 @@ pub(super) struct Enforcer {
     trouble: Option<String>,
     since: Timestamp,
     last_reload: LastReload,
-    status: watch::Sender<Option<Status>>,
+    outlets: Outlets,
+}
+
+/// Where what happens is made known.
+pub(super) struct Outlets {
+    pub(super) status: watch::Sender<Option<Status>>,
+    /// Debug lines of the programs, for whoever has a runtime to read them on.
+    pub(super) logs: mpsc::UnboundedSender<Logs>,
 }
 
 /// Why a question about the live image has no answer.
@@ -62,11 +67,7 @@ pub(super) enum ExplainError {
 
 impl Enforcer {
     /// Puts the policy that `config` names in force, over what an earlier daemon may have left enforcing.
-    pub(super) fn start(
-        path: PathBuf,
-        config: Config,
-        status: watch::Sender<Option<Status>>,
-    ) -> Result<Self, Error> {
+    pub(super) fn start(path: PathBuf, config: Config, outlets: Outlets) -> Result<Self, Error> {
         let mut kernel = Kernel::open(&config.pins, level(config.log))?;
         let (slots, generation) = match kernel.live()? {
             Some(live) => {
@@ -97,17 +98,12 @@ impl Enforcer {
             retry: Instant::now(),
             trouble: None,
             since: now,
-            status,
+            outlets,
         };
         enforcer.warn_of_policy();
         enforcer.cover(Which::All);
         enforcer.report();
         Ok(enforcer)
-    }
-
-    /// Log lines of the kernel programs, to be forwarded by whoever has a runtime.
-    pub(super) fn forward_logs(&mut self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
-        self.kernel.forward_logs()
     }
 
     /// Puts in force what the files say now, or leaves everything as it is.
@@ -143,17 +139,16 @@ impl Enforcer {
     /// The verdict of the image that is in force in the kernel.
     pub(super) fn explain(&self, query: &Query) -> Result<Explanation, ExplainError> {
         let live = self.kernel.live()?.ok_or(ExplainError::NoPolicy)?;
-        let policy = &self.compiled.policy;
-        Ok(explain(query, live.nodes(), live.slots(), policy, Timestamp::now())?)
+        Ok(explain(query, &live, &self.compiled.policy, Timestamp::now())?)
     }
 
     pub(super) fn counters(&self) -> Result<Vec<CounterLine>, kernel::Error> {
         let rows = self.kernel.counters(self.compiled.image.slots())?;
         let lines = rows.into_iter().map(|row| CounterLine {
-            group: if row.group.is_empty() { "-".to_owned() } else { row.group },
-            direction: row.direction.name().to_owned(),
-            verdict: row.verdict.name().to_owned(),
-            reason: row.reason.name().to_owned(),
+            group: row.group.unwrap_or_else(|| "-".to_owned()),
+            direction: row.direction.to_owned(),
+            verdict: row.verdict.to_owned(),
+            reason: row.reason.to_owned(),
             packets: row.packets,
             bytes: row.bytes,
         });
@@ -246,7 +241,7 @@ impl Enforcer {
                     announce(&attached);
                     self.covered.push((wanted.clone(), attached));
                 }
-                Err((wanted, error)) => {
+                Err(Refused { wanted, error }) => {
                     let uncovered = (wanted, chain(&error));
                     if !before.contains(&uncovered) {
                         error!("{}", not_covered(&uncovered));
@@ -255,6 +250,7 @@ impl Enforcer {
                 }
             }
         }
+        self.forward_logs();
         self.retry = Instant::now() + RETRY;
         self.covered.sort_by(|(a, _), (b, _)| {
             (&a.interface, a.direction as u8).cmp(&(&b.interface, b.direction as u8))
@@ -269,6 +265,14 @@ impl Enforcer {
             }
         }
         true
+    }
+
+    /// Hands on the debug lines of programs that have just been loaded.
+    fn forward_logs(&mut self) {
+        match self.kernel.logs() {
+            Ok(logs) => logs.into_iter().for_each(|log| drop(self.outlets.logs.send(log))),
+            Err(error) => warn!("{}", chain(&error)),
+        }
     }
 
     /// Remembers what is wrong, and says it once.
@@ -293,7 +297,7 @@ impl Enforcer {
     /// Makes the state known, and logs where it changes.
     fn report(&self) {
         let status = self.describe();
-        let before = self.status.borrow().as_ref().map(|status| status.state);
+        let before = self.outlets.status.borrow().as_ref().map(|status| status.state);
         if before != Some(status.state) {
             let PolicyStatus { generation, digest, .. } = &status.policy;
             match status.state {
@@ -303,7 +307,7 @@ impl Enforcer {
                 }
             }
         }
-        self.status.send_replace(Some(status));
+        self.outlets.status.send_replace(Some(status));
     }
 
     fn describe(&self) -> Status {
@@ -326,7 +330,7 @@ impl Enforcer {
                 groups: policy.groups.iter().map(group).collect(),
             },
             last_reload: self.last_reload.clone(),
-            interfaces: self.covered.iter().map(|(_, attached)| interface(attached)).collect(),
+            interfaces: self.covered.iter().map(interface).collect(),
             problems,
             warnings: policy.warnings.iter().map(ToString::to_string).chain(fall_backs).collect(),
         }
@@ -380,7 +384,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn announce(attached: &Attached) {
-    let (interface, direction) = (&attached.interface, attached.direction.name());
+    let (interface, direction) = (&attached.interface, attached.direction);
     info!(interface, direction, hook = attached.hook.name(), "attached");
     if let Some(warning) = &attached.warning {
         warn!("{interface}: {warning}");
@@ -402,11 +406,11 @@ fn level(level: LogLevel) -> Option<tracing::Level> {
     }
 }
 
-fn interface(attached: &Attached) -> InterfaceStatus {
+fn interface((wanted, attached): &(Wanted, Attached)) -> InterfaceStatus {
     InterfaceStatus {
         name: attached.interface.clone(),
-        role: name(&attached.role),
-        direction: attached.direction.name().to_owned(),
+        role: name(&wanted.role),
+        direction: attached.direction.to_owned(),
         hook: attached.hook.name().to_owned(),
         warning: attached.warning.clone(),
     }

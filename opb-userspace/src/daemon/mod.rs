@@ -6,6 +6,7 @@
 pub mod control;
 mod enforcer;
 mod interfaces;
+mod logs;
 pub mod report;
 mod socket;
 mod worker;
@@ -14,12 +15,17 @@ use std::{io, path::PathBuf, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Interval, MissedTickBehavior, interval, timeout},
 };
 use tracing::{error, info, warn};
 
-use self::{enforcer::Enforcer, report::Trigger, socket::Socket, worker::Worker};
+use self::{
+    enforcer::{Enforcer, Outlets},
+    report::Trigger,
+    socket::Socket,
+    worker::Worker,
+};
 use crate::{compiled::LoadError, node::Config, policy::Diagnostics};
 
 /// How often interfaces are compared with what the node file wants.
@@ -36,7 +42,7 @@ pub enum Error {
     Policy(#[from] LoadError),
     #[error(transparent)]
     Socket(#[from] socket::Error),
-    #[error("the kernel does not take it")]
+    #[error(transparent)]
     Kernel(#[from] crate::kernel::Error),
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),
@@ -54,10 +60,10 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
     let (socket, listener) = Socket::bind(&config.control)?;
 
     let (status, reports) = watch::channel(None);
-    let enforcer = Worker::start(move || Enforcer::start(path, config, status)).await??;
-    if let Some(logs) = enforcer.call(Enforcer::forward_logs).await? {
-        tokio::spawn(logs);
-    }
+    let (logs, lines) = mpsc::unbounded_channel();
+    tokio::spawn(logs::forward_all(lines));
+    let outlets = Outlets { status, logs };
+    let enforcer = Worker::start(move || Enforcer::start(path, config, outlets)).await??;
 
     let (stop, stopped) = oneshot::channel::<()>();
     let app = control::router(enforcer.clone(), reports);

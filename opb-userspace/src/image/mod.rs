@@ -15,7 +15,7 @@ use crate::policy::Policy;
 pub struct Slots(BTreeMap<String, u16>);
 
 impl Slots {
-    pub fn assign(&mut self, policy: &Policy) {
+    fn assign(&mut self, policy: &Policy) {
         for group in &policy.groups {
             let next = (1..=511).find(|slot| self.0.values().all(|taken| taken != slot));
             if let Some(next) = next {
@@ -46,8 +46,15 @@ pub struct Image {
 }
 
 impl Image {
-    pub fn compile(policy: &Policy, slots: &Slots, generation: u64) -> Result<Self, CompileError> {
-        Ok(Self { nodes: vec![], digest: policy.digest(), generation, slots: slots.clone() })
+    pub fn compile(
+        policy: &Policy,
+        slots: &Slots,
+        generation: u64,
+        _now: jiff::Timestamp,
+    ) -> Result<Self, CompileError> {
+        let mut slots = slots.clone();
+        slots.assign(policy);
+        Ok(Self { nodes: vec![], digest: policy.digest(), generation, slots })
     }
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
@@ -64,11 +71,11 @@ impl Image {
     pub fn bytes(&self) -> usize {
         size_of_val(self.nodes())
     }
-    pub fn upstream_ports(&self) -> Vec<u16> {
-        vec![25]
+    pub fn upstream_ports(&self) -> &[u16] {
+        &[25]
     }
-    pub fn downstream_ports(&self) -> Vec<u16> {
-        vec![]
+    pub fn downstream_ports(&self) -> &[u16] {
+        &[]
     }
 }
 
@@ -79,10 +86,10 @@ pub struct Tables<'a> {
 }
 
 impl<'a> Tables<'a> {
-    pub fn new(nodes: &'a [Node]) -> Self {
+    pub fn new(image: &'a Image) -> Self {
         let mut ports = Box::new([0; PORTS / 8]);
         ports[3] = 2;
-        Self { nodes, ports, recorded: RefCell::default() }
+        Self { nodes: image.nodes(), ports, recorded: RefCell::default() }
     }
 }
 

@@ -1,12 +1,7 @@
 //! Stub of the kernel module: keeps everything in memory, attaches to anything. To be overwritten.
-use std::{
-    future::Future,
-    path::{Path, PathBuf},
-    pin::Pin,
-};
+use std::path::{Path, PathBuf};
 
 use opb_common::{
-    image::Node,
     outcome::{Direction, Outcome},
     settings::Settings,
 };
@@ -21,6 +16,14 @@ pub enum Error {
     #[error("stub")]
     Stub,
 }
+
+impl Error {
+    pub fn hint(&self) -> Option<String> {
+        None
+    }
+}
+
+pub type Logs = aya_log::EbpfLogger<&'static dyn log::Log>;
 
 pub struct Kernel {
     _pins: PathBuf,
@@ -57,61 +60,49 @@ pub struct Wanted {
     pub unknown_drop: bool,
 }
 
+#[derive(Debug)]
+pub struct Refused {
+    pub wanted: Wanted,
+    pub error: Error,
+}
+
 #[derive(Clone, Debug)]
 pub struct Attached {
     pub interface: String,
     pub index: u32,
-    pub role: node::Role,
-    pub direction: Direction,
+    pub direction: &'static str,
     pub hook: Hook,
     pub warning: Option<String>,
 }
 
+#[derive(serde::Serialize)]
 pub struct CounterRow {
-    pub group: String,
-    pub direction: Direction,
-    pub verdict: opb_common::outcome::Verdict,
-    pub reason: opb_common::outcome::Reason,
+    pub group: Option<String>,
+    pub direction: &'static str,
+    pub verdict: &'static str,
+    pub reason: &'static str,
     pub packets: u64,
     pub bytes: u64,
-}
-
-pub struct LiveImage(Image);
-
-impl LiveImage {
-    pub fn nodes(&self) -> &[Node] {
-        self.0.nodes()
-    }
-    pub fn generation(&self) -> u64 {
-        self.0.generation()
-    }
-    pub fn digest(&self) -> [u8; 16] {
-        self.0.digest()
-    }
-    pub fn slots(&self) -> &Slots {
-        self.0.slots()
-    }
 }
 
 impl Kernel {
     pub fn open(pins: &Path, _log: Option<tracing::Level>) -> Result<Self, Error> {
         Ok(Self { _pins: pins.to_owned(), live: None, attached: vec![] })
     }
-    pub fn live(&self) -> Result<Option<LiveImage>, Error> {
-        Ok(self.live.clone().map(LiveImage))
+    pub fn live(&self) -> Result<Option<Image>, Error> {
+        Ok(self.live.clone())
     }
     pub fn publish(&mut self, image: &Image) -> Result<(), Error> {
         self.live = Some(image.clone());
         Ok(())
     }
-    pub fn attach(&mut self, wanted: &[Wanted]) -> Vec<Result<Attached, (Wanted, Error)>> {
+    pub fn attach(&mut self, wanted: &[Wanted]) -> Vec<Result<Attached, Refused>> {
         self.attached.extend_from_slice(wanted);
         let attached = |wanted: &Wanted| {
             Ok(Attached {
                 interface: wanted.interface.clone(),
                 index: wanted.index,
-                role: wanted.role,
-                direction: wanted.direction,
+                direction: wanted.direction.name(),
                 hook: Hook::Tcx,
                 warning: None,
             })
@@ -125,8 +116,8 @@ impl Kernel {
     pub fn counters(&self, _slots: &Slots) -> Result<Vec<CounterRow>, Error> {
         Ok(vec![])
     }
-    pub fn forward_logs(&mut self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
-        None
+    pub fn logs(&mut self) -> Result<Vec<Logs>, Error> {
+        Ok(vec![])
     }
 }
 
@@ -134,10 +125,16 @@ pub fn detach(_pins: &Path) -> Result<Vec<String>, Error> {
     Ok(vec![])
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayHook {
+    Xdp,
+    Tc,
+}
+
 pub struct Replay;
 
 impl Replay {
-    pub fn new(_image: &Image, _settings: Settings, _hook: Hook) -> Result<Self, Error> {
+    pub fn new(_image: &Image, _settings: Settings, _hook: ReplayHook) -> Result<Self, Error> {
         Err(Error::Stub)
     }
     pub fn run(&mut self, _frame: &[u8]) -> Result<Outcome, Error> {
