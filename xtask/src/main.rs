@@ -1,1 +1,55 @@
-fn main() {}
+//! `cargo xtask`: set-up, build, lint, test lanes and demo of the opb workspace.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod bpf;
+mod build;
+mod demo;
+mod exec;
+mod lint;
+mod setup;
+mod test;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Installs whatever building, testing or the demo needs and this machine lacks
+    Setup,
+    /// Builds the release binary, BPF object inside
+    Build,
+    /// Formatting, clippy on host and BPF target, undeclared tests
+    Lint,
+    /// Runs the test lanes: all of them unless told which
+    Test(test::Args),
+    /// Shows the filter at work between real mail programs, in namespaces of its own
+    Demo,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Setup => setup::all(),
+        Task::Build => build::run().map(drop),
+        Task::Lint => lint::run(),
+        Task::Test(args) => test::run(args),
+        Task::Demo => demo::run(),
+    }
+}

@@ -1,107 +1,293 @@
-//! Stub of the image compiler: compiles nothing. To be overwritten.
-use std::{cell::RefCell, collections::BTreeMap};
+//! The policy image: a policy compiled into what the kernel program searches.
+//!
+//! [`ranges`] flattens nested prefixes, [`tree`] makes a search tree of the ranges, [`slots`] numbers the groups.
+//! The layout is [`opb_common::image`]'s; nothing here touches the kernel.
 
+mod ranges;
+mod slots;
+mod tables;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
 use opb_common::{
-    image::Node,
-    judge,
-    outcome::{Direction, Outcome},
-    settings::{PORTS, PortSet, Settings},
+    ABI_VERSION,
+    image::{Group, Header, MAGIC, MAX_PORTS, Node, Slot, SubscriberClass},
+    outcome::Verdict,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Policy;
+pub use slots::{NoSlotLeft, Slots};
+pub use tables::{Tables, port_set};
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Slots(BTreeMap<String, u16>);
+use crate::policy::{Action, Downstream, Matching, Policy, Prefix};
+use ranges::{Entry, flatten};
 
-impl Slots {
-    fn assign(&mut self, policy: &Policy) {
-        for group in &policy.groups {
-            let next = (1..=511).find(|slot| self.0.values().all(|taken| taken != slot));
-            if let Some(next) = next {
-                self.0.entry(group.name.clone()).or_insert(next);
-            }
-        }
-    }
-    pub fn name(&self, slot: u16) -> Option<&str> {
-        self.0.iter().find(|(_, taken)| **taken == slot).map(|(name, _)| name.as_str())
-    }
-    pub fn get(&self, name: &str) -> Option<u16> {
-        self.0.get(name).copied()
-    }
-}
+/// A set of groups, one bit a slot.
+type GroupSet = [u64; 8];
 
-#[derive(Debug, thiserror::Error)]
-pub enum CompileError {
-    #[error("stub")]
-    Stub,
-}
-
+/// A compiled policy. Immutable: a change is a new image.
 #[derive(Clone)]
 pub struct Image {
     nodes: Vec<Node>,
-    digest: [u8; 16],
-    generation: u64,
+    notes: Notes,
+}
+
+/// What user space keeps in the image beside what the program reads: it makes a live image readable without
+/// the daemon that published it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Notes {
     slots: Slots,
+    upstream_ports: Vec<u16>,
+    downstream_ports: Vec<u16>,
+}
+
+/// The policy cannot be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    #[error(transparent)]
+    Slots(#[from] NoSlotLeft),
+    #[error("the policy needs {nodes} nodes of 64 bytes; an image has room for {}", Slot::MAX_NODES)]
+    TooLarge { nodes: usize },
+    #[error("the relays of this policy overlap in more than 65535 different ways")]
+    RelayClasses,
+}
+
+/// What is in the kernel is no image of this version.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    #[error("it does not start with the magic number of a policy image")]
+    Magic,
+    #[error("its ABI version is {found}, this program speaks {ABI_VERSION}")]
+    Abi { found: u32 },
+    #[error("its description lies outside of it")]
+    Notes,
+    #[error("its description cannot be read")]
+    NotesText(#[from] serde_json::Error),
 }
 
 impl Image {
+    /// Compiles `policy`. `slots` must hold every group name that counters were ever kept for; names that are new
+    /// get a slot in the image's own table. Exemptions that have expired at `now` are left out.
     pub fn compile(
         policy: &Policy,
         slots: &Slots,
         generation: u64,
-        _now: jiff::Timestamp,
+        now: Timestamp,
     ) -> Result<Self, CompileError> {
         let mut slots = slots.clone();
-        slots.assign(policy);
-        Ok(Self { nodes: vec![], digest: policy.digest(), generation, slots })
+        slots.assign(policy.groups.iter().map(|group| group.name.as_str()))?;
+        let slot_of: Vec<u16> =
+            policy.groups.iter().map(|group| slots.get(&group.name).unwrap_or_default()).collect();
+        let notes = Notes {
+            upstream_ports: ports(policy, |_| true),
+            downstream_ports: ports(policy, |downstream| downstream != Downstream::Off),
+            slots,
+        };
+
+        let mut nodes = vec![Node([0; 8])];
+        let groups = group_table(&mut nodes, policy, &slot_of);
+        let (relay_groups, relay_bounds) = relay_table(&mut nodes, policy, &slot_of)?;
+        let subscribers = [false, true].map(|ipv6| {
+            let bounds = flatten(subscriber_entries(policy, &slot_of, ipv6, now), 0, inner_subscriber_class);
+            tree::build(&mut nodes, &bounds).0
+        });
+        let relays = relay_bounds.map(|bounds| tree::build(&mut nodes, &bounds).0);
+        let (notes_at, notes_length) = append_notes(&mut nodes, &notes);
+        if nodes.len() > Slot::MAX_NODES {
+            return Err(CompileError::TooLarge { nodes: nodes.len() });
+        }
+        nodes[0] = bytemuck::cast(Header {
+            magic: MAGIC,
+            abi: ABI_VERSION,
+            generation,
+            digest: policy.digest(),
+            subscribers,
+            relays,
+            groups,
+            relay_groups,
+            notes: notes_at,
+            notes_length,
+        });
+        Ok(Self { nodes, notes })
     }
+
+    /// Reads back an image, from kernel memory for example.
+    pub fn from_nodes(nodes: Vec<Node>) -> Result<Self, FormatError> {
+        let header: Header = *nodes.first().map(bytemuck::cast_ref).ok_or(FormatError::Magic)?;
+        if header.magic != MAGIC {
+            return Err(FormatError::Magic);
+        }
+        if header.abi != ABI_VERSION {
+            return Err(FormatError::Abi { found: header.abi });
+        }
+        let text = nodes
+            .get(header.notes as usize..)
+            .map(bytemuck::cast_slice::<Node, u8>)
+            .and_then(|bytes| bytes.get(..header.notes_length as usize))
+            .ok_or(FormatError::Notes)?;
+        let notes = serde_json::from_slice(text)?;
+        Ok(Self { nodes, notes })
+    }
+
+    #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
+
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        bytemuck::cast_ref(&self.nodes[0])
+    }
+
+    #[must_use]
     pub fn digest(&self) -> [u8; 16] {
-        self.digest
+        self.header().digest
     }
+
+    #[must_use]
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.header().generation
     }
+
+    #[must_use]
     pub fn slots(&self) -> &Slots {
-        &self.slots
+        &self.notes.slots
     }
+
+    /// Size in the kernel.
+    #[must_use]
     pub fn bytes(&self) -> usize {
-        size_of_val(self.nodes())
+        size_of_val(self.nodes.as_slice())
     }
+
+    /// Destination ports that some group filters, in order.
+    #[must_use]
     pub fn upstream_ports(&self) -> &[u16] {
-        &[25]
+        &self.notes.upstream_ports
     }
+
+    /// Source ports that some group filters towards subscribers, in order.
+    #[must_use]
     pub fn downstream_ports(&self) -> &[u16] {
-        &[]
+        &self.notes.downstream_ports
     }
 }
 
-pub struct Tables<'a> {
-    nodes: &'a [Node],
-    ports: Box<PortSet>,
-    pub recorded: RefCell<Option<Outcome>>,
+/// The ports of all groups for whose `downstream` setting `wanted` holds.
+fn ports(policy: &Policy, wanted: impl Fn(Downstream) -> bool) -> Vec<u16> {
+    let groups = policy.groups.iter().filter(|group| wanted(group.downstream));
+    let mut ports: Vec<u16> = groups.flat_map(|group| group.ports.iter().copied()).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
 }
 
-impl<'a> Tables<'a> {
-    pub fn new(image: &'a Image) -> Self {
-        let mut ports = Box::new([0; PORTS / 8]);
-        ports[3] = 2;
-        Self { nodes: image.nodes(), ports, recorded: RefCell::default() }
+/// One node a slot, up to the largest in use.
+fn group_table(nodes: &mut Vec<Node>, policy: &Policy, slot_of: &[u16]) -> u32 {
+    let first = nodes.len();
+    let largest = slot_of.iter().copied().max().unwrap_or(0);
+    nodes.resize(first + usize::from(largest) + 1, Node([0; 8]));
+    for (group, &slot) in policy.groups.iter().zip(slot_of) {
+        let mut ports = [group.ports[0]; MAX_PORTS];
+        ports[..group.ports.len()].copy_from_slice(&group.ports);
+        nodes[first + usize::from(slot)] = bytemuck::cast(Group {
+            action: match group.action {
+                Action::Drop => Verdict::Drop,
+                Action::Reject => Verdict::Reject,
+                Action::Monitor => Verdict::WouldDrop,
+            } as u8,
+            match_any: u8::from(group.matching == Matching::Any),
+            downstream: match group.downstream {
+                Downstream::Off => Verdict::Pass,
+                Downstream::Drop => Verdict::Drop,
+                Downstream::Monitor => Verdict::WouldDrop,
+            } as u8,
+            padding: [0; 5],
+            ports,
+            reserved: [0; 5],
+        });
     }
+    first as u32
 }
 
-impl judge::Tables for Tables<'_> {
-    type Image = [Node];
-    fn ports(&self, _: Settings) -> &PortSet {
-        &self.ports
+/// Group prefixes and exemptions of one family, as subscriber classes.
+fn subscriber_entries(policy: &Policy, slot_of: &[u16], ipv6: bool, now: Timestamp) -> Vec<Entry<u16>> {
+    let groups = policy.groups.iter().zip(slot_of).flat_map(|(group, &slot)| {
+        let class = SubscriberClass::new(slot, false).0;
+        group.prefixes.iter().map(move |&prefix| (prefix, class))
+    });
+    let exemptions = policy.exemptions.iter().filter(|exemption| exemption.in_force(now));
+    let exemptions = exemptions.map(|exemption| (exemption.prefix, EXEMPT));
+    groups.chain(exemptions).filter(|(prefix, _)| prefix.is_ipv6() == ipv6).map(entry).collect()
+}
+
+/// The class of an exemption, before it is known in which group it lies.
+const EXEMPT: u16 = SubscriberClass::new(0, true).0;
+
+/// An exemption keeps the group around it: its packets are counted there.
+fn inner_subscriber_class(outer: u16, inner: u16) -> u16 {
+    if inner == EXEMPT { SubscriberClass::new(SubscriberClass(outer).group(), true).0 } else { inner }
+}
+
+/// The relay trees' ranges, and the table of which groups may reach which class of relays.
+///
+/// A relay address counts for every group that lists a set holding it, whichever prefix is the longest.
+fn relay_table(
+    nodes: &mut Vec<Node>,
+    policy: &Policy,
+    slot_of: &[u16],
+) -> Result<(u32, [Vec<(u128, u16)>; 2]), CompileError> {
+    let mut reach = vec![GroupSet::default(); policy.relays.len()];
+    for (group, &slot) in policy.groups.iter().zip(slot_of) {
+        for &relay in &group.relays {
+            reach[relay][usize::from(slot / 64)] |= 1 << (slot % 64);
+        }
     }
-    fn image(&self) -> Option<&[Node]> {
-        Some(self.nodes)
+    let mut classes = HashMap::from([(GroupSet::default(), 0u16)]);
+    let mut table = vec![Node([0; 8])];
+    let mut bounds = [Vec::new(), Vec::new()];
+    for (ipv6, bounds) in [false, true].into_iter().zip(&mut bounds) {
+        let entries = policy.relays.iter().zip(&reach).flat_map(|(relay, &reach)| {
+            relay.addresses.iter().map(move |&prefix| (prefix, reach))
+        });
+        let entries = entries.filter(|(prefix, _)| prefix.is_ipv6() == ipv6).map(entry).collect();
+        for (start, groups) in flatten(entries, GroupSet::default(), union) {
+            let next = u16::try_from(table.len());
+            let class = match classes.get(&groups) {
+                Some(&class) => class,
+                None => {
+                    let class = next.map_err(|_| CompileError::RelayClasses)?;
+                    classes.insert(groups, class);
+                    table.push(Node(groups));
+                    class
+                }
+            };
+            bounds.push((start, class));
+        }
     }
-    fn record(&self, _: Direction, outcome: Outcome, _: usize) {
-        *self.recorded.borrow_mut() = Some(outcome);
-    }
+    let first = nodes.len() as u32;
+    nodes.extend(table);
+    Ok((first, bounds))
+}
+
+fn union(outer: GroupSet, inner: GroupSet) -> GroupSet {
+    std::array::from_fn(|word| outer[word] | inner[word])
+}
+
+fn entry<T>((prefix, value): (Prefix, T)) -> Entry<T> {
+    Entry { start: prefix.bits(), length: prefix.length(), value }
+}
+
+/// Puts the notes behind everything else, and says where.
+fn append_notes(nodes: &mut Vec<Node>, notes: &Notes) -> (u32, u32) {
+    let text = serde_json::to_vec(notes).unwrap_or_else(|error| unreachable!("plain lists and maps: {error}"));
+    let first = nodes.len();
+    nodes.resize(first + text.len().div_ceil(size_of::<Node>()), Node([0; 8]));
+    bytemuck::cast_slice_mut::<Node, u8>(&mut nodes[first..])[..text.len()].copy_from_slice(&text);
+    (first as u32, text.len() as u32)
 }

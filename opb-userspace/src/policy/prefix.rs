@@ -67,6 +67,11 @@ impl Prefix {
         address(self.ipv6, (u128::from_be_bytes(self.bits) | host_bits).to_be_bytes())
     }
 
+    /// The bits of the lowest address, highest first: an IPv4 address stands in the upper 32.
+    pub fn bits(&self) -> u128 {
+        u128::from_be_bytes(self.bits)
+    }
+
     pub fn length(&self) -> u8 {
         self.length
     }

@@ -1,0 +1,13 @@
+//! Links the object again when bpf-linker is another one, which cargo does not notice by itself.
+
+#![allow(clippy::print_stdout, reason = "that is how a build script talks to cargo")]
+
+use std::env;
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    let bpf = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "bpf");
+    if let (true, Ok(linker)) = (bpf, env::var("RUSTC_LINKER")) {
+        println!("cargo::rerun-if-changed={linker}");
+    }
+}

@@ -1,0 +1,107 @@
+//! The compiled tree against a naive longest-prefix match.
+
+use opb_common::image::{self, Node};
+use proptest::prelude::*;
+
+use super::{
+    ranges::{Entry, flatten},
+    tree,
+};
+
+/// Longest match by looking at every prefix.
+fn naive(entries: &[Entry<u16>], address: u128) -> u16 {
+    let covers = |entry: &&Entry<u16>| {
+        entry.length == 0 || (address ^ entry.start) >> (128 - u32::from(entry.length)) == 0
+    };
+    entries.iter().filter(covers).max_by_key(|entry| entry.length).map_or(0, |entry| entry.value)
+}
+
+fn compiled(entries: &[Entry<u16>]) -> (Vec<Node>, u32) {
+    let bounds = flatten(entries.to_vec(), 0, |_, inner| inner);
+    let mut nodes = Vec::new();
+    let root = tree::build(&mut nodes, &bounds);
+    (nodes, root.0)
+}
+
+fn check(entries: &[Entry<u16>], addresses: impl IntoIterator<Item = u128>) -> Result<(), TestCaseError> {
+    let (nodes, root) = compiled(entries);
+    for address in addresses {
+        let found = image::lookup(nodes.as_slice(), root, (address >> 64) as u64, address as u64);
+        prop_assert_eq!(found, naive(entries, address), "address {:032x}", address);
+    }
+    Ok(())
+}
+
+/// Prefixes of one family: random, or crowded under a few common beginnings, as allocations are.
+fn entries(longest: u8, most: usize) -> impl Strategy<Value = Vec<Entry<u16>>> {
+    let crowd = prop::collection::vec((any::<u128>(), 0..=longest), 1..4);
+    let prefix = (any::<u128>(), 0..=longest, any::<prop::sample::Index>(), 0..4u8, 1..6u16);
+    (crowd, prop::collection::vec(prefix, 0..most)).prop_map(move |(crowd, prefixes)| {
+        let mut entries: Vec<Entry<u16>> = prefixes
+            .into_iter()
+            .map(|(random, length, crowded, kind, value)| {
+                let (base, bits) = crowd[crowded.index(crowd.len())];
+                let start = if kind == 0 { random } else { keep(base, bits) | random.checked_shr(bits.into()).unwrap_or(0) };
+                let length = if kind == 1 { longest - length % 9 } else { length };
+                Entry { start: keep(start, length), length, value }
+            })
+            .collect();
+        entries.sort_by_key(|entry| (entry.start, entry.length));
+        entries.dedup_by_key(|entry| (entry.start, entry.length));
+        entries
+    })
+}
+
+/// The first `length` bits.
+fn keep(bits: u128, length: u8) -> u128 {
+    if length == 0 { 0 } else { bits & u128::MAX << (128 - u32::from(length)) }
+}
+
+/// Where answers change, and their neighbours; and random addresses.
+fn addresses(entries: &[Entry<u16>], random: Vec<u128>, lowest_bit: u32) -> Vec<u128> {
+    let unit = 1u128 << lowest_bit;
+    let edges = entries.iter().flat_map(|entry| {
+        let last = entry.start | u128::MAX.checked_shr(entry.length.into()).unwrap_or(0);
+        [entry.start, entry.start.wrapping_sub(unit), last, last.wrapping_add(unit)]
+    });
+    edges.chain(random).chain([0, u128::MAX]).map(|address| address & (u128::MAX << lowest_bit)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn ipv4_equals_naive(entries in entries(32, 60), random in prop::collection::vec(any::<u128>(), 20)) {
+        check(&entries, addresses(&entries, random, 96))?;
+    }
+
+    #[test]
+    fn ipv6_equals_naive(entries in entries(128, 60), random in prop::collection::vec(any::<u128>(), 20)) {
+        check(&entries, addresses(&entries, random, 0))?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn large_tables_equal_naive(v4 in entries(32, 4000), v6 in entries(128, 4000)) {
+        check(&v4, addresses(&v4, Vec::new(), 96).into_iter().step_by(7))?;
+        check(&v6, addresses(&v6, Vec::new(), 0).into_iter().step_by(7))?;
+    }
+}
+
+#[test]
+fn neighbours_of_one_class_become_one_range() {
+    let entries: Vec<_> =
+        (0..1024u128).map(|number| Entry { start: number << 104, length: 24, value: 1 }).collect();
+    let (nodes, _) = compiled(&entries);
+    assert!(nodes.len() <= 2, "{} nodes", nodes.len());
+}
+
+#[test]
+fn everything_and_nothing() {
+    let all = [Entry { start: 0, length: 0, value: 3 }];
+    assert_eq!(flatten(all.to_vec(), 0, |_, inner| inner), [(0, 3)]);
+    assert_eq!(flatten(Vec::<Entry<u16>>::new(), 0, |_, inner| inner), [(0, 0)]);
+}

@@ -1,0 +1,63 @@
+use std::env::consts::ARCH;
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::exec::{cargo, exec, root, target_dir};
+use crate::{bpf, setup};
+
+const DENY_WARNINGS: [&str; 3] = ["--", "--deny", "warnings"];
+
+pub(crate) fn run() -> Result<()> {
+    setup::build()?;
+    every_test_is_declared()?;
+    exec(cargo("fmt").args(["--all", "--check"]))?;
+    exec(cargo("clippy").args(["--workspace", "--all-targets"]).args(DENY_WARNINGS))?;
+    // On the host opb-ebpf is an empty `main`, or nearly so: what counts is the lint on its own target.
+    let mut clippy = bpf::cargo("clippy", bpf::triple(cfg!(target_endian = "big")), ARCH)?;
+    clippy.current_dir(root()).arg("--target-dir").arg(target_dir()?.join("bpf-lint"));
+    exec(clippy.args(DENY_WARNINGS))
+}
+
+/// `autotests` is off in opb-userspace, so a file in tests/ that its manifest does not name is never run.
+fn every_test_is_declared() -> Result<()> {
+    let manifest = root().join("opb-userspace/Cargo.toml");
+    let manifest = fs::read_to_string(&manifest)
+        .with_context(|| format!("cannot read {}", manifest.display()))?;
+    let tests = root().join("tests");
+
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&tests).with_context(|| format!("cannot read {}", tests.display()))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".rs") {
+            files.push(name);
+        }
+    }
+    let forgotten = undeclared(&manifest, &files);
+    ensure!(
+        forgotten.is_empty(),
+        "never run, because opb-userspace/Cargo.toml has no [[test]] for it: tests/{}",
+        forgotten.join(", tests/")
+    );
+    Ok(())
+}
+
+fn undeclared<'a>(manifest: &str, files: &'a [String]) -> Vec<&'a str> {
+    let declared = |file: &str| {
+        let path = format!("path = \"../tests/{file}\"");
+        manifest.lines().any(|line| line.trim() == path)
+    };
+    files.iter().map(String::as_str).filter(|file| !declared(file)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::undeclared;
+
+    #[test]
+    fn a_test_that_is_commented_out_counts_as_undeclared() {
+        let manifest = "[[test]]\nname = \"cli\"\npath = \"../tests/cli.rs\"\n# path = \"../tests/kernel.rs\"\n";
+        let files = ["cli.rs", "kernel.rs"].map(String::from);
+        assert_eq!(undeclared(manifest, &files), ["kernel.rs"]);
+    }
+}

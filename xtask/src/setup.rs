@@ -1,0 +1,188 @@
+//! Installs what is missing, and only that. The way that always works takes Debian's packages and crates.io;
+//! other distributions are told what to install.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+use std::{env, fs};
+
+use anyhow::{Context, Result, bail};
+
+use crate::bpf;
+use crate::exec::exec;
+
+/// bpf-linker must read the bitcode of the compiler: its LLVM is not to be older than rustc's. Debian's rustc 1.96
+/// and today's nightly both have 22, while the linker's own default feature is a later one.
+const BPF_LINKER: &str = "0.13.0";
+const LLVM: &str = "22";
+
+/// Packages for building. Add to a list here, with the reason; nothing else names packages.
+const BUILD: &[&str] = &[
+    // to build bpf-linker, and the libLLVM that it runs with
+    "llvm-22-dev",
+    "libpolly-22-dev",
+    "zlib1g-dev",
+    "libzstd-dev",
+    // a rustc that has `core` for the BPF targets precompiled, and its clippy
+    "rustc-web",
+    "libstd-rust-web-dev-bpf",
+    "rust-web-clippy",
+];
+
+/// Packages for the lab: the demo and the kernel tests.
+const LAB: &[&str] = &[
+    // namespaces, links and offloads
+    "iproute2",
+    "ethtool",
+    // mail server and mail client, with TLS
+    "postfix",
+    "swaks",
+    "openssl",
+    "ca-certificates",
+    "libnet-ssleay-perl",
+    "libio-socket-ssl-perl",
+    // a second look at what we loaded and what is on the wire
+    "bpftool",
+    "tcpdump",
+    // plain TCP, and the daemon's control socket
+    "netcat-openbsd",
+    "curl",
+];
+
+/// The lab starts mail servers of its own. The package's stays off the network.
+const POSTFIX_LOCAL: &str =
+    "echo 'postfix postfix/main_mailer_type select Local only' | debconf-set-selections";
+
+/// Everything, for people.
+pub(crate) fn all() -> Result<()> {
+    build()?;
+    lab()?;
+    eprintln!("xtask: set up: compiler, bpf-linker and lab are here");
+    Ok(())
+}
+
+/// What `cargo build` and `cargo xtask lint` need.
+pub(crate) fn build() -> Result<()> {
+    let linker = linker_version();
+    let packages = missing(BUILD);
+    if !packages.is_empty() && linker.is_some() && bpf::nightly_has_rust_src() {
+        // Not our way to set up, but one that works.
+        return Ok(());
+    }
+    install(&packages).with_context(|| {
+        format!(
+            "cannot set up from Debian packages; elsewhere install LLVM {LLVM} with its development files, then run\n  \
+             rustup toolchain install nightly --component rust-src --component clippy\n  \
+             LLVM_PREFIX=DIRECTORY cargo {}\nbecause",
+            bpf_linker_args()
+        )
+    })?;
+    if linker.as_deref() == Some(BPF_LINKER) {
+        return Ok(());
+    }
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(bpf_linker_args().split(' ')).env("LLVM_PREFIX", format!("/usr/lib/llvm-{LLVM}"));
+    if let Some(home) = bpf::cargo_home() {
+        // Where bpf::linker() looks first, whatever cargo's configuration says.
+        cargo.arg("--root").arg(home);
+    }
+    exec(&mut cargo)
+}
+
+/// What the demo and the kernel tests need.
+pub(crate) fn lab() -> Result<()> {
+    if !has_dpkg() {
+        eprintln!("xtask: not a Debian system, so not checked: {}", LAB.join(" "));
+        return Ok(());
+    }
+    install(&missing(LAB)).context("the lab lacks programs")
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    if !has_dpkg() {
+        bail!("not a Debian system");
+    }
+    if !is_root()? {
+        let packages = packages.join(" ");
+        bail!("not root, who should run: apt-get install --no-install-recommends {packages}");
+    }
+
+    eprintln!("xtask: installing from Debian: {}", packages.join(" "));
+    if let Err(error) = exec(&mut apt_get("update")) {
+        // A foreign source that does not answer is no reason to stop; a package that is not found is.
+        eprintln!("xtask: warning: {error:#}");
+    }
+    if packages.contains(&"postfix") {
+        exec(Command::new("sh").args(["-c", POSTFIX_LOCAL]))?;
+    }
+    exec(apt_get("install").args(["--yes", "--no-install-recommends"]).args(packages))
+}
+
+fn apt_get(subcommand: &str) -> Command {
+    wait_for_other_apt();
+    let mut cmd = Command::new("apt-get");
+    cmd.args(["-o", "DPkg::Lock::Timeout=300", subcommand]);
+    cmd.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    cmd
+}
+
+/// apt-get has a timeout for dpkg's lock but gives up at once on the two of its own.
+fn wait_for_other_apt() {
+    let held = |file: &&str| {
+        let Ok(meta) = fs::metadata(file) else { return false };
+        // 1: POSIX  ADVISORY  WRITE 25695 fe:00:1048 0 EOF
+        let inode = format!(":{} ", meta.ino());
+        fs::read_to_string("/proc/locks").is_ok_and(|locks| locks.contains(&inode))
+    };
+    for second in 0..300 {
+        let Some(lock) =
+            ["/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"].into_iter().find(held)
+        else {
+            break;
+        };
+        if second == 0 {
+            eprintln!("xtask: waiting for another apt that holds {lock}");
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn missing(packages: &[&'static str]) -> Vec<&'static str> {
+    // Exits 1 when it does not know one of them, and does not list that one.
+    let query = Command::new("dpkg-query")
+        .args(["--show", "--showformat", "${Package} ${db:Status-Status}\\n"])
+        .args(packages)
+        .output();
+    let listed = query
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
+    let installed: HashSet<_> =
+        listed.lines().filter_map(|line| line.strip_suffix(" installed")).collect();
+    packages.iter().copied().filter(|package| !installed.contains(package)).collect()
+}
+
+fn bpf_linker_args() -> String {
+    format!(
+        "install bpf-linker --version {BPF_LINKER} --no-default-features --features llvm-{LLVM}"
+    )
+}
+
+fn linker_version() -> Option<String> {
+    let output = Command::new(bpf::linker()?).arg("--version").output().ok()?;
+    let version = String::from_utf8(output.stdout).ok()?;
+    Some(version.trim().strip_prefix("bpf-linker ")?.to_owned())
+}
+
+fn has_dpkg() -> bool {
+    Path::new("/usr/bin/dpkg-query").exists()
+}
+
+pub(crate) fn is_root() -> Result<bool> {
+    Ok(fs::metadata("/proc/self").context("cannot tell who runs this")?.uid() == 0)
+}

@@ -1,0 +1,171 @@
+//! The test lanes. A lane that cannot run fails and names what is missing; a lane that ran no test fails too, and
+//! so does a test that one lane leaves to another which then does not run it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write, stdout};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+
+use crate::exec::{announce, cargo};
+use crate::{lint, setup};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Runs this lane only; may be given more than once
+    #[arg(long = "lane", value_name = "LANE")]
+    lanes: Vec<Lane>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Lane {
+    /// Formatting and clippy
+    Lint,
+    /// Tests that need no privileges
+    Host,
+    /// Tests that need root: they load programs and make namespaces
+    Kernel,
+}
+
+pub(crate) fn run(Args { lanes }: Args) -> Result<()> {
+    let wanted = |lane| lanes.is_empty() || lanes.contains(&lane);
+
+    // First of all, so that it does not come up after minutes of other tests.
+    if wanted(Lane::Kernel) {
+        kernel_preflight()?;
+        setup::lab()?;
+    }
+    setup::build()?;
+
+    if wanted(Lane::Lint) {
+        lint::run().context("lint lane")?;
+    }
+    let host = wanted(Lane::Host).then(host_lane).transpose().context("host lane")?;
+    let kernel = wanted(Lane::Kernel).then(kernel_lane).transpose().context("kernel lane")?;
+
+    for (lane, count) in [("host", host), ("kernel", kernel)] {
+        if let Some(Count { ran, ignored }) = count {
+            eprintln!("xtask: {lane} lane: {ran} tests passed, {ignored} left to other lanes");
+        }
+    }
+    if let (Some(host), Some(kernel)) = (host, kernel) {
+        ensure!(
+            host.ignored == kernel.ran,
+            "the host lane left {} tests to the kernel lane, which ran {}: tests that need root belong in tests/*.rs",
+            host.ignored,
+            kernel.ran
+        );
+    }
+    Ok(())
+}
+
+fn host_lane() -> Result<Count> {
+    count(cargo("test").args(["--workspace", "--no-fail-fast"]))
+}
+
+/// Runs the tests that are marked `#[ignore = "root: cargo xtask test --lane kernel"]`, one at a time.
+fn kernel_lane() -> Result<Count> {
+    let test = ["--package", "opb-userspace", "--test", "*", "--no-fail-fast"];
+    count(cargo("test").args(test).args(["--", "--ignored", "--test-threads=1"]))
+}
+
+/// What no package can bring.
+fn kernel_preflight() -> Result<()> {
+    let mut missing = Vec::new();
+    if !setup::is_root()? {
+        missing.push("root");
+    }
+    let status = fs::read_to_string("/proc/self/status").context("cannot read our capabilities")?;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective =
+        u64::from_str_radix(effective.context("no CapEff in /proc/self/status")?.trim(), 16)?;
+    for (bit, name) in [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (39, "CAP_BPF")] {
+        if effective & (1 << bit) == 0 {
+            missing.push(name);
+        }
+    }
+    if !fs::read_to_string("/proc/filesystems")?.lines().any(|line| line.ends_with("\tbpf")) {
+        missing.push("the bpf file system");
+    }
+    if !fs::exists("/sys/kernel/btf/vmlinux")? {
+        missing.push("the kernel's BTF (CONFIG_DEBUG_INFO_BTF)");
+    }
+    ensure!(
+        missing.is_empty(),
+        "the kernel lane cannot run here, missing: {}; the others can: cargo xtask test --lane lint --lane host",
+        missing.join(", ")
+    );
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Count {
+    ran: u64,
+    ignored: u64,
+}
+
+impl Count {
+    /// Adds one line of libtest's output, if it is one that counts:
+    /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.00s`
+    fn add(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else { return };
+        for part in result.split(['.', ';']) {
+            match part.trim().split_once(' ') {
+                Some((n, "passed" | "failed")) => self.ran += n.parse().unwrap_or(0),
+                Some((n, "ignored")) => self.ignored += n.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Runs `cargo test` with its output passed through, and counts what it ran.
+fn count(cmd: &mut Command) -> Result<Count> {
+    let line = announce(cmd);
+    let mut child =
+        cmd.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot run {line}"))?;
+    let output = BufReader::new(child.stdout.take().context("cargo test has no output")?);
+
+    let (done, counted) = mpsc::channel();
+    thread::spawn(move || {
+        let mut count = Count::default();
+        for line in output.split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line);
+            count.add(&line);
+            // Nobody reads us any more: go on counting.
+            let _ = writeln!(stdout(), "{line}");
+        }
+        let _ = done.send(count);
+    });
+
+    let status = child.wait().with_context(|| format!("cannot wait for {line}"))?;
+    let Ok(count) = counted.recv_timeout(Duration::from_secs(10)) else {
+        bail!("{line}: over, but something that it started still runs and holds its output");
+    };
+    ensure!(status.success(), "{line}: {status}");
+    ensure!(count.ran > 0, "{line}: ran no test");
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Count;
+
+    #[test]
+    fn counts_add_up_over_test_binaries() {
+        let mut count = Count::default();
+        for line in [
+            "running 4 tests",
+            "test blocks ... ignored, root: cargo xtask test --lane kernel",
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test result: FAILED. 1 passed; 2 failed; 4 ignored; 0 measured; 9 filtered out; finished in 12.34s",
+        ] {
+            count.add(line);
+        }
+        assert_eq!(count, Count { ran: 6, ignored: 5 });
+    }
+}
