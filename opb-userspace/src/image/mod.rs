@@ -51,7 +51,10 @@ struct Notes {
 pub enum CompileError {
     #[error(transparent)]
     Slots(#[from] NoSlotLeft),
-    #[error("the policy needs {nodes} nodes of 64 bytes; an image has room for {}", Slot::MAX_NODES)]
+    #[error(
+        "the policy needs {nodes} nodes of 64 bytes; an image has room for {}",
+        Slot::MAX_NODES
+    )]
     TooLarge { nodes: usize },
     #[error("the relays of this policy overlap in more than 65535 different ways")]
     RelayClasses,
@@ -93,7 +96,8 @@ impl Image {
         let groups = group_table(&mut nodes, policy, &slot_of);
         let (relay_groups, relay_bounds) = relay_table(&mut nodes, policy, &slot_of)?;
         let subscribers = [false, true].map(|ipv6| {
-            let bounds = flatten(subscriber_entries(policy, &slot_of, ipv6, now), 0, inner_subscriber_class);
+            let bounds =
+                flatten(subscriber_entries(policy, &slot_of, ipv6, now), 0, inner_subscriber_class);
             tree::build(&mut nodes, &bounds).0
         });
         let relays = relay_bounds.map(|bounds| tree::build(&mut nodes, &bounds).0);
@@ -216,7 +220,12 @@ fn group_table(nodes: &mut Vec<Node>, policy: &Policy, slot_of: &[u16]) -> u32 {
 }
 
 /// Group prefixes and exemptions of one family, as subscriber classes.
-fn subscriber_entries(policy: &Policy, slot_of: &[u16], ipv6: bool, now: Timestamp) -> Vec<Entry<u16>> {
+fn subscriber_entries(
+    policy: &Policy,
+    slot_of: &[u16],
+    ipv6: bool,
+    now: Timestamp,
+) -> Vec<Entry<u16>> {
     let groups = policy.groups.iter().zip(slot_of).flat_map(|(group, &slot)| {
         let class = SubscriberClass::new(slot, false).0;
         group.prefixes.iter().map(move |&prefix| (prefix, class))
@@ -231,7 +240,11 @@ const EXEMPT: u16 = SubscriberClass::new(0, true).0;
 
 /// An exemption keeps the group around it: its packets are counted there.
 fn inner_subscriber_class(outer: u16, inner: u16) -> u16 {
-    if inner == EXEMPT { SubscriberClass::new(SubscriberClass(outer).group(), true).0 } else { inner }
+    if inner == EXEMPT {
+        SubscriberClass::new(SubscriberClass(outer).group(), true).0
+    } else {
+        inner
+    }
 }
 
 /// The relay trees' ranges, and the table of which groups may reach which class of relays.
@@ -252,9 +265,10 @@ fn relay_table(
     let mut table = vec![Node([0; 8])];
     let mut bounds = [Vec::new(), Vec::new()];
     for (ipv6, bounds) in [false, true].into_iter().zip(&mut bounds) {
-        let entries = policy.relays.iter().zip(&reach).flat_map(|(relay, &reach)| {
-            relay.addresses.iter().map(move |&prefix| (prefix, reach))
-        });
+        let entries =
+            policy.relays.iter().zip(&reach).flat_map(|(relay, &reach)| {
+                relay.addresses.iter().map(move |&prefix| (prefix, reach))
+            });
         let entries = entries.filter(|(prefix, _)| prefix.is_ipv6() == ipv6).map(entry).collect();
         for (start, groups) in flatten(entries, GroupSet::default(), union) {
             let next = u16::try_from(table.len());
@@ -285,7 +299,8 @@ fn entry<T>((prefix, value): (Prefix, T)) -> Entry<T> {
 
 /// Puts the notes behind everything else, and says where.
 fn append_notes(nodes: &mut Vec<Node>, notes: &Notes) -> (u32, u32) {
-    let text = serde_json::to_vec(notes).unwrap_or_else(|error| unreachable!("plain lists and maps: {error}"));
+    let text = serde_json::to_vec(notes)
+        .unwrap_or_else(|error| unreachable!("plain lists and maps: {error}"));
     let first = nodes.len();
     nodes.resize(first + text.len().div_ceil(size_of::<Node>()), Node([0; 8]));
     bytemuck::cast_slice_mut::<Node, u8>(&mut nodes[first..])[..text.len()].copy_from_slice(&text);

@@ -42,7 +42,12 @@ pub(super) fn flatten<T: Copy + PartialEq>(
 }
 
 /// Leaves every open prefix that ends before `next`; all of them if there is no next.
-fn close<T: Copy + PartialEq>(open: &mut Vec<(u128, T)>, bounds: &mut Bounds<T>, outside: T, next: Option<u128>) {
+fn close<T: Copy + PartialEq>(
+    open: &mut Vec<(u128, T)>,
+    bounds: &mut Bounds<T>,
+    outside: T,
+    next: Option<u128>,
+) {
     while let Some(&(last, _)) = open.last()
         && next.is_none_or(|next| last < next)
     {

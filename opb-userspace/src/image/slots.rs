@@ -22,8 +22,14 @@ pub struct NoSlotLeft {
 
 impl Slots {
     /// Gives every name a slot, and leaves those that have one alone.
-    pub fn assign<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) -> Result<(), NoSlotLeft> {
-        let mut free = (1..MAX_GROUPS as u16).filter(|slot| !self.0.values().any(|taken| taken == slot)).collect::<Vec<_>>().into_iter();
+    pub fn assign<'a>(
+        &mut self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), NoSlotLeft> {
+        let mut free = (1..MAX_GROUPS as u16)
+            .filter(|slot| !self.0.values().any(|taken| taken == slot))
+            .collect::<Vec<_>>()
+            .into_iter();
         for name in names {
             if !self.0.contains_key(name) {
                 let slot = free.next().ok_or_else(|| NoSlotLeft { group: name.to_owned() })?;

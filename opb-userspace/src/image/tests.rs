@@ -23,7 +23,10 @@ fn compiled(entries: &[Entry<u16>]) -> (Vec<Node>, u32) {
     (nodes, root.0)
 }
 
-fn check(entries: &[Entry<u16>], addresses: impl IntoIterator<Item = u128>) -> Result<(), TestCaseError> {
+fn check(
+    entries: &[Entry<u16>],
+    addresses: impl IntoIterator<Item = u128>,
+) -> Result<(), TestCaseError> {
     let (nodes, root) = compiled(entries);
     for address in addresses {
         let found = image::lookup(nodes.as_slice(), root, (address >> 64) as u64, address as u64);
@@ -41,7 +44,11 @@ fn entries(longest: u8, most: usize) -> impl Strategy<Value = Vec<Entry<u16>>> {
             .into_iter()
             .map(|(random, length, crowded, kind, value)| {
                 let (base, bits) = crowd[crowded.index(crowd.len())];
-                let start = if kind == 0 { random } else { keep(base, bits) | random.checked_shr(bits.into()).unwrap_or(0) };
+                let start = if kind == 0 {
+                    random
+                } else {
+                    keep(base, bits) | random.checked_shr(bits.into()).unwrap_or(0)
+                };
                 let length = if kind == 1 { longest - length % 9 } else { length };
                 Entry { start: keep(start, length), length, value }
             })
@@ -64,7 +71,11 @@ fn addresses(entries: &[Entry<u16>], random: Vec<u128>, lowest_bit: u32) -> Vec<
         let last = entry.start | u128::MAX.checked_shr(entry.length.into()).unwrap_or(0);
         [entry.start, entry.start.wrapping_sub(unit), last, last.wrapping_add(unit)]
     });
-    edges.chain(random).chain([0, u128::MAX]).map(|address| address & (u128::MAX << lowest_bit)).collect()
+    edges
+        .chain(random)
+        .chain([0, u128::MAX])
+        .map(|address| address & (u128::MAX << lowest_bit))
+        .collect()
 }
 
 proptest! {

@@ -58,14 +58,17 @@ impl<'a> Block<'a> {
 
     /// Bits up to and including the last that any bound has set.
     fn depth(&self) -> u32 {
-        let deepest = self.bounds.iter().map(|&(start, _)| self.behind(start, 0).trailing_zeros()).min();
+        let deepest =
+            self.bounds.iter().map(|&(start, _)| self.behind(start, 0).trailing_zeros()).min();
         128 - deepest.unwrap_or(128)
     }
 
     /// Cuts off the bounds before `end`, as a block of its own behind `bits` more bits, whose first
     /// address is `start`. What holds at its end is inherited by what is left.
     fn split(&mut self, start: u128, end: Option<u128>, bits: u32) -> Block<'a> {
-        let count = end.map_or(self.bounds.len(), |end| self.bounds.partition_point(|&(bound, _)| bound < end));
+        let count = end.map_or(self.bounds.len(), |end| {
+            self.bounds.partition_point(|&(bound, _)| bound < end)
+        });
         let (mut bounds, rest) = self.bounds.split_at(count);
         let mut inherited = self.inherited;
         if let [(first, class), behind @ ..] = bounds
@@ -167,7 +170,9 @@ fn branch_keys(block: &Block<'_>) -> Option<Vec<u16>> {
         }
         let inside = block.behind(start, bits) != 0;
         last = Some((key, inside));
-        for key in [Some(key), if inside { key.checked_add(unit) } else { None }].into_iter().flatten() {
+        for key in
+            [Some(key), if inside { key.checked_add(unit) } else { None }].into_iter().flatten()
+        {
             if keys.last() != Some(&key) {
                 keys.push(key);
             }
@@ -184,7 +189,8 @@ fn index_bits(block: &Block<'_>) -> u32 {
     let slots = block.bounds.len().div_ceil(BOUNDS_A_SLOT).next_power_of_two();
     let wanted = slots.trailing_zeros().clamp(4, LARGEST_INDEX);
     let for_leaves = block.depth().saturating_sub(16);
-    let affordable = for_leaves <= LARGEST_INDEX && 4 << for_leaves <= INDEX_BYTES_A_BOUND * block.bounds.len();
+    let affordable =
+        for_leaves <= LARGEST_INDEX && 4 << for_leaves <= INDEX_BYTES_A_BOUND * block.bounds.len();
     let bits = if affordable { wanted.max(for_leaves) } else { wanted };
     bits.min(block.bits_in_half())
 }

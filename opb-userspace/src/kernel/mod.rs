@@ -1,143 +1,103 @@
-//! Stub of the kernel module: keeps everything in memory, attaches to anything. To be overwritten.
-use std::path::{Path, PathBuf};
+//! The kernel side of the program. All of aya and every raw system call live behind this module: aya renames
+//! its attach interface in every release.
+//!
+//! In the order in which an image reaches packets: [`pins`] are what outlives the process, [`policy`] puts an
+//! image into the kernel, [`programs`] loads the BPF programs, [`attach`] puts them on interfaces, [`counters`]
+//! reads what they counted. [`replay`] runs single packets through programs of its own.
 
-use opb_common::{
-    outcome::{Direction, Outcome},
-    settings::Settings,
-};
+mod attach;
+mod counters;
+mod error;
+mod pins;
+mod policy;
+mod programs;
+mod replay;
+mod sys;
 
-use crate::{
-    image::{Image, Slots},
-    node,
-};
+use std::path::Path;
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("stub")]
-    Stub,
-}
+use opb_common::settings::Settings;
+use tracing::Level;
 
-impl Error {
-    pub fn hint(&self) -> Option<String> {
-        None
-    }
-}
+pub use attach::{Attached, Hook, Refused, Wanted};
+pub use counters::CounterRow;
+pub use error::Error;
+pub use programs::Logs;
+pub use replay::{Replay, ReplayHook};
 
-pub type Logs = aya_log::EbpfLogger<&'static dyn log::Log>;
+use crate::image::{Image, Slots};
+use pins::Pins;
+use policy::PolicySlot;
+use programs::{Kind, Ports, Programs};
 
+/// What this process holds in the kernel, for as long as it runs. What must outlive it is pinned.
 pub struct Kernel {
-    _pins: PathBuf,
-    live: Option<Image>,
-    attached: Vec<Wanted>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    Xdp,
-    XdpGeneric,
-    Tcx,
-    Clsact,
-}
-
-impl Hook {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Xdp => "xdp",
-            Self::XdpGeneric => "xdp-generic",
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    pub interface: String,
-    pub index: u32,
-    pub role: node::Role,
-    pub direction: Direction,
-    pub hook: node::Hook,
-    pub unknown_drop: bool,
-}
-
-#[derive(Debug)]
-pub struct Refused {
-    pub wanted: Wanted,
-    pub error: Error,
-}
-
-#[derive(Clone, Debug)]
-pub struct Attached {
-    pub interface: String,
-    pub index: u32,
-    pub direction: &'static str,
-    pub hook: Hook,
-    pub warning: Option<String>,
-}
-
-#[derive(serde::Serialize)]
-pub struct CounterRow {
-    pub group: Option<String>,
-    pub direction: &'static str,
-    pub verdict: &'static str,
-    pub reason: &'static str,
-    pub packets: u64,
-    pub bytes: u64,
+    pins: Pins,
+    policy: PolicySlot,
+    programs: Programs,
 }
 
 impl Kernel {
-    pub fn open(pins: &Path, _log: Option<tracing::Level>) -> Result<Self, Error> {
-        Ok(Self { _pins: pins.to_owned(), live: None, attached: vec![] })
+    /// Opens the pins under `pins`, or makes them; `log` is the level of the programs' debug lines.
+    ///
+    /// Fails when another process holds them, when the directory is on no bpffs, and when what is pinned there
+    /// has another shape than this version's.
+    pub fn open(pins: &Path, log: Option<Level>) -> Result<Self, Error> {
+        let pins = Pins::open(pins)?;
+        let policy = PolicySlot::open(&pins.policy())?;
+        counters::open(&pins.counters())?;
+        let ports = policy.image()?.as_ref().map(Ports::of).unwrap_or_default();
+        let programs = Programs::new(pins.policy(), pins.counters(), ports, log);
+        Ok(Self { pins, policy, programs })
     }
+
+    /// The image in force, read back from the kernel.
     pub fn live(&self) -> Result<Option<Image>, Error> {
-        Ok(self.live.clone())
+        self.policy.image()
     }
+
+    /// Puts `image` in force, in one step.
+    ///
+    /// The port sets of the programs are only a pre-filter, and first hold the ports of both policies: no packet
+    /// that either policy denies is let through by them at any moment.
     pub fn publish(&mut self, image: &Image) -> Result<(), Error> {
-        self.live = Some(image.clone());
-        Ok(())
+        let new = Ports::of(image);
+        self.programs.set_ports(&self.programs.ports().union(&new))?;
+        self.policy.publish(image)?;
+        self.programs.set_ports(&new)
     }
+
+    /// Puts the programs on interfaces, or replaces those that are there without a gap.
     pub fn attach(&mut self, wanted: &[Wanted]) -> Vec<Result<Attached, Refused>> {
-        self.attached.extend_from_slice(wanted);
-        let attached = |wanted: &Wanted| {
-            Ok(Attached {
-                interface: wanted.interface.clone(),
-                index: wanted.index,
-                direction: wanted.direction.name(),
-                hook: Hook::Tcx,
-                warning: None,
-            })
-        };
-        wanted.iter().map(attached).collect()
+        wanted.iter().map(|wanted| attach::attach(&self.pins, &mut self.programs, wanted)).collect()
     }
+
+    /// Takes programs of ours off every interface and direction that is not in `wanted`. Says which.
     pub fn detach_unwanted(&mut self, wanted: &[Wanted]) -> Result<Vec<String>, Error> {
-        let gone = self.attached.extract_if(.., |attached| !wanted.contains(attached));
-        Ok(gone.map(|wanted| wanted.interface).collect())
+        attach::detach_all_but(&self.pins, wanted)
     }
-    pub fn counters(&self, _slots: &Slots) -> Result<Vec<CounterRow>, Error> {
-        Ok(vec![])
+
+    /// Everything that was counted since the pins were made; rows of zero are left out.
+    pub fn counters(&self, slots: &Slots) -> Result<Vec<CounterRow>, Error> {
+        counters::read(&self.pins.counters(), slots)
     }
+
+    /// Where the programs' debug lines come from, one for each program loaded since the last call.
     pub fn logs(&mut self) -> Result<Vec<Logs>, Error> {
-        Ok(vec![])
+        self.programs.logs()
+    }
+
+    /// Loads the programs for `settings`, if they are not loaded yet, and hands out their ids, XDP and TC.
+    /// For inspection of what the kernel made of them.
+    pub fn program_ids(&mut self, settings: Settings) -> Result<[u32; 2], Error> {
+        Ok([self.programs.id(Kind::Xdp, settings)?, self.programs.id(Kind::Tc, settings)?])
     }
 }
 
-pub fn detach(_pins: &Path) -> Result<Vec<String>, Error> {
-    Ok(vec![])
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplayHook {
-    Xdp,
-    Tc,
-}
-
-pub struct Replay;
-
-impl Replay {
-    pub fn new(_image: &Image, _settings: Settings, _hook: ReplayHook) -> Result<Self, Error> {
-        Err(Error::Stub)
-    }
-    pub fn run(&mut self, _frame: &[u8]) -> Result<Outcome, Error> {
-        Err(Error::Stub)
-    }
+/// Removes every program, link, map and pin of ours under `pins`, with no daemon running. Says what it removed.
+pub fn detach(pins: &Path) -> Result<Vec<String>, Error> {
+    let Some(pins) = Pins::open_existing(pins)? else { return Ok(Vec::new()) };
+    let mut removed = attach::detach_all_but(&pins, &[])?;
+    removed.extend(pins.remove()?);
+    Ok(removed)
 }

@@ -2,23 +2,27 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type};
 
 /// How a map is made.
-pub struct MapShape {
-    pub kind: bpf_map_type,
-    pub value_size: u32,
-    pub entries: u32,
-    pub flags: u32,
+pub(super) struct MapShape {
+    pub(super) kind: bpf_map_type,
+    pub(super) value_size: u32,
+    pub(super) entries: u32,
+    pub(super) flags: u32,
 }
 
 /// Creates a map with four-byte keys and without BTF. `template` is the inner map that a map of maps is
 /// modelled on.
-pub fn create_map(name: &CStr, shape: &MapShape, template: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+pub(super) fn create_map(
+    name: &CStr,
+    shape: &MapShape,
+    template: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
     let mut attr = empty();
     // SAFETY: the attribute was zeroed, and this is the member for BPF_MAP_CREATE.
     let create = unsafe { &mut attr.__bindgen_anon_1 };
@@ -35,15 +39,15 @@ pub fn create_map(name: &CStr, shape: &MapShape, template: Option<BorrowedFd<'_>
 }
 
 /// No more writes through bpf(2) or new mappings: what was published stays what it is.
-pub fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
-    // SAFETY: as above; BPF_MAP_FREEZE reads the map's descriptor from the element member.
-    unsafe { attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32 };
+    // BPF_MAP_FREEZE reads the map's descriptor from the element member.
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(drop)
 }
 
 /// Pins an object on a bpffs.
-pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     let mut attr = empty();
     // SAFETY: as above; this is the member for BPF_OBJ_PIN.
@@ -54,24 +58,24 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 }
 
 /// Opens a pinned object.
-pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let mut attr = empty();
-    // SAFETY: as above; this is the member for BPF_OBJ_GET.
-    unsafe { attr.__bindgen_anon_4.pathname = path.as_ptr() as u64 };
+    // This is the member for BPF_OBJ_GET.
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     fd_from(bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?)
 }
 
 /// What a link is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkTarget {
-    pub program: u32,
+pub(super) struct LinkTarget {
+    pub(super) program: u32,
     /// 0 when the interface is gone.
-    pub interface: u32,
+    pub(super) interface: u32,
 }
 
 /// Reads where an XDP or TCX link is attached: both keep the interface in the same place.
-pub fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
+pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     // SAFETY: plain numbers, for which zero is a value.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
     let mut attr = empty();
@@ -82,19 +86,30 @@ pub fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     query.info_len = size_of::<bpf_link_info>() as u32;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     // SAFETY: the kernel filled it; `xdp.ifindex` and `tcx.ifindex` are the first word of the same union.
-    Ok(LinkTarget { program: info.prog_id, interface: unsafe { info.__bindgen_anon_1.xdp.ifindex } })
+    Ok(LinkTarget {
+        program: info.prog_id,
+        interface: unsafe { info.__bindgen_anon_1.xdp.ifindex },
+    })
+}
+
+/// Opens a link by its id.
+pub(super) fn open_link(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // This is the member for BPF_LINK_GET_FD_BY_ID.
+    attr.__bindgen_anon_6.__bindgen_anon_1.link_id = id;
+    fd_from(bpf(bpf_cmd::BPF_LINK_GET_FD_BY_ID, &mut attr)?)
 }
 
 /// Takes a link off its hook, whoever else still holds it.
-pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
-    // SAFETY: as above; BPF_LINK_DETACH reads one word, the link's descriptor.
-    unsafe { attr.link_detach.link_fd = link.as_raw_fd() as u32 };
+    // BPF_LINK_DETACH reads one word, the link's descriptor.
+    attr.link_detach.link_fd = link.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
 /// A bpffs that no path leads to but the descriptor's own: what is pinned there ends with it.
-pub fn detached_bpffs() -> io::Result<OwnedFd> {
+pub(super) fn detached_bpffs() -> io::Result<OwnedFd> {
     const FSCONFIG_CMD_CREATE: libc::c_long = 6;
     // SAFETY: system calls on constant strings and on the descriptor just made.
     unsafe {
@@ -107,7 +122,9 @@ pub fn detached_bpffs() -> io::Result<OwnedFd> {
 
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
     // SAFETY: `attr` is valid for the size given, and what it points to outlives the call.
-    checked(unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, attr, size_of::<bpf_attr>()) })
+    checked(unsafe {
+        libc::syscall(libc::SYS_bpf, command as libc::c_long, attr, size_of::<bpf_attr>())
+    })
 }
 
 fn empty() -> bpf_attr {
@@ -128,4 +145,3 @@ fn fd_from(result: i64) -> io::Result<OwnedFd> {
 fn c_path(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
 }
-

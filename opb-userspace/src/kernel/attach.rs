@@ -1,0 +1,467 @@
+//! Programs on interfaces: which hook, how a program is replaced, how it is taken off.
+//!
+//! A program is never detached and attached again: a new one takes the place of the old by link update (or
+//! filter replacement, on clsact), and links are pinned, so that no process has to live for them.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+
+use aya::programs::{
+    LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+    links::{FdLink, LinkError, LinkType, PinnedLink},
+    loaded_links, loaded_programs,
+    tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
+    xdp::XdpLink,
+};
+use aya::sys::SyscallError;
+use nix::{ifaddrs::getifaddrs, net::if_::if_nameindex};
+use opb_common::{outcome::Direction, settings::Settings};
+use serde::Serialize;
+
+use super::{
+    Error,
+    pins::Pins,
+    programs::{Kind, Programs, TC_PROGRAM},
+    sys,
+};
+use crate::node::{Hook as HookChoice, Role};
+
+/// The hook that a program is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hook {
+    Xdp,
+    XdpGeneric,
+    Tcx,
+    Clsact,
+}
+
+impl Hook {
+    const ALL: [Self; 4] = [Self::Xdp, Self::XdpGeneric, Self::Tcx, Self::Clsact];
+
+    /// The name in status and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp-generic",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+
+    const fn kind(self) -> Kind {
+        match self {
+            Self::Xdp | Self::XdpGeneric => Kind::Xdp,
+            Self::Tcx | Self::Clsact => Kind::Tc,
+        }
+    }
+
+    /// The hooks to try, best first.
+    fn candidates(choice: HookChoice, ingress: bool) -> &'static [Self] {
+        match choice {
+            HookChoice::Clsact => &[Self::Clsact],
+            HookChoice::Tc => &[Self::Tcx, Self::Clsact],
+            // There is no XDP on the way out.
+            _ if !ingress => &[Self::Tcx, Self::Clsact],
+            HookChoice::Auto => &Self::ALL,
+            HookChoice::Xdp => &[Self::Xdp],
+            HookChoice::XdpGeneric => &[Self::XdpGeneric],
+        }
+    }
+}
+
+/// What shall be filtered.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub interface: String,
+    pub index: u32,
+    pub role: Role,
+    pub direction: Direction,
+    pub hook: HookChoice,
+    /// `unknown-source: drop`.
+    pub unknown_drop: bool,
+}
+
+impl Wanted {
+    /// Subscribers' packets come in on a subscriber interface and leave on a core interface.
+    fn is_ingress(&self) -> bool {
+        (self.role == Role::Subscriber) == (self.direction == Direction::Upstream)
+    }
+
+    fn settings(&self, bare_ip: bool) -> Settings {
+        [
+            (self.direction == Direction::Downstream, Settings::DOWNSTREAM),
+            (bare_ip, Settings::BARE_IP),
+            (self.unknown_drop, Settings::UNKNOWN_DROP),
+            (self.role == Role::Subscriber, Settings::SUBSCRIBER),
+        ]
+        .into_iter()
+        .filter(|&(set, _)| set)
+        .fold(Settings::default(), |settings, (_, setting)| settings.with(setting))
+    }
+}
+
+/// What is filtered.
+#[derive(Clone, Debug, Serialize)]
+pub struct Attached {
+    pub interface: String,
+    pub index: u32,
+    pub direction: &'static str,
+    pub hook: Hook,
+    /// Why it is not the hook that was asked for first, and what that means.
+    pub warning: Option<String>,
+}
+
+/// What should be filtered and is not.
+#[derive(Debug)]
+pub struct Refused {
+    pub wanted: Wanted,
+    pub error: Error,
+}
+
+/// Identifies one pinned link, and is its file name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LinkName {
+    hook: Hook,
+    direction: Direction,
+    index: u32,
+}
+
+impl fmt::Display for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hook, direction, index } = self;
+        // No dots: bpffs reserves them.
+        write!(f, "{}~{}~{index}", hook.name(), direction.name())
+    }
+}
+
+impl LinkName {
+    fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.split('~');
+        let hook = parts.next()?;
+        let direction = parts.next()?;
+        Some(Self {
+            hook: Hook::ALL.into_iter().find(|known| known.name() == hook)?,
+            direction: Direction::ALL.into_iter().find(|known| known.name() == direction)?,
+            index: parts.next()?.parse().ok()?,
+        })
+    }
+}
+
+/// Puts the program for `wanted` on its interface, or in the place of the one of ours that is there.
+pub(super) fn attach(
+    pins: &Pins,
+    programs: &mut Programs,
+    wanted: &Wanted,
+) -> Result<Attached, Refused> {
+    let result = bare_ip(wanted.index)
+        .map_err(|source| Error::Interface { interface: wanted.interface.clone(), source })
+        .and_then(|bare_ip| try_hooks(pins, programs, wanted, wanted.settings(bare_ip)));
+    result.map_err(|error| Refused { wanted: wanted.clone(), error })
+}
+
+fn try_hooks(
+    pins: &Pins,
+    programs: &mut Programs,
+    wanted: &Wanted,
+    settings: Settings,
+) -> Result<Attached, Error> {
+    let candidates = Hook::candidates(wanted.hook, wanted.is_ingress());
+    let name = |hook| LinkName { hook, direction: wanted.direction, index: wanted.index };
+    let attached = |hook, warning| Attached {
+        interface: wanted.interface.clone(),
+        index: wanted.index,
+        direction: wanted.direction.name(),
+        hook,
+        warning,
+    };
+    let ours: Vec<Hook> =
+        Hook::ALL.into_iter().filter(|&hook| is_attached(pins, name(hook))).collect();
+
+    let mut refusals: Vec<(Hook, Error)> = Vec::new();
+    for &hook in candidates {
+        // A program of ours stays on the hook that it has, if that is one of those asked for.
+        if let Some(&present) = ours.iter().find(|present| candidates.contains(present))
+            && present != hook
+        {
+            continue;
+        }
+        match put(pins, programs, wanted, settings, name(hook), ours.contains(&hook)) {
+            Ok(()) => {
+                // Only now, so that one of the two is always there.
+                for &other in ours.iter().filter(|&&other| other != hook) {
+                    remove(pins, name(other), Some(&wanted.interface))?;
+                }
+                return Ok(attached(hook, fall_back(hook, &refusals)));
+            }
+            Err(error) => refusals.push((hook, error)),
+        }
+    }
+    // The most telling refusal is that of the hook that was wanted most.
+    Err(refusals.into_iter().next().map_or_else(
+        || Error::call("an attachment")(io::ErrorKind::Unsupported.into()),
+        |(_, error)| error,
+    ))
+}
+
+/// Says what a hook that was not the first choice means.
+fn fall_back(hook: Hook, refusals: &[(Hook, Error)]) -> Option<String> {
+    let (first, error) = refusals.first()?;
+    let consequence = match hook {
+        Hook::Xdp => "no difference for packets",
+        Hook::XdpGeneric => {
+            "packets are judged after the driver has built them: correct, but slower under a flood"
+        }
+        Hook::Tcx => {
+            "packets are judged after the driver and taps: correct, but slower under a flood"
+        }
+        Hook::Clsact => {
+            "kernel before 6.6: the filter is no pinned link, other tools can remove it unnoticed"
+        }
+    };
+    Some(format!("{} instead of {}: {}; {consequence}", hook.name(), first.name(), chain(error)))
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    std::iter::once(error.to_string())
+        .chain(causes.map(ToString::to_string))
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+/// Attaches or replaces at one hook.
+fn put(
+    pins: &Pins,
+    programs: &mut Programs,
+    wanted: &Wanted,
+    settings: Settings,
+    name: LinkName,
+    present: bool,
+) -> Result<(), Error> {
+    let instance = programs.get(name.hook.kind(), settings)?;
+    let program = instance.name();
+    let failed = |source| refusal(source, wanted, name.hook, program);
+    let path = pins.link(&name.to_string());
+    if !present && path.exists() {
+        // Of an interface that had this number before.
+        fs::remove_file(&path).map_err(Error::path("remove", &path))?;
+    }
+    match name.hook {
+        Hook::Xdp | Hook::XdpGeneric => {
+            let xdp = instance.xdp()?;
+            if present {
+                let link = pinned(&path)?;
+                let link = XdpLink::try_from(link).map_err(|_| failed(ProgramError::NotLoaded))?;
+                xdp.attach_to_link(link).map_err(failed)?;
+            } else {
+                let mode = if name.hook == Hook::Xdp { XdpMode::Driver } else { XdpMode::Skb };
+                let link = attach_xdp(xdp, wanted.index, mode).map_err(failed)?;
+                link.pin(&path)?;
+            }
+        }
+        Hook::Tcx => {
+            let tc = instance.tc()?;
+            if present {
+                let link = pinned(&path)?;
+                let link = SchedClassifierLink::try_from(link)
+                    .map_err(|_| failed(ProgramError::NotLoaded))?;
+                tc.attach_to_link(link).map_err(failed)?;
+            } else {
+                let link = attach_tcx(tc, wanted).map_err(failed)?;
+                link.pin(&path)?;
+            }
+        }
+        Hook::Clsact => {
+            let tc = instance.tc()?;
+            attach_clsact(tc, wanted).map_err(failed)?;
+            // A filter cannot be pinned; its program stands for it.
+            if present {
+                fs::remove_file(&path).map_err(Error::path("remove", &path))?;
+            }
+            tc.pin(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn pinned(path: &std::path::Path) -> Result<FdLink, Error> {
+    let link = PinnedLink::from_pin(path)
+        .map_err(|error| Error::path("open", path)(io::Error::other(error)))?;
+    Ok(FdLink::from(link))
+}
+
+fn attach_xdp(program: &mut Xdp, index: u32, mode: XdpMode) -> Result<FdLink, ProgramError> {
+    let id = program.attach_to_if_index(index, mode)?;
+    // On EINVAL aya falls back to netlink, and such an attachment cannot be pinned: it is taken off again.
+    FdLink::try_from(program.take_link(id)?).map_err(no_link)
+}
+
+fn attach_tcx(program: &mut SchedClassifier, wanted: &Wanted) -> Result<FdLink, ProgramError> {
+    // First, so that no other program on the hook lets something through before us.
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program.attach_with_options(&wanted.interface, tc_type(wanted.is_ingress()), order)?;
+    FdLink::try_from(program.take_link(id)?).map_err(no_link)
+}
+
+fn no_link(error: LinkError) -> ProgramError {
+    ProgramError::SyscallError(SyscallError {
+        call: "bpf_link_create",
+        io_error: io::Error::other(error),
+    })
+}
+
+/// Where our filter stands on a clsact hook: fixed, so that it can be found and replaced.
+const CLSACT_PRIORITY: u16 = 25;
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x25);
+
+fn attach_clsact(program: &mut SchedClassifier, wanted: &Wanted) -> Result<(), ProgramError> {
+    let interface = &wanted.interface;
+    let kind = tc_type(wanted.is_ingress());
+    let replace = |program: &mut SchedClassifier| {
+        let link =
+            SchedClassifierLink::attached(interface, kind, CLSACT_PRIORITY, CLSACT_HANDLE, None);
+        program.attach_to_link(link.map_err(TcError::from)?)
+    };
+    let id = replace(program).or_else(|_nothing_to_replace| {
+        // The queueing discipline may be there already, for somebody else's filters.
+        let _ = tc::qdisc_add_clsact(interface);
+        let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, classid: None };
+        program.attach_with_options(interface, kind, TcAttachOptions::Netlink(options))
+    })?;
+    // The filter belongs to the interface, not to this process.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+fn tc_type(ingress: bool) -> TcAttachType {
+    if ingress { TcAttachType::Ingress } else { TcAttachType::Egress }
+}
+
+/// Whether a program of ours is on that hook of that interface.
+fn is_attached(pins: &Pins, name: LinkName) -> bool {
+    match name.hook {
+        Hook::Clsact => pins.link(&name.to_string()).exists(),
+        _ => target(pins, name).is_some_and(|target| target.interface == name.index),
+    }
+}
+
+fn target(pins: &Pins, name: LinkName) -> Option<sys::LinkTarget> {
+    let link = sys::open_pin(&pins.link(&name.to_string())).ok()?;
+    sys::link_target(link.as_fd()).ok()
+}
+
+/// Takes the program off, and removes its pin.
+fn remove(pins: &Pins, name: LinkName, interface: Option<&str>) -> Result<(), Error> {
+    let path = pins.link(&name.to_string());
+    match name.hook {
+        Hook::Clsact => {
+            for kind in [TcAttachType::Ingress, TcAttachType::Egress] {
+                // Nothing to remove is what is wanted.
+                let _ = interface
+                    .map(|interface| tc::qdisc_detach_program(interface, kind, TC_PROGRAM));
+            }
+        }
+        _ => {
+            let link = sys::open_pin(&path).map_err(Error::path("open", &path))?;
+            match sys::detach_link(link.as_fd()) {
+                // The interface is gone, and the attachment with it.
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+                other => other.map_err(Error::call("to detach a link"))?,
+            }
+        }
+    }
+    fs::remove_file(&path).map_err(Error::path("remove", &path))
+}
+
+/// Takes every program of ours off that `wanted` does not name. Says which.
+pub(super) fn detach_all_but(pins: &Pins, wanted: &[Wanted]) -> Result<Vec<String>, Error> {
+    let names =
+        if_nameindex().map_err(io::Error::from).map_err(Error::call("to list interfaces"))?;
+    let interface_name = |index| {
+        let found = names.iter().find(|interface| interface.index() == index);
+        found.map(|interface| interface.name().to_string_lossy().into_owned())
+    };
+    let mut removed = Vec::new();
+    for link in pins.links()? {
+        let Some(name) = LinkName::parse(&link) else { continue };
+        if wanted
+            .iter()
+            .any(|wanted| (wanted.index, wanted.direction) == (name.index, name.direction))
+        {
+            continue;
+        }
+        let interface = interface_name(name.index);
+        remove(pins, name, interface.as_deref())?;
+        let interface = interface.unwrap_or_else(|| format!("interface {} (gone)", name.index));
+        removed.push(format!(
+            "{} program, {}, {interface}",
+            name.hook.name(),
+            name.direction.name()
+        ));
+    }
+    Ok(removed)
+}
+
+/// Whether frames of the interface start at the IP header.
+fn bare_ip(index: u32) -> io::Result<bool> {
+    /// linux/if_arp.h
+    const ARPHRD_RAWIP: u16 = 519;
+    const WITHOUT_LINK_HEADER: [u16; 7] = [
+        libc::ARPHRD_PPP,
+        libc::ARPHRD_NONE,
+        libc::ARPHRD_TUNNEL,
+        libc::ARPHRD_TUNNEL6,
+        libc::ARPHRD_SIT,
+        libc::ARPHRD_IPGRE,
+        ARPHRD_RAWIP,
+    ];
+    let address = getifaddrs()?.filter_map(|interface| interface.address);
+    let kind = address
+        .filter_map(|address| address.as_link_addr().map(|link| (link.ifindex(), link.hatype())));
+    let kind = kind.into_iter().find(|&(found, _)| found == index as usize);
+    kind.map(|(_, kind)| WITHOUT_LINK_HEADER.contains(&kind))
+        .ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// What the kernel's refusal means.
+fn refusal(source: ProgramError, wanted: &Wanted, hook: Hook, program: &'static str) -> Error {
+    let code = match &source {
+        ProgramError::SyscallError(call) => call.io_error.raw_os_error(),
+        _ => None,
+    };
+    match (hook, code) {
+        (Hook::Xdp | Hook::XdpGeneric, Some(libc::EBUSY | libc::EEXIST)) => Error::Occupied {
+            interface: wanted.interface.clone(),
+            hook: "XDP",
+            owner: xdp_owner(wanted.index),
+        },
+        _ => Error::Attach {
+            interface: wanted.interface.clone(),
+            hook: hook.name(),
+            program,
+            source,
+        },
+    }
+}
+
+/// Names the program on the XDP hook of an interface.
+fn xdp_owner(index: u32) -> String {
+    let link = loaded_links().flatten().find_map(|link| {
+        let fd = sys::open_link(link.id()).ok()?;
+        let target = sys::link_target(fd.as_fd()).ok()?;
+        let is_xdp = matches!(link.link_type(), Ok(LinkType::Xdp));
+        (is_xdp && target.interface == index).then_some(target.program)
+    });
+    let name = link.and_then(|id| {
+        let program = loaded_programs().flatten().find(|program| program.id() == id)?;
+        Some(format!("program `{}` (id {id})", program.name_as_str().unwrap_or("?")))
+    });
+    name.unwrap_or_else(|| {
+        "a program that was attached without a link (`bpftool net` names it)".into()
+    })
+}

@@ -1,0 +1,84 @@
+//! What can go wrong between this program and the kernel.
+
+use std::io;
+use std::path::PathBuf;
+
+use aya::{EbpfError, maps::MapError, pin::PinError, programs::ProgramError};
+use opb_common::ABI_VERSION;
+
+use crate::image::FormatError;
+
+/// An operation on the kernel failed. The running policy is what it was before.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {action} {}", path.display())]
+    Path { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("{} is not on a BPF file system", path.display())]
+    NotBpffs { path: PathBuf },
+    #[error("another opb holds {}", path.display())]
+    Locked { path: PathBuf },
+    #[error("{} is pinned with another shape: {found}, but this version (ABI {ABI_VERSION}) makes {expected}", path.display())]
+    Shape { path: PathBuf, found: String, expected: String },
+    #[error("the image in the kernel cannot be read")]
+    Format(#[from] FormatError),
+    #[error("the kernel refused {what}")]
+    Call { what: &'static str, source: io::Error },
+    #[error("the image in the kernel differs from what was written, and was not put in force")]
+    ReadBack,
+    #[error("the BPF programs do not load")]
+    Load(#[source] Box<EbpfError>),
+    #[error("the kernel refused the program {name}")]
+    Program { name: &'static str, source: ProgramError },
+    #[error("a map of ours cannot be used")]
+    Map(#[from] MapError),
+    #[error("a map of ours cannot be pinned")]
+    Pin(#[from] PinError),
+    #[error("interface {interface}: {program} cannot be put on its {hook} hook")]
+    Attach { interface: String, hook: &'static str, program: &'static str, source: ProgramError },
+    #[error("interface {interface}")]
+    Interface { interface: String, source: io::Error },
+    #[error("interface {interface}: {owner} is on its {hook} hook")]
+    Occupied { interface: String, hook: &'static str, owner: String },
+    #[error("the programs' debug lines cannot be read")]
+    Log(#[source] aya_log::Error),
+}
+
+impl Error {
+    /// What the operator can do about it, if there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotBpffs { .. } => Some("mount one: mount -t bpf bpf /sys/fs/bpf".into()),
+            Self::Locked { .. } => {
+                Some("stop the running daemon first, or give this one other `pins`".into())
+            }
+            Self::Shape { .. } | Self::Format(_) => {
+                Some("an incompatible version left it; `opb detach`, then `opb run`".into())
+            }
+            Self::Occupied { .. } => {
+                Some("`hook: tc` coexists with other programs on the interface".into())
+            }
+            Self::Path { source, .. } | Self::Call { source, .. }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Some(
+                    "loading BPF programs needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root"
+                        .into(),
+                )
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn path(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Path { action, path, source }
+    }
+
+    pub(super) fn call(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Call { what, source }
+    }
+}

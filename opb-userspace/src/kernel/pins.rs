@@ -1,0 +1,137 @@
+//! The pin directory: what keeps the filter enforcing when no process of ours runs.
+//!
+//! ```text
+//! PINS/v1/policy          the one-slot map of maps that holds the image in force
+//! PINS/v1/counters        counts of every outcome
+//! PINS/v1/links/HOOK-DIRECTION-IFINDEX
+//! ```
+//!
+//! `v1` is the ABI version: another layout never opens what this one left.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::maps::{MapInfo, MapType};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+use opb_common::ABI_VERSION;
+
+use super::{
+    Error,
+    sys::{self, MapShape},
+};
+
+/// The pin directory of this ABI version, locked against a second daemon.
+pub(super) struct Pins {
+    directory: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Pins {
+    /// Makes the directories that are missing.
+    pub(super) fn open(pins: &Path) -> Result<Self, Error> {
+        let directory = pins.join(format!("v{ABI_VERSION}"));
+        let links = directory.join("links");
+        let above = pins.ancestors().find(|path| path.exists()).unwrap_or(pins);
+        let kind = statfs(above).map_err(io::Error::from).map_err(Error::path("examine", above))?;
+        if kind.filesystem_type() != BPF_FS_MAGIC {
+            return Err(Error::NotBpffs { path: pins.into() });
+        }
+        fs::create_dir_all(&links).map_err(Error::path("create", &links))?;
+        Self::lock(directory)
+    }
+
+    /// The same, but nothing is made.
+    pub(super) fn open_existing(pins: &Path) -> Result<Option<Self>, Error> {
+        let directory = pins.join(format!("v{ABI_VERSION}"));
+        if !directory.exists() {
+            return Ok(None);
+        }
+        Self::lock(directory).map(Some)
+    }
+
+    fn lock(directory: PathBuf) -> Result<Self, Error> {
+        let file = File::open(&directory).map_err(Error::path("open", &directory))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { directory, _lock: lock }),
+            Err((_, nix::Error::EWOULDBLOCK)) => Err(Error::Locked { path: directory }),
+            Err((_, error)) => Err(Error::path("lock", directory)(error.into())),
+        }
+    }
+
+    pub(super) fn policy(&self) -> PathBuf {
+        self.directory.join("policy")
+    }
+
+    pub(super) fn counters(&self) -> PathBuf {
+        self.directory.join("counters")
+    }
+
+    /// Where the link with that name is pinned.
+    pub(super) fn link(&self, name: &str) -> PathBuf {
+        self.directory.join("links").join(name)
+    }
+
+    /// Names of the pinned links.
+    pub(super) fn links(&self) -> Result<Vec<String>, Error> {
+        let directory = self.directory.join("links");
+        let read = || {
+            fs::read_dir(&directory)?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect()
+        };
+        let result: io::Result<Vec<String>> = read();
+        result.map_err(Error::path("list", &directory))
+    }
+
+    /// Removes the maps and directories, once no link is left. Says what it removed.
+    pub(super) fn remove(self) -> Result<Vec<String>, Error> {
+        let mut removed = Vec::new();
+        for map in [self.policy(), self.counters()] {
+            match fs::remove_file(&map) {
+                Ok(()) => removed.push(format!("map {}", map.display())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::path("remove", map)(error)),
+            }
+        }
+        for directory in [self.directory.join("links"), self.directory.clone()] {
+            fs::remove_dir(&directory).map_err(Error::path("remove", &directory))?;
+        }
+        // Only ours if nothing else is in it.
+        if let Some(parent) = self.directory.parent()
+            && fs::remove_dir(parent).is_ok()
+        {
+            removed.push(format!("directory {}", parent.display()));
+        }
+        Ok(removed)
+    }
+}
+
+/// Opens a pinned map after comparing its shape (aya adopts a pin of any), or makes and pins it.
+pub(super) fn open_or_create(
+    path: &Path,
+    kind: MapType,
+    shape: &MapShape,
+    create: impl FnOnce() -> io::Result<OwnedFd>,
+) -> Result<OwnedFd, Error> {
+    if !path.exists() {
+        let map = create().map_err(Error::call("a map"))?;
+        sys::pin(map.as_fd(), path).map_err(Error::path("pin", path))?;
+        return Ok(map);
+    }
+    let info = MapInfo::from_pin(path)?;
+    let found = (info.map_type()?, info.key_size(), info.value_size(), info.max_entries());
+    let expected = (kind, size_of::<u32>() as u32, shape.value_size, shape.entries);
+    if found != expected {
+        return Err(Error::Shape {
+            path: path.into(),
+            found: format!("{found:?}"),
+            expected: format!("{expected:?}"),
+        });
+    }
+    sys::open_pin(path).map_err(Error::path("open", path))
+}

@@ -1,0 +1,90 @@
+//! The slot that holds the image in force, and the way an image gets there.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use aya::maps::{ArrayOfMaps, Map, MapData, MapError, MapType};
+use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
+use memmap2::MmapOptions;
+use opb_common::image::Node;
+
+use super::{
+    Error, pins,
+    sys::{self, MapShape},
+};
+use crate::image::Image;
+
+/// The pinned map of maps with one slot.
+pub(super) struct PolicySlot(ArrayOfMaps<MapData>);
+
+impl PolicySlot {
+    /// Opens or makes the slot at `path`.
+    ///
+    /// Slot and template are made by hand, without BTF: Linux 6.1 refuses an inner map without BTF where the
+    /// template has some.
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let shape = MapShape {
+            kind: bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS,
+            value_size: size_of::<u32>() as u32,
+            entries: 1,
+            flags: 0,
+        };
+        let map = pins::open_or_create(path, MapType::ArrayOfMaps, &shape, || {
+            let template = sys::create_map(c"opb_image", &image_shape(1), None)?;
+            sys::create_map(c"opb_policy", &shape, Some(template.as_fd()))
+        })?;
+        Ok(Self(ArrayOfMaps::try_from(Map::ArrayOfMaps(MapData::from_fd(map)?))?))
+    }
+
+    /// The image in force.
+    pub(super) fn image(&self) -> Result<Option<Image>, Error> {
+        let map = match self.0.get(&0, 0) {
+            Ok(map) => map,
+            Err(MapError::KeyNotFound) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let count = map.info()?.max_entries() as usize;
+        let nodes = read(map.fd(), count).map_err(Error::call("to map the image in force"))?;
+        Ok(Some(Image::from_nodes(nodes)?))
+    }
+
+    /// Writes `image` into a map of its own, compares what the kernel has, and swaps it in.
+    pub(super) fn publish(&mut self, image: &Image) -> Result<(), Error> {
+        let map = write(image.nodes()).map_err(Error::call("a map for the image"))?;
+        let kept = read(&map, image.nodes().len()).map_err(Error::call("to map the new image"))?;
+        if kept != image.nodes() {
+            return Err(Error::ReadBack);
+        }
+        sys::freeze(map.as_fd()).map_err(Error::call("to freeze the new image"))?;
+        Ok(self.0.set(0, &MapData::from_fd(map)?, 0)?)
+    }
+}
+
+fn image_shape(nodes: u32) -> MapShape {
+    MapShape {
+        kind: bpf_map_type::BPF_MAP_TYPE_ARRAY,
+        value_size: size_of::<Node>() as u32,
+        entries: nodes,
+        flags: BPF_F_INNER_MAP | BPF_F_MMAPABLE,
+    }
+}
+
+fn write(nodes: &[Node]) -> io::Result<OwnedFd> {
+    let map = sys::create_map(c"opb_image", &image_shape(nodes.len() as u32), None)?;
+    // SAFETY: a map that nobody else knows yet, mapped for exactly its length.
+    let mut memory = unsafe { MmapOptions::new().len(size_of_val(nodes)).map_mut(&map)? };
+    memory.copy_from_slice(bytemuck::cast_slice(nodes));
+    Ok(map)
+}
+
+fn read(map: &impl AsFd, count: usize) -> io::Result<Vec<Node>> {
+    use std::os::fd::AsRawFd;
+    let length = count * size_of::<Node>();
+    // SAFETY: published images are frozen, and an unpublished one is known to us alone.
+    let memory = unsafe { MmapOptions::new().len(length).map(map.as_fd().as_raw_fd())? };
+    // Copied bytewise into nodes, so that alignment is the vector's business.
+    let mut nodes = vec![Node([0; 8]); count];
+    bytemuck::cast_slice_mut(&mut nodes).copy_from_slice(&memory);
+    Ok(nodes)
+}

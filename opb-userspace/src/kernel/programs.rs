@@ -1,0 +1,215 @@
+//! Loading the BPF programs.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::Array,
+    programs::{ProgramError, SchedClassifier, Xdp},
+};
+use aya_log::EbpfLogger;
+use opb_common::settings::{Control, PortSet, Settings};
+use tracing::Level;
+
+use super::Error;
+use crate::image::{Image, port_set};
+
+/// The object that the build script made of opb-ebpf.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/opb-ebpf"));
+
+/// Names of the programs, which is also how we know our filters on a clsact hook again.
+pub(super) const XDP_PROGRAM: &str = "opb_xdp";
+pub(super) const TC_PROGRAM: &str = "opb_tc";
+
+/// Debug lines of one program.
+pub type Logs = EbpfLogger<&'static dyn log::Log>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Xdp,
+    Tc,
+}
+
+/// The ports that the programs send on to judgement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ports {
+    upstream: Vec<u16>,
+    downstream: Vec<u16>,
+}
+
+impl Ports {
+    pub(super) fn of(image: &Image) -> Self {
+        Self {
+            upstream: image.upstream_ports().to_vec(),
+            downstream: image.downstream_ports().to_vec(),
+        }
+    }
+
+    pub(super) fn union(&self, other: &Self) -> Self {
+        let both = |a: &[u16], b: &[u16]| [a, b].concat();
+        Self {
+            upstream: both(&self.upstream, &other.upstream),
+            downstream: both(&self.downstream, &other.downstream),
+        }
+    }
+
+    fn control(&self) -> ControlBytes {
+        let set = |ports: &[u16]| -> PortSet { *port_set(ports) };
+        ControlBytes(Control {
+            zero: 0,
+            last: 0,
+            upstream: set(&self.upstream),
+            downstream: set(&self.downstream),
+        })
+    }
+}
+
+/// [`Control`] for aya, whose `Pod` cannot be implemented for a foreign type.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct ControlBytes(pub(super) Control);
+
+// SAFETY: `Control` is plain old data (it is `bytemuck::Pod`).
+unsafe impl Pod for ControlBytes {}
+
+/// One instance of the object, with its one program loaded.
+pub(super) struct Instance {
+    ebpf: Ebpf,
+    kind: Kind,
+}
+
+impl Instance {
+    pub(super) fn load(
+        kind: Kind,
+        settings: Settings,
+        policy: &Path,
+        counters: &Path,
+        log: Option<Level>,
+    ) -> Result<Self, Error> {
+        let level = log.map_or(0u8, |level| match level {
+            Level::ERROR => 1,
+            Level::WARN => 2,
+            Level::INFO => 3,
+            Level::DEBUG => 4,
+            Level::TRACE => 5,
+        });
+        let ebpf = EbpfLoader::new()
+            .map_pin_path("POLICY", policy)
+            .map_pin_path("COUNTERS", counters)
+            .override_global("SETTINGS", &settings.0, true)
+            .override_global(aya_log::LEVEL, &level, true)
+            .load(OBJECT)
+            .map_err(|error| Error::Load(Box::new(error)))?;
+        let mut instance = Self { ebpf, kind };
+        match kind {
+            Kind::Xdp => instance.xdp()?.load(),
+            Kind::Tc => instance.tc()?.load(),
+        }
+        .map_err(|source| Error::Program { name: instance.name(), source })?;
+        Ok(instance)
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Xdp => XDP_PROGRAM,
+            Kind::Tc => TC_PROGRAM,
+        }
+    }
+
+    pub(super) fn xdp(&mut self) -> Result<&mut Xdp, Error> {
+        self.program(XDP_PROGRAM)
+    }
+
+    pub(super) fn tc(&mut self) -> Result<&mut SchedClassifier, Error> {
+        self.program(TC_PROGRAM)
+    }
+
+    fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, Error>
+    where
+        &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+    {
+        let program = self.ebpf.program_mut(name).map(TryInto::try_into);
+        program
+            .unwrap_or(Err(ProgramError::NotLoaded))
+            .map_err(|source| Error::Program { name, source })
+    }
+
+    /// The writable data of the instance.
+    pub(super) fn control(
+        &mut self,
+    ) -> Result<Array<&mut aya::maps::MapData, ControlBytes>, Error> {
+        let map = self.ebpf.map_mut(".data.control").ok_or(aya::maps::MapError::KeyNotFound)?;
+        Ok(map.try_into()?)
+    }
+
+    pub(super) fn set_ports(&mut self, ports: &Ports) -> Result<(), Error> {
+        Ok(self.control()?.set(0, ports.control(), 0)?)
+    }
+}
+
+/// The instances in use: one a hook and setting, shared by all interfaces that want the same.
+pub(super) struct Programs {
+    policy: PathBuf,
+    counters: PathBuf,
+    ports: Ports,
+    log: Option<Level>,
+    instances: HashMap<(Kind, u32), Instance>,
+}
+
+impl Programs {
+    pub(super) fn new(
+        policy: PathBuf,
+        counters: PathBuf,
+        ports: Ports,
+        log: Option<Level>,
+    ) -> Self {
+        Self { policy, counters, ports, log, instances: HashMap::new() }
+    }
+
+    pub(super) fn get(&mut self, kind: Kind, settings: Settings) -> Result<&mut Instance, Error> {
+        use std::collections::hash_map::Entry;
+        match self.instances.entry((kind, settings.0)) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let mut instance =
+                    Instance::load(kind, settings, &self.policy, &self.counters, self.log)?;
+                instance.set_ports(&self.ports)?;
+                Ok(entry.insert(instance))
+            }
+        }
+    }
+
+    pub(super) fn id(&mut self, kind: Kind, settings: Settings) -> Result<u32, Error> {
+        let instance = self.get(kind, settings)?;
+        let info = match kind {
+            Kind::Xdp => instance.xdp()?.info(),
+            Kind::Tc => instance.tc()?.info(),
+        };
+        info.map(|info| info.id())
+            .map_err(|source| Error::Program { name: instance.name(), source })
+    }
+
+    pub(super) fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    /// Sets the ports of every instance, and of those to come.
+    pub(super) fn set_ports(&mut self, ports: &Ports) -> Result<(), Error> {
+        for instance in self.instances.values_mut() {
+            instance.set_ports(ports)?;
+        }
+        self.ports = ports.clone();
+        Ok(())
+    }
+
+    pub(super) fn logs(&mut self) -> Result<Vec<Logs>, Error> {
+        if self.log.is_none() {
+            return Ok(Vec::new());
+        }
+        self.instances
+            .values_mut()
+            .map(|instance| EbpfLogger::init(&mut instance.ebpf).map_err(Error::Log))
+            .collect()
+    }
+}
