@@ -9,6 +9,10 @@ pub mod compiled;
 
 pub mod kernel;
 
+pub mod capture;
+
 pub mod explain;
 
 pub mod daemon;
+
+pub mod errors;

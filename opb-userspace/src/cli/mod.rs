@@ -58,10 +58,14 @@ fn parse() -> Result<Command, Failure> {
             error.print().map_err(failure::output)?;
             Err(Failure::DONE)
         }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Err(Failure::invalid("no command is given").hint("`opb --help` lists them"))
+        }
         _ => {
             let text = error.render().to_string();
-            let text = text.trim_end();
-            Err(Failure::invalid(text.strip_prefix("error: ").unwrap_or(text)))
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            let text = text.split("\n\nFor more information").next().unwrap_or(text).trim_end();
+            Err(Failure::invalid(text).hint("`--help` says more"))
         }
     }
 }

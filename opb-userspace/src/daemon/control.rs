@@ -15,7 +15,7 @@ use super::{
     report::{Status, Trigger},
     worker::{Gone, Worker},
 };
-use crate::explain::Query;
+use crate::{errors::causes, explain::Query};
 
 /// Body of every answer that is no success and no rejected reload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -91,8 +91,7 @@ impl Refused {
     }
 
     fn from(status: StatusCode, error: &dyn std::error::Error) -> Self {
-        let causes = std::iter::successors(error.source(), |&error| error.source());
-        let causes = causes.map(ToString::to_string).collect();
+        let causes = causes(error).map(ToString::to_string).collect();
         Self { status, body: Refusal { error: error.to_string(), causes } }
     }
 }

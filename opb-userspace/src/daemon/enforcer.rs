@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     compiled::{Compiled, LoadError, hex},
+    errors::one_line,
     explain::{Explanation, MixedFamilies, Query, explain},
     image::Slots,
     kernel::{self, Attached, Kernel, Logs, Refused, Wanted},
@@ -163,12 +164,12 @@ impl Enforcer {
         let compiled = Compiled::load(policy.clone(), image.slots(), image.generation() + 1)
             .map_err(|error| match error {
                 LoadError::Invalid(found) => problems(found.errors()),
-                error @ LoadError::Compile(_) => vec![Problem::from(chain(&error))],
+                error @ LoadError::Compile(_) => vec![Problem::from(one_line(&error))],
             })?;
         let new_interfaces = config.interfaces != self.config.interfaces;
         let new_policy = compiled.image.digest() != image.digest();
         if new_policy {
-            self.kernel.publish(&compiled.image).map_err(|error| vec![chain(&error).into()])?;
+            self.kernel.publish(&compiled.image).map_err(|error| vec![one_line(&error).into()])?;
             self.compiled = compiled;
         } else {
             // The files may still differ in what does not matter to the image: warnings.
@@ -189,10 +190,10 @@ impl Enforcer {
     fn expire(&mut self) -> bool {
         let (policy, image) = (self.compiled.policy.clone(), &self.compiled.image);
         let result = Compiled::new(policy, image.slots(), image.generation() + 1, Timestamp::now())
-            .map_err(|error| chain(&error))
+            .map_err(|error| one_line(&error))
             .and_then(|compiled| match self.kernel.publish(&compiled.image) {
                 Ok(()) => Ok(compiled),
-                Err(error) => Err(chain(&error)),
+                Err(error) => Err(one_line(&error)),
             });
         match result {
             Ok(compiled) => {
@@ -242,7 +243,7 @@ impl Enforcer {
                     self.covered.push((wanted.clone(), attached));
                 }
                 Err(Refused { wanted, error }) => {
-                    let uncovered = (wanted, chain(&error));
+                    let uncovered = (wanted, one_line(&error));
                     if !before.contains(&uncovered) {
                         error!("{}", not_covered(&uncovered));
                     }
@@ -260,7 +261,7 @@ impl Enforcer {
             match self.kernel.detach_unwanted(&self.plan.wanted) {
                 Ok(removed) => removed.iter().for_each(|what| info!("removed {what}")),
                 Err(error) => {
-                    warn!("what is not wanted any more cannot be removed: {}", chain(&error))
+                    warn!("what is not wanted any more cannot be removed: {}", one_line(&error))
                 }
             }
         }
@@ -271,7 +272,7 @@ impl Enforcer {
     fn forward_logs(&mut self) {
         match self.kernel.logs() {
             Ok(logs) => logs.into_iter().for_each(|log| drop(self.outlets.logs.send(log))),
-            Err(error) => warn!("{}", chain(&error)),
+            Err(error) => warn!("{}", one_line(&error)),
         }
     }
 
@@ -375,12 +376,6 @@ fn applied(compiled: &Compiled) -> ReloadOutcome {
 
 fn problems<'a>(diagnostics: impl Iterator<Item = &'a Diagnostic>) -> Vec<Problem> {
     diagnostics.map(Problem::from).collect()
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |&error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn announce(attached: &Attached) {
