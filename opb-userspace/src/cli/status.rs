@@ -52,7 +52,9 @@ fn describe(output: &mut Output, status: &report::Status) -> Result<(), Failure>
     ))?;
     last_reload(output, &status.last_reload)?;
 
-    output.line("")?;
+    if !status.interfaces.is_empty() {
+        output.line("")?;
+    }
     output.table(
         ["interface", "role", "direction", "hook"],
         status.interfaces.iter().map(|interface| {

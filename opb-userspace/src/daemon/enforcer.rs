@@ -25,7 +25,7 @@ use crate::{
     image::Slots,
     kernel::{self, Attached, Kernel, Logs, Refused, Wanted},
     node::{Config, LogLevel, PolicySource},
-    policy::{Diagnostic, Group},
+    policy::{Diagnostic, Group, Policy},
 };
 
 /// How long an interface that refuses a program is left alone.
@@ -69,6 +69,9 @@ pub(super) enum ExplainError {
 impl Enforcer {
     /// Puts the policy that `config` names in force, over what an earlier daemon may have left enforcing.
     pub(super) fn start(path: PathBuf, config: Config, outlets: Outlets) -> Result<Self, Error> {
+        // Before anything is made in the kernel: most mistakes are in the files.
+        let PolicySource::Path(policy) = &config.policy;
+        let policy = Policy::load(std::slice::from_ref(policy)).map_err(LoadError::from)?;
         let mut kernel = Kernel::open(&config.pins, level(config.log))?;
         let (slots, generation) = match kernel.live()? {
             Some(live) => {
@@ -78,10 +81,10 @@ impl Enforcer {
             }
             None => (Slots::default(), 0),
         };
-        let PolicySource::Path(policy) = &config.policy;
-        let compiled = Compiled::load(policy.clone(), &slots, generation + 1)?;
-        kernel.publish(&compiled.image)?;
         let now = Timestamp::now();
+        let compiled =
+            Compiled::new(policy, &slots, generation + 1, now).map_err(LoadError::from)?;
+        kernel.publish(&compiled.image)?;
         let mut enforcer = Self {
             path,
             config,
