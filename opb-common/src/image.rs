@@ -219,7 +219,7 @@ pub fn lookup<N: Nodes + ?Sized>(nodes: &N, root: u32, high: u64, low: u64) -> u
         }
         match slot.kind() {
             Slot::INDEX => {
-                let index = (rest >> (64 - slot.bits() & 63)) as u32;
+                let index = (rest >> ((64 - slot.bits()) & 63)) as u32;
                 let Some(node) = read::<Index, _>(nodes, slot.node() + (index >> 4)) else {
                     return 0;
                 };

@@ -88,7 +88,7 @@ fn verdict<F: Frame + ?Sized, N: Nodes + ?Sized>(
         return pass(Reason::Exempt, slot);
     }
     if slot == 0 {
-        return if settings.has(Settings::UNKNOWN_DROP) {
+        return if settings.has(Settings::UNKNOWN_DROP) && !downstream {
             Outcome { verdict: Verdict::Drop, reason: Reason::Unknown, group: 0 }
         } else {
             pass(hidden.unwrap_or(Reason::Unknown), 0)

@@ -316,11 +316,17 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
             _ => return Link::NotIp,
         };
     }
-    match protocol {
-        ETH_IPV4 => Link::Ip(Layer { at, end, ipv6: false, lies }),
-        ETH_IPV6 => Link::Ip(Layer { at, end, ipv6: true, lies }),
-        _ => Link::NotIp,
+    let (ipv6, header) = match protocol {
+        ETH_IPV4 => (false, IPV4_HEADER),
+        ETH_IPV6 => (true, IPV6_HEADER),
+        _ => return Link::NotIp,
+    };
+    if at + header > end {
+        // A PPPoE length that leaves out the IP header hides neither the addresses nor that it is no TCP.
+        lies = true;
+        end = frame.length().min(at + header);
     }
+    Link::Ip(Layer { at, end, ipv6, lies })
 }
 
 /// What stands behind an IP header.

@@ -1,0 +1,330 @@
+//! Frames at random, for tests that compare two judges.
+//!
+//! Headers are nested at random, each with its own tricks; addresses and ports are mostly those that the
+//! packet table's policy knows, so that a verdict hangs on most frames. [`Generator::plain`] makes what an honest
+//! stack might send; [`Generator::hostile`] lets every length lie and then damages the bytes as well.
+//!
+//! One seed makes one sequence, on every machine.
+
+use std::{iter, net::IpAddr};
+
+use fastrand::Rng;
+use opb_common::settings::Settings;
+
+use crate::{
+    frames::{Ethernet, Icmp, Ipv4, Ipv6, Packet, Payload, Raw, Tcp, Udp, flags},
+    naive::Sample,
+    packets::{Host, hosts},
+};
+
+/// A source of frames.
+pub struct Generator {
+    random: Rng,
+}
+
+impl Generator {
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { random: Rng::with_seed(seed) }
+    }
+
+    /// A frame that is what it says: no fragment, no lie, nothing cut off, no limit exceeded.
+    pub fn plain(&mut self) -> Sample {
+        self.sample(false)
+    }
+
+    /// A frame of which nothing is sure.
+    pub fn hostile(&mut self) -> Sample {
+        let mut sample = self.sample(true);
+        self.damage(&mut sample.frame);
+        sample
+    }
+
+    /// Flips bits, writes numbers that mean something, cuts, and adds; none of it now and then.
+    pub fn damage(&mut self, frame: &mut Vec<u8>) {
+        for _ in 0..self.random.usize(0..4) {
+            // Headers are at the front.
+            let reach = if self.one_in(4) { frame.len() } else { frame.len().min(100) };
+            if reach < 2 {
+                return;
+            }
+            let at = self.random.usize(0..reach - 1);
+            match self.random.u8(0..6) {
+                0 | 1 => frame[at] ^= 1 << self.random.u8(0..8),
+                2 => frame[at] = self.of(&[0, 1, 4, 5, 6, 17, 25, 41, 43, 44, 51, 58, 60, 255]),
+                3 => {
+                    let word: u16 =
+                        self.of(&[0, 1, 25, 0x2000, 0x2001, 0x0800, 0x8100, 0x8864, 0x86dd]);
+                    frame[at..at + 2].copy_from_slice(&word.to_be_bytes());
+                }
+                4 => frame.truncate(at),
+                _ => frame.extend(iter::repeat_n(self.random.u8(..), self.random.usize(1..64))),
+            }
+        }
+    }
+
+    fn sample(&mut self, lies: bool) -> Sample {
+        let mut settings = Settings(0);
+        for bit in [Settings::DOWNSTREAM, Settings::UNKNOWN_DROP, Settings::SUBSCRIBER] {
+            if self.random.bool() {
+                settings = settings.with(bit);
+            }
+        }
+        let bare = self.one_in(5);
+        let frame = if self.random.bool() {
+            let packet = self.ipv4(lies, 0);
+            if bare { Packet::bytes(&packet) } else { self.ethernet(lies).carrying(&packet) }
+        } else {
+            let packet = self.ipv6(lies, 0);
+            if bare { Packet::bytes(&packet) } else { self.ethernet(lies).carrying(&packet) }
+        };
+        if bare {
+            settings = settings.with(Settings::BARE_IP);
+        }
+        let tags_out_of_band = usize::from(lies && !bare && self.one_in(8));
+        Sample { frame, tags_out_of_band, settings }
+    }
+
+    fn ethernet(&mut self, lies: bool) -> Ethernet {
+        let mut link = Ethernet::new();
+        let most = if lies && self.one_in(4) { 11 } else { 4 };
+        for _ in 0..self.random.usize(0..most) {
+            let vlan = self.random.u16(0..4096);
+            link = link.tag(self.of(&[0x8100, 0x88a8]), vlan);
+        }
+        if self.one_in(3) {
+            link = link.pppoe();
+            if self.one_in(3) {
+                link = link.pppoe_one_byte();
+            }
+            if lies && self.one_in(6) {
+                link = link.pppoe_length(self.length());
+            }
+            if lies && self.one_in(12) {
+                link = link.pppoe_protocol(self.of(&[
+                    &[0, 0x3d],
+                    &[0xfd],
+                    &[0xc0, 0x21],
+                    &[0x21, 0x21],
+                ]));
+            }
+        }
+        if lies && self.one_in(30) {
+            link = link.ethertype(self.of(&[0x0806, 0x8864, 0x0800, 0x86dd, 0x8100]));
+        }
+        link
+    }
+
+    fn ipv4(&mut self, lies: bool, depth: usize) -> Ipv4 {
+        let (from, to) = (self.host().v4, self.host().v4);
+        let mut packet = Ipv4::new(from, to);
+        match self.random.u8(0..8) {
+            0 => {
+                packet = packet.options(self.of(&[
+                    &[1; 4],
+                    &[148, 4, 0, 0],
+                    &[7, 7, 4, 0, 0, 0, 0],
+                    &[1; 40],
+                ]))
+            }
+            1 => packet = packet.source_route(self.of(&[131, 137]), &[self.host().v4]),
+            2 if lies => {
+                let random = iter::repeat_with(|| self.random.u8(..)).take(8).collect::<Vec<_>>();
+                packet = packet.options(&random);
+            }
+            _ => {}
+        }
+        if lies {
+            if self.one_in(4) {
+                packet = packet.fragment(self.of(&[0, 0, 0, 1, 2, 185]), self.random.bool());
+            }
+            if self.one_in(8) {
+                packet = packet.keep(..self.random.usize(0..48));
+            }
+            if self.one_in(8) {
+                packet = packet.total_length(self.length());
+            }
+            if self.one_in(12) {
+                packet = packet.ihl(self.random.u8(0..16));
+            }
+            if self.one_in(24) {
+                packet = packet.version(self.random.u8(0..16));
+            }
+        }
+        let most = if lies { 3 } else { 1 };
+        if depth < most && self.one_in(5) {
+            let same = lies && self.one_in(4);
+            return if same {
+                packet.carrying(self.ipv4(lies, depth + 1))
+            } else {
+                packet.carrying(self.ipv6(lies, depth + 1))
+            };
+        }
+        match self.random.u8(0..10) {
+            0 => packet.carrying(self.udp()),
+            1 => packet.carrying(Icmp::V4),
+            2 => packet.carrying(self.raw()),
+            _ => packet.carrying(self.tcp(lies)),
+        }
+    }
+
+    fn ipv6(&mut self, lies: bool, depth: usize) -> Ipv6 {
+        let mut packet = Ipv6::new(self.host().v6, self.host().v6);
+        if self.one_in(3) {
+            let most = if lies && self.one_in(4) { 12 } else { 9 };
+            for place in 0..self.random.usize(0..most) {
+                packet = self.extended(packet, lies, place == 0);
+            }
+        }
+        if lies {
+            if self.one_in(8) {
+                packet = packet.keep(..self.random.usize(0..80));
+            }
+            if self.one_in(8) {
+                packet = packet.payload_length(self.length());
+            }
+            if self.one_in(24) {
+                packet = packet.version(self.random.u8(0..16));
+            }
+            if self.one_in(24) {
+                packet = packet.next_header(self.of(&[0, 4, 6, 41, 43, 44, 59]));
+            }
+        }
+        let most = if lies { 3 } else { 1 };
+        if depth < most && self.one_in(5) {
+            let same = lies && self.one_in(4);
+            return if same {
+                packet.carrying(self.ipv6(lies, depth + 1))
+            } else {
+                packet.carrying(self.ipv4(lies, depth + 1))
+            };
+        }
+        match self.random.u8(0..10) {
+            0 => packet.carrying(self.udp()),
+            1 => packet.carrying(Icmp::V6),
+            2 => packet.carrying(self.raw()),
+            _ => packet.carrying(self.tcp(lies)),
+        }
+    }
+
+    /// One more extension header; hop-by-hop options only where they belong, unless it lies.
+    fn extended(&mut self, packet: Ipv6, lies: bool, first: bool) -> Ipv6 {
+        let units = if lies && self.one_in(20) { 250 } else { self.random.usize(1..5) };
+        match self.random.u8(0..6) {
+            0 if first || lies => packet.hop_by_hop(units),
+            0 | 1 => packet.destination_options(units),
+            2 => packet.routing(self.of(&[0, 4]), self.of(&[0, 1]), &[self.host().v6]),
+            3 => packet.authentication(self.random.usize(1..8)),
+            4 if lies => packet.fragment(self.of(&[0, 0, 0, 1, 2, 185]), self.random.bool()),
+            4 => packet.fragment(0, false),
+            _ if lies => {
+                let mut bytes = vec![0; 8];
+                bytes[1] = self.random.u8(..);
+                packet.extension(self.of(&[0, 43, 51, 60, 135]), bytes)
+            }
+            _ => packet.destination_options(1),
+        }
+    }
+
+    fn tcp(&mut self, lies: bool) -> Tcp {
+        use flags::{ACK, FIN, RST, SYN};
+        let (source, destination) = (self.port(), self.port());
+        let flags = match self.random.u8(0..8) {
+            0..4 => SYN,
+            4 => ACK,
+            5 => SYN | ACK,
+            6 => self.of(&[SYN | FIN, SYN | RST, FIN | ACK, RST, 0]),
+            _ => self.random.u8(..),
+        };
+        let mut tcp = Tcp::new(source, destination, flags);
+        if self.one_in(3) {
+            tcp = tcp.data(b"EHLO dynamic.example\r\n");
+        }
+        if self.one_in(3) {
+            tcp = tcp.options(&[2, 4, 5, 180, 1, 3, 3, 7]);
+        }
+        if lies && self.one_in(8) {
+            tcp = tcp.data_offset(self.random.u8(0..16));
+        }
+        tcp
+    }
+
+    fn udp(&mut self) -> Udp {
+        Udp::new(self.port(), self.port(), b"mail")
+    }
+
+    /// Any protocol that no parser of ours or of others goes into.
+    fn raw(&mut self) -> impl Payload + 'static {
+        let length = self.random.usize(0..40);
+        let bytes = iter::repeat_with(|| self.random.u8(..)).take(length).collect();
+        Raw(self.of(&[33, 47, 50, 89, 132, 136, 255]), bytes)
+    }
+
+    /// Mostly somebody whom the policy knows, or somebody next door.
+    fn host(&mut self) -> Host {
+        let known = self.of(KNOWN);
+        let IpAddr::V4(v4) = nearby(known.v4.into(), self.random.u8(..)) else { return known };
+        let IpAddr::V6(v6) = nearby(known.v6.into(), self.random.u8(..)) else { return known };
+        match self.random.u8(0..8) {
+            0 => Host { v4, v6 },
+            1 => Host { v4: self.random.u32(..).into(), v6: self.random.u128(..).into() },
+            _ => known,
+        }
+    }
+
+    fn port(&mut self) -> u16 {
+        match self.random.u8(0..10) {
+            0..6 => 25,
+            6 => 2525,
+            7 => self.of(&[80, 443, 465, 587, 6400, 24, 26]),
+            _ => self.random.u16(..),
+        }
+    }
+
+    /// A length that somebody might believe.
+    fn length(&mut self) -> u16 {
+        match self.random.u8(0..4) {
+            0 => self.of(&[0, 1, 19, 20, 21, 39, 40, 41, 1500, 65535]),
+            1 => self.random.u16(..),
+            _ => self.random.u16(0..128),
+        }
+    }
+
+    fn one_in(&mut self, count: u32) -> bool {
+        self.random.u32(0..count) == 0
+    }
+
+    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.random.usize(0..choices.len())]
+    }
+}
+
+/// Everybody twice who gets a verdict that others do not get.
+const KNOWN: &[Host] = &[
+    hosts::DYNAMIC,
+    hosts::DYNAMIC,
+    hosts::OUTSIDE,
+    hosts::OUTSIDE,
+    hosts::ISP,
+    hosts::ISP,
+    hosts::PARTNER,
+    hosts::SHARED,
+    hosts::MONITORED,
+    hosts::ANY,
+    hosts::REJECTING,
+    hosts::MULTI,
+    hosts::WHOLESALE,
+    hosts::NESTED,
+    hosts::EXEMPT,
+    hosts::EXEMPT_WIDE,
+    hosts::FILTERED_AGAIN,
+    hosts::EXEMPT_ALONE,
+];
+
+/// `address` with one bit flipped: next door, or far away.
+fn nearby(address: IpAddr, bit: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => IpAddr::V4((address.to_bits() ^ 1 << (bit % 32)).into()),
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() ^ 1 << (bit % 128)).into()),
+    }
+}

@@ -1,0 +1,16 @@
+//! The verdict on the host: the packet table, frames at random, and a judge that is not ours.
+
+#[path = "verdict/contract.rs"]
+mod contract;
+#[path = "verdict/lab.rs"]
+mod lab;
+#[path = "verdict/oracle.rs"]
+mod oracle;
+#[path = "verdict/table.rs"]
+mod table;
+
+use opb_lab::{naive::Naive, packets::POLICY};
+
+fn policy() -> Naive {
+    Naive::from_yaml(POLICY).expect("the table's policy is one")
+}
