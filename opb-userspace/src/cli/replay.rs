@@ -1,9 +1,9 @@
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{collections::BTreeMap, error::Error, fmt, fs::File, path::PathBuf};
 
 use clap::ValueEnum;
 use opb_common::{outcome::Outcome, settings::Settings};
 use opb_userspace::{
-    capture::{self, Link},
+    capture::{Capture, Link},
     compiled::Compiled,
     errors::one_line,
     image::{Image, Slots},
@@ -60,15 +60,22 @@ enum Hook {
 impl Replay {
     pub(crate) fn execute(self) -> Result<(), Failure> {
         let Compiled { image, .. } = Compiled::load(self.policy.clone(), &Slots::default(), 1)?;
-        let packets = capture::read(&self.capture).map_err(|error| self.unreadable(&error))?;
+        let packets = self.open()?;
         let mut programs = Programs { replay: &self, image: &image, loaded: [None, None] };
         let mut output = Output::new();
         let mut summary = Summary::default();
+        let mut end = Ok(());
         for packet in packets {
-            let packet = packet.map_err(|error| self.unreadable(&error))?;
-            let result = programs.on(&packet.link)?.run(&packet.data);
+            let packet = match packet {
+                Ok(packet) => packet,
+                Err(error) => {
+                    end = Err(self.unreadable(&error));
+                    break;
+                }
+            };
+            let result = programs.on(packet.link)?.run(&packet.data);
             summary.count(&result);
-            let row = Row::new(summary.packets, &result, image.slots());
+            let row = Row::new(packet.number, &result, image.slots());
             if self.format.json { output.json(&row)? } else { output.line(row)? }
         }
         if self.format.json {
@@ -78,9 +85,14 @@ impl Replay {
         }
         output.finish()?;
         match summary.errors {
-            0 => Ok(()),
-            errors => Err(Failure::new(format!("{errors} packets could not be run"))),
+            0 => end,
+            errors => Err(Failure::new(format!("packets that could not be run: {errors}"))),
         }
+    }
+
+    fn open(&self) -> Result<Capture<File>, Failure> {
+        let file = File::open(&self.capture).map_err(|error| self.unreadable(&error))?;
+        Capture::new(file).map_err(|error| self.unreadable(&error))
     }
 
     fn hook(&self) -> ReplayHook {
@@ -94,17 +106,17 @@ impl Replay {
         }
     }
 
-    fn settings(&self, link: &Link) -> Settings {
+    fn settings(&self, link: Link) -> Settings {
         let settings = [
             (self.role == Role::Subscriber, Settings::SUBSCRIBER),
             (matches!(self.direction, Way::Downstream), Settings::DOWNSTREAM),
-            (matches!(link, Link::BareIp), Settings::BARE_IP),
+            (link == Link::BareIp, Settings::BARE_IP),
         ];
         let set = settings.into_iter().filter(|(set, _)| *set);
         set.fold(Settings::default(), |all, (_, setting)| all.with(setting))
     }
 
-    fn unreadable(&self, error: &capture::Error) -> Failure {
+    fn unreadable(&self, error: &dyn Error) -> Failure {
         Failure::new(format!("{} cannot be read", self.capture.display())).caused_by(Some(error))
     }
 }
@@ -117,7 +129,7 @@ struct Programs<'a> {
 }
 
 impl Programs<'_> {
-    fn on(&mut self, link: &Link) -> Result<&mut Program, Failure> {
+    fn on(&mut self, link: Link) -> Result<&mut Program, Failure> {
         let settings = self.replay.settings(link);
         let place = &mut self.loaded[usize::from(settings.has(Settings::BARE_IP))];
         match place {
