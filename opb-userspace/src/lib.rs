@@ -1,5 +1,7 @@
 //! The opb daemon and command line. Modules stand in the order in which data flows.
 
+// The blank lines keep rustfmt from sorting them.
+
 pub mod node;
 pub mod policy;
 
