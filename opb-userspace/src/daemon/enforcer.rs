@@ -1,6 +1,7 @@
 //! The part of the daemon that blocks: files, compiling, the kernel. One thing after the other.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -42,10 +43,17 @@ pub(super) struct Enforcer {
     uncovered: Vec<(Wanted, String)>,
     retry: Instant,
     /// What is wrong beyond single interfaces, until it is right again.
-    trouble: Option<String>,
+    troubles: BTreeMap<Subject, String>,
     since: Timestamp,
     last_reload: LastReload,
     outlets: Outlets,
+}
+
+/// What a trouble is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Interfaces,
+    Exemptions,
 }
 
 /// Where what happens is made known.
@@ -73,18 +81,17 @@ impl Enforcer {
         let PolicySource::Path(policy) = &config.policy;
         let policy = Policy::load(std::slice::from_ref(policy)).map_err(LoadError::from)?;
         let mut kernel = Kernel::open(&config.pins, level(config.log))?;
-        let (slots, generation) = match kernel.live()? {
-            Some(live) => {
-                let (generation, digest) = (live.generation(), hex(live.digest()));
-                info!(generation, digest, "adopted what an earlier daemon left enforcing");
-                (live.slots().clone(), generation)
-            }
+        let live = kernel.live()?;
+        let (slots, generation) = match &live {
+            Some(live) => (live.slots().clone(), live.generation()),
             None => (Slots::default(), 0),
         };
         let now = Timestamp::now();
         let compiled =
             Compiled::new(policy, &slots, generation + 1, now).map_err(LoadError::from)?;
-        kernel.publish(&compiled.image)?;
+        if live.is_none() {
+            kernel.publish(&compiled.image)?;
+        }
         let mut enforcer = Self {
             path,
             config,
@@ -100,12 +107,18 @@ impl Enforcer {
             covered: Vec::new(),
             uncovered: Vec::new(),
             retry: Instant::now(),
-            trouble: None,
+            troubles: BTreeMap::new(),
             since: now,
             outlets,
         };
         enforcer.warn_of_policy();
         enforcer.cover(Which::All);
+        if let Some(live) = live {
+            let (generation, digest) = (live.generation(), hex(live.digest()));
+            info!(generation, digest, "adopted what an earlier daemon left enforcing");
+            // Only now: the programs of that daemon do not know of ports that the new policy may add.
+            enforcer.kernel.publish(&enforcer.compiled.image)?;
+        }
         enforcer.report();
         Ok(enforcer)
     }
@@ -179,7 +192,7 @@ impl Enforcer {
             self.compiled.policy = compiled.policy;
         }
         self.config = config;
-        self.trouble = None;
+        self.troubles.remove(&Subject::Exemptions);
         if !new_policy && !new_interfaces {
             return Ok(ReloadOutcome::Unchanged);
         }
@@ -201,7 +214,7 @@ impl Enforcer {
         match result {
             Ok(compiled) => {
                 self.compiled = compiled;
-                self.trouble = None;
+                self.troubles.remove(&Subject::Exemptions);
                 let generation = self.compiled.image.generation();
                 info!(generation, "exemptions have run out");
                 // A rejected reload stays what `status` shows: the files are still not in force.
@@ -212,7 +225,7 @@ impl Enforcer {
             }
             Err(error) => {
                 let trouble = format!("exemptions that have run out are still in force: {error}");
-                self.complain(trouble)
+                self.complain(Subject::Exemptions, trouble)
             }
         }
     }
@@ -221,12 +234,16 @@ impl Enforcer {
     fn cover(&mut self, which: Which) -> bool {
         let plan = match Plan::current(&self.config) {
             Ok(plan) => plan,
-            Err(error) => return self.complain(format!("interfaces cannot be listed: {error}")),
+            Err(error) => {
+                let trouble = format!("interfaces cannot be listed: {error}");
+                return self.complain(Subject::Interfaces, trouble);
+            }
         };
+        let settled = self.troubles.remove(&Subject::Interfaces).is_some();
         let all = which == Which::All;
         let retry = !self.uncovered.is_empty() && Instant::now() >= self.retry;
         if plan == self.plan && !all && !retry {
-            return false;
+            return settled;
         }
         for missing in plan.missing.iter().filter(|name| !self.plan.missing.contains(name)) {
             warn!("interface {missing} does not exist");
@@ -280,12 +297,12 @@ impl Enforcer {
     }
 
     /// Remembers what is wrong, and says it once.
-    fn complain(&mut self, trouble: String) -> bool {
-        if self.trouble.as_ref() == Some(&trouble) {
+    fn complain(&mut self, subject: Subject, trouble: String) -> bool {
+        if self.troubles.get(&subject) == Some(&trouble) {
             return false;
         }
         error!("{trouble}");
-        self.trouble = Some(trouble);
+        self.troubles.insert(subject, trouble);
         true
     }
 
@@ -343,7 +360,7 @@ impl Enforcer {
     fn problems(&self) -> Vec<String> {
         let missing =
             self.plan.missing.iter().map(|name| format!("interface {name} does not exist"));
-        let mut problems: Vec<_> = self.trouble.iter().cloned().chain(missing).collect();
+        let mut problems: Vec<_> = self.troubles.values().cloned().chain(missing).collect();
         problems.extend(self.uncovered.iter().map(not_covered));
         if self.covered.is_empty() {
             problems.push("no interface is covered: nothing is filtered".to_owned());
