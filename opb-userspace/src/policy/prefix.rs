@@ -1,5 +1,6 @@
 //! An address prefix as policies use it: an IPv4 or IPv6 network without host bits.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -9,9 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// An IPv4 or IPv6 prefix without host bits, ordered by family, address and length.
 ///
-/// A policy may hold a million of these, hence bytes instead of an enum of `std` addresses: 18 bytes, no alignment,
-/// and the derived order is the order that every sorted list of prefixes in this crate relies on.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A policy may hold a million of these, hence bytes instead of an enum of `std` addresses: 18 bytes, no alignment.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Prefix {
     ipv6: bool,
@@ -107,16 +107,31 @@ impl Prefix {
     }
 }
 
+/// Compares addresses as whole numbers, which sorts faster than byte by byte.
+impl Ord for Prefix {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let key = |prefix: &Self| (prefix.ipv6, u128::from_be_bytes(prefix.bits), prefix.length);
+        key(self).cmp(&key(other))
+    }
+}
+
+impl PartialOrd for Prefix {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 /// The form of a policy file: `203.0.113.0/24`, or `2001:db8::25` for a single address.
 impl FromStr for Prefix {
     type Err = PrefixError;
 
     fn from_str(text: &str) -> Result<Self, PrefixError> {
         // ipnetwork also takes a netmask behind the slash, and "+24": neither belongs into a policy.
-        if let Some((_, length)) = text.split_once('/')
-            && (length.is_empty() || !length.bytes().all(|byte| byte.is_ascii_digit()))
-        {
-            return Err(explain(text));
+        if let Some(slash) = text.bytes().rposition(|byte| byte == b'/') {
+            let length = &text.as_bytes()[slash + 1..];
+            if length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
+                return Err(explain(text));
+            }
         }
         let network = if text.contains(':') {
             text.parse::<Ipv6Network>().map(IpNetwork::V6)

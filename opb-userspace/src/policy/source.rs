@@ -232,18 +232,21 @@ impl Report {
 }
 
 /// The lines of a text as its reader counts them. YAML also ends lines at a lone CR and at three Unicode characters.
-pub(crate) fn lines(text: &str, form: Form) -> impl Iterator<Item = &str> {
+pub(crate) fn lines(text: &str, form: Form) -> Box<dyn Iterator<Item = &str> + '_> {
+    match form {
+        Form::Lines => Box::new(text.split('\n')),
+        Form::Yaml => Box::new(yaml_lines(text)),
+    }
+}
+
+fn yaml_lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
-    let yaml = form == Form::Yaml;
-    let ends_line =
-        move |c| c == '\n' || yaml && matches!(c, '\r' | '\u{85}' | '\u{2028}' | '\u{2029}');
     std::iter::from_fn(move || {
         let text = rest?;
-        let Some(end) = text.find(ends_line) else {
+        let Some(end) = text.find(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']) else {
             return rest.take();
         };
-        let line = &text[..end];
-        let after = &text[end..];
+        let (line, after) = text.split_at(end);
         let width = if after.starts_with("\r\n") { 2 } else { after.chars().next()?.len_utf8() };
         rest = Some(&after[width..]);
         Some(line)
