@@ -364,6 +364,9 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
         if !is_version_6 {
             return Next::Hidden(Reason::Malformed);
         }
+        if here.at > here.end {
+            break;
+        }
         if !is_extension {
             return if protocol == TCP { Next::Tcp(here) } else { Next::Inner(here) };
         }
@@ -390,7 +393,7 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
         }
         next = usize::from(extension[0]);
         here.at += length;
-        if here.at > MAX_OFFSET || here.at > here.end {
+        if here.at > MAX_OFFSET {
             break;
         }
     }

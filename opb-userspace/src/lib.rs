@@ -3,5 +3,9 @@
 pub mod node;
 pub mod policy;
 pub mod image;
+pub mod compiled;
 pub mod kernel;
 pub mod capture;
+pub mod explain;
+pub mod daemon;
+pub mod errors;

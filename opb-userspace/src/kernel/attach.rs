@@ -74,7 +74,7 @@ impl Hook {
 }
 
 /// What shall be filtered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     pub interface: String,
     pub index: u32,

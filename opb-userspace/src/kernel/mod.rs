@@ -82,7 +82,7 @@ impl Kernel {
         counters::read(&self.pins.counters(), slots)
     }
 
-    /// Where the programs' debug lines come from, one for each program loaded so far.
+    /// Where the programs' debug lines come from, one for each program loaded since the last call.
     pub fn logs(&mut self) -> Result<Vec<Logs>, Error> {
         self.programs.logs()
     }

@@ -77,6 +77,8 @@ unsafe impl Pod for ControlBytes {}
 pub(super) struct Instance {
     ebpf: Ebpf,
     kind: Kind,
+    /// Whether its debug lines have been handed out.
+    is_read: bool,
 }
 
 impl Instance {
@@ -101,7 +103,7 @@ impl Instance {
             .override_global(aya_log::LEVEL, &level, true)
             .load(OBJECT)
             .map_err(|error| Error::Load(Box::new(error)))?;
-        let mut instance = Self { ebpf, kind };
+        let mut instance = Self { ebpf, kind, is_read: false };
         match kind {
             Kind::Xdp => instance.xdp()?.load(),
             Kind::Tc => instance.tc()?.load(),
@@ -207,9 +209,9 @@ impl Programs {
         if self.log.is_none() {
             return Ok(Vec::new());
         }
-        self.instances
-            .values_mut()
-            .map(|instance| EbpfLogger::init(&mut instance.ebpf).map_err(Error::Log))
-            .collect()
+        let unread = self.instances.values_mut().filter_map(|instance| {
+            (!std::mem::replace(&mut instance.is_read, true)).then_some(&mut instance.ebpf)
+        });
+        unread.map(|ebpf| EbpfLogger::init(ebpf).map_err(Error::Log)).collect()
     }
 }

@@ -6,7 +6,7 @@ use opb_common::{outcome::Reason, settings::Settings};
 use super::{
     DOWN, Expected, Host, OTHER, Table, UP, drop, drop_ungrouped,
     hosts::{ANY, DYNAMIC, EXEMPT, ISP, MONITORED, MULTI, OUTSIDE, REJECTING},
-    pass, pass_ungrouped, reject, would_drop,
+    pass, pass_ungrouped, would_drop,
 };
 use crate::frames::{Ethernet, Ipv4, Ipv6, Payload, Raw, Tcp, Udp, flags::ACK};
 

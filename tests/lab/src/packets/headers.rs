@@ -8,7 +8,7 @@ use opb_common::{outcome::Reason, settings::Settings};
 use super::{
     Expected, OTHER, Table, UP, drop, drop_ungrouped,
     hosts::{ANY, DYNAMIC, EXEMPT, ISP, MONITORED, OUTSIDE, REJECTING},
-    pass, pass_ungrouped, reject, would_drop,
+    pass, pass_ungrouped, would_drop,
 };
 use crate::frames::{
     Ethernet, Icmp, Ipv4, Ipv6, Raw, Tcp, Udp,

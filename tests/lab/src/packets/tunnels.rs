@@ -5,7 +5,7 @@ use opb_common::outcome::Reason;
 use super::{
     DOWN, Expected, OTHER, Table, UP, drop,
     hosts::{ANY, DYNAMIC, EXEMPT, ISP, MONITORED, MULTI, OUTSIDE, REJECTING},
-    pass, pass_ungrouped, reject, would_drop,
+    pass, pass_ungrouped, would_drop,
 };
 use crate::frames::{Ethernet, Ipv4, Ipv6, Packet, Payload, Raw, Tcp, Udp, flags::ACK};
 

@@ -1,0 +1,95 @@
+//! The client of the daemon's control socket.
+
+use std::{io, path::PathBuf};
+
+use http_body_util::{BodyExt, Empty};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use opb_userspace::daemon::control::Refusal;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::failure::Failure;
+
+/// Where the daemon answers.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Control {
+    /// Control socket of the daemon
+    #[arg(long, value_name = "SOCKET", env = "OPB_CONTROL", default_value = "/run/opb/opb.sock")]
+    control: PathBuf,
+}
+
+impl Control {
+    /// Asks for `path`, query included.
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.call(Method::GET, path)
+    }
+
+    pub(crate) fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.call(Method::POST, path)
+    }
+
+    fn call<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::from_error(&error))?;
+        let stream = runtime
+            .block_on(UnixStream::connect(&self.control))
+            .map_err(|error| self.unreachable(&error))?;
+        let (status, body) = runtime.block_on(exchange(stream, method, path)).map_err(|error| {
+            let socket = self.control.display();
+            Failure::new(format!("the daemon at {socket} broke off")).caused_by(Some(&error))
+        })?;
+        if !status.is_success()
+            && let Ok(refusal) = serde_json::from_slice::<Refusal>(&body)
+        {
+            return Err(refused(refusal, status));
+        }
+        serde_json::from_slice(&body).map_err(|error| {
+            Failure::new(format!("the daemon's answer to {path} is not understood ({status})"))
+                .caused_by(Some(&error))
+                .hint("restart the daemon if opb was upgraded since it started")
+        })
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Failure {
+        let failure = Failure::new(format!("no daemon answers at {}", self.control.display()))
+            .caused_by(Some(error));
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                failure.hint("the socket is open to root and to members of the group opb")
+            }
+            _ => failure.hint("start it with `opb run`, or name its socket with --control"),
+        }
+    }
+}
+
+async fn exchange(
+    stream: UnixStream,
+    method: Method,
+    path: &str,
+) -> Result<(StatusCode, Bytes), hyper::Error> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.method_mut() = method;
+    // Paths are ours, and what goes into a query has been parsed before.
+    *request.uri_mut() = path.parse().unwrap_or_default();
+    request
+        .headers_mut()
+        .insert(hyper::header::HOST, hyper::header::HeaderValue::from_static("opb"));
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    Ok((status, response.into_body().collect().await?.to_bytes()))
+}
+
+fn refused(refusal: Refusal, status: StatusCode) -> Failure {
+    let Refusal { error, causes } = refusal;
+    let failure = if status == StatusCode::BAD_REQUEST {
+        Failure::invalid(error)
+    } else {
+        Failure::new(error)
+    };
+    failure.caused_by_text(causes)
+}

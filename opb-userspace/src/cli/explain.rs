@@ -1,0 +1,98 @@
+use std::{net::IpAddr, path::PathBuf};
+
+use jiff::Timestamp;
+use opb_userspace::{
+    compiled::Compiled,
+    explain::{CounterName, Explanation, Flags, Query, explain},
+    image::Slots,
+};
+
+use super::{
+    Way,
+    client::Control,
+    failure::Failure,
+    output::{Format, Output},
+};
+
+/// Tells what would happen to a TCP packet, and why
+///
+/// Asks the image that is in force in the kernel, or with --policy the files, without a daemon.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Explain {
+    /// Source address of the packet
+    #[arg(long, value_name = "ADDRESS")]
+    src: IpAddr,
+
+    /// Destination address of the packet
+    #[arg(long, value_name = "ADDRESS")]
+    dst: IpAddr,
+
+    /// Source port [default: upstream any, downstream 25]
+    #[arg(long, value_name = "PORT")]
+    sport: Option<u16>,
+
+    /// Destination port [default: upstream 25, downstream any]
+    #[arg(long, value_name = "PORT")]
+    dport: Option<u16>,
+
+    /// TCP flags that are set: letters of S, A, F, R, P, U
+    #[arg(long, default_value_t)]
+    flags: Flags,
+
+    /// Which way the packet travels
+    #[arg(long, value_enum, default_value_t)]
+    direction: Way,
+
+    /// Policy file or directory to ask instead of the daemon
+    #[arg(long, value_name = "PATH")]
+    policy: Option<PathBuf>,
+
+    #[command(flatten)]
+    control: Control,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Explain {
+    pub(crate) fn execute(self) -> Result<(), Failure> {
+        let Self { src, dst, sport, dport, flags, direction, .. } = self;
+        let query = Query { src, dst, sport, dport, flags, direction: direction.into() };
+        let explanation = match self.policy {
+            Some(path) => offline(&query, path)?,
+            None => {
+                let query = serde_urlencoded::to_string(&query)
+                    .map_err(|error| Failure::from_error(&error))?;
+                self.control.get(&format!("/v1/explain?{query}"))?
+            }
+        };
+        let mut output = Output::new();
+        if self.format.json {
+            output.json(&explanation)?;
+        } else {
+            describe(&mut output, &query, &explanation)?;
+        }
+        output.finish()
+    }
+}
+
+fn offline(query: &Query, path: PathBuf) -> Result<Explanation, Failure> {
+    let Compiled { policy, image } = Compiled::load(path, &Slots::default(), 1)?;
+    explain(query, &image, &policy, Timestamp::now())
+        .map_err(|error| Failure::invalid(error.to_string()))
+}
+
+fn describe(output: &mut Output, query: &Query, explained: &Explanation) -> Result<(), Failure> {
+    let Explanation { verdict, reason, direction, chain, counter, .. } = explained;
+    let Query { src, dst, .. } = query;
+    output.line(format_args!("{src} to {dst}, {direction}: {verdict} ({reason})"))?;
+    for (index, step) in chain.iter().enumerate() {
+        output.line(format_args!("{:>3}. {step}", index + 1))?;
+    }
+    match counter {
+        Some(CounterName { group, direction, verdict, reason }) => {
+            output.line(format_args!("counted as: group {group}, {direction}, {verdict}, {reason}"))
+        }
+        None => output.line("counted nowhere"),
+    }
+}

@@ -1,0 +1,103 @@
+//! The command line: arguments in, text or JSON out, errors and hints at the edge. One file a command.
+
+mod check;
+mod client;
+mod counters;
+mod detach;
+mod explain;
+mod failure;
+mod output;
+mod reload;
+mod replay;
+mod run;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
+use opb_common::outcome::Direction;
+
+use self::failure::Failure;
+
+/// Outbound port 25 blocking in the kernel's packet path
+#[derive(Debug, Parser)]
+#[command(name = "opb", version, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Check),
+    Run(run::Run),
+    Detach(detach::Detach),
+    Status(status::Status),
+    Reload(reload::Reload),
+    Explain(explain::Explain),
+    Replay(replay::Replay),
+    Counters(counters::Counters),
+}
+
+/// Does what the process was started for.
+pub(crate) fn main() -> ExitCode {
+    match parse().and_then(Command::execute) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// The command; help and version end here.
+fn parse() -> Result<Command, Failure> {
+    let error = match Arguments::try_parse() {
+        Ok(Arguments { command }) => return Ok(command),
+        Err(error) => error,
+    };
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            error.print().map_err(failure::output)?;
+            Err(Failure::DONE)
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Err(Failure::invalid("no command is given").hint("`opb --help` lists them"))
+        }
+        _ => {
+            let text = error.render().to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            let text = text.split("\n\nFor more information").next().unwrap_or(text).trim_end();
+            Err(Failure::invalid(text).hint("`--help` says more"))
+        }
+    }
+}
+
+impl Command {
+    fn execute(self) -> Result<(), Failure> {
+        match self {
+            Self::Check(command) => command.execute(),
+            Self::Run(command) => command.execute(),
+            Self::Detach(command) => command.execute(),
+            Self::Status(command) => command.execute(),
+            Self::Reload(command) => command.execute(),
+            Self::Explain(command) => command.execute(),
+            Self::Replay(command) => command.execute(),
+            Self::Counters(command) => command.execute(),
+        }
+    }
+}
+
+/// A direction as an argument.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Way {
+    #[default]
+    Upstream,
+    Downstream,
+}
+
+impl From<Way> for Direction {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Upstream => Self::Upstream,
+            Way::Downstream => Self::Downstream,
+        }
+    }
+}

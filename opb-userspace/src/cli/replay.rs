@@ -1,0 +1,206 @@
+use std::{collections::BTreeMap, error::Error, fmt, fs::File, path::PathBuf};
+
+use clap::ValueEnum;
+use opb_common::{outcome::Outcome, settings::Settings};
+use opb_userspace::{
+    capture::{Capture, Link},
+    compiled::Compiled,
+    errors::one_line,
+    image::{Image, Slots},
+    kernel::{self, Replay as Program, ReplayHook},
+};
+use serde::Serialize;
+
+use super::{
+    Way,
+    failure::Failure,
+    output::{Format, Output},
+};
+
+/// Runs every packet of a capture through the kernel program, without an interface
+#[derive(Debug, clap::Args)]
+pub(crate) struct Replay {
+    /// Capture file, pcap or pcapng, of Ethernet frames or bare IP packets
+    #[arg(value_name = "CAPTURE")]
+    capture: PathBuf,
+
+    /// Policy file or directory to judge by
+    #[arg(long, value_name = "PATH")]
+    policy: PathBuf,
+
+    /// Role of the interface that the packets are seen on
+    #[arg(long, value_enum, default_value_t)]
+    role: Role,
+
+    /// Which way the packets travel
+    #[arg(long, value_enum, default_value_t)]
+    direction: Way,
+
+    /// Where the program runs [default: xdp where packets of this direction come in, else tc]
+    #[arg(long, value_enum)]
+    hook: Option<Hook>,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Role {
+    #[default]
+    Subscriber,
+    Core,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Hook {
+    Xdp,
+    Tc,
+}
+
+impl Replay {
+    pub(crate) fn execute(self) -> Result<(), Failure> {
+        let Compiled { image, .. } = Compiled::load(self.policy.clone(), &Slots::default(), 1)?;
+        let packets = self.open()?;
+        let mut programs = Programs { replay: &self, image: &image, loaded: [None, None] };
+        let mut output = Output::new();
+        let mut summary = Summary::default();
+        let mut end = Ok(());
+        for packet in packets {
+            let packet = match packet {
+                Ok(packet) => packet,
+                Err(error) => {
+                    end = Err(self.unreadable(&error));
+                    break;
+                }
+            };
+            let result = programs.on(packet.link)?.run(&packet.data);
+            summary.count(&result);
+            let row = Row::new(packet.number, &result, image.slots());
+            if self.format.json { output.json(&row)? } else { output.line(row)? }
+        }
+        if self.format.json {
+            output.json(&serde_json::json!({ "summary": summary }))?;
+        } else {
+            summary.describe(&mut output)?;
+        }
+        output.finish()?;
+        match summary.errors {
+            0 => end,
+            errors => Err(Failure::new(format!("packets that could not be run: {errors}"))),
+        }
+    }
+
+    fn open(&self) -> Result<Capture<File>, Failure> {
+        let file = File::open(&self.capture).map_err(|error| self.unreadable(&error))?;
+        Capture::new(file).map_err(|error| self.unreadable(&error))
+    }
+
+    fn hook(&self) -> ReplayHook {
+        // XDP sees what comes in: from subscribers on their side, towards them on the other.
+        let comes_in = (self.role == Role::Subscriber) == matches!(self.direction, Way::Upstream);
+        match self.hook {
+            Some(Hook::Xdp) => ReplayHook::Xdp,
+            Some(Hook::Tc) => ReplayHook::Tc,
+            None if comes_in => ReplayHook::Xdp,
+            None => ReplayHook::Tc,
+        }
+    }
+
+    fn settings(&self, link: Link) -> Settings {
+        let settings = [
+            (self.role == Role::Subscriber, Settings::SUBSCRIBER),
+            (matches!(self.direction, Way::Downstream), Settings::DOWNSTREAM),
+            (link == Link::BareIp, Settings::BARE_IP),
+        ];
+        let set = settings.into_iter().filter(|(set, _)| *set);
+        set.fold(Settings::default(), |all, (_, setting)| all.with(setting))
+    }
+
+    fn unreadable(&self, error: &dyn Error) -> Failure {
+        Failure::new(format!("{} cannot be read", self.capture.display())).caused_by(Some(error))
+    }
+}
+
+/// The kernel programs, each loaded when the first packet wants it: one capture may hold two kinds of links.
+struct Programs<'a> {
+    replay: &'a Replay,
+    image: &'a Image,
+    loaded: [Option<Program>; 2],
+}
+
+impl Programs<'_> {
+    fn on(&mut self, link: Link) -> Result<&mut Program, Failure> {
+        let settings = self.replay.settings(link);
+        let place = &mut self.loaded[usize::from(settings.has(Settings::BARE_IP))];
+        match place {
+            Some(program) => Ok(program),
+            None => Ok(place.insert(Program::new(self.image, settings, self.replay.hook())?)),
+        }
+    }
+}
+
+/// What came of one packet.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Row {
+    Judged { packet: u64, verdict: &'static str, reason: &'static str, group: Option<String> },
+    Failed { packet: u64, error: String },
+}
+
+impl Row {
+    fn new(packet: u64, result: &Result<Outcome, kernel::Error>, slots: &Slots) -> Self {
+        match result {
+            Ok(Outcome { verdict, reason, group }) => Self::Judged {
+                packet,
+                verdict: verdict.name(),
+                reason: reason.name(),
+                group: slots.name(*group).map(str::to_owned),
+            },
+            Err(error) => Self::Failed { packet, error: one_line(error) },
+        }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Judged { packet, verdict, reason, group } => {
+                let group = group.as_deref().unwrap_or("-");
+                write!(f, "{packet:>8}  {verdict:<10}  {reason:<12}  {group}")
+            }
+            Self::Failed { packet, error } => write!(f, "{packet:>8}  error: {error}"),
+        }
+    }
+}
+
+#[derive(Default, Serialize)]
+struct Summary {
+    packets: u64,
+    /// Packets that the kernel could not run.
+    errors: u64,
+    /// Packets by verdict and reason.
+    verdicts: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
+}
+
+impl Summary {
+    fn count(&mut self, result: &Result<Outcome, kernel::Error>) {
+        self.packets += 1;
+        match result {
+            Ok(Outcome { verdict, reason, .. }) => {
+                let reasons = self.verdicts.entry(verdict.name()).or_default();
+                *reasons.entry(reason.name()).or_default() += 1;
+            }
+            Err(_) => self.errors += 1,
+        }
+    }
+
+    fn describe(&self, output: &mut Output) -> Result<(), Failure> {
+        output.line(format_args!("\n{} packets", self.packets))?;
+        let rows = self.verdicts.iter().flat_map(|(verdict, reasons)| {
+            reasons.iter().map(|(reason, packets)| {
+                [(*verdict).to_owned(), (*reason).to_owned(), packets.to_string()]
+            })
+        });
+        output.table(["verdict", "reason", "packets"], rows)
+    }
+}

@@ -1,0 +1,89 @@
+use std::{io, path::PathBuf};
+
+use opb_userspace::{compiled::LoadError, daemon, kernel};
+use tracing_subscriber::EnvFilter;
+
+use super::failure::Failure;
+
+/// Which node this is.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct NodeFile {
+    /// Node file
+    #[arg(long, value_name = "FILE", env = "OPB_CONFIG", default_value = "/etc/opb/opb.yaml")]
+    pub(crate) config: PathBuf,
+}
+
+/// Enforces the policy of this node until SIGTERM, in the foreground
+///
+/// SIGHUP reloads. When the process ends, however it ends, the kernel goes on enforcing: see `opb detach`.
+/// OPB_LOG selects the log lines, as RUST_LOG does elsewhere.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    node: NodeFile,
+}
+
+impl Run {
+    pub(crate) fn execute(self) -> Result<(), Failure> {
+        log()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::from_error(&error))?;
+        runtime.block_on(daemon::run(self.node.config)).map_err(Failure::from)
+    }
+}
+
+/// Log lines go to stderr. The journal has times of its own.
+fn log() -> Result<(), Failure> {
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .with_env_var("OPB_LOG")
+        .try_from_env();
+    let filter = match filter {
+        Ok(filter) => filter,
+        Err(error) if std::env::var_os("OPB_LOG").is_some() => {
+            return Err(Failure::invalid("OPB_LOG is not a filter").caused_by(Some(&error)));
+        }
+        Err(_) => EnvFilter::new("info,opb_ebpf=trace"),
+    };
+    let lines =
+        tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).with_env_filter(filter);
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        lines.without_time().init();
+    } else {
+        lines.init();
+    }
+    Ok(())
+}
+
+impl From<daemon::Error> for Failure {
+    fn from(error: daemon::Error) -> Self {
+        match error {
+            daemon::Error::Config(diagnostics) => diagnostics.into(),
+            daemon::Error::Policy(error) => error.into(),
+            daemon::Error::Kernel(error) => error.into(),
+            _ => Self::from_error(&error),
+        }
+    }
+}
+
+impl From<kernel::Error> for Failure {
+    fn from(error: kernel::Error) -> Self {
+        let failure = Self::from_error(&error);
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Invalid(diagnostics) => diagnostics.into(),
+            LoadError::Compile(_) => Self::from_error(&error),
+        }
+    }
+}

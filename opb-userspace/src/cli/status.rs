@@ -1,0 +1,98 @@
+use opb_userspace::daemon::report::{self, LastReload, PolicyStatus, ReloadOutcome, State};
+
+use super::{
+    client::Control,
+    failure::Failure,
+    output::{Format, Output},
+};
+
+/// Shows what is enforced where; exits with 0 only if everything is
+#[derive(Debug, clap::Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    control: Control,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Status {
+    pub(crate) fn execute(self) -> Result<(), Failure> {
+        let status: report::Status = self.control.get("/v1/status")?;
+        let mut output = Output::new();
+        if self.format.json {
+            output.json(&status)?;
+        } else {
+            describe(&mut output, &status)?;
+        }
+        output.finish()?;
+        match status.state {
+            State::Enforcing => Ok(()),
+            State::Degraded => Err(Failure::NEGATIVE),
+        }
+    }
+}
+
+fn describe(output: &mut Output, status: &report::Status) -> Result<(), Failure> {
+    let report::Status { state, version, pid, since, policy, .. } = status;
+    let state = match state {
+        State::Enforcing => "enforcing",
+        State::Degraded => "degraded",
+    };
+    output.line(format_args!("{state}: opb {version}, process {pid}, since {since:.0}"))?;
+    status.problems.iter().try_for_each(|text| output.line(format_args!("problem: {text}")))?;
+    status.warnings.iter().try_for_each(|text| output.line(format_args!("warning: {text}")))?;
+
+    let PolicyStatus { generation, digest, image_bytes, nodes, groups } = policy;
+    output.line(format_args!("\npolicy: generation {generation}, digest {digest}"))?;
+    let percent = nodes.used as f64 * 100.0 / nodes.max as f64;
+    output.line(format_args!(
+        "image: {image_bytes} bytes, {} of {} nodes ({percent:.1} %)",
+        nodes.used, nodes.max
+    ))?;
+    last_reload(output, &status.last_reload)?;
+
+    if !status.interfaces.is_empty() {
+        output.line("")?;
+    }
+    output.table(
+        ["interface", "role", "direction", "hook"],
+        status.interfaces.iter().map(|interface| {
+            [&interface.name, &interface.role, &interface.direction, &interface.hook]
+                .map(Clone::clone)
+        }),
+    )?;
+    output.line("")?;
+    output.table(
+        ["group", "action", "match", "downstream", "ports", "ipv4", "ipv6"],
+        groups.iter().map(|group| {
+            let ports: Vec<_> = group.ports.iter().map(ToString::to_string).collect();
+            [
+                group.name.clone(),
+                group.action.clone(),
+                group.matching.clone(),
+                group.downstream.clone(),
+                ports.join(","),
+                group.prefixes_v4.to_string(),
+                group.prefixes_v6.to_string(),
+            ]
+        }),
+    )
+}
+
+fn last_reload(output: &mut Output, last: &LastReload) -> Result<(), Failure> {
+    let LastReload { time, trigger, outcome, .. } = last;
+    let trigger = format!("{trigger:?}").to_lowercase();
+    let word = match outcome {
+        ReloadOutcome::Unchanged => "unchanged",
+        ReloadOutcome::Applied { .. } => "applied",
+        ReloadOutcome::Rejected { .. } => "REJECTED, the files are not in force",
+    };
+    output.line(format_args!("last reload: {time:.0} ({trigger}): {word}"))?;
+    if let ReloadOutcome::Rejected { errors } = outcome {
+        errors
+            .iter()
+            .try_for_each(|problem| output.line(format_args!("error: {}", problem.text)))?;
+    }
+    Ok(())
+}

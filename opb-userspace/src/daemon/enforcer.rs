@@ -1,0 +1,453 @@
+//! The part of the daemon that blocks: files, compiling, the kernel. One thing after the other.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use opb_common::{ABI_VERSION, image::Slot};
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+use super::{
+    Error,
+    interfaces::Plan,
+    report::{
+        CounterLine, Fill, GroupStatus, InterfaceStatus, LastReload, PolicyStatus, Problem,
+        ReloadOutcome, State, Status, Trigger,
+    },
+};
+use crate::{
+    compiled::{Compiled, LoadError, hex},
+    errors::one_line,
+    explain::{Explanation, MixedFamilies, Query, explain},
+    image::Slots,
+    kernel::{self, Attached, Kernel, Logs, Refused, Wanted},
+    node::{Config, LogLevel, PolicySource},
+    policy::{Diagnostic, Group, Policy},
+};
+
+/// How long an interface that refuses a program is left alone.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Holds the kernel's state and what it was made from.
+pub(super) struct Enforcer {
+    path: PathBuf,
+    config: Config,
+    kernel: Kernel,
+    compiled: Compiled,
+    plan: Plan,
+    covered: Vec<(Wanted, Attached)>,
+    uncovered: Vec<(Wanted, String)>,
+    retry: Instant,
+    /// What is wrong beyond single interfaces, until it is right again.
+    troubles: BTreeMap<Subject, String>,
+    since: Timestamp,
+    last_reload: LastReload,
+    outlets: Outlets,
+}
+
+/// What a trouble is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Interfaces,
+    Exemptions,
+}
+
+/// Where what happens is made known.
+pub(super) struct Outlets {
+    pub(super) status: watch::Sender<Option<Status>>,
+    /// Debug lines of the programs, for whoever has a runtime to read them on.
+    pub(super) logs: mpsc::UnboundedSender<Logs>,
+}
+
+/// Why a question about the live image has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ExplainError {
+    #[error(transparent)]
+    Query(#[from] MixedFamilies),
+    #[error("the policy in force cannot be read")]
+    Kernel(#[from] kernel::Error),
+    #[error("no policy is in force")]
+    NoPolicy,
+}
+
+impl Enforcer {
+    /// Puts the policy that `config` names in force, over what an earlier daemon may have left enforcing.
+    pub(super) fn start(path: PathBuf, config: Config, outlets: Outlets) -> Result<Self, Error> {
+        // Before anything is made in the kernel: most mistakes are in the files.
+        let PolicySource::Path(policy) = &config.policy;
+        let policy = Policy::load(std::slice::from_ref(policy)).map_err(LoadError::from)?;
+        let mut kernel = Kernel::open(&config.pins, level(config.log))?;
+        let live = kernel.live()?;
+        let (slots, generation) = match &live {
+            Some(live) => (live.slots().clone(), live.generation()),
+            None => (Slots::default(), 0),
+        };
+        let now = Timestamp::now();
+        let compiled =
+            Compiled::new(policy, &slots, generation + 1, now).map_err(LoadError::from)?;
+        if live.is_none() {
+            kernel.publish(&compiled.image)?;
+        }
+        let mut enforcer = Self {
+            path,
+            config,
+            kernel,
+            last_reload: LastReload {
+                time: now,
+                trigger: Trigger::Start,
+                success: true,
+                outcome: applied(&compiled),
+            },
+            compiled,
+            plan: Plan::default(),
+            covered: Vec::new(),
+            uncovered: Vec::new(),
+            retry: Instant::now(),
+            troubles: BTreeMap::new(),
+            since: now,
+            outlets,
+        };
+        enforcer.warn_of_policy();
+        enforcer.cover(Which::All);
+        if let Some(live) = live {
+            let (generation, digest) = (live.generation(), hex(live.digest()));
+            info!(generation, digest, "adopted what an earlier daemon left enforcing");
+            // Only now: the programs of that daemon do not know of ports that the new policy may add.
+            enforcer.kernel.publish(&enforcer.compiled.image)?;
+        }
+        enforcer.report();
+        Ok(enforcer)
+    }
+
+    /// Puts in force what the files say now, or leaves everything as it is.
+    pub(super) fn reload(&mut self, trigger: Trigger) -> ReloadOutcome {
+        let outcome = match self.read_again() {
+            Ok(outcome) => outcome,
+            Err(errors) => ReloadOutcome::Rejected { errors },
+        };
+        match &outcome {
+            ReloadOutcome::Unchanged => info!("reload: nothing has changed"),
+            ReloadOutcome::Applied { generation, digest } => {
+                info!(generation, digest, "reload: applied");
+                self.warn_of_policy();
+            }
+            ReloadOutcome::Rejected { errors } => {
+                error!("reload: rejected; the policy that was in force stays in force");
+                errors.iter().for_each(|problem| error!("{}", problem.text));
+            }
+        }
+        self.remember(trigger, outcome.clone());
+        self.report();
+        outcome
+    }
+
+    /// Follows what changes by itself: interfaces that come and go, exemptions that run out.
+    pub(super) fn resync(&mut self) {
+        let expired = self.compiled.is_stale(Timestamp::now()) && self.expire();
+        if self.cover(Which::Missing) || expired {
+            self.report();
+        }
+    }
+
+    /// The verdict of the image that is in force in the kernel.
+    pub(super) fn explain(&self, query: &Query) -> Result<Explanation, ExplainError> {
+        let live = self.kernel.live()?.ok_or(ExplainError::NoPolicy)?;
+        Ok(explain(query, &live, &self.compiled.policy, Timestamp::now())?)
+    }
+
+    pub(super) fn counters(&self) -> Result<Vec<CounterLine>, kernel::Error> {
+        let rows = self.kernel.counters(self.compiled.image.slots())?;
+        let lines = rows.into_iter().map(|row| CounterLine {
+            group: row.group.unwrap_or_else(|| "-".to_owned()),
+            direction: row.direction.to_owned(),
+            verdict: row.verdict.to_owned(),
+            reason: row.reason.to_owned(),
+            packets: row.packets,
+            bytes: row.bytes,
+        });
+        Ok(lines.collect())
+    }
+
+    fn read_again(&mut self) -> Result<ReloadOutcome, Vec<Problem>> {
+        let config = Config::load(&self.path).map_err(|found| problems(found.errors()))?;
+        refuse_restart_only(&self.config, &config)?;
+        let PolicySource::Path(policy) = &config.policy;
+        let image = &self.compiled.image;
+        let compiled = Compiled::load(policy.clone(), image.slots(), image.generation() + 1)
+            .map_err(|error| match error {
+                LoadError::Invalid(found) => problems(found.errors()),
+                error @ LoadError::Compile(_) => vec![Problem::from(one_line(&error))],
+            })?;
+        let new_interfaces = config.interfaces != self.config.interfaces;
+        let new_policy = compiled.image.digest() != image.digest();
+        if new_policy {
+            self.kernel.publish(&compiled.image).map_err(|error| vec![one_line(&error).into()])?;
+            self.compiled = compiled;
+        } else {
+            // The files may still differ in what does not matter to the image: warnings.
+            self.compiled.policy = compiled.policy;
+        }
+        self.config = config;
+        self.troubles.remove(&Subject::Exemptions);
+        if !new_policy && !new_interfaces {
+            return Ok(ReloadOutcome::Unchanged);
+        }
+        if new_interfaces {
+            self.cover(Which::All);
+        }
+        Ok(applied(&self.compiled))
+    }
+
+    /// Recompiles without the exemptions that have run out. Whether the status has changed.
+    fn expire(&mut self) -> bool {
+        let (policy, image) = (self.compiled.policy.clone(), &self.compiled.image);
+        let result = Compiled::new(policy, image.slots(), image.generation() + 1, Timestamp::now())
+            .map_err(|error| one_line(&error))
+            .and_then(|compiled| match self.kernel.publish(&compiled.image) {
+                Ok(()) => Ok(compiled),
+                Err(error) => Err(one_line(&error)),
+            });
+        match result {
+            Ok(compiled) => {
+                self.compiled = compiled;
+                self.troubles.remove(&Subject::Exemptions);
+                let generation = self.compiled.image.generation();
+                info!(generation, "exemptions have run out");
+                // A rejected reload stays what `status` shows: the files are still not in force.
+                if self.last_reload.success {
+                    self.remember(Trigger::Expiry, applied(&self.compiled));
+                }
+                true
+            }
+            Err(error) => {
+                let trouble = format!("exemptions that have run out are still in force: {error}");
+                self.complain(Subject::Exemptions, trouble)
+            }
+        }
+    }
+
+    /// Attaches what the node file wants: everything again, or what is not covered. Whether anything has changed.
+    fn cover(&mut self, which: Which) -> bool {
+        let plan = match Plan::current(&self.config) {
+            Ok(plan) => plan,
+            Err(error) => {
+                let trouble = format!("interfaces cannot be listed: {error}");
+                return self.complain(Subject::Interfaces, trouble);
+            }
+        };
+        let settled = self.troubles.remove(&Subject::Interfaces).is_some();
+        let all = which == Which::All;
+        let retry = !self.uncovered.is_empty() && Instant::now() >= self.retry;
+        if plan == self.plan && !all && !retry {
+            return settled;
+        }
+        for missing in plan.missing.iter().filter(|name| !self.plan.missing.contains(name)) {
+            warn!("interface {missing} does not exist");
+        }
+        let lost = self.plan.wanted.iter().any(|wanted| !plan.wanted.contains(wanted));
+        self.plan = plan;
+        let before = std::mem::take(&mut self.uncovered);
+        self.covered.retain(|(wanted, _)| !all && self.plan.wanted.contains(wanted));
+        let is_covered =
+            |wanted: &Wanted| self.covered.iter().any(|(covered, _)| covered == wanted);
+        let open: Vec<_> =
+            (self.plan.wanted.iter()).filter(|wanted| !is_covered(wanted)).cloned().collect();
+        for (wanted, result) in open.iter().zip(self.kernel.attach(&open)) {
+            match result {
+                Ok(attached) => {
+                    announce(&attached);
+                    self.covered.push((wanted.clone(), attached));
+                }
+                Err(Refused { wanted, error }) => {
+                    let uncovered = (wanted, one_line(&error));
+                    if !before.contains(&uncovered) {
+                        error!("{}", not_covered(&uncovered));
+                    }
+                    self.uncovered.push(uncovered);
+                }
+            }
+        }
+        self.forward_logs();
+        self.retry = Instant::now() + RETRY;
+        self.covered.sort_by(|(a, _), (b, _)| {
+            (&a.interface, a.direction as u8).cmp(&(&b.interface, b.direction as u8))
+        });
+        // Only now, so that an interface whose hook has changed is never without a program.
+        if all || lost {
+            match self.kernel.detach_unwanted(&self.plan.wanted) {
+                Ok(removed) => removed.iter().for_each(|what| info!("removed {what}")),
+                Err(error) => {
+                    warn!("what is not wanted any more cannot be removed: {}", one_line(&error))
+                }
+            }
+        }
+        true
+    }
+
+    /// Hands on the debug lines of programs that have just been loaded.
+    fn forward_logs(&mut self) {
+        match self.kernel.logs() {
+            Ok(logs) => logs.into_iter().for_each(|log| drop(self.outlets.logs.send(log))),
+            Err(error) => warn!("{}", one_line(&error)),
+        }
+    }
+
+    /// Remembers what is wrong, and says it once.
+    fn complain(&mut self, subject: Subject, trouble: String) -> bool {
+        if self.troubles.get(&subject) == Some(&trouble) {
+            return false;
+        }
+        error!("{trouble}");
+        self.troubles.insert(subject, trouble);
+        true
+    }
+
+    fn remember(&mut self, trigger: Trigger, outcome: ReloadOutcome) {
+        let success = !outcome.is_rejected();
+        self.last_reload = LastReload { time: Timestamp::now(), trigger, success, outcome };
+    }
+
+    fn warn_of_policy(&self) {
+        self.compiled.policy.warnings.iter().for_each(|warning| warn!("{warning}"));
+    }
+
+    /// Makes the state known, and logs where it changes.
+    fn report(&self) {
+        let status = self.describe();
+        let before = self.outlets.status.borrow().as_ref().map(|status| status.state);
+        if before != Some(status.state) {
+            let PolicyStatus { generation, digest, .. } = &status.policy;
+            match status.state {
+                State::Enforcing => info!(generation, digest, "enforcing"),
+                State::Degraded => {
+                    error!(generation, digest, "degraded: {}", status.problems.join("; "));
+                }
+            }
+        }
+        self.outlets.status.send_replace(Some(status));
+    }
+
+    fn describe(&self) -> Status {
+        let problems = self.problems();
+        let Compiled { policy, image } = &self.compiled;
+        let fall_backs = self.covered.iter().filter_map(|(_, attached)| {
+            Some(format!("{}: {}", attached.interface, attached.warning.as_ref()?))
+        });
+        Status {
+            state: if problems.is_empty() { State::Enforcing } else { State::Degraded },
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            abi: ABI_VERSION,
+            pid: std::process::id(),
+            since: self.since,
+            policy: PolicyStatus {
+                generation: image.generation(),
+                digest: hex(image.digest()),
+                image_bytes: image.bytes(),
+                nodes: Fill { used: image.nodes().len(), max: Slot::MAX_NODES },
+                groups: policy.groups.iter().map(group).collect(),
+            },
+            last_reload: self.last_reload.clone(),
+            interfaces: self.covered.iter().map(interface).collect(),
+            problems,
+            warnings: policy.warnings.iter().map(ToString::to_string).chain(fall_backs).collect(),
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let missing =
+            self.plan.missing.iter().map(|name| format!("interface {name} does not exist"));
+        let mut problems: Vec<_> = self.troubles.values().cloned().chain(missing).collect();
+        problems.extend(self.uncovered.iter().map(not_covered));
+        if self.covered.is_empty() {
+            problems.push("no interface is covered: nothing is filtered".to_owned());
+        }
+        problems
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    All,
+    Missing,
+}
+
+/// Names the settings that a running daemon cannot change.
+fn refuse_restart_only(old: &Config, new: &Config) -> Result<(), Vec<Problem>> {
+    let changed = [
+        ("state", old.state != new.state),
+        ("control", old.control != new.control),
+        ("http", old.http != new.http),
+        ("pins", old.pins != new.pins),
+        ("log", old.log != new.log),
+    ];
+    let refused: Vec<_> = (changed.iter().filter(|(_, changed)| *changed))
+        .map(|(key, _)| format!("`{key}` cannot change while the daemon runs: restart it").into())
+        .collect();
+    if refused.is_empty() { Ok(()) } else { Err(refused) }
+}
+
+fn applied(compiled: &Compiled) -> ReloadOutcome {
+    ReloadOutcome::applied(compiled.image.generation(), compiled.image.digest())
+}
+
+fn problems<'a>(diagnostics: impl Iterator<Item = &'a Diagnostic>) -> Vec<Problem> {
+    diagnostics.map(Problem::from).collect()
+}
+
+fn announce(attached: &Attached) {
+    let (interface, direction) = (&attached.interface, attached.direction);
+    info!(interface, direction, hook = attached.hook.name(), "attached");
+    if let Some(warning) = &attached.warning {
+        warn!("{interface}: {warning}");
+    }
+}
+
+fn not_covered((wanted, error): &(Wanted, String)) -> String {
+    format!("interface {} is not covered {}: {error}", wanted.interface, wanted.direction.name())
+}
+
+fn level(level: LogLevel) -> Option<tracing::Level> {
+    match level {
+        LogLevel::Off => None,
+        LogLevel::Error => Some(tracing::Level::ERROR),
+        LogLevel::Warn => Some(tracing::Level::WARN),
+        LogLevel::Info => Some(tracing::Level::INFO),
+        LogLevel::Debug => Some(tracing::Level::DEBUG),
+        LogLevel::Trace => Some(tracing::Level::TRACE),
+    }
+}
+
+fn interface((wanted, attached): &(Wanted, Attached)) -> InterfaceStatus {
+    InterfaceStatus {
+        name: attached.interface.clone(),
+        role: name(&wanted.role),
+        direction: attached.direction.to_owned(),
+        hook: attached.hook.name().to_owned(),
+        warning: attached.warning.clone(),
+    }
+}
+
+fn group(group: &Group) -> GroupStatus {
+    let prefixes_v6 = group.prefixes.iter().filter(|prefix| prefix.is_ipv6()).count();
+    GroupStatus {
+        name: group.name.clone(),
+        action: name(&group.action),
+        matching: name(&group.matching),
+        downstream: name(&group.downstream),
+        ports: group.ports.clone(),
+        prefixes_v4: group.prefixes.len() - prefixes_v6,
+        prefixes_v6,
+    }
+}
+
+/// The name under which a plain enum is serialised.
+fn name(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::new(),
+    }
+}

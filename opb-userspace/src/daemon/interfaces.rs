@@ -1,0 +1,93 @@
+//! Which programs the node file wants on which of the interfaces that there are.
+
+use std::io;
+
+use nix::net::if_::if_nameindex;
+use opb_common::outcome::Direction;
+
+use crate::{
+    kernel::Wanted,
+    node::{Config, NamePattern, UnknownSource},
+};
+
+/// What should be covered, and what cannot be because it is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) wanted: Vec<Wanted>,
+    /// Interfaces that the node file names and that do not exist.
+    pub(super) missing: Vec<String>,
+}
+
+impl Plan {
+    /// For the interfaces of this network namespace. `/sys/class/net` would show those of whoever mounted it.
+    pub(super) fn current(config: &Config) -> io::Result<Self> {
+        let interfaces = if_nameindex()?;
+        Ok(Self::new(
+            config,
+            interfaces
+                .iter()
+                .filter_map(|interface| Some((interface.name().to_str().ok()?, interface.index()))),
+        ))
+    }
+
+    fn new<'a>(config: &Config, present: impl Iterator<Item = (&'a str, u32)>) -> Self {
+        let mut present: Vec<_> = present.collect();
+        present.sort_unstable();
+        let wanted =
+            present.iter().flat_map(|&(name, index)| wanted(config, name, index)).collect();
+        let missing = config.interfaces.iter().filter_map(|interface| match &interface.name {
+            NamePattern::Exact(name) => Some(name),
+            NamePattern::Glob(_) => None,
+        });
+        let missing = missing.filter(|name| present.iter().all(|(there, _)| there != name));
+        Self { wanted, missing: missing.cloned().collect() }
+    }
+}
+
+fn wanted(config: &Config, name: &str, index: u32) -> Vec<Wanted> {
+    let Some(interface) = config.interface(name) else { return Vec::new() };
+    let directions = [
+        (Direction::Upstream, interface.filter.upstream),
+        (Direction::Downstream, interface.filter.downstream),
+    ];
+    let wanted = directions.iter().filter(|(_, filtered)| *filtered).map(|(direction, _)| Wanted {
+        interface: name.to_owned(),
+        index,
+        role: interface.role,
+        direction: *direction,
+        hook: interface.hook,
+        unknown_drop: interface.unknown_source == UnknownSource::Drop,
+    });
+    wanted.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(interfaces: &str) -> Config {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("opb.yaml");
+        let text = format!("version: 1\npolicy: policies\ninterfaces: {interfaces}\n");
+        std::fs::write(&path, text).expect("writes");
+        Config::load(&path).expect("valid")
+    }
+
+    #[test]
+    fn an_exact_name_wins_over_a_pattern() {
+        let config = config(
+            "[{name: ppp*, role: subscriber}, {name: ppp7, role: core, filter: [upstream]}, {name: eth9, role: core}]",
+        );
+        let plan = Plan::new(&config, [("ppp7", 4), ("lo", 1), ("ppp0", 3)].into_iter());
+        let programs: Vec<_> = (plan.wanted.iter())
+            .map(|wanted| (wanted.interface.as_str(), wanted.index, wanted.direction))
+            .collect();
+        let expected = [
+            ("ppp0", 3, Direction::Upstream),
+            ("ppp0", 3, Direction::Downstream),
+            ("ppp7", 4, Direction::Upstream),
+        ];
+        assert_eq!(programs, expected);
+        assert_eq!(plan.missing, ["eth9"]);
+    }
+}

@@ -1,0 +1,153 @@
+//! What the daemon says of itself, in the shapes that the control API and `--json` show.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{compiled::hex, policy::Diagnostic};
+
+/// Answer of `GET /v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub state: State,
+    pub version: String,
+    pub abi: u32,
+    pub pid: u32,
+    pub since: Timestamp,
+    pub policy: PolicyStatus,
+    pub last_reload: LastReload,
+    pub interfaces: Vec<InterfaceStatus>,
+    /// What keeps the state from being `enforcing`.
+    pub problems: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Every interface that should be covered is.
+    Enforcing,
+    /// Something is not: see the problems.
+    Degraded,
+}
+
+/// The policy in force.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    pub generation: u64,
+    pub digest: String,
+    pub image_bytes: usize,
+    pub nodes: Fill,
+    pub groups: Vec<GroupStatus>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Fill {
+    pub used: usize,
+    pub max: usize,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GroupStatus {
+    pub name: String,
+    pub action: String,
+    #[serde(rename = "match")]
+    pub matching: String,
+    pub downstream: String,
+    pub ports: Vec<u16>,
+    pub prefixes_v4: usize,
+    pub prefixes_v6: usize,
+}
+
+/// One program on one interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    pub name: String,
+    pub role: String,
+    pub direction: String,
+    /// Where the program really is, which may not be where the node file wanted it.
+    pub hook: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
+}
+
+/// The last attempt to put a policy in force, the one at the start included.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LastReload {
+    pub time: Timestamp,
+    pub trigger: Trigger,
+    /// False if the files say something else than what is in force.
+    pub success: bool,
+    #[serde(flatten)]
+    pub outcome: ReloadOutcome,
+}
+
+/// Why a policy was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trigger {
+    Start,
+    Signal,
+    Request,
+    /// An exemption ran out.
+    Expiry,
+}
+
+/// What came of a reload. Answer of `POST /v1/reload`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "lowercase")]
+pub enum ReloadOutcome {
+    /// The files say what is in force already.
+    Unchanged,
+    /// What the files say is in force.
+    Applied { generation: u64, digest: String },
+    /// What was in force still is.
+    Rejected { errors: Vec<Problem> },
+}
+
+impl ReloadOutcome {
+    pub(super) fn applied(generation: u64, digest: [u8; 16]) -> Self {
+        Self::Applied { generation, digest: hex(digest) }
+    }
+
+    pub fn is_rejected(&self) -> bool {
+        matches!(self, Self::Rejected { .. })
+    }
+}
+
+/// Something that is wrong, for people (`text`) and, if it has a place in a file, for programs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    pub text: String,
+    /// The members of a diagnostic: `file`, `line`, `column`, `source`, `message`, …
+    #[serde(flatten)]
+    pub details: Map<String, Value>,
+}
+
+impl From<String> for Problem {
+    fn from(text: String) -> Self {
+        Self { text, details: Map::new() }
+    }
+}
+
+impl From<&Diagnostic> for Problem {
+    fn from(diagnostic: &Diagnostic) -> Self {
+        let details = match serde_json::to_value(diagnostic) {
+            Ok(Value::Object(details)) => details,
+            _ => Map::new(),
+        };
+        Self { text: diagnostic.to_string(), details }
+    }
+}
+
+/// One row of `GET /v1/counters`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterLine {
+    /// `-` for no group.
+    pub group: String,
+    pub direction: String,
+    pub verdict: String,
+    pub reason: String,
+    pub packets: u64,
+    pub bytes: u64,
+}

@@ -1,0 +1,128 @@
+//! The control socket as a file: who may open it, and whether another daemon has it.
+
+use std::{
+    fs::{self, File, Permissions, TryLockError},
+    io,
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt, chown},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::Group;
+use tokio::net::UnixListener;
+
+/// Members of this group may use the control socket.
+const GROUP: &str = "opb";
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("another daemon answers at {}", path.display())]
+    InUse { path: PathBuf },
+    #[error("{} exists and is not a socket", path.display())]
+    NotASocket { path: PathBuf },
+    #[error("the control socket {} cannot be made", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// Removes the socket when it is dropped.
+pub(super) struct Socket {
+    path: PathBuf,
+    /// Held as long as the socket is ours: of two daemons that find a stale socket, one removes that of the other.
+    _lock: File,
+}
+
+impl Socket {
+    pub(super) fn bind(path: &Path) -> Result<(Self, UnixListener), Error> {
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(io)?;
+        }
+        let lock = File::create(with_suffix(path, ".lock")).map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(io(error)),
+        }
+        match fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => {
+                return Err(Error::NotASocket { path: path.to_owned() });
+            }
+            Ok(_) if UnixStream::connect(path).is_ok() => {
+                return Err(Error::InUse { path: path.to_owned() });
+            }
+            _ => {}
+        }
+        let listener = listen(path).map_err(io)?;
+        Ok((Self { path: path.to_owned(), _lock: lock }, listener))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // The next daemon replaces what is left.
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+/// Listens under another name until the permissions are right, then takes the place of what is there.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let draft = with_suffix(path, ".new");
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&draft)?;
+    if let Some(group) = Group::from_name(GROUP)? {
+        chown(&draft, None, Some(group.gid.as_raw()))?;
+    }
+    fs::set_permissions(&draft, Permissions::from_mode(0o660))?;
+    fs::rename(&draft, path)?;
+    Ok(listener)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_daemon_at_a_time() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("run/opb.sock");
+        let (first, listener) = Socket::bind(&path).expect("nobody else");
+        let mode = fs::metadata(&path).expect("it exists").permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        assert!(matches!(Socket::bind(&path), Err(Error::InUse { .. })));
+        drop((first, listener));
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_behind_is_replaced() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("opb.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
+        let bound = Socket::bind(&path).expect("stale sockets do not count");
+        drop(bound);
+
+        fs::write(&path, "precious").expect("writes");
+        assert!(matches!(Socket::bind(&path), Err(Error::NotASocket { .. })));
+        assert_eq!(fs::read(&path).expect("reads"), b"precious");
+    }
+
+    #[tokio::test]
+    async fn a_listener_without_our_lock_is_respected() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("opb.sock");
+        let _other = std::os::unix::net::UnixListener::bind(&path).expect("binds");
+        assert!(matches!(Socket::bind(&path), Err(Error::InUse { .. })));
+    }
+}

@@ -1,0 +1,60 @@
+//! A thread of its own for work that blocks.
+
+use std::{io, thread};
+
+use tokio::sync::{mpsc, oneshot};
+
+/// Owns a `T` on a thread of its own and does one thing after the other with it.
+pub(super) struct Worker<T> {
+    jobs: mpsc::UnboundedSender<Job<T>>,
+}
+
+type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
+
+/// The thread has ended, which only a panic on it can do.
+#[derive(Debug, thiserror::Error)]
+#[error("the thread that talks to the kernel has ended")]
+pub struct Gone;
+
+impl<T: 'static> Worker<T> {
+    /// Makes the `T` on the new thread. The thread ends when the last clone of the worker is dropped.
+    pub(super) async fn start<E: Send + 'static>(
+        make: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<Result<Self, E>, Gone> {
+        let (jobs, mut queue) = mpsc::unbounded_channel::<Job<T>>();
+        let (ready, made) = oneshot::channel();
+        spawn(move || match make() {
+            Ok(mut it) => {
+                // Whoever asked may have given up; then the queue is closed, too.
+                let _ = ready.send(Ok(()));
+                while let Some(job) = queue.blocking_recv() {
+                    job(&mut it);
+                }
+            }
+            Err(error) => drop(ready.send(Err(error))),
+        })
+        .map_err(|_| Gone)?;
+        Ok(made.await.map_err(|_| Gone)?.map(|()| Self { jobs }))
+    }
+
+    /// Waits for its turn, and for the result.
+    pub(super) async fn call<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut T) -> R + Send + 'static,
+    ) -> Result<R, Gone> {
+        let (reply, result) = oneshot::channel();
+        let job: Job<T> = Box::new(move |it| drop(reply.send(work(it))));
+        self.jobs.send(job).map_err(|_| Gone)?;
+        result.await.map_err(|_| Gone)
+    }
+}
+
+impl<T> Clone for Worker<T> {
+    fn clone(&self) -> Self {
+        Self { jobs: self.jobs.clone() }
+    }
+}
+
+fn spawn(body: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name("kernel".to_owned()).spawn(body)
+}
