@@ -295,7 +295,7 @@ impl OpbNode {
     fn generation(&self) -> Result<u64> {
         let status = self.status()?.context("opb does not answer")?;
         status
-            .get("generation")
+            .pointer("/policy/generation")
             .and_then(Value::as_u64)
             .with_context(|| format!("no generation in opb status: {status}"))
     }
