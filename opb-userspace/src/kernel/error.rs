@@ -28,19 +28,36 @@ pub enum Error {
     #[error("the BPF programs do not load")]
     Load(#[source] Box<EbpfError>),
     #[error("the kernel refused the program {name}")]
-    Program { name: &'static str, source: ProgramError },
+    Program { name: &'static str, source: Box<ProgramError> },
     #[error("a map of ours cannot be used")]
-    Map(#[from] MapError),
+    Map(#[source] Box<MapError>),
     #[error("a map of ours cannot be pinned")]
-    Pin(#[from] PinError),
+    Pin(#[source] Box<PinError>),
     #[error("interface {interface}: {program} cannot be put on its {hook} hook")]
-    Attach { interface: String, hook: &'static str, program: &'static str, source: ProgramError },
+    Attach {
+        interface: String,
+        hook: &'static str,
+        program: &'static str,
+        source: Box<ProgramError>,
+    },
     #[error("interface {interface}")]
     Interface { interface: String, source: io::Error },
     #[error("interface {interface}: {owner} is on its {hook} hook")]
     Occupied { interface: String, hook: &'static str, owner: String },
     #[error("the programs' debug lines cannot be read")]
     Log(#[source] aya_log::Error),
+}
+
+impl From<MapError> for Error {
+    fn from(error: MapError) -> Self {
+        Self::Map(Box::new(error))
+    }
+}
+
+impl From<PinError> for Error {
+    fn from(error: PinError) -> Self {
+        Self::Pin(Box::new(error))
+    }
 }
 
 impl Error {
@@ -68,6 +85,10 @@ impl Error {
             }
             _ => None,
         }
+    }
+
+    pub(super) fn program(name: &'static str) -> impl FnOnce(ProgramError) -> Self {
+        move |source| Self::Program { name, source: Box::new(source) }
     }
 
     pub(super) fn path(

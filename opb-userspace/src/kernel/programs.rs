@@ -108,7 +108,7 @@ impl Instance {
             Kind::Xdp => instance.xdp()?.load(),
             Kind::Tc => instance.tc()?.load(),
         }
-        .map_err(|source| Error::Program { name: instance.name(), source })?;
+        .map_err(Error::program(instance.name()))?;
         Ok(instance)
     }
 
@@ -132,9 +132,7 @@ impl Instance {
         &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
     {
         let program = self.ebpf.program_mut(name).map(TryInto::try_into);
-        program
-            .unwrap_or(Err(ProgramError::NotLoaded))
-            .map_err(|source| Error::Program { name, source })
+        program.unwrap_or(Err(ProgramError::NotLoaded)).map_err(Error::program(name))
     }
 
     /// The writable data of the instance.
@@ -188,8 +186,7 @@ impl Programs {
             Kind::Xdp => instance.xdp()?.info(),
             Kind::Tc => instance.tc()?.info(),
         };
-        info.map(|info| info.id())
-            .map_err(|source| Error::Program { name: instance.name(), source })
+        info.map(|info| info.id()).map_err(Error::program(instance.name()))
     }
 
     pub(super) fn ports(&self) -> &Ports {

@@ -71,7 +71,7 @@ impl Replay {
             super::programs::XDP_PROGRAM => self.instance.xdp()?.info(),
             _ => self.instance.tc()?.info(),
         };
-        Ok(info.map_err(|source| Error::Program { name, source })?.verified_instruction_count())
+        Ok(info.map_err(Error::program(name))?.verified_instruction_count())
     }
 
     /// Runs the program `repeat` times on one frame: whether it forwards, and nanoseconds a run.
@@ -84,7 +84,7 @@ impl Replay {
             }
             _ => (self.instance.tc()?.test_run(options), |action| action as i32 == -1),
         };
-        let result = result.map_err(|source| Error::Program { name, source })?;
+        let result = result.map_err(Error::program(name))?;
         Ok((forwards(result.return_value), result.duration.as_nanos() as f64))
     }
 }

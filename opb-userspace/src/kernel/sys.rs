@@ -86,10 +86,8 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     query.info_len = size_of::<bpf_link_info>() as u32;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     // SAFETY: the kernel filled it; `xdp.ifindex` and `tcx.ifindex` are the first word of the same union.
-    Ok(LinkTarget {
-        program: info.prog_id,
-        interface: unsafe { info.__bindgen_anon_1.xdp.ifindex },
-    })
+    let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
+    Ok(LinkTarget { program: info.prog_id, interface })
 }
 
 /// Opens a link by its id.
