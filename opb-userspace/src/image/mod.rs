@@ -27,6 +27,9 @@ pub use tables::{Tables, port_set};
 use crate::policy::{Action, Downstream, Matching, Policy, Prefix};
 use ranges::{Bound, Entry, flatten};
 
+/// IPv4, then IPv6.
+type PerFamily<T> = [T; 2];
+
 /// A set of groups, one bit a slot.
 type GroupSet = [u64; 8];
 
@@ -254,7 +257,7 @@ fn relay_table(
     nodes: &mut Vec<Node>,
     policy: &Policy,
     slot_of: &[u16],
-) -> Result<(u32, [Vec<Bound<u16>>; 2]), CompileError> {
+) -> Result<(u32, PerFamily<Vec<Bound<u16>>>), CompileError> {
     let mut reach = vec![GroupSet::default(); policy.relays.len()];
     for (group, &slot) in policy.groups.iter().zip(slot_of) {
         for &relay in &group.relays {
