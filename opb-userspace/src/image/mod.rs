@@ -27,9 +27,6 @@ pub use tables::{Tables, port_set};
 use crate::policy::{Action, Downstream, Matching, Policy, Prefix};
 use ranges::{Bound, Entry, flatten};
 
-/// IPv4, then IPv6.
-type PerFamily<T> = [T; 2];
-
 /// A set of groups, one bit a slot.
 type GroupSet = [u64; 8];
 
@@ -97,13 +94,13 @@ impl Image {
 
         let mut nodes = vec![Node([0; 8])];
         let groups = group_table(&mut nodes, policy, &slot_of);
-        let (relay_groups, relay_bounds) = relay_table(&mut nodes, policy, &slot_of)?;
+        let relay_table = relay_table(&mut nodes, policy, &slot_of)?;
         let subscribers = [false, true].map(|ipv6| {
             let bounds =
                 flatten(subscriber_entries(policy, &slot_of, ipv6, now), 0, inner_subscriber_class);
             tree::build(&mut nodes, &bounds).0
         });
-        let relays = relay_bounds.map(|bounds| tree::build(&mut nodes, &bounds).0);
+        let relays = relay_table.bounds.map(|bounds| tree::build(&mut nodes, &bounds).0);
         let (notes_at, notes_length) = append_notes(&mut nodes, &notes);
         if nodes.len() > Slot::MAX_NODES {
             return Err(CompileError::TooLarge { nodes: nodes.len() });
@@ -116,7 +113,7 @@ impl Image {
             subscribers,
             relays,
             groups,
-            relay_groups,
+            relay_groups: relay_table.first,
             notes: notes_at,
             notes_length,
         });
@@ -250,14 +247,22 @@ fn inner_subscriber_class(outer: u16, inner: u16) -> u16 {
     }
 }
 
-/// The relay trees' ranges, and the table of which groups may reach which class of relays.
+/// Which groups may reach which relays.
+struct RelayTable {
+    /// First node of the table: the groups of each class.
+    first: u32,
+    /// Classes of addresses, IPv4 and IPv6.
+    bounds: [Vec<Bound<u16>>; 2],
+}
+
+/// Fills the table, and says which class each range of addresses has.
 ///
 /// A relay address counts for every group that lists a set holding it, whichever prefix is the longest.
 fn relay_table(
     nodes: &mut Vec<Node>,
     policy: &Policy,
     slot_of: &[u16],
-) -> Result<(u32, PerFamily<Vec<Bound<u16>>>), CompileError> {
+) -> Result<RelayTable, CompileError> {
     let mut reach = vec![GroupSet::default(); policy.relays.len()];
     for (group, &slot) in policy.groups.iter().zip(slot_of) {
         for &relay in &group.relays {
@@ -289,7 +294,7 @@ fn relay_table(
     }
     let first = nodes.len() as u32;
     nodes.extend(table);
-    Ok((first, bounds))
+    Ok(RelayTable { first, bounds })
 }
 
 fn union(outer: GroupSet, inner: GroupSet) -> GroupSet {
