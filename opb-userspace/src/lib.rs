@@ -7,5 +7,6 @@ pub mod compiled;
 pub mod kernel;
 pub mod capture;
 pub mod explain;
+pub mod telemetry;
 pub mod daemon;
 pub mod errors;

@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+mod observe;
+
+pub use observe::{Addresses, EventLog, Observe, Suspect};
+
 use crate::policy::Diagnostics;
 use crate::policy::decode::{Decoder, Fields};
 use crate::policy::source::{Form, Report, Spot};
@@ -28,6 +32,8 @@ pub struct Config {
     /// The directory in a BPF file system for what must outlive the daemon.
     pub pins: PathBuf,
     pub log: LogLevel,
+    /// What is written down of denied packets.
+    pub observe: Observe,
 }
 
 /// Where the policy comes from.
@@ -171,6 +177,7 @@ fn read(report: &mut Report, path: &Path) -> Option<Config> {
         http: http(&mut decoder, &mut fields),
         pins: absolute_path(&mut decoder, &mut fields, "pins", "/sys/fs/bpf/opb"),
         log: log(&mut decoder, &mut fields),
+        observe: observe::read(&mut decoder, &mut fields),
         policy: PolicySource::Path(policy.unwrap_or_default()),
         interfaces,
     };
@@ -331,6 +338,10 @@ fn absolute_path(
 ) -> PathBuf {
     let Some(node) = fields.take(key) else { return default.into() };
     let Some(text) = decoder.text(&format!("`{key}`"), node) else { return default.into() };
+    absolute(decoder, key, node, text)
+}
+
+fn absolute(decoder: &mut Decoder<'_>, key: &str, node: &Node<'_>, text: &str) -> PathBuf {
     if !text.starts_with('/') {
         decoder
             .report

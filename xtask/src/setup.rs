@@ -50,6 +50,11 @@ const LAB: &[&str] = &[
     "curl",
     // a second look at what we loaded
     "bpftool",
+    // the status page, in a browser
+    "chromium",
+    "chromium-driver",
+    // metrics, alert rules and dashboard
+    "prometheus",
 ];
 
 /// The lab starts mail servers of its own. The package's stays off the network.

@@ -4,6 +4,7 @@ mod check;
 mod client;
 mod counters;
 mod detach;
+mod events;
 mod explain;
 mod failure;
 mod output;
@@ -11,6 +12,7 @@ mod reload;
 mod replay;
 mod run;
 mod status;
+mod top;
 
 use std::process::ExitCode;
 
@@ -37,6 +39,8 @@ enum Command {
     Explain(explain::Explain),
     Replay(replay::Replay),
     Counters(counters::Counters),
+    Events(events::Events),
+    Top(top::Top),
 }
 
 /// Does what the process was started for.
@@ -81,6 +85,8 @@ impl Command {
             Self::Explain(command) => command.execute(),
             Self::Replay(command) => command.execute(),
             Self::Counters(command) => command.execute(),
+            Self::Events(command) => command.execute(),
+            Self::Top(command) => command.execute(),
         }
     }
 }

@@ -1,17 +1,22 @@
 //! The daemon: reads the node file, puts the policy in force, and keeps it there through reloads and changing interfaces.
 //!
 //! What blocks — files, compiling, the kernel — is done by [`enforcer`] on a thread of its own, one thing after the other.
-//! The rest of the process waits for signals and answers on the control socket.
+//! The rest of the process waits for signals, answers on the control socket and on the read-only listener, and reads
+//! what the programs write down ([`observer`]).
 
 pub mod control;
 mod enforcer;
+mod http;
 mod interfaces;
 mod logs;
+mod observer;
+mod page;
 pub mod report;
 mod socket;
+mod words;
 mod worker;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -63,10 +68,13 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
     let (logs, lines) = mpsc::unbounded_channel();
     tokio::spawn(logs::forward_all(lines));
     let outlets = Outlets { status, logs };
+    let (observe, state, address) = (config.observe.clone(), config.state.clone(), config.http);
     let enforcer = Worker::start(move || Enforcer::start(path, config, outlets)).await??;
 
     let (stop, stopped) = oneshot::channel::<()>();
-    let app = control::router(enforcer.clone(), reports);
+    let telemetry = observer::start(&enforcer, &observe, &state).await;
+    http::start(address, enforcer.clone(), reports.clone(), Arc::clone(&telemetry));
+    let app = control::router(enforcer.clone(), reports, Arc::clone(&telemetry));
     let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
     let mut server = tokio::spawn(server.into_future());
 
@@ -83,6 +91,7 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
             ended = &mut server => break Err(ended.map_err(io::Error::other).and_then(|it| it)),
         }
     };
+    telemetry.close();
     drop(stop);
     if end.is_ok() && timeout(DRAIN, server).await.is_err() {
         warn!("requests on the control socket did not end in time");
