@@ -40,7 +40,7 @@ fn sighting_stays_verifiable_and_changes_no_verdict() -> Result<()> {
         for (name, frame) in [("denied", &denied), ("relay", &relayed), ("port 443", &plain)] {
             ensure!(on.run(frame)? == off.run(frame)?, "{hook:?}, {name}");
             let repeat = if std::env::var_os("OPB_MEASURE").is_some() { 2_000_000 } else { 100 };
-            let mut median = |replay: &mut Replay| -> Result<f64> {
+            let median = |replay: &mut Replay| -> Result<f64> {
                 let mut times = (0..7)
                     .map(|_| Ok(replay.test_run(frame, repeat)?.1))
                     .collect::<Result<Vec<_>>>()?;
