@@ -158,16 +158,18 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
     let mut at = ETHERNET_HEADER;
     let mut protocol = be16(ethernet, 12);
 
-    let mut tags = frame.tags_out_of_band();
-    while is_tag(protocol) {
-        if tags >= MAX_TAGS {
+    let room = MAX_TAGS - frame.tags_out_of_band();
+    for walked in 0..=MAX_TAGS {
+        if !is_tag(protocol) {
+            break;
+        }
+        if walked >= room {
             return Link::TooDeep;
         }
         at = frame.opaque(at) & OFFSET_MASK;
         let Some(tag) = frame.header::<4>(at) else { return Link::Unreadable(Reason::Malformed) };
         protocol = be16(tag, 2);
         at += 4;
-        tags += 1;
     }
     at = frame.opaque(at) & OFFSET_MASK;
 
