@@ -17,6 +17,10 @@
 /// What the first word of an image is: `opb1`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"opb1");
 
+/// Where the policy map holds the image in force, and the overlay on it.
+pub const IMAGE_SLOT: u32 = 0;
+pub const OVERLAY_SLOT: u32 = 1;
+
 /// The steps that no lookup exceeds: two halves of 64 bits, 8 bits a step at the least, and one step for the answer.
 pub const MAX_STEPS: u32 = 18;
 
@@ -123,6 +127,12 @@ impl SubscriberClass {
         self.0 & 1 != 0
     }
 }
+
+/// The class of every subscriber address that an overlay does not speak of.
+///
+/// A change of a few prefixes in a policy of a million is published as a small image, the overlay: subscriber trees
+/// over the changed ranges, and nothing else. Its header carries the generation of the image that it changes.
+pub const UNCHANGED: u16 = u16::MAX;
 
 /// A class, or where the lookup goes on.
 ///

@@ -15,7 +15,7 @@ use opb_common::{
     answer,
     found::Found,
     frame::Frame,
-    image::{Descent, MAX_STEPS, Node, Nodes},
+    image::{Descent, IMAGE_SLOT, MAX_STEPS, Node, Nodes, OVERLAY_SLOT},
     judge::Tables,
     outcome::{COUNTERS as COUNTER_ENTRIES, Counter, Direction, Outcome},
     settings::{PortSet, Settings},
@@ -30,10 +30,10 @@ const BPF_F_MMAPABLE: usize = 1 << 10;
 
 type Image = Array<Node, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
 
-/// One slot: the policy in force. User space creates and pins it, because Linux 6.1 refuses an inner map
+/// The policy in force, and the overlay of what has changed since. User space creates and pins it, because Linux 6.1 refuses an inner map
 /// without BTF in an outer map whose template has some.
 #[btf_map]
-static POLICY: ArrayOfMaps<Image, 1> = ArrayOfMaps::new();
+static POLICY: ArrayOfMaps<Image, 2> = ArrayOfMaps::new();
 
 /// Counts of every outcome, per CPU. They outlive every policy.
 #[map]
@@ -88,6 +88,13 @@ impl Nodes for Snapshot {
     }
 }
 
+#[inline(always)]
+fn snapshot(slot: u32) -> Option<&'static Snapshot> {
+    let image = NonNull::from(POLICY.get(slot)?).cast::<Snapshot>();
+    // SAFETY: `Snapshot` is a transparent wrapper of what `get` returned.
+    Some(unsafe { image.as_ref() })
+}
+
 /// The maps of this object.
 pub(crate) struct Maps;
 
@@ -101,9 +108,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn image(&self) -> Option<&Snapshot> {
-        let image = NonNull::from(POLICY.get(0)?).cast::<Snapshot>();
-        // SAFETY: `Snapshot` is a transparent wrapper of what `get` returned.
-        Some(unsafe { image.as_ref() })
+        snapshot(IMAGE_SLOT)
+    }
+
+    #[inline(always)]
+    fn overlay(&self) -> Option<&Snapshot> {
+        snapshot(OVERLAY_SLOT)
     }
 
     #[inline(always)]
