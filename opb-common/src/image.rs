@@ -310,10 +310,10 @@ fn search<N: Nodes + ?Sized, const KEYS: usize>(keys: &[u16; KEYS], key: u16) ->
     let mut step = KEYS / 2;
     while step > 0 {
         let candidate = keys[(at + step) & (KEYS - 1)];
-        let is_larger = N::plain(u64::from(key).wrapping_sub(u64::from(candidate)) >> 63);
-        // Plain again: bits that are known to be disjoint would be put together by an OR, at which 6.1 forgets
-        // all bounds.
-        at = N::plain((at + (step & is_larger.wrapping_sub(1) as usize)) as u64) as usize;
+        let at_most = u64::from(candidate).wrapping_sub(u64::from(key)).wrapping_sub(1) >> 63;
+        // Multiplied, not masked: the compiler must not see that the bits are disjoint, or it makes the sum an OR and
+        // drops the mask above, and Linux 6.1 forgets the bounds of what it is given by OR.
+        at += N::plain(at_most) as usize * step;
         step /= 2;
     }
     at & (KEYS - 1)
