@@ -64,7 +64,11 @@ impl Kernel {
         let new = Ports::of(image);
         self.programs.set_ports(&self.programs.ports().union(&new))?;
         self.policy.publish(image)?;
-        self.programs.set_ports(&new)
+        // The image is in force, whatever happens now: ports too many cost time, and no verdict.
+        if let Err(error) = self.programs.set_ports(&new) {
+            tracing::warn!(%error, "the ports of the policy before stay in the programs' pre-filter");
+        }
+        Ok(())
     }
 
     /// Puts changes to the image in force, in place of the changes before.
