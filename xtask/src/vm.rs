@@ -21,6 +21,7 @@ use crate::{setup, test};
 
 mod kernel;
 mod machine;
+mod record;
 
 pub(crate) use kernel::Kernel;
 use machine::{Machine, Report};
@@ -30,6 +31,9 @@ pub(crate) struct Args {
     /// Runs on this kernel only; may be given more than once
     #[arg(long = "kernel", value_name = "KERNEL", value_enum)]
     kernels: Vec<Kernel>,
+    /// Writes the results into docs/compatibility.md
+    #[arg(long)]
+    record: bool,
     /// Runs this test binary only, the whole of it unless tests are named; may be given more than once
     #[arg(long = "test", value_name = "BINARY")]
     binaries: Vec<String>,
@@ -70,7 +74,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     } else {
         args.binaries.into_iter().map(|binary| (binary, args.filters.clone())).collect()
     };
-    run_on(&kernels, &chosen)
+    run_on(&kernels, &chosen, args.record)
 }
 
 /// The lane of `cargo xtask test`. Returns how many tests of the `access` binary each kernel ran.
@@ -82,11 +86,11 @@ pub(crate) fn lane() -> Result<u64> {
         })
         .collect();
     let binary = test_binary("access")?;
-    run_on(&Kernel::ALL, &chosen)?;
+    run_on(&Kernel::ALL, &chosen, false)?;
     Ok(list(&binary, &[])?.len() as u64)
 }
 
-fn run_on(kernels: &[Kernel], chosen: &[(String, Vec<String>)]) -> Result<()> {
+fn run_on(kernels: &[Kernel], chosen: &[(String, Vec<String>)], record: bool) -> Result<()> {
     setup::vm()?;
     let mut plan = Vec::new();
     let mut expected = BTreeSet::new();
@@ -114,8 +118,14 @@ fn run_on(kernels: &[Kernel], chosen: &[(String, Vec<String>)]) -> Result<()> {
     });
 
     let mut wrong = Vec::new();
-    for (machine, report) in machines.iter().zip(reports) {
-        let complaints = report?.complaints(&expected);
+    let reports: Vec<Report> = reports.into_iter().collect::<Result<_>>()?;
+    let columns: Vec<(&str, &Report)> =
+        machines.iter().map(Machine::release).zip(&reports).collect();
+    if record {
+        record::write(&columns, &expected)?;
+    }
+    for (machine, report) in machines.iter().zip(&reports) {
+        let complaints = report.complaints(&expected);
         if complaints.is_empty() {
             eprintln!("xtask: Linux {}: {} tests passed", machine.release(), expected.len());
         }

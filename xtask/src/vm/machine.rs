@@ -40,7 +40,7 @@ impl Machine {
         let mut lines = String::new();
         for Payload { name, binary, filters } in plan {
             lines +=
-                &format!("{name} {} --ignored --test-threads=1 --show-output", binary.display());
+                &format!("{name} {} --ignored --test-threads=1 --show-output --color=never", binary.display());
             for filter in filters {
                 lines += &format!(" {filter}");
             }
@@ -163,6 +163,8 @@ pub(crate) struct Report {
     results: BTreeMap<String, bool>,
     /// How each binary ended.
     ends: BTreeMap<String, String>,
+    /// Numbers that tests print as `fact: NAME | VALUE`.
+    pub(crate) facts: BTreeMap<String, String>,
     is_done: bool,
     last_words: String,
     binary: String,
@@ -183,6 +185,12 @@ impl Report {
             }
             return;
         }
+        if let Some((name, value)) =
+            line.strip_prefix("fact: ").and_then(|fact| fact.split_once(" | "))
+        {
+            self.facts.insert(name.to_owned(), value.to_owned());
+            return;
+        }
         // Something that the test started may speak between name and result.
         let result = match line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
             Some((name, result)) => {
@@ -199,6 +207,11 @@ impl Report {
         if let Some(name) = self.pending.take() {
             self.results.insert(name, passed);
         }
+    }
+
+    /// Whether the test passed.
+    pub(crate) fn passed(&self, test: &str) -> bool {
+        self.results.get(test) == Some(&true)
     }
 
     /// What is wrong with it, if these are the tests that had to run.
