@@ -1,8 +1,10 @@
 //! The policy image: a policy compiled into what the kernel program searches.
 //!
-//! [`ranges`] flattens nested prefixes, [`tree`] makes a search tree of the ranges, [`slots`] numbers the groups.
+//! [`ranges`] flattens nested prefixes, [`tree`] makes a search tree of the ranges, [`slots`] numbers the groups;
+//! [`overlay`] does the same for a few changes.
 //! The layout is [`opb_common::image`]'s; nothing here touches the kernel.
 
+mod overlay;
 mod ranges;
 mod slots;
 mod tables;
@@ -21,6 +23,7 @@ use opb_common::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use overlay::Overlay;
 pub use slots::{NoSlotLeft, Slots};
 pub use tables::{Tables, port_set};
 

@@ -25,7 +25,7 @@ pub use error::Error;
 pub use programs::Logs;
 pub use replay::{Replay, ReplayHook};
 
-use crate::image::{Image, Slots};
+use crate::image::{Image, Overlay, Slots};
 use pins::Pins;
 use policy::PolicySlot;
 use programs::{Kind, Ports, Programs};
@@ -64,7 +64,16 @@ impl Kernel {
         let new = Ports::of(image);
         self.programs.set_ports(&self.programs.ports().union(&new))?;
         self.policy.publish(image)?;
-        self.programs.set_ports(&new)
+        // The image is in force, whatever happens now: ports too many cost time, and no verdict.
+        if let Err(error) = self.programs.set_ports(&new) {
+            tracing::warn!(%error, "the ports of the policy before stay in the programs' pre-filter");
+        }
+        Ok(())
+    }
+
+    /// Puts changes to the image in force, in place of the changes before.
+    pub fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), Error> {
+        self.policy.publish_overlay(overlay)
     }
 
     /// Puts the programs on interfaces, or replaces those that are there without a gap.

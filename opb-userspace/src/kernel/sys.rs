@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type};
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type, bpf_prog_info};
 
 /// How a map is made.
 pub(super) struct MapShape {
@@ -78,16 +78,35 @@ pub(super) struct LinkTarget {
 pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     // SAFETY: plain numbers, for which zero is a value.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
-    let mut attr = empty();
-    // SAFETY: as above; this is the member for BPF_OBJ_GET_INFO_BY_FD.
-    let query = unsafe { &mut attr.info };
-    query.bpf_fd = link.as_raw_fd() as u32;
-    query.info = &raw mut info as u64;
-    query.info_len = size_of::<bpf_link_info>() as u32;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    object_info(link, &mut info)?;
     // SAFETY: the kernel filled it; `xdp.ifindex` and `tcx.ifindex` are the first word of the same union.
     let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
     Ok(LinkTarget { program: info.prog_id, interface })
+}
+
+/// The instructions of a program, as the verifier has left them.
+pub(super) fn translated(program: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    object_info(program, &mut info)?;
+    let length = info.xlated_prog_len;
+    let mut code = vec![0; length as usize];
+    // SAFETY: as above. Asked for the instructions alone.
+    info = unsafe { std::mem::zeroed() };
+    (info.xlated_prog_len, info.xlated_prog_insns) = (length, code.as_mut_ptr() as u64);
+    object_info(program, &mut info)?;
+    Ok(code)
+}
+
+/// Fills `info`, the structure of the kind of object that `object` is.
+fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = empty();
+    // SAFETY: the attribute was zeroed, and this is the member for BPF_OBJ_GET_INFO_BY_FD.
+    let query = unsafe { &mut attr.info };
+    query.bpf_fd = object.as_raw_fd() as u32;
+    query.info = &raw mut *info as u64;
+    query.info_len = size_of::<T>() as u32;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
 }
 
 /// Opens a link by its id.
