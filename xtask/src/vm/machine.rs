@@ -39,8 +39,10 @@ impl Machine {
         fs::write(files.join("opb-vm/guest.sh"), include_str!("guest.sh"))?;
         let mut lines = String::new();
         for Payload { name, binary, filters } in plan {
-            lines +=
-                &format!("{name} {} --ignored --test-threads=1 --show-output --color=never", binary.display());
+            lines += &format!(
+                "{name} {} --ignored --test-threads=1 --show-output --color=never",
+                binary.display()
+            );
             for filter in filters {
                 lines += &format!(" {filter}");
             }
