@@ -10,8 +10,8 @@ use std::os::fd::AsFd;
 
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
-    links::{FdLink, LinkError, LinkType, PinnedLink},
-    loaded_links, loaded_programs,
+    links::{FdLink, LinkError, PinnedLink},
+    loaded_programs,
     tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     xdp::XdpLink,
 };
@@ -57,6 +57,11 @@ impl Hook {
             Self::Xdp | Self::XdpGeneric => Kind::Xdp,
             Self::Tcx | Self::Clsact => Kind::Tc,
         }
+    }
+
+    /// Whether no interface can have programs on both.
+    fn excludes(self, other: Self) -> bool {
+        self != other && self.kind() == Kind::Xdp && other.kind() == Kind::Xdp
     }
 
     /// The hooks to try, best first.
@@ -180,7 +185,7 @@ fn try_hooks(
         hook,
         warning,
     };
-    let ours: Vec<Hook> =
+    let mut ours: Vec<Hook> =
         Hook::ALL.into_iter().filter(|&hook| is_attached(pins, name(hook))).collect();
 
     let mut refusals: Vec<(Hook, Error)> = Vec::new();
@@ -191,14 +196,18 @@ fn try_hooks(
         {
             continue;
         }
-        match put(
-            pins,
-            programs,
-            wanted,
-            wanted.settings(hook, bare_ip),
-            name(hook),
-            ours.contains(&hook),
-        ) {
+        let mut put_on = |hook, present| {
+            put(pins, programs, wanted, wanted.settings(hook, bare_ip), name(hook), present)
+        };
+        // The kernel has no room for native and generic XDP at a time: TC stands in while they change places.
+        if let Some(rival) = ours.iter().position(|present| hook.excludes(*present)) {
+            if !ours.iter().any(|present| present.kind() == Kind::Tc) {
+                let tcx = put_on(Hook::Tcx, false).map(|()| Hook::Tcx);
+                ours.push(tcx.or_else(|_| put_on(Hook::Clsact, false).map(|()| Hook::Clsact))?);
+            }
+            remove(pins, name(ours.swap_remove(rival)), Some(&wanted.interface))?;
+        }
+        match put_on(hook, ours.contains(&hook)) {
             Ok(()) => {
                 // Only now, so that one of the two is always there.
                 for &other in ours.iter().filter(|&&other| other != hook) {
@@ -460,17 +469,8 @@ fn refusal(source: ProgramError, wanted: &Wanted, hook: Hook, program: &'static 
 
 /// Names the program on the XDP hook of an interface.
 fn xdp_owner(index: u32) -> String {
-    let link = loaded_links().flatten().find_map(|link| {
-        let fd = sys::open_link(link.id()).ok()?;
-        let target = sys::link_target(fd.as_fd()).ok()?;
-        let is_xdp = matches!(link.link_type(), Ok(LinkType::Xdp));
-        (is_xdp && target.interface == index).then_some(target.program)
-    });
-    let name = link.and_then(|id| {
-        let program = loaded_programs().flatten().find(|program| program.id() == id)?;
-        Some(format!("program `{}` (id {id})", program.name_as_str().unwrap_or("?")))
-    });
-    name.unwrap_or_else(|| {
-        "a program that was attached without a link (`bpftool net` names it)".into()
-    })
+    let Ok(Some(id)) = sys::xdp_program(index) else { return "another program".into() };
+    let program = loaded_programs().flatten().find(|program| program.id() == id);
+    let name = program.as_ref().and_then(|program| program.name_as_str());
+    format!("program `{}` (id {id})", name.unwrap_or_default())
 }

@@ -109,14 +109,6 @@ fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
 }
 
-/// Opens a link by its id.
-pub(super) fn open_link(id: u32) -> io::Result<OwnedFd> {
-    let mut attr = empty();
-    // This is the member for BPF_LINK_GET_FD_BY_ID.
-    attr.__bindgen_anon_6.__bindgen_anon_1.link_id = id;
-    fd_from(bpf(bpf_cmd::BPF_LINK_GET_FD_BY_ID, &mut attr)?)
-}
-
 /// Takes a link off its hook, whoever else still holds it.
 pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
@@ -135,6 +127,58 @@ pub(super) fn detached_bpffs() -> io::Result<OwnedFd> {
         checked(libc::syscall(libc::SYS_fsconfig, raw, FSCONFIG_CMD_CREATE, 0, 0, 0))?;
         fd_from(checked(libc::syscall(libc::SYS_fsmount, raw, 1, 0))?)
     }
+}
+
+/// Id of the program on the XDP hook of an interface of this network namespace, with or without a link: bpf(2) would
+/// tell of links in all namespaces, where the same number is another interface.
+pub(super) fn xdp_program(interface: u32) -> io::Result<Option<u32>> {
+    const IFLA_XDP: u16 = 43;
+    /// IFLA_XDP_PROG_ID and those of the modes: driver, generic, hardware (linux/if_link.h).
+    const PROGRAM_IDS: std::ops::RangeInclusive<u16> = 4..=7;
+    const HEADERS: usize = size_of::<Request>();
+
+    #[repr(C)]
+    struct Request {
+        header: libc::nlmsghdr,
+        interface: [u32; 4], // struct ifinfomsg: family and type, index, flags, change
+    }
+    let request = Request {
+        header: libc::nlmsghdr {
+            nlmsg_len: HEADERS as u32,
+            nlmsg_type: libc::RTM_GETLINK,
+            nlmsg_flags: libc::NLM_F_REQUEST as u16,
+            nlmsg_seq: 1,
+            nlmsg_pid: 0,
+        },
+        interface: [0, interface, 0, 0],
+    };
+    let mut answer = vec![0u8; 1 << 16];
+    // SAFETY: system calls on a plain structure and on a buffer of the length given.
+    let length = unsafe {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+        let socket =
+            fd_from(checked(libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE).into())?)?;
+        let raw = socket.as_raw_fd();
+        checked(libc::send(raw, (&raw const request).cast(), HEADERS, 0) as i64)?;
+        checked(libc::recv(raw, answer.as_mut_ptr().cast(), answer.len(), 0) as i64)?
+    };
+    let attributes = answer.get(HEADERS..length as usize).unwrap_or_default();
+    let xdp = netlink_attributes(attributes).find(|(kind, _)| *kind == IFLA_XDP);
+    let programs = netlink_attributes(xdp.map_or(&[], |(_, value)| value));
+    let ids = programs.filter(|(kind, _)| PROGRAM_IDS.contains(kind));
+    Ok(ids.filter_map(|(_, id)| Some(u32::from_ne_bytes(id.try_into().ok()?))).next())
+}
+
+/// Kind and value of each attribute (linux/netlink.h): length, kind, value, aligned to four bytes.
+fn netlink_attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    const NESTED_OR_BIG_ENDIAN: u16 = 3 << 14;
+    std::iter::from_fn(move || {
+        let &[low, high, kind_low, kind_high, ..] = rest else { return None };
+        let length = usize::from(u16::from_ne_bytes([low, high]));
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([kind_low, kind_high]) & !NESTED_OR_BIG_ENDIAN, value))
+    })
 }
 
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {

@@ -124,6 +124,7 @@ impl Ends {
             Way::Up => (&self.subscriber, &self.core),
             Way::Down => (&self.core, &self.subscriber),
         };
+        to.forget()?;
         from.send(frame)?;
         from.send(&marker())?;
         let mut arrived = Vec::new();

@@ -35,7 +35,11 @@ struct ProgLoad {
     log: u64,
     kernel_version: u32,
     flags: u32,
+    name: [u8; 16],
 }
+
+/// The name of the programs in the kernel.
+pub const NAME: &str = "trivial";
 
 #[repr(C)]
 #[derive(Default)]
@@ -75,6 +79,7 @@ pub fn load(kind: Kind) -> Result<OwnedFd> {
         flags,
         ..ProgLoad::default()
     };
+    load.name[..NAME.len()].copy_from_slice(NAME.as_bytes());
     let program = bpf(BPF_PROG_LOAD, &mut load).context("cannot load a trivial program")?;
     // SAFETY: a descriptor that the kernel has just made for us.
     Ok(unsafe { OwnedFd::from_raw_fd(program) })

@@ -11,8 +11,8 @@ use nix::{libc, net::if_::if_nametoindex};
 
 use crate::netns::Netns;
 
-/// Longer than any frame that the lab makes.
-const LARGEST: usize = 1 << 16;
+/// Longer than any frame on a cable of the lab.
+const LARGEST: usize = 1 << 14;
 
 /// A packet socket on one interface: sends any frame, and hears what comes in.
 ///
@@ -60,6 +60,12 @@ impl Wire {
         // SAFETY: a system call on the bytes of a slice.
         let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         checked(sent as i64).with_context(|| format!("to send {} bytes", frame.len()))?;
+        Ok(())
+    }
+
+    /// Takes in whatever has come so far.
+    pub fn forget(&self) -> Result<()> {
+        while self.receive(Duration::ZERO, |_| true)?.is_some() {}
         Ok(())
     }
 
