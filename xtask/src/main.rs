@@ -12,6 +12,7 @@ mod exec;
 mod lint;
 mod setup;
 mod test;
+mod vm;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about, disable_help_subcommand = true)]
@@ -30,6 +31,8 @@ enum Task {
     Lint,
     /// Runs the test lanes: all of them unless told which
     Test(test::Args),
+    /// Runs tests on Debian's kernels, in virtual machines
+    Vm(vm::Args),
     /// Shows the filter at work between real mail programs, in namespaces of its own
     Demo,
 }
@@ -50,6 +53,7 @@ fn run(task: Task) -> Result<()> {
         Task::Build => build::run().map(drop),
         Task::Lint => lint::run(),
         Task::Test(args) => test::run(args),
+        Task::Vm(args) => vm::run(args),
         Task::Demo => demo::run(),
     }
 }

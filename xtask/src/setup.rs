@@ -52,6 +52,21 @@ const LAB: &[&str] = &[
     "bpftool",
 ];
 
+/// Packages for virtual machines, and what only the tests in them use.
+const VM: &[&str] = &[
+    "qemu-system-x86",
+    // the first file system: its programs, its archive, its modules
+    "busybox-static",
+    "cpio",
+    "kmod",
+    "xz-utils",
+    // PPPoE server and client
+    "pppoe",
+    "ppp",
+    // NAT and flow offload
+    "nftables",
+];
+
 /// The lab starts mail servers of its own. The package's stays off the network.
 const POSTFIX_LOCAL: &str =
     "echo 'postfix postfix/main_mailer_type select Local only' | debconf-set-selections";
@@ -60,7 +75,10 @@ const POSTFIX_LOCAL: &str =
 pub(crate) fn all() -> Result<()> {
     build()?;
     lab()?;
-    eprintln!("xtask: set up: compiler, bpf-linker and lab are here");
+    if has_dpkg() {
+        vm()?;
+    }
+    eprintln!("xtask: set up: compiler, bpf-linker, lab and virtual machines are here");
     Ok(())
 }
 
@@ -99,6 +117,14 @@ pub(crate) fn lab() -> Result<()> {
         return Ok(());
     }
     install(&missing(LAB)).context("the lab lacks programs")
+}
+
+/// What `cargo xtask vm` needs beside the lab.
+pub(crate) fn vm() -> Result<()> {
+    if !has_dpkg() {
+        bail!("virtual machines boot Debian's kernel packages, and this is not a Debian system");
+    }
+    install(&missing(VM)).context("cannot prepare virtual machines")
 }
 
 fn install(packages: &[&str]) -> Result<()> {
