@@ -19,7 +19,7 @@ use opb_userspace::{
 };
 
 /// In a run of the lane. `cargo xtask fuzz --differential` asks for more.
-const FRAMES: u64 = 300_000;
+const FRAMES: u64 = 200_000;
 /// Damaged copies of one generated frame, which cost less than frames of their own.
 const COPIES: u64 = 7;
 

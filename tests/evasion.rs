@@ -64,7 +64,7 @@ fn nothing_gets_past_on_the_core_interface() -> Result<()> {
     let lab = Lab::build()?;
     let policy = policy("any", "off");
     let place = ("core0", Role::Core, Direction::Upstream);
-    let filter = Filter::on(&lab.gateway, &[place], Hook::Tc, &policy)?;
+    let filter = Filter::on(&lab.gateway, &[place], Hook::Tc, &policy, true)?;
     let mut wrong = Vec::new();
     // Not the stranger: `unknown-source` is for subscriber interfaces, and the gateway takes tags off.
     let rows = rows().into_iter().filter(|row| row.item != 11);
@@ -85,7 +85,7 @@ fn no_answer_comes_down() -> Result<()> {
         (("sub0", Role::Subscriber, Direction::Downstream), Hook::Clsact),
     ] {
         let lab = Lab::build()?;
-        let filter = Filter::on(&lab.gateway, &[place], hook, &policy("syn", "drop"))?;
+        let filter = Filter::on(&lab.gateway, &[place], hook, &policy("syn", "drop"), true)?;
         let mut wrong = Vec::new();
         // Fast Open needs no answer, a relay may answer, and a stranger is in no group.
         let needs_answer = |row: &Row| ![3, 8, 11].contains(&row.item);
@@ -114,7 +114,7 @@ fn nothing_gets_past(hook: Hook) -> Result<()> {
     report(wrong)?;
 
     let before = calls::Established::open(&lab)?;
-    let filter = Filter::on(&lab.gateway, &[UPSTREAM], hook, &policy("syn", "off"))?;
+    let filter = Filter::on(&lab.gateway, &[UPSTREAM], hook, &policy("syn", "off"), true)?;
     let mut wrong = Vec::new();
     refused(&lab, rows(), "match: syn", &mut wrong)?;
     // What `syn` does not claim to stop, and `any` does.

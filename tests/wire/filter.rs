@@ -25,12 +25,19 @@ pub(crate) struct Filter {
     bpffs: Bpffs,
     hook: Hook,
     places: Vec<Place>,
+    unknown_drop: bool,
 }
 
 impl Filter {
-    pub(crate) fn on(gateway: &Netns, places: &[Place], hook: Hook, policy: &str) -> Result<Self> {
+    pub(crate) fn on(
+        gateway: &Netns,
+        places: &[Place],
+        hook: Hook,
+        policy: &str,
+        unknown_drop: bool,
+    ) -> Result<Self> {
         let (gateway, bpffs, places) = (gateway.clone(), Bpffs::mount()?, places.to_vec());
-        let filter = Self { gateway, bpffs, hook, places };
+        let filter = Self { gateway, bpffs, hook, places, unknown_drop };
         filter.apply(policy)?;
         Ok(filter)
     }
@@ -53,7 +60,7 @@ impl Filter {
                         role,
                         direction,
                         hook: self.hook,
-                        unknown_drop: true,
+                        unknown_drop: self.unknown_drop,
                     })
                 })
                 .collect::<Result<Vec<_>>>()?;
@@ -64,19 +71,6 @@ impl Filter {
             }
             Ok(())
         })
-    }
-
-    /// Packets counted so far, by `verdict reason`.
-    #[allow(dead_code, reason = "one of the two suites that share this asks")]
-    pub(crate) fn counted(&self, policy: &str) -> Result<Vec<(String, u64)>> {
-        let image = image(policy, 0)?;
-        let pins = self.bpffs.path().join("opb");
-        let rows =
-            self.gateway.enter(|| Ok(Kernel::open(&pins, None)?.counters(image.slots())?))?;
-        Ok(rows
-            .into_iter()
-            .map(|row| (format!("{} {}", row.verdict, row.reason), row.packets))
-            .collect())
     }
 
     /// Takes it off, and says so if that fails: `Drop` has to keep silent.
