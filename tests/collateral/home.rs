@@ -78,9 +78,9 @@ impl Home {
         for family in [|host: Host| IpAddr::V4(host.v4), |host: Host| IpAddr::V6(host.v6)] {
             let (home, outside, relay) = (family(HOME), family(OUTSIDE), family(RELAY));
             let context = |what| move || format!("{what}, {home} and {outside}");
-            self.transfer(&self.home, &self.internet, outside, 443, 24 << 20)
+            self.transfer(&self.home, &self.internet, outside, 443, 12 << 20)
                 .with_context(context("upload"))?;
-            self.transfer(&self.internet, &self.home, home, 8080, 24 << 20)
+            self.transfer(&self.internet, &self.home, home, 8080, 12 << 20)
                 .with_context(context("a home server's upload"))?;
             self.transfer(&self.home, &self.internet, relay, 25, 4 << 20)
                 .with_context(context("mail to the relay"))?;
