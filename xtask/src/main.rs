@@ -1,4 +1,4 @@
-//! `cargo xtask`: set-up, build, lint, test lanes and demo of the opb workspace.
+//! `cargo xtask`: set-up, build, lint, test lanes, fuzzing and demo of the opb workspace.
 
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ mod bpf;
 mod build;
 mod demo;
 mod exec;
+mod fuzz;
 mod lint;
 mod setup;
 mod test;
@@ -33,6 +34,8 @@ enum Task {
     Test(test::Args),
     /// Runs tests on Debian's kernels, in virtual machines
     Vm(vm::Args),
+    /// Fuzzes what reads foreign bytes, or compares two judges on millions of frames
+    Fuzz(fuzz::Args),
     /// Shows the filter at work between real mail programs, in namespaces of its own
     Demo,
 }
@@ -54,6 +57,7 @@ fn run(task: Task) -> Result<()> {
         Task::Lint => lint::run(),
         Task::Test(args) => test::run(args),
         Task::Vm(args) => vm::run(args),
+        Task::Fuzz(args) => fuzz::run(args),
         Task::Demo => demo::run(),
     }
 }

@@ -37,6 +37,8 @@ const LAB: &[&str] = &[
     // namespaces, links and offloads
     "iproute2",
     "ethtool",
+    // echoes of any size, compared byte by byte
+    "iputils-ping",
     // mail server and mail client, with TLS
     "postfix",
     "swaks",
