@@ -78,12 +78,17 @@ impl Nodes for Snapshot {
     }
 
     #[inline(always)]
-    fn plain(mut value: u64) -> u64 {
+    fn plain(value: u64) -> u64 {
         #[cfg(target_arch = "bpf")]
-        // SAFETY: a move onto itself, which the kernel wants to have a line of its own.
-        unsafe {
-            core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags));
+        {
+            let mut value = value;
+            // SAFETY: a move onto itself, which the kernel wants to have a line of its own.
+            unsafe {
+                core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags));
+            }
+            value
         }
+        #[cfg(not(target_arch = "bpf"))]
         value
     }
 }

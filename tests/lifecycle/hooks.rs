@@ -4,12 +4,13 @@ use std::{fs, process::Command};
 
 use anyhow::{Result, ensure};
 use opb_lab::{
+    frames::{Ethernet, Ipv4, Tcp},
     line::{ACCESS, Way},
     process::{self, Output},
     trivial,
 };
 
-use crate::node::{Node, syn};
+use crate::node::{self, Node, syn};
 
 fn access(hook: &str) -> String {
     format!("[{{name: access, role: subscriber, hook: {hook}, filter: [upstream]}}]")
@@ -70,12 +71,60 @@ fn pins_of_another_shape_are_refused() -> Result<()> {
     node.detach()
 }
 
+const BOTH_WAYS: &str = "\
+version: 1
+relays: {isp: {addresses: [198.51.100.25]}}
+groups: {dynamic: {prefixes: [203.0.113.0/24], relays: [isp], downstream: drop}}
+";
+
+/// An answer of a mail server to the subscriber.
+fn down(source: [u8; 4]) -> Vec<u8> {
+    let packet = Ipv4::new(source, [203, 0, 113, 9]).carrying(Tcp::syn_ack_from(25));
+    Ethernet::new().carrying(&packet)
+}
+
+/// The two directions on an interface come and go one by one, and change sides with the role.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn directions_and_roles_change_while_the_daemon_runs() -> Result<()> {
+    for hook in ["auto", "tc", "clsact"] {
+        let interface = |role: &str, filter: &str| {
+            format!("[{{name: access, role: {role}, hook: {hook}, filter: [{filter}]}}]")
+        };
+        let mut node = Node::new(&interface("subscriber", "upstream, downstream"))?;
+        node.write("policy.yaml", BOTH_WAYS)?;
+        node.run("enforcing")?;
+        for (role, filter) in [
+            ("subscriber", "upstream"),
+            ("subscriber", "downstream"),
+            // What comes in on this interface is now taken for traffic from the core.
+            ("core", "downstream"),
+            ("core", "upstream, downstream"),
+            ("subscriber", "upstream, downstream"),
+        ] {
+            node.configure(&interface(role, filter))?;
+            let Output { status, stderr, .. } = node.opb(&["reload"])?;
+            ensure!(status.success(), "{stderr}");
+            let frames = [node::mail_to([192, 0, 2, 25]), down([192, 0, 2, 25])];
+            let filtered = ["upstream", "downstream"].map(|way| filter.contains(way));
+            let ways = if role == "core" { [Way::Down, Way::Up] } else { [Way::Up, Way::Down] };
+            for ((frame, way), filtered) in frames.iter().zip(ways).zip(filtered) {
+                let passes = node.ends.passes(way, frame)?;
+                ensure!(passes != filtered, "{hook}, {role}, {filter}: {way:?} passes: {passes}");
+                let other = if way == Way::Up { Way::Down } else { Way::Up };
+                ensure!(node.ends.passes(other, frame)?, "{hook}, {role}, {filter}: not {way:?}");
+            }
+        }
+        node.stop()?;
+        node.detach()?;
+    }
+    Ok(())
+}
+
 /// Both directions on both interfaces, each at the hook that its role needs.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn roles_decide_which_way_a_hook_looks() -> Result<()> {
-    let policy = "version: 1\nrelays: {isp: {addresses: [198.51.100.25]}}\n\
-         groups: {dynamic: {prefixes: [203.0.113.0/24], relays: [isp], downstream: drop}}\n";
     let roles = [
         ("[{name: access, role: subscriber}]", ["downstream tcx", "upstream xdp"]),
         ("[{name: uplink, role: core}]", ["downstream xdp", "upstream tcx"]),
@@ -83,7 +132,7 @@ fn roles_decide_which_way_a_hook_looks() -> Result<()> {
     ];
     for (interfaces, hooks) in roles {
         let mut node = Node::new(interfaces)?;
-        node.write("policy.yaml", policy)?;
+        node.write("policy.yaml", BOTH_WAYS)?;
         node.run("enforcing")?;
         let status = node.status_when(|_| true)?;
         let rows = status["interfaces"].as_array().into_iter().flatten();
@@ -93,11 +142,6 @@ fn roles_decide_which_way_a_hook_looks() -> Result<()> {
         found.sort();
         ensure!(found == hooks, "{interfaces}: {found:?}");
         node.enforces(interfaces)?;
-        let down = |source| {
-            let tcp = opb_lab::frames::Tcp::syn_ack_from(25);
-            let packet = opb_lab::frames::Ipv4::new(source, [203, 0, 113, 9]).carrying(tcp);
-            opb_lab::frames::Ethernet::new().carrying(&packet)
-        };
         ensure!(!node.ends.passes(Way::Down, &down([192, 0, 2, 25]))?, "{interfaces}: downstream");
         ensure!(node.ends.passes(Way::Down, &down([198, 51, 100, 25]))?, "{interfaces}: relay");
         let own_server = syn([192, 0, 2, 25], [203, 0, 113, 9], 25, b"");

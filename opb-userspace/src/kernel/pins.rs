@@ -3,7 +3,7 @@
 //! ```text
 //! PINS/v1/policy          the one-slot map of maps that holds the image in force
 //! PINS/v1/counters        counts of every outcome
-//! PINS/v1/links/HOOK-DIRECTION-IFINDEX
+//! PINS/v1/links/HOOK~DIRECTION~SIDE~IFINDEX
 //! ```
 //!
 //! `v1` is the ABI version: another layout never opens what this one left.
