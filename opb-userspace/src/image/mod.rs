@@ -3,7 +3,7 @@
 //! [`ranges`] flattens nested prefixes, [`tree`] makes a search tree of the ranges, [`slots`] numbers the groups.
 //! The layout is [`opb_common::image`]'s; nothing here touches the kernel.
 
-mod ranges;
+pub(crate) mod ranges;
 mod slots;
 mod tables;
 mod tree;
@@ -82,6 +82,17 @@ impl Image {
         generation: u64,
         now: Timestamp,
     ) -> Result<Self, CompileError> {
+        Self::compile_as(policy, policy.digest(), slots, generation, now)
+    }
+
+    /// The same under the digest of another policy: that of the files, of which `policy` is what is in force.
+    pub fn compile_as(
+        policy: &Policy,
+        digest: [u8; 16],
+        slots: &Slots,
+        generation: u64,
+        now: Timestamp,
+    ) -> Result<Self, CompileError> {
         let mut slots = slots.clone();
         slots.assign(policy.groups.iter().map(|group| group.name.as_str()))?;
         let slot_of: Vec<u16> =
@@ -109,7 +120,7 @@ impl Image {
             magic: MAGIC,
             abi: ABI_VERSION,
             generation,
-            digest: policy.digest(),
+            digest,
             subscribers,
             relays,
             groups,

@@ -1,0 +1,18 @@
+//! A running daemon whose subscribers, files, relay hosts and interfaces change.
+
+use std::{fs, thread, time::Duration};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+#[path = "live/node.rs"]
+mod node;
+
+#[path = "live/entries.rs"]
+mod entries;
+#[path = "live/reloads.rs"]
+mod reloads;
+#[path = "live/hosts.rs"]
+mod hosts;
+#[path = "live/interfaces.rs"]
+mod interfaces;
