@@ -16,3 +16,11 @@ mod reloads;
 mod hosts;
 #[path = "live/interfaces.rs"]
 mod interfaces;
+#[path = "live/nogap.rs"]
+mod nogap;
+#[path = "live/prober.rs"]
+mod prober;
+#[path = "live/api.rs"]
+mod api;
+#[path = "live/hooks.rs"]
+mod hooks;

@@ -11,6 +11,7 @@ mod demo;
 mod exec;
 mod lint;
 mod setup;
+mod soak;
 mod test;
 
 #[derive(Parser)]
@@ -30,6 +31,8 @@ enum Task {
     Lint,
     /// Runs the test lanes: all of them unless told which
     Test(test::Args),
+    /// Runs the no-gap test for a long time: a prober, and everything that can happen to a node
+    Soak(soak::Args),
     /// Shows the filter at work between real mail programs, in namespaces of its own
     Demo,
 }
@@ -50,6 +53,7 @@ fn run(task: Task) -> Result<()> {
         Task::Build => build::run().map(drop),
         Task::Lint => lint::run(),
         Task::Test(args) => test::run(args),
+        Task::Soak(args) => soak::run(&args),
         Task::Demo => demo::run(),
     }
 }
