@@ -64,3 +64,29 @@ fn an_interface_is_covered_through_a_new_mtu_and_a_new_life() -> Result<()> {
     node.wait_status("it enforces", |status| status["state"] == "enforcing")?;
     node.stop()
 }
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn pins_that_somebody_removes_are_made_again() -> Result<()> {
+    let mut node = Node::start("")?;
+    let before = opb_lab::attached::attached(&node.gateway, &["sub0"])?;
+    node.unmount()?;
+    node.wait_status("it is said", |status| {
+        status["state"] == "degraded"
+            && status["problems"].to_string().contains("the pins are gone")
+    })?;
+    assert_eq!(opb_lab::attached::attached(&node.gateway, &["sub0"])?, before, "still filtered");
+    node.remount()?;
+    node.wait_status("it is repaired", |status| status["state"] == "enforcing")?;
+
+    // And single pins, while the file system stays.
+    fs::remove_dir_all(node.mount().join("opb/v1/links"))?;
+    node.wait_status("the links are pinned", |_| {
+        fs::read_dir(node.mount().join("opb/v1/links")).is_ok_and(|links| links.count() == 2)
+    })?;
+    node.kill()?;
+    assert_eq!(opb_lab::attached::attached(&node.gateway, &["sub0"])?, before, "without a daemon");
+    node.run()?;
+    assert_eq!(node.verdict("203.0.113.9", "198.18.0.25")?, "drop policy");
+    node.stop()
+}

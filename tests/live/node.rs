@@ -95,6 +95,18 @@ impl Node {
         self.directory.path().join(name)
     }
 
+    /// Takes the bpffs away, as somebody who tidies up might, and whatever is pinned with it.
+    pub(crate) fn unmount(&self) -> Result<()> {
+        nix::mount::umount2(&self.mount(), nix::mount::MntFlags::MNT_DETACH)?;
+        Ok(())
+    }
+
+    pub(crate) fn remount(&self) -> Result<()> {
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("bpf"), &self.mount(), Some("bpf"), flags, None::<&str>)?;
+        Ok(())
+    }
+
     pub(crate) fn mount(&self) -> PathBuf {
         self.bpffs.as_ref().map(|bpffs| bpffs.path().to_owned()).unwrap_or_default()
     }
@@ -128,7 +140,7 @@ impl Node {
 
     pub(crate) fn json(&self, arguments: &[&str]) -> Result<Value> {
         let text = self.ask(&[arguments, &["--json"]].concat())?;
-        Ok(serde_json::from_str(&text).with_context(|| format!("{arguments:?}: {text}"))?)
+        serde_json::from_str(&text).with_context(|| format!("{arguments:?}: {text}"))
     }
 
     pub(crate) fn status(&self) -> Result<Value> {

@@ -68,6 +68,7 @@ pub(super) struct Enforcer {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
     Interfaces,
+    Pins,
     /// What is published is not what it should be.
     Image,
     Trial,
@@ -252,6 +253,20 @@ impl Enforcer {
 
     /// Attaches what the node file wants: everything again, or what is not covered. Whether anything has changed.
     fn cover(&mut self, which: Which) -> bool {
+        let repaired = match self.kernel.repair() {
+            Ok(repaired) => repaired,
+            // A program that is loaded now would find no maps, or others.
+            Err(error) => {
+                let error = one_line(&error);
+                let trouble =
+                    format!("the pins are gone, and the filter ends with the daemon: {error}");
+                return self.complain(Subject::Pins, trouble);
+            }
+        };
+        if repaired {
+            warn!("the pins were gone, and are there again");
+        }
+        let settled = self.troubles.remove(&Subject::Pins).is_some() || repaired;
         let plan = match Plan::current(&self.config) {
             Ok(plan) => plan,
             Err(error) => {
@@ -259,7 +274,7 @@ impl Enforcer {
                 return self.complain(Subject::Interfaces, trouble);
             }
         };
-        let settled = self.troubles.remove(&Subject::Interfaces).is_some();
+        let settled = self.troubles.remove(&Subject::Interfaces).is_some() || settled;
         let all = which == Which::All;
         let retry = !self.uncovered.is_empty() && Instant::now() >= self.retry;
         if plan == self.plan && !all && !retry {

@@ -86,6 +86,9 @@ pub struct Staging<'a> {
     shared: Shared,
 }
 
+/// What one element of a request wants, or why it cannot be.
+type Examined = Result<(Prefix, Option<Entry>), String>;
+
 /// What happens to one prefix.
 enum Step {
     Added,
@@ -151,11 +154,7 @@ impl<'a> Staging<'a> {
         Ok((prefix, entry))
     }
 
-    fn take(
-        &mut self,
-        wanted: Vec<(String, Result<(Prefix, Option<Entry>), String>)>,
-        partial: bool,
-    ) -> Answer {
+    fn take(&mut self, wanted: Vec<(String, Examined)>, partial: bool) -> Answer {
         let mut answer = Answer::default();
         if !partial && wanted.iter().any(|(_, result)| result.is_err()) {
             let failures = wanted.into_iter().enumerate().filter_map(failure);
