@@ -12,6 +12,7 @@ mod exec;
 mod fuzz;
 mod lint;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 
@@ -36,6 +37,8 @@ enum Task {
     Vm(vm::Args),
     /// Fuzzes what reads foreign bytes, or compares two judges on millions of frames
     Fuzz(fuzz::Args),
+    /// Runs the no-gap test for a long time: a prober, and everything that can happen to a node
+    Soak(soak::Args),
     /// Shows the filter at work between real mail programs, in namespaces of its own
     Demo,
 }
@@ -58,6 +61,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test(args) => test::run(args),
         Task::Vm(args) => vm::run(args),
         Task::Fuzz(args) => fuzz::run(args),
+        Task::Soak(args) => soak::run(&args),
         Task::Demo => demo::run(),
     }
 }

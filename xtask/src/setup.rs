@@ -50,6 +50,8 @@ const LAB: &[&str] = &[
     "python3",
     // a web client
     "curl",
+    // a name server whose answers change
+    "dnsmasq-base",
     // a second look at what we loaded
     "bpftool",
 ];

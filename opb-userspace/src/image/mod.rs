@@ -5,7 +5,7 @@
 //! The layout is [`opb_common::image`]'s; nothing here touches the kernel.
 
 mod overlay;
-mod ranges;
+pub(crate) mod ranges;
 mod slots;
 mod tables;
 mod tree;
@@ -85,6 +85,17 @@ impl Image {
         generation: u64,
         now: Timestamp,
     ) -> Result<Self, CompileError> {
+        Self::compile_as(policy, policy.digest(), slots, generation, now)
+    }
+
+    /// The same under the digest of another policy: that of the files, of which `policy` is what is in force.
+    pub fn compile_as(
+        policy: &Policy,
+        digest: [u8; 16],
+        slots: &Slots,
+        generation: u64,
+        now: Timestamp,
+    ) -> Result<Self, CompileError> {
         let mut slots = slots.clone();
         slots.assign(policy.groups.iter().map(|group| group.name.as_str()))?;
         let slot_of: Vec<u16> =
@@ -112,7 +123,7 @@ impl Image {
             magic: MAGIC,
             abi: ABI_VERSION,
             generation,
-            digest: policy.digest(),
+            digest,
             subscribers,
             relays,
             groups,

@@ -16,7 +16,7 @@ use aya::programs::{
     xdp::XdpLink,
 };
 use aya::sys::SyscallError;
-use nix::{ifaddrs::getifaddrs, net::if_::if_nameindex};
+use nix::net::if_::if_nameindex;
 use opb_common::{outcome::Direction, settings::Settings};
 use serde::Serialize;
 
@@ -201,7 +201,7 @@ pub(super) fn attach(
     programs: &mut Programs,
     wanted: &Wanted,
 ) -> Result<Attached, Refused> {
-    let result = bare_ip(wanted.index)
+    let result = bare_ip(&wanted.interface)
         .map_err(|source| Error::Interface { interface: wanted.interface.clone(), source })
         .and_then(|bare_ip| try_hooks(pins, programs, wanted, bare_ip));
     result.map_err(|error| Refused { wanted: wanted.clone(), error })
@@ -474,7 +474,7 @@ pub(super) fn detach_all_but(pins: &Pins, wanted: &[Wanted]) -> Result<Vec<Strin
 }
 
 /// Whether frames of the interface start at the IP header.
-fn bare_ip(index: u32) -> io::Result<bool> {
+fn bare_ip(interface: &str) -> io::Result<bool> {
     /// linux/if_arp.h
     const ARPHRD_RAWIP: u16 = 519;
     const WITHOUT_LINK_HEADER: [u16; 7] = [
@@ -486,12 +486,7 @@ fn bare_ip(index: u32) -> io::Result<bool> {
         libc::ARPHRD_IPGRE,
         ARPHRD_RAWIP,
     ];
-    let address = getifaddrs()?.filter_map(|interface| interface.address);
-    let kind = address
-        .filter_map(|address| address.as_link_addr().map(|link| (link.ifindex(), link.hatype())));
-    let kind = kind.into_iter().find(|&(found, _)| found == index as usize);
-    kind.map(|(_, kind)| WITHOUT_LINK_HEADER.contains(&kind))
-        .ok_or_else(|| io::ErrorKind::NotFound.into())
+    Ok(WITHOUT_LINK_HEADER.contains(&sys::hardware_type(interface)?))
 }
 
 /// What the kernel's refusal means.
