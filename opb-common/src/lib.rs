@@ -8,7 +8,8 @@
 //! 3. [`image`]: the policy image and the lookup of an address in it;
 //! 4. [`judge`]: the verdict, and [`judge::decide`], which chains the three;
 //! 5. [`answer`]: the TCP reset for what is rejected;
-//! 6. [`outcome`]: what a verdict is called, and where it is counted.
+//! 6. [`outcome`]: what a verdict is called, and where it is counted;
+//! 7. [`sighting`]: what else is written down of a denied packet.
 //!
 //! [`settings`] holds what a program instance is told when it is loaded.
 //!
@@ -24,6 +25,7 @@ pub mod image;
 pub mod judge;
 pub mod answer;
 pub mod outcome;
+pub mod sighting;
 
 /// Version of everything that outlives a process in the kernel: the image, the counters, the pins.
 ///

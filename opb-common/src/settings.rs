@@ -25,6 +25,11 @@ impl Settings {
     /// The packet is a socket buffer, whose checksum may still be to come (generic XDP, TC).
     pub const SOCKET_BUFFER: Self = Self(1 << 6);
 
+    /// Write events and talkers of denied packets.
+    pub const SIGHT: Self = Self(1 << 16);
+    /// Write them without addresses, and so no talkers.
+    pub const NAMELESS: Self = Self(1 << 17);
+
     /// Whether every bit of `other` is set.
     #[inline(always)]
     #[must_use]

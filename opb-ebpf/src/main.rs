@@ -2,8 +2,8 @@
 //!
 //! Each hook has three functions, because the verifier wants them apart (one inlined verdict is beyond a
 //! million instructions): the entry with the cheap "certainly passes" test, which most packets never leave;
-//! a global function for the walk; a global function for the judgement. Global functions are verified
-//! once, with arguments of which nothing is known.
+//! a global function for the walk; a global function for the judgement. One more writes down what was denied. Global
+//! functions are verified once, with arguments of which nothing is known.
 //!
 //! On the host this crate only type-checks, so that `cargo check --workspace` and clippy see it.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
@@ -16,6 +16,7 @@ mod answer;
 mod globals;
 mod log;
 mod maps;
+mod sighting;
 mod tc;
 mod window;
 mod xdp;

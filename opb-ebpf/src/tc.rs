@@ -18,6 +18,7 @@ use opb_common::{
 use crate::{
     answer, globals, log,
     maps::Maps,
+    sighting,
     window::{Skb, Window},
 };
 
@@ -63,6 +64,9 @@ extern "C" fn tc_walk(skb: *mut __sk_buff) -> u64 {
         return result(Outcome::OTHER.pack(), TC_ACT_UNSPEC);
     }
     let outcome = tc_judge(skb, found.0);
+    if sighting::wants(settings, outcome) {
+        tc_note(skb, found.0, outcome);
+    }
     let action = if Outcome::packed_forwards(outcome) {
         TC_ACT_UNSPEC
     } else if Outcome::packed_rejects(outcome) {
@@ -83,6 +87,14 @@ fn result(outcome: u32, action: i32) -> u64 {
 #[inline(never)]
 extern "C" fn tc_judge(skb: *mut __sk_buff, found: u64) -> u32 {
     judge(&Window::of_skb(skb), Found(found), globals::settings(), &Maps).pack()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_note(skb: *mut __sk_buff, found: u64, outcome: u32) -> u32 {
+    // SAFETY: the kernel hands a valid context to every program.
+    let interface = unsafe { (*skb).ifindex };
+    sighting::note(&Window::of_skb(skb), Found(found), outcome, interface)
 }
 
 /// Turns the packet into the reset that answers it, and says where it goes: out of the interface it came from.

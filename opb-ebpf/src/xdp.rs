@@ -15,7 +15,7 @@ use opb_common::{
     walk::{plainly_other, walk},
 };
 
-use crate::{answer, globals, log, maps::Maps, window::Window};
+use crate::{answer, globals, log, maps::Maps, sighting, window::Window};
 
 /// What Ethernet wants at the least, without checksum; a driver sends what it gets.
 const SHORTEST: usize = 60;
@@ -43,6 +43,9 @@ extern "C" fn xdp_walk(context: *mut xdp_md) -> u64 {
         return result(Outcome::OTHER.pack(), xdp_action::XDP_PASS);
     }
     let outcome = xdp_judge(context, found.0);
+    if sighting::wants(settings, outcome) {
+        xdp_note(context, found.0, outcome);
+    }
     let action = if Outcome::packed_forwards(outcome) {
         xdp_action::XDP_PASS
     } else if Outcome::packed_rejects(outcome) {
@@ -63,6 +66,14 @@ fn result(outcome: u32, action: u32) -> u64 {
 #[inline(never)]
 extern "C" fn xdp_judge(context: *mut xdp_md, found: u64) -> u32 {
     judge(&whole(context), Found(found), globals::settings(), &Maps).pack()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xdp_note(context: *mut xdp_md, found: u64, outcome: u32) -> u32 {
+    // SAFETY: the kernel hands a valid context to every program.
+    let interface = unsafe { (*context).ingress_ifindex };
+    sighting::note(&whole(context), Found(found), outcome, interface)
 }
 
 /// Turns the packet into the reset that answers it, and says where it goes.

@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod capture;
 pub mod explain;
 pub mod diff;
+pub mod telemetry;
 pub mod daemon;
 pub mod period;
 pub mod errors;

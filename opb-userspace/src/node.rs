@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+mod observe;
+
+pub use observe::{Addresses, EventLog, Observe, Suspect};
+
 use crate::period::Period;
 use crate::policy::Diagnostics;
 use crate::policy::decode::{Decoder, Fields};
@@ -32,6 +36,8 @@ pub struct Config {
     /// Whether the files are read again by themselves when they change.
     pub watch: bool,
     pub dns: Dns,
+    /// What is written down of denied packets.
+    pub observe: Observe,
 }
 
 /// How the hosts of relay sets are resolved.
@@ -193,6 +199,7 @@ fn read(report: &mut Report, path: &Path) -> Option<Config> {
         log: log(&mut decoder, &mut fields),
         watch: watch(&mut decoder, &mut fields),
         dns: dns(&mut decoder, &mut fields),
+        observe: observe::read(&mut decoder, &mut fields),
         policy: PolicySource::Path(policy.unwrap_or_default()),
         interfaces,
     };
@@ -353,6 +360,10 @@ fn absolute_path(
 ) -> PathBuf {
     let Some(node) = fields.take(key) else { return default.into() };
     let Some(text) = decoder.text(&format!("`{key}`"), node) else { return default.into() };
+    absolute(decoder, key, node, text)
+}
+
+fn absolute(decoder: &mut Decoder<'_>, key: &str, node: &Node<'_>, text: &str) -> PathBuf {
     if !text.starts_with('/') {
         decoder
             .report

@@ -54,6 +54,11 @@ const LAB: &[&str] = &[
     "dnsmasq-base",
     // a second look at what we loaded
     "bpftool",
+    // the status page, in a browser
+    "chromium",
+    "chromium-driver",
+    // metrics, alert rules and dashboard
+    "prometheus",
 ];
 
 /// Packages for virtual machines, and what only the tests in them use.

@@ -1,4 +1,11 @@
+use std::{
+    collections::HashMap,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
 use opb_userspace::daemon::report::CounterLine;
+use serde::Serialize;
 
 use super::{
     client::Control,
@@ -9,6 +16,19 @@ use super::{
 /// Shows how many packets got which verdict, by group and reason
 #[derive(Debug, clap::Args)]
 pub(crate) struct Counters {
+    /// Shows what was added, again and again, until it is interrupted
+    #[arg(long)]
+    watch: bool,
+
+    /// Seconds between two looks of --watch
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, requires = "watch",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    interval: u64,
+
+    /// Ends after this many looks of --watch
+    #[arg(long, value_name = "N", requires = "watch")]
+    count: Option<u64>,
+
     #[command(flatten)]
     control: Control,
 
@@ -18,7 +38,10 @@ pub(crate) struct Counters {
 
 impl Counters {
     pub(crate) fn execute(self) -> Result<(), Failure> {
-        let lines: Vec<CounterLine> = self.control.get("/v1/counters")?;
+        if self.watch {
+            return self.watch();
+        }
+        let lines = self.ask()?;
         let mut output = Output::new();
         if self.format.json {
             lines.iter().try_for_each(|line| output.json(line))?;
@@ -35,5 +58,115 @@ impl Counters {
             )?;
         }
         output.finish()
+    }
+
+    fn watch(&self) -> Result<(), Failure> {
+        let mut before = self.ask()?;
+        let mut since = Instant::now();
+        let mut looks = 0;
+        while self.count.is_none_or(|count| looks < count) {
+            sleep(Duration::from_secs(self.interval));
+            let lines = self.ask()?;
+            let seconds = since.elapsed().as_secs_f64();
+            since = Instant::now();
+            self.show(&changes(&before, &lines, seconds))?;
+            before = lines;
+            looks += 1;
+        }
+        Ok(())
+    }
+
+    fn show(&self, changes: &[Change<'_>]) -> Result<(), Failure> {
+        let mut output = Output::new();
+        if self.format.json {
+            changes.iter().try_for_each(|change| output.json(change))?;
+            return output.finish();
+        }
+        if changes.is_empty() {
+            output.line("nothing was counted")?;
+        }
+        output.table(
+            ["group", "direction", "verdict", "reason", "packets", "added", "a second", "bit/s"],
+            changes.iter().map(|change| {
+                let CounterLine { group, direction, verdict, reason, packets, .. } = change.line;
+                [
+                    group.clone(),
+                    direction.clone(),
+                    verdict.clone(),
+                    reason.clone(),
+                    packets.to_string(),
+                    format!("+{}", change.added_packets),
+                    format!("{:.1}", change.packets_per_second),
+                    format!("{:.0}", change.bytes_per_second * 8.0),
+                ]
+            }),
+        )?;
+        output.line("")?;
+        output.finish()
+    }
+
+    fn ask(&self) -> Result<Vec<CounterLine>, Failure> {
+        self.control.get("/v1/counters")
+    }
+}
+
+/// A row that moved between two looks.
+#[derive(Debug, Serialize)]
+struct Change<'a> {
+    #[serde(flatten)]
+    line: &'a CounterLine,
+    seconds: f64,
+    added_packets: u64,
+    added_bytes: u64,
+    packets_per_second: f64,
+    bytes_per_second: f64,
+}
+
+fn changes<'a>(before: &[CounterLine], after: &'a [CounterLine], seconds: f64) -> Vec<Change<'a>> {
+    let key = |line: &CounterLine| {
+        [&line.group, &line.direction, &line.verdict, &line.reason].map(Clone::clone)
+    };
+    let known: HashMap<_, _> =
+        before.iter().map(|line| (key(line), (line.packets, line.bytes))).collect();
+    let change = |line: &'a CounterLine| {
+        let (packets, bytes) = known.get(&key(line)).copied().unwrap_or_default();
+        // After `opb detach` counting starts again.
+        let added_packets = line.packets.saturating_sub(packets);
+        let added_bytes = line.bytes.saturating_sub(bytes);
+        (added_packets > 0).then(|| Change {
+            line,
+            seconds,
+            added_packets,
+            added_bytes,
+            packets_per_second: added_packets as f64 / seconds,
+            bytes_per_second: added_bytes as f64 / seconds,
+        })
+    };
+    after.iter().filter_map(change).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_moved_is_a_change() {
+        let line = |group: &str, packets| CounterLine {
+            group: group.to_owned(),
+            direction: "upstream".to_owned(),
+            verdict: "drop".to_owned(),
+            reason: "policy".to_owned(),
+            packets,
+            bytes: packets * 54,
+        };
+        let before = [line("a", 10), line("b", 3)];
+        let after = [line("a", 30), line("b", 3), line("c", 1)];
+        let changes = changes(&before, &after, 2.0);
+        let found: Vec<_> = (changes.iter())
+            .map(|it| {
+                (it.line.group.as_str(), it.added_packets, it.added_bytes, it.packets_per_second)
+            })
+            .collect();
+        assert_eq!(found, [("a", 20, 20 * 54, 10.0), ("c", 1, 54, 0.5)]);
     }
 }

@@ -6,6 +6,7 @@ mod confirm;
 mod counters;
 mod detach;
 mod diff;
+mod events;
 mod explain;
 mod failure;
 mod output;
@@ -15,6 +16,7 @@ mod run;
 mod status;
 mod subscriber;
 mod upload;
+mod top;
 
 use std::process::ExitCode;
 
@@ -45,6 +47,8 @@ enum Command {
     Explain(explain::Explain),
     Replay(replay::Replay),
     Counters(counters::Counters),
+    Events(events::Events),
+    Top(top::Top),
 }
 
 /// Does what the process was started for.
@@ -92,6 +96,8 @@ impl Command {
             Self::Explain(command) => command.execute(),
             Self::Replay(command) => command.execute(),
             Self::Counters(command) => command.execute(),
+            Self::Events(command) => command.execute(),
+            Self::Top(command) => command.execute(),
         }
     }
 }

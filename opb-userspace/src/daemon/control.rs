@@ -1,6 +1,6 @@
 //! The local API: HTTP and JSON on the control socket. docs/control-api.md describes it.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -18,7 +18,7 @@ use super::{
     subscribers::{self, Desk},
     worker::{Gone, Worker},
 };
-use crate::{errors::causes, explain::Query};
+use crate::{errors::causes, explain::Query, telemetry::Telemetry};
 
 /// Body of every answer that is no success and no rejected reload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,11 +33,13 @@ pub(super) struct App {
     pub(super) enforcer: Worker<Enforcer>,
     pub(super) desk: Desk,
     status: watch::Receiver<Option<Status>>,
+    telemetry: Arc<Telemetry>,
 }
 
 pub(super) fn router(
     enforcer: Worker<Enforcer>,
     status: watch::Receiver<Option<Status>>,
+    telemetry: Arc<Telemetry>,
 ) -> Router {
     Router::new()
         .route("/v1/status", get(show_status))
@@ -47,11 +49,13 @@ pub(super) fn router(
         .route("/v1/explain", get(explain))
         .route("/v1/counters", get(counters))
         .merge(subscribers::routes())
+        .route("/v1/events", get(events))
+        .route("/v1/talkers", get(talkers))
         .fallback(async || Refused::new(StatusCode::NOT_FOUND, "there is no such endpoint"))
         .method_not_allowed_fallback(async || {
             Refused::new(StatusCode::METHOD_NOT_ALLOWED, "the endpoint wants another method")
         })
-        .with_state(App { enforcer, desk: Desk::default(), status })
+        .with_state(App { enforcer, desk: Desk::default(), status, telemetry })
 }
 
 /// Never waits for the enforcer: it may be compiling.
@@ -117,6 +121,55 @@ async fn counters(State(app): State<App>) -> Result<Response, Refused> {
         Ok(lines) => Ok(Json(lines).into_response()),
         Err(error) => Err(Refused::from(StatusCode::INTERNAL_SERVER_ERROR, &error)),
     }
+}
+
+/// What `GET /v1/events` is asked.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventsQuery {
+    /// Number of the last event that is known.
+    #[serde(default)]
+    pub after: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Seconds to wait for something new.
+    #[serde(default)]
+    pub wait: u64,
+}
+
+/// What `GET /v1/talkers` is asked.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TalkersQuery {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// The most rows that are wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// The longest that a request may wait.
+const LONGEST_WAIT: u64 = 30;
+/// Rows of talkers without a limit.
+const TALKERS: usize = 100;
+
+async fn events(
+    State(app): State<App>,
+    query: Result<Parameters<EventsQuery>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let Parameters(EventsQuery { after, group, wait }) =
+        query.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let wait = Duration::from_secs(wait.min(LONGEST_WAIT));
+    Ok(Json(app.telemetry.events(after, group.as_deref(), wait).await).into_response())
+}
+
+async fn talkers(
+    State(app): State<App>,
+    query: Result<Parameters<TalkersQuery>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let Parameters(TalkersQuery { group, limit }) =
+        query.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    Ok(Json(app.telemetry.top(limit.unwrap_or(TALKERS), group.as_deref())).into_response())
 }
 
 /// A [`Refusal`] on its way out.

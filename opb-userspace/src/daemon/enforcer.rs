@@ -10,7 +10,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use opb_common::{ABI_VERSION, image::Slot};
+use opb_common::{ABI_VERSION, image::Slot, settings::Settings};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
@@ -31,10 +31,11 @@ use crate::{
     explain::{Explanation, MixedFamilies, Query, explain},
     image::Slots,
     kernel::{self, Attached, Kernel, Logs, Refused, Wanted},
-    node::{Config, LogLevel, PolicySource},
+    node::{Addresses, Config, EventLog, LogLevel, Observe, PolicySource},
     policy::{Diagnostic, Group, Policy},
     relays::{Hosts, resolver::Task},
     subscribers::Entries,
+    telemetry::Look,
 };
 
 /// How long an interface that refuses a program is left alone.
@@ -110,6 +111,7 @@ impl Enforcer {
         }
         let hosts = Hosts::new(entries.store().hosts()?, config.dns.hold.duration());
         let mut kernel = Kernel::open(&config.pins, level(config.log))?;
+        kernel.sight(sight(&config.observe));
         let live = kernel.live()?;
         let (slots, generation) = match &live {
             Some(live) => (live.slots().clone(), live.generation()),
@@ -217,6 +219,21 @@ impl Enforcer {
             bytes: row.bytes,
         });
         Ok(lines.collect())
+    }
+
+    /// What was counted, and the names of the groups.
+    pub(super) fn look(&self) -> Result<Look, kernel::Error> {
+        let slots = self.slots();
+        Ok(Look { rows: self.kernel.counters(&slots)?, slots })
+    }
+
+    pub(super) fn slots(&self) -> Slots {
+        self.compiled.image.slots().clone()
+    }
+
+    /// The reading end of events and talkers.
+    pub(super) fn sightings(&self) -> Result<kernel::Sightings, kernel::Error> {
+        self.kernel.sightings()
     }
 
     fn read_again(&mut self) -> Result<ReloadOutcome, Vec<Problem>> {
@@ -424,11 +441,27 @@ fn refuse_restart_only(old: &Config, new: &Config) -> Result<(), Vec<Problem>> {
         ("http", old.http != new.http),
         ("pins", old.pins != new.pins),
         ("log", old.log != new.log),
+        ("events", old.observe.events != new.observe.events),
+        ("privacy", privacy(&old.observe) != privacy(&new.observe)),
+        ("suspect", old.observe.suspect != new.observe.suspect),
     ];
     let refused: Vec<_> = (changed.iter().filter(|(_, changed)| *changed))
         .map(|(key, _)| format!("`{key}` cannot change while the daemon runs: restart it").into())
         .collect();
     if refused.is_empty() { Ok(()) } else { Err(refused) }
+}
+
+fn privacy(observe: &Observe) -> (Addresses, Duration) {
+    (observe.addresses, observe.retain)
+}
+
+/// What the programs write down.
+fn sight(observe: &Observe) -> Settings {
+    match (&observe.events, observe.addresses) {
+        (EventLog::Off, _) => Settings::default(),
+        (_, Addresses::None) => Settings::SIGHT.with(Settings::NAMELESS),
+        _ => Settings::SIGHT,
+    }
 }
 
 fn applied(compiled: &Compiled) -> ReloadOutcome {

@@ -1,21 +1,25 @@
 //! The daemon: reads the node file, puts the policy in force, and keeps it there through reloads and changing interfaces.
 //!
 //! What blocks — files, compiling, the kernel — is done by [`enforcer`] on a thread of its own, one thing after the other.
-//! The rest of the process waits for signals and answers on the control socket.
+//! The rest of the process waits for signals, answers on the control socket and on the read-only listener, and reads
+//! what the programs write down ([`observer`]).
 
 pub mod control;
 mod enforcer;
 mod files;
+mod http;
 mod interfaces;
 mod links;
 mod logs;
+mod observer;
+mod page;
 pub mod report;
 mod socket;
 mod subscribers;
-
+mod words;
 mod worker;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -80,13 +84,16 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
     let outlets = Outlets { status, logs, hosts };
     // Before interfaces are listed for the first time: what comes later is told.
     let links = Links::new().map_err(Error::Links)?;
+    let (observe, state, address) = (config.observe.clone(), config.state.clone(), config.http);
     let enforcer = Worker::start(move || Enforcer::start(path, config, outlets)).await??;
 
     let (resolved, mut answers) = mpsc::unbounded_channel();
     tokio::spawn(resolver::follow(tasks, resolved));
 
     let (stop, stopped) = oneshot::channel::<()>();
-    let app = control::router(enforcer.clone(), reports);
+    let telemetry = observer::start(&enforcer, &observe, &state).await;
+    http::start(address, enforcer.clone(), reports.clone(), Arc::clone(&telemetry));
+    let app = control::router(enforcer.clone(), reports, Arc::clone(&telemetry));
     let app = app.into_make_service_with_connect_info::<subscribers::Peer>();
     let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
     let mut server = tokio::spawn(server.into_future());
@@ -108,6 +115,7 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
             ended = &mut server => break Err(ended.map_err(io::Error::other).and_then(|it| it)),
         }
     };
+    telemetry.close();
     drop(stop);
     if end.is_ok() && timeout(DRAIN, server).await.is_err() {
         warn!("requests on the control socket did not end in time");

@@ -3,7 +3,7 @@
 //!
 //! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what outlives the pins), [`policy`] puts an
 //! image into the kernel, [`programs`] loads the BPF programs, [`attach`] puts them on interfaces, [`counters`]
-//! reads what they counted. [`replay`] runs single packets through programs of its own.
+//! reads what they counted, [`sighting`] what they wrote down of denied packets. [`replay`] runs single packets through programs of its own.
 
 mod attach;
 mod counters;
@@ -13,6 +13,7 @@ mod pins;
 mod policy;
 mod programs;
 mod replay;
+mod sighting;
 mod sys;
 
 use std::path::Path;
@@ -25,6 +26,7 @@ pub use counters::CounterRow;
 pub use error::Error;
 pub use programs::Logs;
 pub use replay::{Replay, ReplayHook};
+pub use sighting::{Books, Events, Sightings};
 
 use crate::image::{Image, Overlay, Slots};
 use held::Held;
@@ -49,8 +51,9 @@ impl Kernel {
         let pins = Pins::open(pins)?;
         let policy = PolicySlot::open(&pins.policy())?;
         counters::open(&pins.counters())?;
+        sighting::open(&pins.sightings())?;
         let ports = policy.image()?.as_ref().map(Ports::of).unwrap_or_default();
-        let programs = Programs::new(pins.policy(), pins.counters(), ports, log);
+        let programs = Programs::new(pins.maps(), ports, log);
         let held = Held::new(&pins)?;
         Ok(Self { pins, policy, programs, held })
     }
@@ -108,6 +111,17 @@ impl Kernel {
     /// Everything that was counted since the pins were made; rows of zero are left out.
     pub fn counters(&self, slots: &Slots) -> Result<Vec<CounterRow>, Error> {
         counters::read(&self.pins.counters(), slots)
+    }
+
+    /// Whether the programs write denied packets down, and whether with addresses. For those that are put on
+    /// interfaces from now on.
+    pub fn sight(&mut self, settings: Settings) {
+        self.programs.also = settings;
+    }
+
+    /// What the programs wrote down. Events are read once: there must be one reader.
+    pub fn sightings(&self) -> Result<Sightings, Error> {
+        Sightings::open(&self.pins.sightings())
     }
 
     /// Where the programs' debug lines come from, one for each program loaded since the last call.

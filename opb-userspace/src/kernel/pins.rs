@@ -3,6 +3,9 @@
 //! ```text
 //! PINS/v1/policy          the one-slot map of maps that holds the image in force
 //! PINS/v1/counters        counts of every outcome
+//! PINS/v1/events          the ring of denied packets
+//! PINS/v1/talkers         who is denied how often
+//! PINS/v1/ledgers         what there is no event for
 //! PINS/v1/links/HOOK~DIRECTION~SIDE~IFINDEX
 //! ```
 //!
@@ -91,6 +94,17 @@ impl Pins {
         self.directory.join("counters")
     }
 
+    /// Which pin stands for which map of the programs.
+    pub(super) fn maps(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut maps = vec![("POLICY", self.policy()), ("COUNTERS", self.counters())];
+        maps.extend(self.sightings().maps());
+        maps
+    }
+
+    pub(super) fn sightings(&self) -> SightingPins {
+        SightingPins::below(&self.directory)
+    }
+
     /// Where the link with that name is pinned.
     pub(super) fn link(&self, name: &str) -> PathBuf {
         self.directory.join("links").join(name)
@@ -111,7 +125,7 @@ impl Pins {
     /// Removes the maps and directories, once no link is left. Says what it removed.
     pub(super) fn remove(self) -> Result<Vec<String>, Error> {
         let mut removed = Vec::new();
-        for map in [self.policy(), self.counters()] {
+        for (_, map) in self.maps() {
             match fs::remove_file(&map) {
                 Ok(()) => removed.push(format!("map {}", map.display())),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -142,6 +156,24 @@ fn check_bpffs(pins: &Path) -> Result<(), Error> {
     }
 }
 
+/// Where the maps of [`super::sighting`] are pinned.
+pub(super) struct SightingPins {
+    pub(super) events: PathBuf,
+    pub(super) talkers: PathBuf,
+    pub(super) ledgers: PathBuf,
+}
+
+impl SightingPins {
+    pub(super) fn below(directory: &Path) -> Self {
+        let path = |name| directory.join(name);
+        Self { events: path("events"), talkers: path("talkers"), ledgers: path("ledgers") }
+    }
+
+    pub(super) fn maps(self) -> [(&'static str, PathBuf); 3] {
+        [("EVENTS", self.events), ("TALKERS", self.talkers), ("LEDGERS", self.ledgers)]
+    }
+}
+
 /// Opens a pinned map after comparing its shape (aya adopts a pin of any), or makes and pins it.
 pub(super) fn open_or_create(
     path: &Path,
@@ -156,7 +188,7 @@ pub(super) fn open_or_create(
     }
     let info = MapInfo::from_pin(path)?;
     let found = (info.map_type()?, info.key_size(), info.value_size(), info.max_entries());
-    let expected = (kind, size_of::<u32>() as u32, shape.value_size, shape.entries);
+    let expected = (kind, shape.key_size(), shape.value_size, shape.entries);
     if found != expected {
         return Err(Error::Shape {
             path: path.into(),

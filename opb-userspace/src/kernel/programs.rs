@@ -1,7 +1,7 @@
 //! Loading the BPF programs.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -84,8 +84,7 @@ impl Instance {
     pub(super) fn load(
         kind: Kind,
         settings: Settings,
-        policy: &Path,
-        counters: &Path,
+        maps: &[(&'static str, PathBuf)],
         log: Option<Level>,
     ) -> Result<Self, Error> {
         let level = log.map_or(0u8, |level| match level {
@@ -95,9 +94,11 @@ impl Instance {
             Level::DEBUG => 4,
             Level::TRACE => 5,
         });
-        let ebpf = EbpfLoader::new()
-            .map_pin_path("POLICY", policy)
-            .map_pin_path("COUNTERS", counters)
+        let mut loader = EbpfLoader::new();
+        for (name, pin) in maps {
+            loader.map_pin_path(name, pin);
+        }
+        let ebpf = loader
             .override_global("SETTINGS", &settings.0, true)
             .override_global(aya_log::LEVEL, &level, true)
             .load(OBJECT)
@@ -160,30 +161,30 @@ impl Instance {
 
 /// The instances in use: one a hook and setting, shared by all interfaces that want the same.
 pub(super) struct Programs {
-    policy: PathBuf,
-    counters: PathBuf,
+    maps: Vec<(&'static str, PathBuf)>,
     ports: Ports,
     log: Option<Level>,
+    /// What every instance gets on top of the settings that are asked for.
+    pub(super) also: Settings,
     instances: HashMap<(Kind, u32), Instance>,
 }
 
 impl Programs {
     pub(super) fn new(
-        policy: PathBuf,
-        counters: PathBuf,
+        maps: Vec<(&'static str, PathBuf)>,
         ports: Ports,
         log: Option<Level>,
     ) -> Self {
-        Self { policy, counters, ports, log, instances: HashMap::new() }
+        Self { maps, ports, log, also: Settings::default(), instances: HashMap::new() }
     }
 
     pub(super) fn get(&mut self, kind: Kind, settings: Settings) -> Result<&mut Instance, Error> {
         use std::collections::hash_map::Entry;
+        let settings = settings.with(self.also);
         match self.instances.entry((kind, settings.0)) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                let mut instance =
-                    Instance::load(kind, settings, &self.policy, &self.counters, self.log)?;
+                let mut instance = Instance::load(kind, settings, &self.maps, self.log)?;
                 instance.set_ports(&self.ports)?;
                 Ok(entry.insert(instance))
             }

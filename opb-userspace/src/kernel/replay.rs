@@ -9,9 +9,10 @@ use opb_common::{outcome::Outcome, settings::Settings};
 
 use super::{
     CounterRow, Error, counters,
+    pins::SightingPins,
     policy::PolicySlot,
     programs::{Instance, Kind, Ports},
-    sys,
+    sighting, sys,
 };
 use crate::image::{Image, Slots};
 
@@ -60,8 +61,12 @@ impl Replay {
             ReplayHook::Xdp => Kind::Xdp,
             ReplayHook::Tc => Kind::Tc,
         };
-        let mut instance =
-            Instance::load(kind, settings.with(Settings::TRACE), &policy, &counters, None)?;
+        let mut maps = vec![("POLICY", policy), ("COUNTERS", counters.clone())];
+        if settings.has(Settings::SIGHT) {
+            sighting::open(&SightingPins::below(&root))?;
+            maps.extend(SightingPins::below(&root).maps());
+        }
+        let mut instance = Instance::load(kind, settings.with(Settings::TRACE), &maps, None)?;
         instance.set_ports(&Ports::of(image))?;
         Ok((Self { instance, counters, _bpffs: bpffs }, slot))
     }

@@ -16,7 +16,17 @@ pub(super) struct MapShape {
     pub(super) flags: u32,
 }
 
-/// Creates a map with four-byte keys and without BTF. `template` is the inner map that a map of maps is
+impl MapShape {
+    /// Four bytes, but for a ring, which has no keys.
+    pub(super) fn key_size(&self) -> u32 {
+        match self.kind {
+            bpf_map_type::BPF_MAP_TYPE_RINGBUF => 0,
+            _ => size_of::<u32>() as u32,
+        }
+    }
+}
+
+/// Creates a map without BTF. `template` is the inner map that a map of maps is
 /// modelled on.
 pub(super) fn create_map(
     name: &CStr,
@@ -27,7 +37,7 @@ pub(super) fn create_map(
     // SAFETY: the attribute was zeroed, and this is the member for BPF_MAP_CREATE.
     let create = unsafe { &mut attr.__bindgen_anon_1 };
     create.map_type = shape.kind as u32;
-    create.key_size = size_of::<u32>() as u32;
+    create.key_size = shape.key_size();
     create.value_size = shape.value_size;
     create.max_entries = shape.entries;
     create.map_flags = shape.flags;

@@ -1,0 +1,86 @@
+use opb_userspace::{
+    daemon::control::EventsQuery,
+    telemetry::events::{Event, Kind, Page},
+};
+
+use super::{
+    client::Control,
+    failure::Failure,
+    output::{Format, Output},
+};
+
+/// Seconds that one request waits.
+const WAIT: u64 = 20;
+
+/// Shows denied packets and suspects as they happen
+///
+/// A sample: the kernel limits how many events there are. `opb counters` is exact.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Events {
+    /// Goes on with what happens from now on, until it is interrupted
+    #[arg(long)]
+    follow: bool,
+
+    /// Only events of this group
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+
+    #[command(flatten)]
+    control: Control,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Events {
+    pub(crate) fn execute(self) -> Result<(), Failure> {
+        let mut page = self.ask(0, 0)?;
+        self.show(&page)?;
+        while self.follow {
+            page = self.ask(page.next, WAIT)?;
+            if page.missed > 0 {
+                super::failure::warn([format!("{} events were missed", page.missed)]);
+            }
+            self.show(&page)?;
+        }
+        Ok(())
+    }
+
+    fn ask(&self, after: u64, wait: u64) -> Result<Page, Failure> {
+        let query = EventsQuery { after, group: self.group.clone(), wait };
+        let query =
+            serde_urlencoded::to_string(&query).map_err(|error| Failure::from_error(&error))?;
+        self.control.get(&format!("/v1/events?{query}"))
+    }
+
+    fn show(&self, page: &Page) -> Result<(), Failure> {
+        let mut output = Output::new();
+        for event in &page.events {
+            if self.format.json {
+                output.json(event)?;
+            } else {
+                output.line(line(event))?;
+            }
+        }
+        output.finish()
+    }
+}
+
+fn line(event: &Event) -> String {
+    let Event { time, group, direction, verdict, reason, interface, port, .. } = event;
+    let subscriber = if event.subscriber.is_empty() { "-" } else { &event.subscriber };
+    match event.kind {
+        Kind::Suspect => {
+            let packets = event.packets.unwrap_or_default();
+            format!(
+                "{time:.0} suspect {subscriber} group {group}: {packets} packets denied within a minute"
+            )
+        }
+        Kind::Denied => {
+            let peer = if event.peer.is_empty() { "-" } else { &event.peer };
+            format!(
+                "{time:.0} {verdict} {subscriber} {peer} port {port} {direction} on {interface}, group {group} ({reason})"
+            )
+        }
+    }
+}

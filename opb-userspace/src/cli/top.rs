@@ -1,0 +1,296 @@
+use std::time::{Duration, Instant};
+
+use opb_userspace::{daemon::control::TalkersQuery, telemetry::talkers::TalkerLine};
+use ratatui::{
+    DefaultTerminal, Frame,
+    crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
+    layout::{Constraint, Layout},
+    style::{Modifier, Style},
+    widgets::{Paragraph, Row, Table},
+};
+
+use super::{
+    client::Control,
+    failure::Failure,
+    output::{Format, Output},
+};
+
+/// Rows that are asked for, to be sorted here.
+const ROWS: usize = 1000;
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// Shows who is denied most: live, or with --once as a table
+#[derive(Debug, clap::Args)]
+pub(crate) struct Top {
+    /// Prints a table and ends
+    #[arg(long)]
+    once: bool,
+
+    /// Only subscribers of this group
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+
+    /// The most rows that are printed
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: usize,
+
+    #[command(flatten)]
+    control: Control,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Top {
+    pub(crate) fn execute(self) -> Result<(), Failure> {
+        // JSON is for programs, which have no screen.
+        if self.once || self.format.json {
+            return self.print();
+        }
+        let first = ask(&self.control, self.group.as_deref(), ROWS)?;
+        let mut view = View::new(first, self.group.clone());
+        let terminal = ratatui::try_init().map_err(|error| {
+            Failure::new("this is no terminal")
+                .caused_by(Some(&error))
+                .hint("`opb top --once` prints a table")
+        })?;
+        let result = self.run(terminal, &mut view);
+        ratatui::restore();
+        result
+    }
+
+    fn print(&self) -> Result<(), Failure> {
+        let rows = ask(&self.control, self.group.as_deref(), self.limit)?;
+        let mut output = Output::new();
+        if self.format.json {
+            rows.iter().try_for_each(|row| output.json(row))?;
+        } else if rows.is_empty() {
+            output.line("nobody has been denied")?;
+        } else {
+            output.table(HEADER, rows.iter().map(cells))?;
+        }
+        output.finish()
+    }
+
+    fn run(&self, mut terminal: DefaultTerminal, view: &mut View) -> Result<(), Failure> {
+        let failed =
+            |error: std::io::Error| Failure::new("the terminal broke").caused_by(Some(&error));
+        let mut asked = Instant::now();
+        loop {
+            terminal.draw(|frame| view.draw(frame)).map_err(failed)?;
+            let left = REFRESH.saturating_sub(asked.elapsed());
+            if event::poll(left).map_err(failed)? {
+                if let Event::Key(key) = event::read().map_err(failed)?
+                    && key.kind == KeyEventKind::Press
+                {
+                    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+                    if view.press(key.code, control) {
+                        return Ok(());
+                    }
+                }
+            } else {
+                asked = Instant::now();
+                if !view.paused {
+                    view.rows = ask(&self.control, view.group.as_deref(), ROWS)?;
+                }
+            }
+        }
+    }
+}
+
+fn ask(control: &Control, group: Option<&str>, limit: usize) -> Result<Vec<TalkerLine>, Failure> {
+    let query = TalkersQuery { group: group.map(str::to_owned), limit: Some(limit) };
+    let query = serde_urlencoded::to_string(&query).map_err(|error| Failure::from_error(&error))?;
+    control.get(&format!("/v1/talkers?{query}"))
+}
+
+const HEADER: [&str; 6] = ["subscriber", "group", "packets", "per second", "peers", "last"];
+
+fn cells(row: &TalkerLine) -> [String; 6] {
+    let peers = if row.peers >= 266 { "266+".to_owned() } else { row.peers.to_string() };
+    let last = row.last.strftime("%m-%d %H:%M:%SZ").to_string();
+    [
+        row.subscriber.clone(),
+        row.group.clone(),
+        row.packets.to_string(),
+        format!("{:.1}", row.rate),
+        peers,
+        last,
+    ]
+}
+
+/// What rows are sorted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Packets,
+    Rate,
+    Peers,
+    Last,
+    Subscriber,
+}
+
+/// The live view.
+struct View {
+    rows: Vec<TalkerLine>,
+    order: Order,
+    paused: bool,
+    group: Option<String>,
+    /// The group that is being typed.
+    typing: Option<String>,
+    first: usize,
+}
+
+impl View {
+    fn new(rows: Vec<TalkerLine>, group: Option<String>) -> Self {
+        Self { rows, order: Order::Packets, paused: false, group, typing: None, first: 0 }
+    }
+
+    /// Whether that was the last key.
+    fn press(&mut self, key: KeyCode, control: bool) -> bool {
+        if control && key == KeyCode::Char('c') {
+            return true;
+        }
+        if let Some(text) = &mut self.typing {
+            match key {
+                KeyCode::Char(letter) => text.push(letter),
+                KeyCode::Backspace => drop(text.pop()),
+                KeyCode::Esc => self.typing = None,
+                KeyCode::Enter => {
+                    self.group = self.typing.take().filter(|text| !text.is_empty());
+                    self.first = 0;
+                }
+                _ => {}
+            }
+            return false;
+        }
+        match key {
+            KeyCode::Char('q') | KeyCode::Esc => return true,
+            KeyCode::Char('p') => self.order = Order::Packets,
+            KeyCode::Char('r') => self.order = Order::Rate,
+            KeyCode::Char('d') => self.order = Order::Peers,
+            KeyCode::Char('l') => self.order = Order::Last,
+            KeyCode::Char('s') => self.order = Order::Subscriber,
+            KeyCode::Char(' ') => self.paused = !self.paused,
+            KeyCode::Char('g') => self.typing = Some(String::new()),
+            KeyCode::Down => self.first = (self.first + 1).min(self.rows.len().saturating_sub(1)),
+            KeyCode::Up => self.first = self.first.saturating_sub(1),
+            _ => {}
+        }
+        false
+    }
+
+    fn sorted(&self) -> Vec<&TalkerLine> {
+        // What is shown while paused may still be of another group.
+        let mut rows: Vec<_> = (self.rows.iter())
+            .filter(|row| self.group.as_ref().is_none_or(|group| *group == row.group))
+            .collect();
+        rows.sort_by(|a, b| match self.order {
+            Order::Packets => b.packets.cmp(&a.packets),
+            Order::Rate => b.rate.total_cmp(&a.rate),
+            Order::Peers => b.peers.cmp(&a.peers),
+            Order::Last => b.last.cmp(&a.last),
+            Order::Subscriber => a.subscriber.cmp(&b.subscriber),
+        });
+        rows
+    }
+
+    fn draw(&self, frame: &mut Frame<'_>) {
+        let [head, body, foot] =
+            Layout::vertical([Constraint::Length(1), Constraint::Min(2), Constraint::Length(1)])
+                .areas(frame.area());
+        let rows = self.sorted();
+        let group = self.group.as_deref().unwrap_or("all");
+        let paused = if self.paused { "  PAUSED" } else { "" };
+        let by = format!("{:?}", self.order).to_lowercase();
+        let title =
+            format!("opb top: {} denied subscribers, group {group}, by {by}{paused}", rows.len());
+        frame.render_widget(
+            Paragraph::new(title).style(Style::new().add_modifier(Modifier::BOLD)),
+            head,
+        );
+        let widths = [
+            Constraint::Min(18),
+            Constraint::Length(14),
+            Constraint::Length(10),
+            Constraint::Length(10),
+            Constraint::Length(5),
+            Constraint::Length(15),
+        ];
+        let lines = rows.iter().skip(self.first).map(|row| Row::new(cells(row)));
+        let header = Row::new(HEADER.map(str::to_uppercase))
+            .style(Style::new().add_modifier(Modifier::REVERSED));
+        frame.render_widget(Table::new(lines, widths).header(header).column_spacing(1), body);
+        let keys = match &self.typing {
+            Some(text) => format!("group: {text}_   (Enter: show it, empty: all, Esc: as it was)"),
+            None => "sort p r d l s: packets rate peers last subscriber  g group  space pause  q"
+                .to_owned(),
+        };
+        frame.render_widget(Paragraph::new(keys), foot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::{Terminal, backend::TestBackend};
+
+    use super::*;
+
+    fn row(subscriber: &str, group: &str, packets: u64, rate: f64) -> TalkerLine {
+        TalkerLine {
+            subscriber: subscriber.to_owned(),
+            group: group.to_owned(),
+            verdict: "drop".to_owned(),
+            reason: "policy".to_owned(),
+            packets,
+            rate,
+            first: jiff::Timestamp::UNIX_EPOCH,
+            last: jiff::Timestamp::UNIX_EPOCH,
+            peers: 300,
+        }
+    }
+
+    fn view() -> View {
+        View::new(vec![row("203.0.113.1", "a", 9, 0.5), row("2001:db8::1", "b", 4, 7.0)], None)
+    }
+
+    fn screen(view: &View) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).expect("a terminal");
+        terminal.draw(|frame| view.draw(frame)).expect("draws");
+        let buffer = terminal.backend().buffer().clone();
+        let line = |y| (0..80).map(|x| buffer[(x, y)].symbol()).collect::<String>();
+        (0..24).map(|y| line(y).trim_end().to_owned()).collect()
+    }
+
+    #[test]
+    fn fits_80_by_24() {
+        let screen = screen(&view());
+        assert_eq!(screen[0], "opb top: 2 denied subscribers, group all, by packets");
+        assert!(screen[1].starts_with("SUBSCRIBER") && screen[1].contains("LAST"), "{}", screen[1]);
+        assert!(
+            screen[2].starts_with("203.0.113.1 ") && screen[2].ends_with("01-01 00:00:00Z"),
+            "{}",
+            screen[2]
+        );
+        assert!(screen[2].contains("266+"));
+        assert!(screen[23].ends_with("pause  q"), "{}", screen[23]);
+    }
+
+    #[test]
+    fn sorts_filters_and_pauses() {
+        let mut view = view();
+        assert!(!view.press(KeyCode::Char('r'), false));
+        assert!(screen(&view)[2].starts_with("2001:db8::1"));
+        for key in [KeyCode::Char('g'), KeyCode::Char('a'), KeyCode::Enter] {
+            assert!(!view.press(key, false));
+        }
+        let shown = screen(&view);
+        assert!(
+            shown[0].contains("1 denied subscribers, group a")
+                && shown[2].starts_with("203.0.113.1")
+        );
+        view.press(KeyCode::Char(' '), false);
+        assert!(screen(&view)[0].ends_with("PAUSED"));
+        assert!(view.press(KeyCode::Char('q'), false));
+        assert!(view.press(KeyCode::Char('c'), true));
+    }
+}

@@ -1,0 +1,200 @@
+//! The read-only listener: metrics, health, and the status page. docs/status-page.md describes them.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Query as Parameters, State},
+    http::{HeaderMap, HeaderName, StatusCode, header},
+    middleware::map_response,
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use serde::Deserialize;
+use tokio::{net::TcpListener, sync::watch, time::sleep};
+use tracing::{info, warn};
+
+use super::{
+    enforcer::Enforcer,
+    page::{self, Answer},
+    report::{State as Health, Status},
+    words::Words,
+    worker::Worker,
+};
+use crate::{
+    explain::Query,
+    telemetry::{Telemetry, metrics},
+};
+
+/// How long an address that cannot be had is left alone.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Nothing from anywhere else, and nothing inline.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+                      img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+#[derive(Clone)]
+struct App {
+    enforcer: Worker<Enforcer>,
+    status: watch::Receiver<Option<Status>>,
+    telemetry: Arc<Telemetry>,
+}
+
+/// Listens at `address`, if there is one, for as long as the process lives. An address that is taken is no reason not to
+/// filter: it is tried again.
+pub(super) fn start(
+    address: Option<SocketAddr>,
+    enforcer: Worker<Enforcer>,
+    status: watch::Receiver<Option<Status>>,
+    telemetry: Arc<Telemetry>,
+) {
+    let Some(address) = address else { return };
+    let app = router(App { enforcer, status, telemetry });
+    tokio::spawn(async move {
+        let mut complained = false;
+        let listener = loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(error) if !complained => {
+                    warn!("metrics and status page cannot be served at {address}: {error}");
+                    complained = true;
+                }
+                Err(_) => {}
+            }
+            sleep(RETRY).await;
+        };
+        info!("metrics and status page at http://{address}/");
+        if let Err(error) = axum::serve(listener, app).await {
+            warn!("metrics and status page are not served any more: {error}");
+        }
+    });
+}
+
+fn router(app: App) -> Router {
+    Router::new()
+        .route("/", get(show))
+        .route("/live", get(live))
+        .route("/metrics", get(show_metrics))
+        .route("/healthz", get(health))
+        .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
+        .route("/style.css", get(async || asset("text/css", include_str!("page/style.css"))))
+        .route("/page.js", get(async || asset("text/javascript", include_str!("page/page.js"))))
+        .layer(map_response(protect))
+        .with_state(app)
+}
+
+/// On every answer.
+async fn protect(mut response: Response) -> Response {
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    for (name, value) in headers {
+        response.headers_mut().insert(name, header::HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn asset(kind: &'static str, text: &'static str) -> Response {
+    ([(header::CONTENT_TYPE, format!("{kind}; charset=utf-8"))], text).into_response()
+}
+
+async fn show_metrics(State(app): State<App>) -> Response {
+    let Some(status) = app.status.borrow().clone() else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    match metrics::render(&status, &app.telemetry.totals()) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// 200 if everything is covered that should be, 503 with the reasons if not.
+async fn health(State(app): State<App>) -> Response {
+    match &*app.status.borrow() {
+        Some(status) if matches!(status.state, Health::Enforcing) => "enforcing\n".into_response(),
+        Some(status) => {
+            let text = format!("degraded\n{}\n", status.problems.join("\n"));
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+        None => (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response(),
+    }
+}
+
+/// What the form sends. Text, because a mistake is answered on the page.
+#[derive(Debug, Default, Deserialize)]
+struct Form {
+    #[serde(default)]
+    lang: String,
+    #[serde(default)]
+    src: String,
+    #[serde(default)]
+    dst: String,
+    #[serde(default)]
+    dport: String,
+}
+
+impl Form {
+    fn query(&self) -> Option<Query> {
+        let mut query = Query {
+            src: self.src.trim().parse().ok()?,
+            dst: self.dst.trim().parse().ok()?,
+            sport: None,
+            dport: None,
+            flags: crate::explain::Flags::default(),
+            direction: opb_common::outcome::Direction::Upstream,
+        };
+        if !self.dport.trim().is_empty() {
+            query.dport = Some(self.dport.trim().parse().ok()?);
+        }
+        Some(query)
+    }
+}
+
+async fn show(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Parameters(form): Parameters<Form>,
+) -> Response {
+    let words = words(&form, &headers);
+    let answer = if form.src.is_empty() && form.dst.is_empty() {
+        Answer::Unasked
+    } else {
+        match form.query() {
+            None => Answer::NotUnderstood,
+            Some(query) => match app.enforcer.call(move |it| it.explain(&query)).await {
+                Ok(Ok(explanation)) => Answer::Explained(explanation),
+                Ok(Err(_)) | Err(_) => Answer::NotUnderstood,
+            },
+        }
+    };
+    let question = page::Question { src: &form.src, dst: &form.dst, dport: &form.dport };
+    let status = app.status.borrow().clone();
+    let page = page::whole(words, status.as_ref(), &app.telemetry, &question, &answer);
+    Html(page.into_string()).into_response()
+}
+
+/// The part that changes by itself.
+async fn live(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Parameters(form): Parameters<Form>,
+) -> Response {
+    let status = app.status.borrow().clone();
+    let part = page::live(words(&form, &headers), status.as_ref(), &app.telemetry);
+    Html(part.into_string()).into_response()
+}
+
+/// The language that was asked for, or else that of the browser.
+fn words(form: &Form, headers: &HeaderMap) -> &'static Words {
+    let accepts = headers.get(header::ACCEPT_LANGUAGE).and_then(|it| it.to_str().ok());
+    match (form.lang.as_str(), accepts) {
+        ("ja", _) => &Words::JAPANESE,
+        ("en", _) => &Words::ENGLISH,
+        (_, Some(accepts)) if accepts.trim_start().starts_with("ja") => &Words::JAPANESE,
+        _ => &Words::ENGLISH,
+    }
+}

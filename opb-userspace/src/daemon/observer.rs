@@ -1,0 +1,182 @@
+//! Feeds the telemetry: reads events as they come and the kernel's books once a second.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncWriteExt as _, Interest, unix::AsyncFd},
+    process::Command,
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tracing::{info, warn};
+
+use super::{enforcer::Enforcer, worker::Worker};
+use crate::{
+    errors::one_line,
+    kernel::{Books, Events},
+    node::{EventLog, Observe},
+    telemetry::{Telemetry, events::Event, privacy::Privacy},
+};
+
+/// How often counters and talkers are read.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long the command for a suspect may run.
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+/// Suspects that wait for the command; more of them are only events.
+const WAITING: usize = 64;
+
+/// Starts to observe. What cannot be opened is left out with a warning: the filter matters more.
+pub(super) async fn start(
+    enforcer: &Worker<Enforcer>,
+    observe: &Observe,
+    state: &Path,
+) -> Arc<Telemetry> {
+    let privacy = Privacy::open(observe.addresses, state).unwrap_or_else(|error| {
+        warn!("the key of the pseudonyms cannot be used, so addresses are not recorded: {error}");
+        Privacy::None
+    });
+    let telemetry = Arc::new(Telemetry::new(observe, privacy));
+    let Ok(Ok(sightings)) = enforcer.call(|it| it.sightings()).await else {
+        warn!("events and talkers cannot be read");
+        return telemetry;
+    };
+    let (events, books) = sightings.split();
+    let log = Arc::new(Log::open(&observe.events));
+    let suspects = observe.suspect.as_ref().and_then(|suspect| suspect.command.clone());
+    let (report, queue) = mpsc::channel(WAITING);
+    if let Some(command) = suspects {
+        tokio::spawn(run_commands(command, queue));
+    }
+    tokio::spawn(look(Arc::clone(&telemetry), enforcer.clone(), books, Arc::clone(&log), report));
+    if observe.events != EventLog::Off {
+        let (telemetry, enforcer) = (Arc::clone(&telemetry), enforcer.clone());
+        tokio::spawn(async move {
+            if let Err(error) = drain(&telemetry, &enforcer, events, &log).await {
+                warn!("events cannot be read any more: {error}");
+            }
+        });
+    }
+    telemetry
+}
+
+async fn look(
+    telemetry: Arc<Telemetry>,
+    enforcer: Worker<Enforcer>,
+    books: Books,
+    log: Arc<Log>,
+    report: mpsc::Sender<Event>,
+) {
+    let mut tick = interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let look = match enforcer.call(|it| it.look()).await {
+            Ok(Ok(look)) => look,
+            Ok(Err(error)) => {
+                warn!("{}", one_line(&error));
+                continue;
+            }
+            // The daemon stops.
+            Err(_) => return,
+        };
+        for suspect in telemetry.look(look, &books) {
+            let (group, packets) = (&suspect.group, suspect.packets);
+            info!(group, packets, "suspect: a subscriber was denied too often within a minute");
+            log.write(&suspect);
+            drop(report.try_send(suspect));
+        }
+    }
+}
+
+async fn drain(
+    telemetry: &Telemetry,
+    enforcer: &Worker<Enforcer>,
+    events: Events,
+    log: &Log,
+) -> io::Result<()> {
+    // SAFETY: the ring owns its descriptor, and always names that one.
+    let mut events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE)? };
+    loop {
+        let mut ready = events.readable_mut().await?;
+        while let Some(event) = ready.get_inner_mut().next_event() {
+            if !telemetry.knows(&event)
+                && let Ok(slots) = enforcer.call(|it| it.slots()).await
+            {
+                telemetry.learn(slots);
+            }
+            log.write(&telemetry.denied(&event));
+        }
+        ready.clear_ready();
+    }
+}
+
+/// Where events are written besides memory.
+enum Log {
+    None,
+    Journal,
+    File(PathBuf),
+}
+
+impl Log {
+    fn open(events: &EventLog) -> Self {
+        match events {
+            EventLog::Off | EventLog::Memory => Self::None,
+            EventLog::Journal => Self::Journal,
+            EventLog::File(path) => Self::File(path.clone()),
+        }
+    }
+
+    fn write(&self, event: &Event) {
+        let Ok(line) = serde_json::to_string(event) else { return };
+        match self {
+            Self::None => {}
+            Self::Journal => info!(target: "opb::event", "{line}"),
+            Self::File(path) => {
+                // Opened for each line, so that whatever rotates it need not tell us. One write a line.
+                let appended = append(path)
+                    .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+                if let Err(error) = appended {
+                    warn!("an event cannot be written to {}: {error}", path.display());
+                }
+            }
+        }
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+}
+
+/// One after the other: a command that hangs must not pile up.
+async fn run_commands(command: PathBuf, mut queue: mpsc::Receiver<Event>) {
+    while let Some(suspect) = queue.recv().await {
+        match timeout(COMMAND_LIMIT, run_command(&command, &suspect)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!("{} failed: {error}", command.display()),
+            Err(_) => warn!("{} did not end in time", command.display()),
+        }
+    }
+}
+
+async fn run_command(command: &Path, suspect: &Event) -> io::Result<()> {
+    let mut child = Command::new(command)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    if let Some(mut input) = child.stdin.take() {
+        let line = serde_json::to_vec(suspect)?;
+        // A command that does not read is no failure.
+        drop(input.write_all(&line).await);
+    }
+    let status = child.wait().await?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }
+}

@@ -1,0 +1,231 @@
+//! The words of the status page, in English and in Japanese.
+
+use crate::explain::Explanation;
+
+pub(super) struct Words {
+    pub(super) lang: &'static str,
+    /// The other language, and how its own speakers call it.
+    pub(super) other: (&'static str, &'static str),
+    pub(super) title: &'static str,
+    pub(super) enforcing: &'static str,
+    pub(super) degraded: &'static str,
+    pub(super) starting: &'static str,
+    pub(super) form_title: &'static str,
+    pub(super) form_intro: &'static str,
+    pub(super) source: &'static str,
+    pub(super) destination: &'static str,
+    pub(super) port: &'static str,
+    pub(super) ask: &'static str,
+    pub(super) not_understood: &'static str,
+    pub(super) advice: &'static str,
+    pub(super) steps: &'static str,
+    pub(super) interfaces: &'static str,
+    pub(super) policy: &'static str,
+    pub(super) generation: &'static str,
+    pub(super) hour: &'static str,
+    pub(super) chart: &'static str,
+    pub(super) minutes_ago: &'static str,
+    pub(super) now: &'static str,
+    pub(super) counters: &'static str,
+    pub(super) talkers: &'static str,
+    pub(super) events: &'static str,
+    pub(super) none: &'static str,
+    pub(super) suspect: &'static str,
+    pub(super) pause: &'static str,
+    pub(super) resume: &'static str,
+    pub(super) interface_columns: [&'static str; 4],
+    pub(super) counter_columns: [&'static str; 6],
+    pub(super) talker_columns: [&'static str; 6],
+    pub(super) event_columns: [&'static str; 5],
+    /// Passed, denied, only watched.
+    pub(super) series: [&'static str; 3],
+    answers: &'static Answers,
+}
+
+/// Verdict sentences and advice, by case.
+struct Answers {
+    relay: [&'static str; 2],
+    exempt: [&'static str; 2],
+    unknown: [&'static str; 2],
+    other_port: [&'static str; 2],
+    submission: [&'static str; 2],
+    not_syn: [&'static str; 2],
+    denied: [&'static str; 2],
+    watched: [&'static str; 2],
+    no_policy: [&'static str; 2],
+}
+
+impl Words {
+    /// What to tell the customer: whether the mail passes, and what to do.
+    pub(super) fn answer(&self, explained: &Explanation, port: u16) -> [&'static str; 2] {
+        let answers = self.answers;
+        match (explained.verdict.as_str(), explained.reason.as_str()) {
+            ("drop" | "reject", _) => answers.denied,
+            ("would-drop", _) => answers.watched,
+            (_, "relay") => answers.relay,
+            (_, "exempt") => answers.exempt,
+            (_, "unknown") => answers.unknown,
+            (_, "not-syn") => answers.not_syn,
+            (_, "no-policy") => answers.no_policy,
+            _ if port == 587 || port == 465 => answers.submission,
+            _ => answers.other_port,
+        }
+    }
+
+    pub(super) const ENGLISH: Self = Self {
+        lang: "en",
+        other: ("ja", "日本語"),
+        title: "Outbound port 25 blocking",
+        enforcing: "Enforcing: every interface that should be covered is.",
+        degraded: "Degraded: see the problems below.",
+        starting: "Starting.",
+        form_title: "Why can't this customer send mail?",
+        form_intro: "Enter the customer's address and that of the mail server. The policy in force answers.",
+        source: "Customer's IP address",
+        destination: "Mail server's IP address",
+        port: "Port",
+        ask: "Ask",
+        not_understood: "That is not understood. Enter two IP addresses of the same family (both IPv4 or both IPv6), and a port number.",
+        advice: "What to tell the customer",
+        steps: "How the verdict came about",
+        interfaces: "Interfaces",
+        policy: "Policy",
+        generation: "Generation",
+        hour: "The last hour",
+        chart: "Packets a minute to filtered ports over the last hour",
+        minutes_ago: "60 minutes ago",
+        now: "now",
+        counters: "Counters",
+        talkers: "Most denied customers",
+        events: "Recent events",
+        none: "None so far.",
+        suspect: "suspect",
+        pause: "Pause updates",
+        resume: "Resume updates",
+        interface_columns: ["Interface", "Role", "Direction", "Hook"],
+        counter_columns: ["Group", "Direction", "Verdict", "Reason", "Packets", "Bytes"],
+        talker_columns: [
+            "Customer",
+            "Group",
+            "Denied packets",
+            "A second",
+            "Mail servers (estimate)",
+            "Last seen",
+        ],
+        event_columns: ["Time", "Customer", "Mail server", "Group", "Verdict"],
+        series: ["passed", "denied", "would be denied"],
+        answers: &Answers {
+            relay: [
+                "This mail passes: the server is a relay designated for this customer.",
+                "Blocking is not the cause. Check the settings of the mail program (server name, SMTP authentication), and whether there is a disruption.",
+            ],
+            exempt: [
+                "This mail passes: the customer's address is exempt (for example a fixed IP address).",
+                "Blocking is not the cause. Check the settings of the mail program or server.",
+            ],
+            unknown: [
+                "This mail passes: the address is in no group that is blocked.",
+                "If the customer connects through another provider, that provider may block port 25: use the submission port, 587, of your mail service.",
+            ],
+            other_port: [
+                "This passes: the port is not filtered. Web mail is not affected either.",
+                "Blocking is not the cause. Check the settings of the mail program.",
+            ],
+            submission: [
+                "This passes: the submission port is never blocked.",
+                "This is the right way. SMTP authentication must be switched on in the mail program; otherwise check its other settings.",
+            ],
+            not_syn: [
+                "This packet passes: it belongs to a connection that is open already.",
+                "Blocking is not the cause.",
+            ],
+            denied: [
+                "This mail is blocked: from a dynamic address, port 25 leads to the provider's own relays only.",
+                "With another provider's mail service: set the mail program to the submission port, 587, with SMTP authentication. With a mail server of one's own: have it send through the provider's relay, or take a fixed IP address. Web mail is not affected.",
+            ],
+            watched: [
+                "This mail passes for now, but would be blocked once the group enforces.",
+                "Before that, change to the submission port, 587, with SMTP authentication, or have one's own mail server send through the provider's relay.",
+            ],
+            no_policy: [
+                "Everything passes: no policy is in force.",
+                "Tell the network's operators.",
+            ],
+        },
+    };
+
+    pub(super) const JAPANESE: Self = Self {
+        lang: "ja",
+        other: ("en", "English"),
+        title: "Outbound Port 25 Blocking",
+        enforcing: "規制中: 対象のすべてのインターフェースで動作しています。",
+        degraded: "一部異常: 下の問題を確認してください。",
+        starting: "起動中です。",
+        form_title: "このお客さまはなぜメールを送信できないのか",
+        form_intro: "お客さまとメールサーバの IP アドレスを入力してください。現在有効なポリシーで判定します。",
+        source: "お客さまの IP アドレス",
+        destination: "メールサーバの IP アドレス",
+        port: "ポート番号",
+        ask: "調べる",
+        not_understood: "入力内容を確認してください。IP アドレスを 2 つ (両方とも IPv4、または両方とも IPv6) とポート番号を入力してください。",
+        advice: "お客さまへのご案内",
+        steps: "判定の経緯",
+        interfaces: "インターフェース",
+        policy: "ポリシー",
+        generation: "世代",
+        hour: "過去 1 時間",
+        chart: "過去 1 時間の規制対象ポート宛パケット数 (毎分)",
+        minutes_ago: "60 分前",
+        now: "現在",
+        counters: "カウンター",
+        talkers: "遮断の多いお客さま",
+        events: "最近のイベント",
+        none: "まだありません。",
+        suspect: "感染の疑い",
+        pause: "更新を止める",
+        resume: "更新を再開する",
+        interface_columns: ["インターフェース", "役割", "方向", "フック"],
+        counter_columns: ["グループ", "方向", "判定", "理由", "パケット", "バイト"],
+        talker_columns: ["お客さま", "グループ", "遮断パケット", "毎秒", "宛先数 (推定)", "最終"],
+        event_columns: ["時刻", "お客さま", "メールサーバ", "グループ", "判定"],
+        series: ["通過", "遮断", "監視 (遮断予定)"],
+        answers: &Answers {
+            relay: [
+                "通過します。このお客さまに指定された送信用メールサーバ宛です。",
+                "Outbound Port 25 Blocking の影響ではありません。メールソフトの設定 (サーバ名、SMTP 認証) と、障害情報をご確認ください。",
+            ],
+            exempt: [
+                "通過します。固定 IP アドレスなど、規制の対象外のアドレスです。",
+                "Outbound Port 25 Blocking の影響ではありません。メールソフトやメールサーバの設定をご確認ください。",
+            ],
+            unknown: [
+                "通過します。規制の対象となるグループに含まれないアドレスです。",
+                "他社プロバイダの回線をご利用の場合は、そのプロバイダが Port25 を規制している可能性があります。サブミッションポート (Port587) をご利用ください。",
+            ],
+            other_port: [
+                "通過します。規制の対象ではないポートです。Web メールも影響を受けません。",
+                "Outbound Port 25 Blocking の影響ではありません。メールソフトの設定をご確認ください。",
+            ],
+            submission: [
+                "通過します。サブミッションポートは規制されません。",
+                "正しい設定です。メールソフトで SMTP 認証を有効にし、そのほかの設定をご確認ください。",
+            ],
+            not_syn: [
+                "通過します。すでに確立した接続のパケットです。",
+                "Outbound Port 25 Blocking の影響ではありません。",
+            ],
+            denied: [
+                "遮断されます。動的 IP アドレスからの Port25 は、指定の送信用メールサーバ宛に限られます。",
+                "他社のメールサービスをご利用の場合は、メールソフトでサブミッションポート (Port587) と SMTP 認証を設定してください。ご自身でメールサーバを構築されている場合は、指定の送信用メールサーバを中継する設定にするか、固定 IP アドレスをご利用ください。Web メールは影響を受けません。",
+            ],
+            watched: [
+                "現在は通過しますが、規制の開始後は遮断されます。",
+                "規制の開始までに、サブミッションポート (Port587) と SMTP 認証の設定、または指定の送信用メールサーバを中継する設定への変更をお願いします。",
+            ],
+            no_policy: [
+                "有効なポリシーがないため、すべて通過します。",
+                "ネットワーク運用担当に連絡してください。",
+            ],
+        },
+    };
+}

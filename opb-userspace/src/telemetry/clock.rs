@@ -1,0 +1,34 @@
+//! The kernel's clock and the wall's.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use nix::time::{ClockId, clock_gettime};
+
+/// Where the wall clock stood when the kernel's clock was at zero.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    boot: Timestamp,
+}
+
+impl Clock {
+    #[must_use]
+    pub fn now() -> Self {
+        let boot = Timestamp::now()
+            .checked_sub(Duration::from_nanos(monotonic()))
+            .unwrap_or(Timestamp::UNIX_EPOCH);
+        Self { boot }
+    }
+
+    #[must_use]
+    pub fn wall(self, monotonic: u64) -> Timestamp {
+        self.boot.checked_add(Duration::from_nanos(monotonic)).unwrap_or(Timestamp::MAX)
+    }
+}
+
+/// Nanoseconds of the clock that the programs read.
+#[must_use]
+pub fn monotonic() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}

@@ -1,0 +1,188 @@
+//! Events in the shapes that the control API, the log and the page show, and the memory of the last of them.
+
+use std::{collections::VecDeque, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Denied packets that are kept in memory, whatever their age.
+const KEPT: usize = 4096;
+const KEPT_SUSPECTS: usize = 512;
+
+/// Something that happened to a subscriber's packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Rises by one from event to event.
+    pub seq: u64,
+    pub time: Timestamp,
+    pub kind: Kind,
+    /// `-` for no group.
+    pub group: String,
+    pub direction: String,
+    pub verdict: String,
+    pub reason: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub interface: String,
+    /// As the node's privacy rule shows it; absent where there is none to show.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub subscriber: String,
+    /// The other end.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub peer: String,
+    pub port: u16,
+    /// Of the denied packet.
+    pub bytes: u32,
+    /// Denied packets within a minute, of a suspect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// One packet was denied.
+    Denied,
+    /// A subscriber had more packets denied within a minute than the node file allows.
+    Suspect,
+}
+
+/// Answer of `GET /v1/events`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Page {
+    pub events: Vec<Event>,
+    /// What to ask for with `after` next time.
+    pub next: u64,
+    /// Events after the `after` of the question that are forgotten already.
+    pub missed: u64,
+    /// Denied packets for which there never was an event, since the pins were made.
+    pub lost: u64,
+}
+
+/// The last events. Suspects have room of their own: a flood must not push out what it is about.
+#[derive(Debug, Default)]
+pub struct Recent {
+    denied: VecDeque<Event>,
+    suspects: VecDeque<Event>,
+    /// Number of the last event.
+    last: u64,
+}
+
+impl Recent {
+    /// Gives the event its number and keeps it.
+    pub fn push(&mut self, mut event: Event) -> Event {
+        self.last += 1;
+        event.seq = self.last;
+        let (events, room) = match event.kind {
+            Kind::Denied => (&mut self.denied, KEPT),
+            Kind::Suspect => (&mut self.suspects, KEPT_SUSPECTS),
+        };
+        if events.len() == room {
+            events.pop_front();
+        }
+        events.push_back(event.clone());
+        event
+    }
+
+    pub fn forget(&mut self, now: Timestamp, retain: Duration) {
+        let cutoff = now - retain;
+        for events in [&mut self.denied, &mut self.suspects] {
+            while events.front().is_some_and(|event| event.time < cutoff) {
+                events.pop_front();
+            }
+        }
+    }
+
+    /// What came after number `after`, oldest first.
+    #[must_use]
+    pub fn after(&self, after: u64, group: Option<&str>) -> Page {
+        // A number of an earlier daemon's.
+        let after = if after > self.last { 0 } else { after };
+        let mut events: Vec<_> =
+            (self.denied.iter().chain(&self.suspects)).filter(|event| event.seq > after).collect();
+        events.sort_unstable_by_key(|event| event.seq);
+        let missed = self.last - after - events.len() as u64;
+        events.retain(|event| group.is_none_or(|group| group == event.group));
+        Page { events: events.into_iter().cloned().collect(), next: self.last, missed, lost: 0 }
+    }
+
+    /// The last `count`, newest first.
+    #[must_use]
+    pub fn newest(&self, count: usize) -> Vec<Event> {
+        let (denied, suspects) = (self.denied.iter().rev(), self.suspects.iter().rev());
+        let mut events: Vec<_> = denied.take(count).chain(suspects.take(count)).collect();
+        events.sort_unstable_by_key(|event| std::cmp::Reverse(event.seq));
+        events.into_iter().take(count).cloned().collect()
+    }
+
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+}
+
+#[cfg(test)]
+pub(super) fn example(time: &str, group: &str) -> Event {
+    Event {
+        seq: 0,
+        time: time.parse().expect("a time"),
+        kind: Kind::Denied,
+        group: group.to_owned(),
+        direction: "upstream".to_owned(),
+        verdict: "drop".to_owned(),
+        reason: "policy".to_owned(),
+        interface: "sub0".to_owned(),
+        subscriber: "203.0.113.9".to_owned(),
+        peer: "192.0.2.25".to_owned(),
+        port: 25,
+        bytes: 74,
+        packets: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_tell_what_was_missed() {
+        let mut recent = Recent::default();
+        assert_eq!((recent.after(0, None).next, recent.after(7, None).missed), (0, 0));
+        for number in 0..KEPT + 10 {
+            recent.push(example("2026-01-01T00:00:00Z", if number % 2 == 0 { "a" } else { "b" }));
+        }
+        let page = recent.after(0, None);
+        assert_eq!((page.events.len(), page.missed), (KEPT, 10));
+        let page = recent.after(page.next - 4, Some("b"));
+        assert_eq!(
+            page.events.iter().map(|event| event.group.as_str()).collect::<Vec<_>>(),
+            ["b", "b"]
+        );
+        assert_eq!((page.missed, page.next), (0, KEPT as u64 + 10));
+    }
+
+    #[test]
+    fn a_flood_does_not_push_out_suspects() {
+        let mut recent = Recent::default();
+        recent.push(Event { kind: Kind::Suspect, ..example("2026-01-01T00:00:00Z", "a") });
+        for _ in 0..=KEPT {
+            recent.push(example("2026-01-01T00:00:00Z", "a"));
+        }
+        let page = recent.after(0, None);
+        assert_eq!((page.events[0].kind, page.events[1].seq, page.missed), (Kind::Suspect, 3, 1));
+        let newest: Vec<_> = recent.newest(2).iter().map(|event| event.seq).collect();
+        assert_eq!(newest, [KEPT as u64 + 2, KEPT as u64 + 1]);
+    }
+
+    #[test]
+    fn what_is_too_old_is_forgotten() {
+        let mut recent = Recent::default();
+        recent.push(example("2026-01-01T00:00:00Z", "a"));
+        recent.push(example("2026-01-01T12:00:00Z", "a"));
+        let now = "2026-01-02T01:00:00Z".parse().expect("a time");
+        recent.forget(now, Duration::from_secs(24 * 3600));
+        assert_eq!(recent.after(0, None).events.len(), 1);
+        recent.forget(now, Duration::from_secs(1));
+        let page = recent.after(0, None);
+        assert_eq!((page.events.len(), page.missed, page.next), (0, 2, 2));
+    }
+}

@@ -1,0 +1,159 @@
+//! What Prometheus scrapes. docs/metrics.md lists it.
+
+use prometheus::{
+    Encoder as _, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use super::Totals;
+use crate::daemon::report::{State, Status};
+
+/// The content type of [`render`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// All metrics as text. Made anew for each scrape: what is not there any more is not shown any more.
+pub fn render(status: &Status, totals: &Totals) -> Result<String, prometheus::Error> {
+    let page = Metrics { registry: Registry::new() };
+    page.counters(totals)?;
+    page.policy(status)?;
+    page.interfaces(status)?;
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&page.registry.gather(), &mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// Groups × directions × verdicts × reasons, and only rows that are not zero: bounded by the counter map.
+    fn counters(&self, totals: &Totals) -> Result<(), prometheus::Error> {
+        let labels = ["group", "direction", "verdict", "reason"];
+        let packets =
+            self.counter_vec("opb_packets_total", "Packets by what became of them.", &labels)?;
+        let bytes =
+            self.counter_vec("opb_bytes_total", "Bytes by what became of their packets.", &labels)?;
+        for row in &totals.rows {
+            let group = row.group.as_deref().unwrap_or("-");
+            let labels = [group, row.direction, row.verdict, row.reason];
+            packets.with_label_values(&labels).inc_by(row.packets);
+            bytes.with_label_values(&labels).inc_by(row.bytes);
+        }
+        for (name, help, value) in [
+            ("opb_events_total", "Denied packets for which an event was written.", totals.events),
+            (
+                "opb_events_lost_total",
+                "Denied packets for which there was no event: rate limits, or a full ring.",
+                totals.lost,
+            ),
+            (
+                "opb_talkers_evicted_total",
+                "Denied subscribers that lost their place in the talkers' table, or found none.",
+                totals.evicted,
+            ),
+            (
+                "opb_suspects_total",
+                "Subscribers reported as suspects since the daemon started.",
+                totals.suspects,
+            ),
+        ] {
+            let counter = IntCounter::new(name, help)?;
+            counter.inc_by(value);
+            self.registry.register(Box::new(counter))?;
+        }
+        self.gauge("opb_talkers", "Denied subscribers that are held now.", totals.talkers as i64)
+    }
+
+    fn policy(&self, status: &Status) -> Result<(), prometheus::Error> {
+        let policy = &status.policy;
+        self.gauge(
+            "opb_policy_generation",
+            "Generation of the policy in force.",
+            policy.generation as i64,
+        )?;
+        self.gauge(
+            "opb_image_bytes",
+            "Size of the policy image in force.",
+            policy.image_bytes as i64,
+        )?;
+        self.gauge(
+            "opb_policy_last_reload_success",
+            "Whether the files say what is in force.",
+            i64::from(status.last_reload.success),
+        )?;
+        self.gauge(
+            "opb_policy_last_reload_timestamp_seconds",
+            "When a policy was last read.",
+            status.last_reload.time.as_second(),
+        )?;
+        self.gauge(
+            "opb_enforcing",
+            "Whether everything is covered that should be.",
+            i64::from(matches!(status.state, State::Enforcing)),
+        )?;
+        let info =
+            self.gauge_vec("opb_policy_info", "Digest of the policy in force.", &["digest"])?;
+        info.with_label_values(&[&policy.digest]).set(1);
+        let prefixes =
+            self.gauge_vec("opb_prefixes", "Prefixes of a group.", &["group", "family"])?;
+        for group in &policy.groups {
+            let count = |family, count| {
+                prefixes.with_label_values(&[group.name.as_str(), family]).set(count)
+            };
+            count("ipv4", group.prefixes_v4 as i64);
+            count("ipv6", group.prefixes_v6 as i64);
+        }
+        Ok(())
+    }
+
+    fn interfaces(&self, status: &Status) -> Result<(), prometheus::Error> {
+        let attached = self.gauge_vec(
+            "opb_interface_attached",
+            "Interfaces with a program on them.",
+            &["interface", "role", "hook", "mode"],
+        )?;
+        for interface in &status.interfaces {
+            let (hook, mode) = hook_and_mode(&interface.hook);
+            attached.with_label_values(&[&interface.name, &interface.role, hook, mode]).set(1);
+        }
+        Ok(())
+    }
+
+    fn gauge(&self, name: &str, help: &str, value: i64) -> Result<(), prometheus::Error> {
+        let gauge = IntGauge::new(name, help)?;
+        gauge.set(value);
+        self.registry.register(Box::new(gauge))
+    }
+
+    fn gauge_vec(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
+        let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.registry.register(Box::new(gauge.clone()))?;
+        Ok(gauge)
+    }
+
+    fn counter_vec(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.registry.register(Box::new(counter.clone()))?;
+        Ok(counter)
+    }
+}
+
+/// Two labels of one name of a hook.
+fn hook_and_mode(hook: &str) -> (&str, &str) {
+    match hook {
+        "xdp" => ("xdp", "native"),
+        "xdp-generic" => ("xdp", "generic"),
+        "clsact" => ("tc", "clsact"),
+        _ => ("tc", "tcx"),
+    }
+}

@@ -1,0 +1,264 @@
+//! What an operator is shown: counters, events, talkers, the last hour. In memory, bounded, and under the node's
+//! privacy rule.
+//!
+//! The daemon feeds a [`Telemetry`], and everything that shows something reads it: control API, metrics, page.
+
+pub mod clock;
+pub mod events;
+pub mod history;
+pub mod metrics;
+pub mod privacy;
+pub mod talkers;
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use nix::net::if_::if_nameindex;
+use opb_common::{
+    outcome::{Direction, Outcome},
+    sighting::{self, Ledger},
+};
+use tokio::{sync::watch, time::timeout};
+
+use self::{
+    clock::Clock,
+    events::{Event, Kind, Page, Recent},
+    history::{History, Minute},
+    privacy::Privacy,
+    talkers::{Suspicion, TalkerLine, Talkers},
+};
+use crate::{
+    image::Slots,
+    kernel::{Books, CounterRow},
+    node::Observe,
+};
+
+/// Everything that is remembered.
+pub struct Telemetry {
+    privacy: Privacy,
+    retain: Duration,
+    limit: Option<u64>,
+    memory: Mutex<Memory>,
+    /// The number of the last event; closed when the daemon stops.
+    last: watch::Sender<Option<u64>>,
+}
+
+struct Memory {
+    clock: Clock,
+    slots: Slots,
+    interfaces: HashMap<u32, String>,
+    recent: Recent,
+    talkers: Talkers,
+    rows: Vec<CounterRow>,
+    history: History,
+    ledger: Ledger,
+}
+
+/// What one look at the kernel brought.
+#[derive(Clone, Debug, Default)]
+pub struct Look {
+    pub rows: Vec<CounterRow>,
+    pub slots: Slots,
+}
+
+/// For the metrics and the page.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    pub rows: Vec<CounterRow>,
+    pub events: u64,
+    pub lost: u64,
+    pub evicted: u64,
+    pub talkers: usize,
+    pub suspects: u64,
+}
+
+impl Telemetry {
+    #[must_use]
+    pub fn new(observe: &Observe, privacy: Privacy) -> Self {
+        Self {
+            privacy,
+            retain: observe.retain,
+            limit: observe.suspect.as_ref().map(|suspect| suspect.per_minute),
+            memory: Mutex::new(Memory {
+                clock: Clock::now(),
+                slots: Slots::default(),
+                interfaces: HashMap::new(),
+                recent: Recent::default(),
+                talkers: Talkers::default(),
+                rows: Vec::new(),
+                history: History::default(),
+                ledger: Ledger::default(),
+            }),
+            last: watch::channel(Some(0)).0,
+        }
+    }
+
+    /// Takes over what the kernel counted. Suspicions come back as events that have been remembered.
+    pub fn look(&self, look: Look, books: &Books) -> Vec<Event> {
+        let (now, monotonic) = (Timestamp::now(), clock::monotonic());
+        let mut memory = self.memory();
+        memory.clock = Clock::now();
+        memory.slots = look.slots;
+        memory.history.add(now, &look.rows);
+        memory.rows = look.rows;
+        memory.recent.forget(now, self.retain);
+        memory.ledger = books.ledger();
+        let cutoff = talkers::cutoff(monotonic, self.retain);
+        let suspicions = memory.talkers.look(monotonic, self.limit, &self.privacy, |each| {
+            books.talkers(cutoff, each);
+        });
+        let events: Vec<_> = suspicions
+            .into_iter()
+            .map(|suspicion| {
+                let event = memory.suspicion(suspicion, now, &self.privacy);
+                memory.recent.push(event)
+            })
+            .collect();
+        let last = memory.recent.last();
+        drop(memory);
+        self.announce(last);
+        events
+    }
+
+    /// Whether a group's name is known that `event` is about.
+    #[must_use]
+    pub fn knows(&self, event: &sighting::Event) -> bool {
+        let slot = (event.outcome >> 16) as u16;
+        slot == 0 || self.memory().slots.name(slot).is_some()
+    }
+
+    /// Group names, as of now.
+    pub fn learn(&self, slots: Slots) {
+        self.memory().slots = slots;
+    }
+
+    /// Remembers what the kernel wrote down, in the words in which it may be shown.
+    pub fn denied(&self, event: &sighting::Event) -> Event {
+        let mut memory = self.memory();
+        let event = memory.denied(event, &self.privacy);
+        let event = memory.recent.push(event);
+        drop(memory);
+        self.announce(event.seq);
+        event
+    }
+
+    /// What came after event number `after`; waits for something for at most `wait`.
+    pub async fn events(&self, after: u64, group: Option<&str>, wait: Duration) -> Page {
+        let mut last = self.last.subscribe();
+        let news = last.wait_for(|last| last.is_none_or(|last| last > after));
+        // Nothing new, or the daemon stops: then the page is empty.
+        drop(timeout(wait, news).await);
+        let memory = self.memory();
+        let mut page = memory.recent.after(after, group);
+        page.lost = memory.ledger.lost();
+        page
+    }
+
+    /// Ends all waiting: the daemon stops.
+    pub fn close(&self) {
+        self.last.send_replace(None);
+    }
+
+    #[must_use]
+    pub fn newest_events(&self, count: usize) -> Vec<Event> {
+        self.memory().recent.newest(count)
+    }
+
+    #[must_use]
+    pub fn top(&self, count: usize, group: Option<&str>) -> Vec<TalkerLine> {
+        let memory = self.memory();
+        memory.talkers.top(count, group, &memory.slots, &self.privacy, memory.clock)
+    }
+
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let memory = self.memory();
+        Totals {
+            rows: memory.rows.clone(),
+            events: memory.ledger.events,
+            lost: memory.ledger.lost(),
+            evicted: memory.ledger.evicted,
+            talkers: memory.talkers.len(),
+            suspects: memory.talkers.suspects,
+        }
+    }
+
+    #[must_use]
+    pub fn hour(&self) -> Vec<Minute> {
+        self.memory().history.hour()
+    }
+
+    fn announce(&self, number: u64) {
+        self.last.send_if_modified(|last| {
+            let rises = last.is_some_and(|last| last < number);
+            if rises {
+                *last = Some(number);
+            }
+            rises
+        });
+    }
+
+    /// What is in it is whole after each step, so a panic elsewhere spoils nothing.
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    fn denied(&mut self, event: &sighting::Event, privacy: &Privacy) -> Event {
+        let outcome = Outcome::unpack(event.outcome).unwrap_or(Outcome::OTHER);
+        let direction = Direction::ALL[usize::from(event.downstream & 1)];
+        Event {
+            seq: 0,
+            time: self.clock.wall(event.time),
+            kind: Kind::Denied,
+            group: self.group(outcome),
+            direction: direction.name().to_owned(),
+            verdict: outcome.verdict.name().to_owned(),
+            reason: outcome.reason.name().to_owned(),
+            interface: self.interface(event.interface),
+            subscriber: privacy.show(event.subscriber),
+            peer: privacy::ip(event.peer).map(|peer| peer.to_string()).unwrap_or_default(),
+            port: event.port,
+            bytes: event.bytes,
+            packets: None,
+        }
+    }
+
+    fn suspicion(&self, suspicion: Suspicion, time: Timestamp, privacy: &Privacy) -> Event {
+        let outcome = Outcome::unpack(suspicion.outcome).unwrap_or(Outcome::OTHER);
+        Event {
+            seq: 0,
+            time,
+            kind: Kind::Suspect,
+            group: self.group(outcome),
+            direction: Direction::Upstream.name().to_owned(),
+            verdict: outcome.verdict.name().to_owned(),
+            reason: outcome.reason.name().to_owned(),
+            interface: String::new(),
+            subscriber: privacy.show(suspicion.subscriber),
+            peer: String::new(),
+            port: 0,
+            bytes: 0,
+            packets: Some(suspicion.packets),
+        }
+    }
+
+    fn group(&self, outcome: Outcome) -> String {
+        self.slots.name(outcome.group).unwrap_or("-").to_owned()
+    }
+
+    fn interface(&mut self, index: u32) -> String {
+        if !self.interfaces.contains_key(&index)
+            && let Ok(interfaces) = if_nameindex()
+        {
+            let name = |it: &nix::net::if_::Interface| it.name().to_string_lossy().into_owned();
+            self.interfaces = interfaces.iter().map(|it| (it.index(), name(it))).collect();
+        }
+        self.interfaces.get(&index).cloned().unwrap_or_else(|| index.to_string())
+    }
+}

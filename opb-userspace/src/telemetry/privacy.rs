@@ -1,0 +1,143 @@
+//! What becomes of a subscriber's address before anybody sees it.
+//!
+//! Secrecy of communications is law where this runs: what is not needed is not kept.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv6Addr},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+use hmac::{Hmac, Mac as _};
+use opb_common::sighting::Address;
+use sha2::Sha256;
+
+use crate::node::Addresses;
+
+/// Where the key of the pseudonyms is kept, in the state directory. Whoever removes it makes all of them unlinkable.
+const KEY_FILE: &str = "privacy.key";
+
+/// The rule of this node.
+#[derive(Clone, Debug)]
+pub enum Privacy {
+    Full,
+    Truncate,
+    Hash(Vec<u8>),
+    None,
+}
+
+impl Privacy {
+    /// The key of the pseudonyms is made when there is none.
+    pub fn open(addresses: Addresses, state: &Path) -> io::Result<Self> {
+        Ok(match addresses {
+            Addresses::Full => Self::Full,
+            Addresses::Truncate => Self::Truncate,
+            Addresses::Hash => Self::Hash(key(state)?),
+            Addresses::None => Self::None,
+        })
+    }
+
+    /// What may be kept of `address`; all zero for nothing.
+    #[must_use]
+    pub fn keep(&self, address: Address) -> Address {
+        match self {
+            Self::Full | Self::Hash(_) => address,
+            Self::Truncate if is_ipv4(address) => [0, address[1] & !0xff],
+            Self::Truncate => [address[0] & !0xffff, 0],
+            Self::None => [0, 0],
+        }
+    }
+
+    /// What may be shown of what is kept.
+    #[must_use]
+    pub fn show(&self, address: Address) -> String {
+        let Some(address) = ip(self.keep(address)) else { return String::new() };
+        match self {
+            Self::Full => address.to_string(),
+            Self::Truncate if address.is_ipv4() => format!("{address}/24"),
+            Self::Truncate => format!("{address}/48"),
+            Self::Hash(key) => pseudonym(key, address),
+            Self::None => String::new(),
+        }
+    }
+}
+
+/// 64 bits of a keyed hash: too few to keep an address in, enough to tell subscribers apart.
+fn pseudonym(key: &[u8], address: IpAddr) -> String {
+    let mut hash = Hmac::<Sha256>::new_from_slice(key)
+        .unwrap_or_else(|error| unreachable!("a key of any length will do: {error}"));
+    match address {
+        IpAddr::V4(address) => hash.update(&address.octets()),
+        IpAddr::V6(address) => hash.update(&address.octets()),
+    }
+    let bytes = hash.finalize().into_bytes();
+    bytes[..8].iter().fold("~".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// The address itself; nothing for all zero.
+#[must_use]
+pub fn ip(address: Address) -> Option<IpAddr> {
+    if address == [0, 0] {
+        return None;
+    }
+    let bits = u128::from(address[0]) << 64 | u128::from(address[1]);
+    Some(Ipv6Addr::from_bits(bits).to_canonical())
+}
+
+fn is_ipv4(address: Address) -> bool {
+    address[0] == 0 && address[1] >> 32 == 0xffff
+}
+
+fn key(state: &Path) -> io::Result<Vec<u8>> {
+    let path = state.join(KEY_FILE);
+    match fs::read(&path) {
+        Ok(key) if key.len() >= 32 => return Ok(key),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let mut key = vec![0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut key)?;
+    fs::create_dir_all(state)?;
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    file.write_all(&key)?;
+    file.sync_all()?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V4: Address = [0, 0xffff_cb00_7109];
+    const V6: Address = [0x2001_0db8_1000_0001, 9];
+
+    #[test]
+    fn each_rule_keeps_what_it_says() {
+        let state = tempfile::tempdir().expect("a directory");
+        let open = |rule| Privacy::open(rule, state.path()).expect("opens");
+        let show = |rule| [V4, V6].map(|address| open(rule).show(address));
+        assert_eq!(show(Addresses::Full), ["203.0.113.9", "2001:db8:1000:1::9"]);
+        assert_eq!(show(Addresses::Truncate), ["203.0.113.0/24", "2001:db8:1000::/48"]);
+        assert_eq!(open(Addresses::Truncate).keep(V4), [0, 0xffff_cb00_7100]);
+        assert_eq!(show(Addresses::None), ["", ""]);
+        assert_eq!(open(Addresses::None).keep(V6), [0, 0]);
+    }
+
+    #[test]
+    fn pseudonyms_are_this_nodes_own_and_stay() {
+        let (one, other) = (tempfile::tempdir().expect("one"), tempfile::tempdir().expect("two"));
+        let show = |state: &tempfile::TempDir| {
+            Privacy::open(Addresses::Hash, state.path()).expect("opens").show(V4)
+        };
+        assert_eq!(show(&one), show(&one), "the key is kept");
+        assert_ne!(show(&one), show(&other), "and is no other node's");
+        assert!(show(&one).starts_with('~') && show(&one).len() == 17 && !show(&one).contains('.'));
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = fs::metadata(one.path().join(KEY_FILE)).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,19 @@
+//! What an operator sees: counters, events, talkers, metrics and the status page, of a real node under real frames.
+
+#[path = "seen/node.rs"]
+mod node;
+
+#[path = "seen/browser.rs"]
+mod browser;
+#[path = "seen/flood.rs"]
+mod flood;
+#[path = "seen/load.rs"]
+mod load;
+#[path = "seen/prometheus.rs"]
+mod prometheus;
+#[path = "seen/privacy.rs"]
+mod privacy;
+#[path = "seen/cost.rs"]
+mod cost;
+#[path = "seen/follow.rs"]
+mod follow;

@@ -1,0 +1,55 @@
+//! What it costs to write denied packets down. A bound on the verifier's work; times are for `docs/`, by hand.
+
+use anyhow::{Context, Result, ensure};
+use opb_common::settings::Settings;
+use opb_userspace::{
+    image::{Image, Slots},
+    kernel::{Replay, ReplayHook},
+    policy::Policy,
+};
+
+use crate::node::{OUTSIDE, syn};
+
+/// Instructions that the verifier may walk: a tenth of its limit.
+const VERIFIED: u32 = 100_000;
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn sighting_stays_verifiable_and_changes_no_verdict() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("policy.yaml");
+    std::fs::write(
+        &file,
+        "version: 1\nrelays: {isp: {addresses: [198.51.100.25]}}\ngroups: {dyn: {prefixes: [203.0.113.0/24], relays: [isp]}}\n",
+    )?;
+    let policy = Policy::load(&[file]).map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    let image = Image::compile(&policy, &Slots::default(), 1, jiff::Timestamp::now())?;
+    let denied = syn([203, 0, 113, 9].into(), OUTSIDE);
+    let relayed = syn([203, 0, 113, 9].into(), [198, 51, 100, 25].into());
+    let mut plain = denied.clone();
+    plain[36..38].copy_from_slice(&443u16.to_be_bytes());
+    for hook in [ReplayHook::Xdp, ReplayHook::Tc] {
+        let mut off = Replay::new(&image, Settings::SUBSCRIBER, hook)?;
+        let mut on = Replay::new(&image, Settings::SUBSCRIBER.with(Settings::SIGHT), hook)?;
+        let verified = on.verified_instructions()?.context("a count")?;
+        println!(
+            "{hook:?}: verified {:?}, with sightings {verified}",
+            off.verified_instructions()?
+        );
+        ensure!(verified <= VERIFIED, "{hook:?}: {verified}");
+        for (name, frame) in [("denied", &denied), ("relay", &relayed), ("port 443", &plain)] {
+            ensure!(on.run(frame)? == off.run(frame)?, "{hook:?}, {name}");
+            let repeat = if std::env::var_os("OPB_MEASURE").is_some() { 2_000_000 } else { 100 };
+            let median = |replay: &mut Replay| -> Result<f64> {
+                let mut times = (0..7)
+                    .map(|_| Ok(replay.test_run(frame, repeat)?.1))
+                    .collect::<Result<Vec<_>>>()?;
+                times.sort_by(f64::total_cmp);
+                Ok(times[3])
+            };
+            let (off, on) = (median(&mut off)?, median(&mut on)?);
+            println!("{hook:?}, {name}: {off} ns, with sightings {on} ns");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! The privacy rules of a node, seen from outside: no way of asking gives more than the rule allows.
+
+use std::{fs, net::Ipv4Addr};
+
+use anyhow::{Result, ensure};
+
+use crate::node::{Node, OUTSIDE, Wire, syn};
+
+const SUBSCRIBER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+
+/// Everything that is said about one denied packet, once it is known: events, talkers, page, metrics, event file.
+fn said(rule: &str, extra: &str) -> Result<(Node, String)> {
+    let node = Node::start("auto", &format!("privacy: {rule}\n{extra}"))?;
+    Wire::open(&node.subscribers, "far0")?.send(&syn(SUBSCRIBER, OUTSIDE))?;
+    let events = node.wait("an event", || {
+        let output = node.run(&["events", "--json"])?.stdout;
+        Ok((!output.is_empty()).then_some(output))
+    })?;
+    node.wait("a look at the counters", || {
+        Ok(node.get("/metrics")?.contains("verdict=\"drop\"").then_some(()))
+    })?;
+    let talkers = node.run(&["top", "--once", "--json"])?.stdout;
+    let pages = node.get("/")? + &node.get("/metrics")?;
+    let file = fs::read_to_string(node.path("events.json")).unwrap_or_default();
+    Ok((node, format!("{events}{talkers}{pages}{file}")))
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn truncated_addresses_are_all_there_is() -> Result<()> {
+    let (node, said) = said("{addresses: truncate, retain: 2s}", "")?;
+    ensure!(said.contains("203.0.113.0/24") && !said.contains("203.0.113.9"), "{said}");
+    // Nothing is asked of the node in between that would keep it.
+    node.wait("oblivion", || {
+        let events = node.run(&["events", "--json"])?.stdout;
+        let talkers = node.run(&["top", "--once", "--json"])?.stdout;
+        Ok((events.is_empty() && talkers.is_empty()).then_some(()))
+    })?;
+    node.end()
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn pseudonyms_are_all_there_is() -> Result<()> {
+    let (node, said) = said("{addresses: hash}", "")?;
+    ensure!(said.contains("\"subscriber\":\"~") && !said.contains("203.0.113.9"), "{said}");
+    node.end()
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn no_address_is_recorded() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("events.json");
+    let (node, said) = said("{addresses: none}", &format!("events: {}\n", file.display()))?;
+    ensure!(!said.contains("203.0.113") && !said.contains("192.0.2.25"), "{said}");
+    let written = fs::read_to_string(&file)?;
+    ensure!(
+        written.contains("\"reason\":\"policy\"") && !written.contains("203.0.113"),
+        "{written}"
+    );
+    ensure!(!written.contains("subscriber"), "{written}");
+    ensure!(node.rows(&["top", "--once", "--json"])?.is_empty(), "no talkers");
+    node.end()
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn off_is_off() -> Result<()> {
+    let node = Node::start("auto", "events: off\n")?;
+    Wire::open(&node.subscribers, "far0")?.send(&syn(SUBSCRIBER, OUTSIDE))?;
+    node.wait("a counted packet", || Ok((node.counted("drop")? == 1).then_some(())))?;
+    ensure!(node.metric("opb_events_total")? + node.metric("opb_events_lost_total")? == 0);
+    ensure!(node.run(&["events", "--json"])?.stdout.is_empty());
+    node.end()
+}
