@@ -36,6 +36,7 @@ pub(crate) fn opb_tc(context: TcContext) -> i32 {
     }
     // SAFETY: the kernel hands a valid context to every program; here and below.
     if settings.has(Settings::DOWNSTREAM) && unsafe { (*skb).mark } == OWN_ANSWER {
+        // SAFETY: a field of the context that programs may write.
         unsafe { (*skb).mark = 0 };
         return TC_ACT_UNSPEC;
     }
