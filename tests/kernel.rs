@@ -2,8 +2,6 @@
 
 #[path = "kernel/captures.rs"]
 mod captures;
-#[path = "kernel/differential.rs"]
-mod differential;
 #[path = "kernel/judges.rs"]
 mod judges;
 #[path = "kernel/plain.rs"]
