@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod bpf;
 mod build;
+mod cost;
 mod demo;
 mod exec;
 mod fuzz;
@@ -39,6 +40,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Runs the no-gap test for a long time: a prober, and everything that can happen to a node
     Soak(soak::Args),
+    /// Prints what the filter costs a packet, and what the verifier walked
+    Cost,
     /// Shows the filter at work between real mail programs, in namespaces of its own
     Demo,
 }
@@ -62,6 +65,7 @@ fn run(task: Task) -> Result<()> {
         Task::Vm(args) => vm::run(args),
         Task::Fuzz(args) => fuzz::run(args),
         Task::Soak(args) => soak::run(&args),
+        Task::Cost => cost::run(),
         Task::Demo => demo::run(),
     }
 }
