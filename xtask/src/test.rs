@@ -63,7 +63,7 @@ pub(crate) fn run(Args { lanes }: Args) -> Result<()> {
     if let (Some(host), Some(kernel)) = (host, kernel) {
         ensure!(
             host.ignored - host.for_vm == kernel.ran,
-            "the host lane left {} tests to the kernel lane, which ran {}: tests that need root belong in tests/*.rs",
+            "the host lane left {} tests to the kernel lane, which ran {}: they belong in tests/*.rs or in a library",
             host.ignored - host.for_vm,
             kernel.ran
         );
@@ -90,6 +90,7 @@ fn kernel_lane() -> Result<Count> {
     // The whole workspace again: with one package alone, cargo would build its dependencies anew, for other features.
     cmd.args([
         "--workspace",
+        "--lib",
         "--test",
         "*",
         "--no-fail-fast",
