@@ -17,6 +17,10 @@
 /// What the first word of an image is: `opb1`.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"opb1");
 
+/// Where the policy map holds the image in force, and the overlay on it.
+pub const IMAGE_SLOT: u32 = 0;
+pub const OVERLAY_SLOT: u32 = 1;
+
 /// The steps that no lookup exceeds: two halves of 64 bits, 8 bits a step at the least, and one step for the answer.
 pub const MAX_STEPS: u32 = 18;
 
@@ -124,6 +128,12 @@ impl SubscriberClass {
     }
 }
 
+/// The class of every subscriber address that an overlay does not speak of.
+///
+/// A change of a few prefixes in a policy of a million is published as a small image, the overlay: subscriber trees
+/// over the changed ranges, and nothing else. Its header carries the generation of the image that it changes.
+pub const UNCHANGED: u16 = u16::MAX;
+
 /// A class, or where the lookup goes on.
 ///
 /// | bits | what |
@@ -192,8 +202,14 @@ pub trait Nodes {
     /// `None` beyond the end, which no lookup in an image of ours reaches.
     fn node(&self, index: u32) -> Option<&Node>;
 
-    /// `value`, of which neither the compiler may assume anything (it would turn the arithmetic of a search back
-    /// into branches) nor the verifier (it would tell states of the search apart). The identity.
+    /// Calls [`Descent::step`] until it returns `true`, but at most [`MAX_STEPS`] times.
+    fn descend(descent: &mut Descent<'_, Self>);
+
+    /// `value`, with everything forgotten that the verifier knows of it. The identity.
+    fn opaque(value: u64) -> u64;
+
+    /// `value`, of which the compiler must not assume anything: it would turn the arithmetic of a search back
+    /// into branches. The identity.
     fn plain(value: u64) -> u64;
 }
 
@@ -201,6 +217,16 @@ impl Nodes for [Node] {
     #[inline]
     fn node(&self, index: u32) -> Option<&Node> {
         self.get(index as usize)
+    }
+
+    #[inline]
+    fn descend(descent: &mut Descent<'_, Self>) {
+        let _steps = (0..MAX_STEPS).find(|_| descent.step());
+    }
+
+    #[inline]
+    fn opaque(value: u64) -> u64 {
+        value
     }
 
     #[inline]
@@ -220,38 +246,57 @@ pub fn read<T: bytemuck::Pod, N: Nodes + ?Sized>(nodes: &N, index: u32) -> Optio
 /// in the upper 32 bits of `high`.
 #[inline(always)]
 pub fn lookup<N: Nodes + ?Sized>(nodes: &N, root: u32, high: u64, low: u64) -> u16 {
-    let mut slot = Slot(root);
-    let mut rest = high;
-    let mut class = 0;
-    for _ in 0..MAX_STEPS {
-        rest = N::plain(rest);
-        slot = Slot(N::plain(u64::from(slot.0)) as u32);
+    let mut descent = Descent { nodes, slot: Slot(root), class: 0, rest: high, low };
+    N::descend(&mut descent);
+    N::opaque(descent.class.into()) as u16
+}
+
+/// A lookup on its way down a tree.
+pub struct Descent<'a, N: ?Sized> {
+    nodes: &'a N,
+    slot: Slot,
+    class: u16,
+    /// What is left of this half of the address, highest bit first.
+    rest: u64,
+    /// The second half.
+    low: u64,
+}
+
+impl<N: Nodes + ?Sized> Descent<'_, N> {
+    /// Reads one node. Returns whether the class is known.
+    #[inline(always)]
+    pub fn step(&mut self) -> bool {
+        let nodes = self.nodes;
+        let slot = Slot(N::opaque(u64::from(self.slot.0)) as u32);
         let is_second = N::plain(u64::from(slot.0 >> 29 & 1)).wrapping_neg();
-        rest = rest & !is_second | low & is_second;
+        let rest = N::opaque(self.rest) & !is_second | self.low & is_second;
         match slot.kind() {
             Slot::INDEX => {
                 let index = (rest >> ((64 - slot.bits()) & 63)) as u32;
-                let Some(node) = read::<Index, _>(nodes, slot.node() + (index >> 4)) else { break };
-                rest <<= slot.bits();
-                slot = Slot(node.slots[(index & 15) as usize]);
+                let Some(node) = read::<Index, N>(nodes, slot.node() + (index >> 4)) else {
+                    return true;
+                };
+                self.slot = Slot(node.slots[(index & 15) as usize]);
+                self.rest = rest << slot.bits();
+                false
             }
             Slot::BRANCH => {
-                let Some(node) = read::<Branch, _>(nodes, slot.node()) else { break };
-                slot = Slot(node.slots[search::<N, _>(&node.keys, (rest >> 48) as u16)]);
-                rest <<= 16;
+                let Some(node) = read::<Branch, N>(nodes, slot.node()) else { return true };
+                self.slot = Slot(node.slots[search::<N, _>(&node.keys, (rest >> 48) as u16)]);
+                self.rest = rest << 16;
+                false
             }
             Slot::LEAF => {
-                let Some(node) = read::<Leaf, _>(nodes, slot.node()) else { break };
-                class = node.classes[search::<N, _>(&node.keys, (rest >> 48) as u16)];
-                break;
+                let Some(node) = read::<Leaf, N>(nodes, slot.node()) else { return true };
+                self.class = node.classes[search::<N, _>(&node.keys, (rest >> 48) as u16)];
+                true
             }
             _ => {
-                class = slot.0 as u16;
-                break;
+                self.class = slot.0 as u16;
+                true
             }
         }
     }
-    N::plain(class.into()) as u16
 }
 
 /// Position of the last of `keys` that is not larger than `key`; `keys[0]` is 0.
@@ -265,8 +310,10 @@ fn search<N: Nodes + ?Sized, const KEYS: usize>(keys: &[u16; KEYS], key: u16) ->
     let mut step = KEYS / 2;
     while step > 0 {
         let candidate = keys[(at + step) & (KEYS - 1)];
-        let is_larger = N::plain(u64::from(key).wrapping_sub(u64::from(candidate)) >> 63);
-        at += step & is_larger.wrapping_sub(1) as usize;
+        let at_most = u64::from(candidate).wrapping_sub(u64::from(key)).wrapping_sub(1) >> 63;
+        // Multiplied, not masked: the compiler must not see that the bits are disjoint, or it makes the sum an OR and
+        // drops the mask above, and Linux 6.1 forgets the bounds of what it is given by OR.
+        at += N::plain(at_most) as usize * step;
         step /= 2;
     }
     at & (KEYS - 1)

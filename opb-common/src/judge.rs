@@ -3,7 +3,7 @@
 use crate::{
     found::Found,
     frame::Frame,
-    image::{self, Group, Header, Node, Nodes, SubscriberClass},
+    image::{self, Group, Header, Node, Nodes, SubscriberClass, UNCHANGED},
     outcome::{Direction, Outcome, Reason, Verdict},
     settings::{PortSet, Settings},
     walk::{plainly_other, walk},
@@ -18,6 +18,12 @@ pub trait Tables {
 
     /// The policy in force. Fetched once a packet, so that no packet ever sees two of them.
     fn image(&self) -> Option<&Self::Image>;
+
+    /// What has changed since that image was compiled, in an image of its own (see [`crate::image::UNCHANGED`]).
+    /// Fetched before the policy.
+    fn overlay(&self) -> Option<&Self::Image> {
+        None
+    }
 
     /// Whether a reset may be sent to the source of the packet now. Always, where nothing is sent.
     fn may_answer<F: Frame + ?Sized>(&self, _frame: &F, _found: Found) -> bool {
@@ -49,9 +55,11 @@ pub fn judge<F: Frame + ?Sized, T: Tables>(
     settings: Settings,
     tables: &T,
 ) -> Outcome {
+    let overlay = tables.overlay();
     let outcome = match tables.image() {
         Some(image) => {
-            answered(verdict(frame, found, settings, image), frame, found, settings, tables)
+            let outcome = verdict(frame, found, settings, image, overlay);
+            answered(outcome, frame, found, settings, tables)
         }
         None => Outcome { verdict: Verdict::Pass, reason: Reason::NoPolicy, group: 0 },
     };
@@ -90,6 +98,7 @@ fn verdict<F: Frame + ?Sized, N: Nodes + ?Sized>(
     found: Found,
     settings: Settings,
     image: &N,
+    overlay: Option<&N>,
 ) -> Outcome {
     let hidden = hiding(found);
     if found.is_unreadable() {
@@ -107,8 +116,12 @@ fn verdict<F: Frame + ?Sized, N: Nodes + ?Sized>(
     let family = usize::from(found.is_ipv6());
     let pass = |reason, group| Outcome { verdict: Verdict::Pass, reason, group };
 
-    let subscriber =
-        SubscriberClass(class(frame, found, downstream, image, header.subscribers[family]));
+    let changed = changed_class(frame, found, downstream, header, overlay, family);
+    let subscriber = SubscriberClass(if changed == UNCHANGED {
+        class(frame, found, downstream, image, header.subscribers[family])
+    } else {
+        changed
+    });
     let slot = subscriber.group();
     if subscriber.is_exempt() {
         return pass(Reason::Exempt, slot);
@@ -146,6 +159,28 @@ fn verdict<F: Frame + ?Sized, N: Nodes + ?Sized>(
         return deny(Reason::SourceRoute);
     }
     pass(Reason::Relay, slot)
+}
+
+/// Class of the subscriber by what has changed since the image was compiled.
+///
+/// An overlay names the generation that it changes. It was fetched before the image: if a new image has come
+/// between the two, it holds these changes already, and the generations differ.
+#[inline(always)]
+fn changed_class<F: Frame + ?Sized, N: Nodes + ?Sized>(
+    frame: &F,
+    found: Found,
+    downstream: bool,
+    header: &Header,
+    overlay: Option<&N>,
+    family: usize,
+) -> u16 {
+    let Some(overlay) = overlay else { return UNCHANGED };
+    match image::read::<Header, N>(overlay, 0) {
+        Some(changes) if changes.generation == header.generation => {
+            class(frame, found, downstream, overlay, changes.subscribers[family])
+        }
+        _ => UNCHANGED,
+    }
 }
 
 /// Class of the destination address, or of the source address, in the tree at `root`.

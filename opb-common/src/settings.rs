@@ -63,8 +63,6 @@ pub fn port_in(set: &PortSet, port: u16) -> bool {
 pub struct Control {
     /// Always 0, and read as volatile: see [`crate::frame::Frame::opaque`].
     pub zero: u64,
-    /// The outcome of the last packet, written only under [`Settings::TRACE`].
-    pub last: u64,
     /// Destination ports that some group filters upstream.
     pub upstream: PortSet,
     /// Source ports that some group filters downstream.

@@ -158,16 +158,18 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
     let mut at = ETHERNET_HEADER;
     let mut protocol = be16(ethernet, 12);
 
-    let mut tags = frame.tags_out_of_band();
-    while is_tag(protocol) {
-        if tags >= MAX_TAGS {
+    let room = MAX_TAGS - frame.tags_out_of_band();
+    for walked in 0..=MAX_TAGS {
+        if !is_tag(protocol) {
+            break;
+        }
+        if walked >= room {
             return Link::TooDeep;
         }
         at = frame.opaque(at) & OFFSET_MASK;
         let Some(tag) = frame.header::<4>(at) else { return Link::Unreadable(Reason::Malformed) };
         protocol = be16(tag, 2);
         at += 4;
-        tags += 1;
     }
     at = frame.opaque(at) & OFFSET_MASK;
 
@@ -295,38 +297,8 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
     if fragment & 0x2000 != 0 {
         marks |= Place::FRAGMENTED;
     }
-    let at = at + header;
-    if header > IPV4_HEADER && is_source_routed(frame, at - header + IPV4_HEADER, at) {
-        marks |= Place::NOT_FINAL;
-    }
-    let payload = Place { at, end, marks };
+    let payload = Place { at: at + header, end, marks };
     if protocol == TCP { Next::Tcp(payload) } else { Next::Inner(payload) }
-}
-
-/// Whether the IPv4 options from `at` to `end` hold a source route, or cannot be read.
-#[inline(always)]
-fn is_source_routed<F: Frame + ?Sized>(frame: &F, mut at: usize, mut end: usize) -> bool {
-    const END_OF_LIST: u8 = 0;
-    const NO_OPERATION: u8 = 1;
-    const LOOSE_SOURCE_ROUTE: u8 = 131;
-    const STRICT_SOURCE_ROUTE: u8 = 137;
-    for _ in 0..40 {
-        at = frame.opaque(at) & OFFSET_MASK;
-        end = frame.opaque(end) & OFFSET_MASK;
-        if at >= end {
-            return false;
-        }
-        // An option of one byte at the very end is read together with the first byte behind the header.
-        let Some(option) = frame.header::<2>(at) else { return true };
-        match option[0] {
-            END_OF_LIST => return false,
-            NO_OPERATION => at += 1,
-            LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => return true,
-            _ if option[1] < 2 => return true,
-            _ => at += usize::from(option[1]),
-        }
-    }
-    false
 }
 
 /// RFC 8200, with its extension headers.
@@ -421,7 +393,38 @@ fn transport<F: Frame + ?Sized>(
     if !port_in(ports, port) {
         return Found::NOTHING;
     }
-    Found::tcp(ip, place, port, tcp[12], tcp[13])
+    let (offset, flags) = (tcp[12], tcp[13]);
+    let mut place = place;
+    if !ip.has(Place::IPV6) && is_source_routed(frame, ip.at + IPV4_HEADER, place.at) {
+        place.marks |= Place::NOT_FINAL;
+    }
+    Found::tcp(ip, place.opaque(frame), port, offset, flags)
+}
+
+/// Whether the IPv4 options from `at` to `end` hold a source route, or cannot be read.
+#[inline(always)]
+fn is_source_routed<F: Frame + ?Sized>(frame: &F, mut at: usize, mut end: usize) -> bool {
+    const END_OF_LIST: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const LOOSE_SOURCE_ROUTE: u8 = 131;
+    const STRICT_SOURCE_ROUTE: u8 = 137;
+    for _ in 0..40 {
+        at = frame.opaque(at) & OFFSET_MASK;
+        end = frame.opaque(end) & OFFSET_MASK;
+        if at >= end {
+            return false;
+        }
+        // An option of one byte at the very end is read together with the first byte behind the header.
+        let Some(option) = frame.header::<2>(at) else { return true };
+        match option[0] {
+            END_OF_LIST => return false,
+            NO_OPERATION => at += 1,
+            LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => return true,
+            _ if option[1] < 2 => return true,
+            _ => at += usize::from(option[1]),
+        }
+    }
+    false
 }
 
 /// Destination port upstream, source port downstream, of the TCP header at `tcp` in `bytes`.

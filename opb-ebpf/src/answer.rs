@@ -3,7 +3,7 @@
 use opb_common::{
     answer::{HEADERS4, HEADERS6, reset4, reset6},
     found::Found,
-    frame::{Frame as _, OFFSET_MASK},
+    frame::{Frame, OFFSET_MASK},
     settings::Settings,
 };
 
@@ -15,30 +15,41 @@ pub(crate) fn length(packet: &Window, found: Found) -> usize {
     found.ip(packet) + if found.is_ipv6() { HEADERS6 } else { HEADERS4 }
 }
 
+/// A packet that is changed in place.
+pub(crate) trait Rewrite: Frame {
+    /// Changes the `N` bytes at `offset`; `None` if they are not all there.
+    fn rewrite<const N: usize>(
+        &mut self,
+        offset: usize,
+        change: impl FnOnce(&mut [u8; N]),
+    ) -> Option<()>;
+}
+
 /// Turns the packet round: Ethernet addresses and IP and TCP headers. What stands between them stays, but for the
 /// length of PPPoE.
 #[inline(always)]
-pub(crate) fn write(packet: &mut Window, found: Found, settings: Settings) -> Option<()> {
+pub(crate) fn write<P: Rewrite>(packet: &mut P, found: Found, settings: Settings) -> Option<()> {
     let ppp_bytes = found.ppp_bytes();
     if ppp_bytes != 0 {
         // It stands in front of the PPP protocol, and counts from there (RFC 2516).
         let at = packet.opaque(found.ip(packet).wrapping_sub(ppp_bytes + 2)) & OFFSET_MASK;
         let headers = if found.is_ipv6() { HEADERS6 } else { HEADERS4 };
-        *packet.header_mut::<2>(at)? = ((headers + ppp_bytes) as u16).to_be_bytes();
+        let length = ((headers + ppp_bytes) as u16).to_be_bytes();
+        packet.rewrite::<2>(at, |field| *field = length)?;
     }
     if !settings.has(Settings::BARE_IP) {
-        let addresses = packet.header_mut::<12>(0)?;
-        let mut byte = 0;
-        while byte < 6 {
-            (addresses[byte], addresses[byte + 6]) = (addresses[byte + 6], addresses[byte]);
-            byte += 1;
-        }
+        packet.rewrite::<12>(0, |addresses| {
+            let mut byte = 0;
+            while byte < 6 {
+                (addresses[byte], addresses[byte + 6]) = (addresses[byte + 6], addresses[byte]);
+                byte += 1;
+            }
+        })?;
     }
     let ip = found.ip(packet);
     if found.is_ipv6() {
-        reset6(packet.header_mut(ip)?, settings);
+        packet.rewrite(ip, |headers| reset6(headers, settings))
     } else {
-        reset4(packet.header_mut(ip)?, settings);
+        packet.rewrite(ip, |headers| reset4(headers, settings))
     }
-    Some(())
 }

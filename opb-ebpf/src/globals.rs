@@ -15,19 +15,24 @@ static SETTINGS: Global<u32> = Global::new(0);
 /// In a data section of its own, so that user space knows its layout.
 #[unsafe(no_mangle)]
 #[cfg_attr(target_arch = "bpf", unsafe(link_section = ".data.control"))]
-static CONTROL: Shared = Shared(UnsafeCell::new(Control {
+static CONTROL: Shared<Control> = Shared(UnsafeCell::new(Control {
     zero: 0,
-    last: 0,
     upstream: [0; PORTS / 8],
     downstream: [0; PORTS / 8],
 }));
 
-#[repr(transparent)]
-struct Shared(UnsafeCell<Control>);
+/// The outcome of the last packet, written only under [`Settings::TRACE`]. In a section of its own, because a replay
+/// reads it after every packet, and can read no less than a section.
+#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "bpf", unsafe(link_section = ".data.trace"))]
+static LAST: Shared<u64> = Shared(UnsafeCell::new(0));
 
-// SAFETY: user space writes single bits that mean something each for itself; the programs only read them, but
-// for `last`, which one replaying process uses alone.
-unsafe impl Sync for Shared {}
+#[repr(transparent)]
+struct Shared<T>(UnsafeCell<T>);
+
+// SAFETY: of `CONTROL` user space writes single bits that mean something each for itself, and the programs only
+// read them; `LAST` is used by one replaying process alone.
+unsafe impl<T> Sync for Shared<T> {}
 
 #[inline(always)]
 pub(crate) fn settings() -> Settings {
@@ -59,8 +64,6 @@ pub(crate) fn ports(settings: Settings) -> &'static PortSet {
 pub(crate) fn trace(settings: Settings, outcome: Outcome) {
     if settings.has(Settings::TRACE) {
         // SAFETY: within the section; one process runs this instance, one packet at a time.
-        unsafe {
-            (&raw mut (*CONTROL.0.get()).last).write_volatile(1 << 63 | u64::from(outcome.pack()))
-        }
+        unsafe { LAST.0.get().write_volatile(1 << 63 | u64::from(outcome.pack())) }
     }
 }

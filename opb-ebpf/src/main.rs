@@ -6,7 +6,7 @@
 //! functions are verified once, with arguments of which nothing is known.
 //!
 //! On the host this crate only type-checks, so that `cargo check --workspace` and clippy see it.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 #![cfg_attr(
     not(target_arch = "bpf"),
     allow(dead_code, reason = "on the host nothing calls the programs")

@@ -1,10 +1,13 @@
 //! The maps, and the tables of a verdict made of them.
 
-use core::ptr::NonNull;
+use core::{
+    ffi::c_void,
+    ptr::{self, NonNull},
+};
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps},
-    helpers::bpf_ktime_get_ns,
+    helpers::{bpf_ktime_get_ns, generated::bpf_loop},
     macros::{btf_map, map},
     maps::{LruHashMap, PerCpuArray},
 };
@@ -12,7 +15,7 @@ use opb_common::{
     answer,
     found::Found,
     frame::Frame,
-    image::{Node, Nodes},
+    image::{Descent, IMAGE_SLOT, MAX_STEPS, Node, Nodes, OVERLAY_SLOT},
     judge::Tables,
     outcome::{COUNTERS as COUNTER_ENTRIES, Counter, Direction, Outcome},
     settings::{PortSet, Settings},
@@ -27,10 +30,10 @@ const BPF_F_MMAPABLE: usize = 1 << 10;
 
 type Image = Array<Node, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
 
-/// One slot: the policy in force. User space creates and pins it, because Linux 6.1 refuses an inner map
+/// The policy in force, and the overlay of what has changed since. User space creates and pins it, because Linux 6.1 refuses an inner map
 /// without BTF in an outer map whose template has some.
 #[btf_map]
-static POLICY: ArrayOfMaps<Image, 1> = ArrayOfMaps::new();
+static POLICY: ArrayOfMaps<Image, 2> = ArrayOfMaps::new();
 
 /// Counts of every outcome, per CPU. They outlive every policy.
 #[map]
@@ -51,11 +54,50 @@ impl Nodes for Snapshot {
         self.0.get(index)
     }
 
+    /// The steps that most lookups need in a loop, which is fast, and the rest by a helper, whose step is verified
+    /// once. The loop alone would cost the verifier all the steps that there can be.
     #[inline(always)]
-    fn plain(mut value: u64) -> u64 {
-        value = value.wrapping_add(globals::zero() as u64);
+    fn descend(descent: &mut Descent<'_, Self>) {
+        const USUAL_STEPS: u32 = 5;
+        unsafe extern "C" fn step(_number: u32, descent: *mut Descent<'_, Snapshot>) -> i64 {
+            // SAFETY: the descent of the call below, which nobody else uses meanwhile.
+            i64::from(unsafe { (*descent).step() })
+        }
+        for _ in 0..USUAL_STEPS {
+            if descent.step() {
+                return;
+            }
+        }
+        // SAFETY: `step` has the signature that the helper calls.
+        unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, ptr::from_mut(descent).cast(), 0) };
+    }
+
+    #[inline(always)]
+    fn opaque(value: u64) -> u64 {
+        value.wrapping_add(globals::zero() as u64)
+    }
+
+    #[inline(always)]
+    fn plain(value: u64) -> u64 {
+        #[cfg(target_arch = "bpf")]
+        {
+            let mut value = value;
+            // SAFETY: a move onto itself, which the kernel wants to have a line of its own.
+            unsafe {
+                core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags));
+            }
+            value
+        }
+        #[cfg(not(target_arch = "bpf"))]
         value
     }
+}
+
+#[inline(always)]
+fn snapshot(slot: u32) -> Option<&'static Snapshot> {
+    let image = NonNull::from(POLICY.get(slot)?).cast::<Snapshot>();
+    // SAFETY: `Snapshot` is a transparent wrapper of what `get` returned.
+    Some(unsafe { image.as_ref() })
 }
 
 /// The maps of this object.
@@ -71,9 +113,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn image(&self) -> Option<&Snapshot> {
-        let image = NonNull::from(POLICY.get(0)?).cast::<Snapshot>();
-        // SAFETY: `Snapshot` is a transparent wrapper of what `get` returned.
-        Some(unsafe { image.as_ref() })
+        snapshot(IMAGE_SLOT)
+    }
+
+    #[inline(always)]
+    fn overlay(&self) -> Option<&Snapshot> {
+        snapshot(OVERLAY_SLOT)
     }
 
     #[inline(always)]

@@ -11,10 +11,20 @@ use opb_common::{
     frame::MAX_OFFSET,
     judge::{Tables as _, judge},
     outcome::Outcome,
+    settings::Settings,
     walk::{plainly_other, walk},
 };
 
-use crate::{answer, globals, log, maps::Maps, sighting, window::Window};
+use crate::{
+    answer, globals, log,
+    maps::Maps,
+    sighting,
+    window::{Skb, Window},
+};
+
+/// Marks a reset on its way out of the interface: the downstream program there would take it for what it looks like,
+/// an answer of a mail server. Nobody outside of this machine can set a mark.
+const OWN_ANSWER: u32 = 0x6f70_6200;
 
 /// `TC_ACT_UNSPEC` lets the next program on the hook have its say (it is `TCX_NEXT`).
 #[classifier]
@@ -22,6 +32,12 @@ pub(crate) fn opb_tc(context: TcContext) -> i32 {
     let settings = globals::settings();
     let skb = context.skb.skb;
     if plainly_other(&Window::of_skb(skb), settings, Maps.ports(settings)) {
+        return TC_ACT_UNSPEC;
+    }
+    // SAFETY: the kernel hands a valid context to every program; here and below.
+    if settings.has(Settings::DOWNSTREAM) && unsafe { (*skb).mark } == OWN_ANSWER {
+        // SAFETY: a field of the context that programs may write.
+        unsafe { (*skb).mark = 0 };
         return TC_ACT_UNSPEC;
     }
     let result = tc_walk(skb);
@@ -89,13 +105,15 @@ extern "C" fn tc_answer(skb: *mut __sk_buff, found: u64) -> i32 {
     let found = Found(found);
     let length = answer::length(&Window::of_skb(skb), found) as u32;
     // Cut to the byte, because a checksum that the stack completes goes to the end of the packet. Changing the tail
-    // also makes the packet writable and drops its segmentation.
-    // SAFETY: helpers on the context; the window is made after them.
-    let failed =
-        unsafe { bpf_skb_change_tail(skb, length, 0) != 0 || bpf_skb_pull_data(skb, length) != 0 };
-    if failed || answer::write(&mut Window::of_skb(skb), found, globals::settings()).is_none() {
+    // also drops its segmentation.
+    // SAFETY: a helper on the context.
+    let failed = unsafe { bpf_skb_change_tail(skb, length, 0) != 0 };
+    if failed || answer::write(&mut Skb(skb), found, globals::settings()).is_none() {
         return TC_ACT_SHOT;
     }
-    // SAFETY: a helper; the interface is the packet's own.
-    unsafe { bpf_redirect((*skb).ifindex, 0) as i32 }
+    // SAFETY: a helper, on the packet's own interface.
+    unsafe {
+        (*skb).mark = OWN_ANSWER;
+        bpf_redirect((*skb).ifindex, 0) as i32
+    }
 }

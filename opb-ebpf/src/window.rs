@@ -1,9 +1,14 @@
-//! The only raw packet read.
+//! The only raw packet reads and writes.
 
-use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, xdp_md},
+    helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes},
+};
 use opb_common::frame::{Frame, MAX_OFFSET};
 
-use crate::globals;
+use crate::{answer::Rewrite, globals};
 
 /// Packet memory that a program may read, as the context describes it.
 ///
@@ -48,13 +53,6 @@ impl Window {
         if at + N > self.end { None } else { Some(at) }
     }
 
-    /// The `N` bytes at `offset`, to write.
-    #[inline(always)]
-    pub(crate) fn header_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
-        // SAFETY: all of it lies in the window, which is borrowed mutably; packet memory is writable.
-        self.address::<N>(offset).map(|at| unsafe { &mut *(at as *mut [u8; N]) })
-    }
-
     /// With the length of a packet of several buffers.
     #[inline(always)]
     pub(crate) fn with_length(self, length: usize) -> Self {
@@ -83,5 +81,70 @@ impl Frame for Window {
     #[inline(always)]
     fn opaque(&self, value: usize) -> usize {
         value.wrapping_add(globals::zero())
+    }
+}
+
+/// For XDP, where packet memory is writable.
+impl Rewrite for Window {
+    #[inline(always)]
+    fn rewrite<const N: usize>(
+        &mut self,
+        offset: usize,
+        change: impl FnOnce(&mut [u8; N]),
+    ) -> Option<()> {
+        let at = self.address::<N>(offset)?;
+        // SAFETY: all of it lies in the window, which is borrowed mutably.
+        change(unsafe { &mut *(at as *mut [u8; N]) });
+        Some(())
+    }
+}
+
+/// A socket buffer that is written through helpers.
+///
+/// Were there one direct write in a TC program, the kernel would have it begin with a copy of every packet that
+/// somebody else holds as well, which is what a local stack sends. Ordinary traffic would pay for the resets.
+pub(crate) struct Skb(pub(crate) *mut __sk_buff);
+
+impl Frame for Skb {
+    #[inline(always)]
+    fn header<const N: usize>(&self, _offset: usize) -> Option<&[u8; N]> {
+        None
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        // SAFETY: the kernel hands a valid context to every program.
+        unsafe { (*self.0).len as usize }
+    }
+
+    #[inline(always)]
+    fn tags_out_of_band(&self) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    fn opaque(&self, value: usize) -> usize {
+        value.wrapping_add(globals::zero())
+    }
+}
+
+impl Rewrite for Skb {
+    #[inline(always)]
+    fn rewrite<const N: usize>(
+        &mut self,
+        offset: usize,
+        change: impl FnOnce(&mut [u8; N]),
+    ) -> Option<()> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        let (at, buffer) = (offset as u32, bytes.as_mut_ptr().cast());
+        // SAFETY: helpers on the context and on a buffer of `N` bytes, which the first one fills or fails.
+        unsafe {
+            if bpf_skb_load_bytes(self.0.cast(), at, buffer, N as u32) != 0 {
+                return None;
+            }
+            change(bytes.assume_init_mut());
+            let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+            (bpf_skb_store_bytes(self.0, at, buffer, N as u32, flags) == 0).then_some(())
+        }
     }
 }

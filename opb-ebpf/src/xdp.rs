@@ -11,10 +11,14 @@ use opb_common::{
     frame::Frame as _,
     judge::{Tables as _, judge},
     outcome::Outcome,
+    settings::Settings,
     walk::{plainly_other, walk},
 };
 
 use crate::{answer, globals, log, maps::Maps, sighting, window::Window};
+
+/// What Ethernet wants at the least, without checksum; a driver sends what it gets.
+const SHORTEST: usize = 60;
 
 /// With frags: it attaches to jumbo interfaces too, and the headers are in the first buffer.
 #[xdp(frags)]
@@ -76,19 +80,22 @@ extern "C" fn xdp_note(context: *mut xdp_md, found: u64, outcome: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xdp_answer(context: *mut xdp_md, found: u64) -> u32 {
-    let found = Found(found);
+    let (found, settings) = (Found(found), globals::settings());
     let frame = whole(context);
-    // Not below what Ethernet wants (60 bytes without checksum): the driver sends what it gets.
-    let wanted = answer::length(&frame, found).max(60);
-    if frame.length() > wanted {
-        // SAFETY: a helper on the context; the window is made anew.
-        let failed =
-            unsafe { bpf_xdp_adjust_tail(context, wanted as i32 - frame.length() as i32) != 0 };
-        if failed {
-            return xdp_action::XDP_DROP;
-        }
+    let length = answer::length(&frame, found);
+    // To the byte first: nothing of the request may follow, least of all where a checksum is still to be completed.
+    // SAFETY: helpers on the context; the window is made after them.
+    let failed =
+        unsafe { bpf_xdp_adjust_tail(context, length as i32 - frame.length() as i32) != 0 };
+    if failed {
+        return xdp_action::XDP_DROP;
     }
-    let written = answer::write(&mut Window::of_xdp(context), found, globals::settings());
+    if !settings.has(Settings::BARE_IP) && length < SHORTEST {
+        // Grown by zeros. Where there is no room, there was none for padding in the request.
+        // SAFETY: as above.
+        unsafe { bpf_xdp_adjust_tail(context, (SHORTEST - length) as i32) };
+    }
+    let written = answer::write(&mut Window::of_xdp(context), found, settings);
     if written.is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }
 }
 

@@ -1,18 +1,30 @@
 //! A policy as it holds now, and the image of it: what the daemon publishes, and what `explain` and `replay` judge by.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
 
 use crate::{
     image::{CompileError, Image, Slots},
     policy::{Diagnostics, Policy},
+    relays::Hosts,
+    subscribers::{self, overlay},
 };
 
-/// A policy without the exemptions that have expired, and its image.
+/// A policy without the exemptions that have expired and with what run time added, and its image.
 pub struct Compiled {
     pub policy: Policy,
     pub image: Image,
+    made: Timestamp,
+    /// When an exemption or a run-time entry runs out, so that the image no longer says what the policy does.
+    expires: Option<Timestamp>,
+}
+
+/// What holds beside the files.
+#[derive(Clone, Copy)]
+pub struct RunTime<'a> {
+    pub entries: &'a subscribers::Map,
+    pub hosts: &'a Hosts,
 }
 
 /// Why there is no image.
@@ -25,26 +37,37 @@ pub enum LoadError {
 }
 
 impl Compiled {
-    /// Reads and compiles the policy at `path`. Groups that `slots` knows keep their slots.
+    /// Reads and compiles the policy at `path`, with nothing from run time. Groups that `slots` knows keep their slots.
     pub fn load(path: PathBuf, slots: &Slots, generation: u64) -> Result<Self, LoadError> {
-        Ok(Self::new(Policy::load(&[path])?, slots, generation, Timestamp::now())?)
+        let hosts = Hosts::new(BTreeMap::new(), Duration::ZERO);
+        let run_time = RunTime { entries: &subscribers::Map::new(), hosts: &hosts };
+        Ok(Self::new(&Policy::load(&[path])?, run_time, slots, generation, Timestamp::now())?)
     }
 
-    /// The image of `policy` as it is at the time `now`.
+    /// The image of what `files` and `run_time` say at the time `now`. Its digest is that of the files: the same on all
+    /// nodes that share them.
     pub fn new(
-        mut policy: Policy,
+        files: &Policy,
+        run_time: RunTime<'_>,
         slots: &Slots,
         generation: u64,
         now: Timestamp,
     ) -> Result<Self, CompileError> {
+        let mut policy = files.clone();
         policy.exemptions.retain(|exemption| exemption.in_force(now));
-        let image = Image::compile(&policy, slots, generation, now)?;
-        Ok(Self { policy, image })
+        let digest = policy.digest();
+        overlay(&mut policy, run_time.entries, now);
+        run_time.hosts.apply(&mut policy);
+        let image = Image::compile_as(&policy, digest, slots, generation, now)?;
+        let exemptions = files.exemptions.iter().filter_map(|exemption| exemption.until);
+        let entries = run_time.entries.values().filter_map(|entry| entry.until);
+        let expires = exemptions.chain(entries).filter(|&until| until > now).min();
+        Ok(Self { policy, image, made: now, expires })
     }
 
-    /// Whether an exemption has expired since, so that the image no longer says what the policy does.
+    /// Whether something has run out since, or the clock was set back and something may be in force again.
     pub fn is_stale(&self, now: Timestamp) -> bool {
-        self.policy.exemptions.iter().any(|exemption| !exemption.in_force(now))
+        now < self.made || self.expires.is_some_and(|expires| now >= expires)
     }
 }
 

@@ -2,11 +2,15 @@
 
 pub mod node;
 pub mod policy;
+pub mod subscribers;
+pub mod relays;
 pub mod image;
 pub mod compiled;
 pub mod kernel;
 pub mod capture;
 pub mod explain;
+pub mod diff;
 pub mod telemetry;
 pub mod daemon;
+pub mod period;
 pub mod errors;

@@ -9,6 +9,7 @@ mod observe;
 
 pub use observe::{Addresses, EventLog, Observe, Suspect};
 
+use crate::period::Period;
 use crate::policy::Diagnostics;
 use crate::policy::decode::{Decoder, Fields};
 use crate::policy::source::{Form, Report, Spot};
@@ -32,8 +33,27 @@ pub struct Config {
     /// The directory in a BPF file system for what must outlive the daemon.
     pub pins: PathBuf,
     pub log: LogLevel,
+    /// Whether the files are read again by themselves when they change.
+    pub watch: bool,
+    pub dns: Dns,
     /// What is written down of denied packets.
     pub observe: Observe,
+}
+
+/// How the hosts of relay sets are resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// Those of `/etc/resolv.conf` if there are none here.
+    pub servers: Vec<SocketAddr>,
+    /// How long an address stays allowed that answers no longer name.
+    pub hold: Period,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        // Longer than most resolvers of subscribers' machines remember an old answer.
+        Self { servers: Vec::new(), hold: Period::from_secs(300) }
+    }
 }
 
 /// Where the policy comes from.
@@ -177,6 +197,8 @@ fn read(report: &mut Report, path: &Path) -> Option<Config> {
         http: http(&mut decoder, &mut fields),
         pins: absolute_path(&mut decoder, &mut fields, "pins", "/sys/fs/bpf/opb"),
         log: log(&mut decoder, &mut fields),
+        watch: watch(&mut decoder, &mut fields),
+        dns: dns(&mut decoder, &mut fields),
         observe: observe::read(&mut decoder, &mut fields),
         policy: PolicySource::Path(policy.unwrap_or_default()),
         interfaces,
@@ -380,4 +402,39 @@ fn log(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> LogLevel {
         ("trace", LogLevel::Trace),
     ];
     fields.take("log").and_then(|node| decoder.choice("`log`", node, &levels)).unwrap_or_default()
+}
+
+fn watch(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> bool {
+    let words = [("on", true), ("off", false)];
+    let word = fields.take("watch").and_then(|node| decoder.choice("`watch`", node, &words));
+    word.unwrap_or(true)
+}
+
+fn dns(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> Dns {
+    let mut dns = Dns::default();
+    let Some(node) = fields.take("dns") else { return dns };
+    let Some(mut fields) = decoder.fields("`dns`", node) else { return dns };
+    let servers = fields.take("servers").and_then(|node| decoder.list("`servers`", node));
+    for node in servers.into_iter().flatten() {
+        let Some(text) = decoder.text("a name server", node) else { continue };
+        match text.parse().or_else(|_| text.parse().map(|address| SocketAddr::new(address, 53))) {
+            Ok(server) => dns.servers.push(server),
+            Err(_) => {
+                let message = format!("`{text}` is not the address of a name server");
+                decoder.report.error(decoder.spot(node), message);
+            }
+        }
+    }
+    if let Some(node) = fields.take("hold")
+        && let Some(text) = decoder.text("`hold`", node)
+    {
+        match text.parse() {
+            Ok(hold) => dns.hold = hold,
+            Err(error) => {
+                decoder.report.error(decoder.spot(node), format!("`hold`: {error}"));
+            }
+        }
+    }
+    fields.finish(decoder);
+    dns
 }

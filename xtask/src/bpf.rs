@@ -46,7 +46,13 @@ pub(crate) fn cargo(subcommand: &str, triple: &str, arch: &str) -> Result<Comman
     cmd.args(["--release", "--package", "opb-ebpf", "--bin", "opb-ebpf", "--target", triple]);
     cmd.env(format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_")), linker);
     // BTF comes out of the debug information. This also replaces the flags of the host build.
-    let flags = [&format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2", "-Clink-arg=--btf"];
+    let flags = [
+        &format!("--cfg=bpf_target_arch=\"{arch}\""),
+        "-Cdebuginfo=2",
+        "-Clink-arg=--btf",
+        // Linux 6.1 takes a loop only if its back edge is a jump; block placement likes to fall into the head of a loop.
+        "-Clink-arg=--llvm-args=-disable-block-placement",
+    ];
     cmd.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     // Under `cargo clippy` or a coverage tool these are theirs, meant for the host.
     cmd.env_remove("RUSTC_WRAPPER").env_remove("RUSTC_WORKSPACE_WRAPPER");

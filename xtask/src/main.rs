@@ -1,4 +1,4 @@
-//! `cargo xtask`: set-up, build, lint, test lanes and demo of the opb workspace.
+//! `cargo xtask`: set-up, build, lint, test lanes, fuzzing and demo of the opb workspace.
 
 use std::process::ExitCode;
 
@@ -7,11 +7,15 @@ use clap::{Parser, Subcommand};
 
 mod bpf;
 mod build;
+mod cost;
 mod demo;
 mod exec;
+mod fuzz;
 mod lint;
 mod setup;
+mod soak;
 mod test;
+mod vm;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about, disable_help_subcommand = true)]
@@ -30,6 +34,14 @@ enum Task {
     Lint,
     /// Runs the test lanes: all of them unless told which
     Test(test::Args),
+    /// Runs tests on Debian's kernels, in virtual machines
+    Vm(vm::Args),
+    /// Fuzzes what reads foreign bytes, or compares two judges on millions of frames
+    Fuzz(fuzz::Args),
+    /// Runs the no-gap test for a long time: a prober, and everything that can happen to a node
+    Soak(soak::Args),
+    /// Prints what the filter costs a packet, and what the verifier walked
+    Cost,
     /// Shows the filter at work between real mail programs, in namespaces of its own
     Demo,
 }
@@ -50,6 +62,10 @@ fn run(task: Task) -> Result<()> {
         Task::Build => build::run().map(drop),
         Task::Lint => lint::run(),
         Task::Test(args) => test::run(args),
+        Task::Vm(args) => vm::run(args),
+        Task::Fuzz(args) => fuzz::run(args),
+        Task::Soak(args) => soak::run(&args),
+        Task::Cost => cost::run(),
         Task::Demo => demo::run(),
     }
 }

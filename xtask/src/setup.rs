@@ -37,6 +37,8 @@ const LAB: &[&str] = &[
     // namespaces, links and offloads
     "iproute2",
     "ethtool",
+    // echoes of any size, compared byte by byte
+    "iputils-ping",
     // mail server and mail client, with TLS
     "postfix",
     "swaks",
@@ -48,6 +50,8 @@ const LAB: &[&str] = &[
     "python3",
     // a web client
     "curl",
+    // a name server whose answers change
+    "dnsmasq-base",
     // a second look at what we loaded
     "bpftool",
     // the status page, in a browser
@@ -55,6 +59,21 @@ const LAB: &[&str] = &[
     "chromium-driver",
     // metrics, alert rules and dashboard
     "prometheus",
+];
+
+/// Packages for virtual machines, and what only the tests in them use.
+const VM: &[&str] = &[
+    "qemu-system-x86",
+    // the first file system: its programs, its archive, its modules
+    "busybox-static",
+    "cpio",
+    "kmod",
+    "xz-utils",
+    // PPPoE server and client
+    "pppoe",
+    "ppp",
+    // NAT and flow offload
+    "nftables",
 ];
 
 /// The lab starts mail servers of its own. The package's stays off the network.
@@ -65,7 +84,10 @@ const POSTFIX_LOCAL: &str =
 pub(crate) fn all() -> Result<()> {
     build()?;
     lab()?;
-    eprintln!("xtask: set up: compiler, bpf-linker and lab are here");
+    if has_dpkg() {
+        vm()?;
+    }
+    eprintln!("xtask: set up: compiler, bpf-linker, lab and virtual machines are here");
     Ok(())
 }
 
@@ -104,6 +126,14 @@ pub(crate) fn lab() -> Result<()> {
         return Ok(());
     }
     install(&missing(LAB)).context("the lab lacks programs")
+}
+
+/// What `cargo xtask vm` needs beside the lab.
+pub(crate) fn vm() -> Result<()> {
+    if !has_dpkg() {
+        bail!("virtual machines boot Debian's kernel packages, and this is not a Debian system");
+    }
+    install(&missing(VM)).context("cannot prepare virtual machines")
 }
 
 fn install(packages: &[&str]) -> Result<()> {

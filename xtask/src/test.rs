@@ -12,11 +12,11 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::exec::{announce, cargo};
-use crate::{lint, setup};
+use crate::{lint, setup, vm};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Runs this lane only; may be given more than once
+    /// Runs this lane only; may be given more than once. Without it: all but vm
     #[arg(long = "lane", value_name = "LANE")]
     lanes: Vec<Lane>,
 }
@@ -29,15 +29,21 @@ enum Lane {
     Host,
     /// Tests that need root: they load programs and make namespaces
     Kernel,
+    /// Tests that need devices or kernels that few hosts have: they run in virtual machines
+    Vm,
 }
 
 pub(crate) fn run(Args { lanes }: Args) -> Result<()> {
-    let wanted = |lane| lanes.is_empty() || lanes.contains(&lane);
+    // The vm lane boots other kernels under software emulation, for many minutes: only when asked for.
+    let wanted = |lane| lanes.contains(&lane) || (lanes.is_empty() && lane != Lane::Vm);
 
     // First of all, so that it does not come up after minutes of other tests.
-    if wanted(Lane::Kernel) {
+    if wanted(Lane::Kernel) || wanted(Lane::Vm) {
         kernel_preflight()?;
         setup::lab()?;
+    }
+    if wanted(Lane::Vm) {
+        setup::vm()?;
     }
     setup::build()?;
 
@@ -47,17 +53,26 @@ pub(crate) fn run(Args { lanes }: Args) -> Result<()> {
     let host = wanted(Lane::Host).then(host_lane).transpose().context("host lane")?;
     let kernel = wanted(Lane::Kernel).then(kernel_lane).transpose().context("kernel lane")?;
 
+    let vm = wanted(Lane::Vm).then(vm::lane).transpose().context("vm lane")?;
+
     for (lane, count) in [("host", host), ("kernel", kernel)] {
-        if let Some(Count { ran, ignored }) = count {
+        if let Some(Count { ran, ignored, .. }) = count {
             eprintln!("xtask: {lane} lane: {ran} tests passed, {ignored} left to other lanes");
         }
     }
     if let (Some(host), Some(kernel)) = (host, kernel) {
         ensure!(
-            host.ignored == kernel.ran,
-            "the host lane left {} tests to the kernel lane, which ran {}: tests that need root belong in tests/*.rs",
-            host.ignored,
+            host.ignored - host.for_vm == kernel.ran,
+            "the host lane left {} tests to the kernel lane, which ran {}: they belong in tests/*.rs or in a library",
+            host.ignored - host.for_vm,
             kernel.ran
+        );
+    }
+    if let (Some(host), Some(vm)) = (host, vm) {
+        ensure!(
+            host.for_vm == vm,
+            "the host lane left {} tests to the vm lane, which ran {vm}: they belong in tests/access.rs, in `mod vm`",
+            host.for_vm,
         );
     }
     Ok(())
@@ -75,18 +90,21 @@ fn kernel_lane() -> Result<Count> {
     // The whole workspace again: with one package alone, cargo would build its dependencies anew, for other features.
     cmd.args([
         "--workspace",
+        "--lib",
         "--test",
         "*",
         "--no-fail-fast",
         "--",
         "--ignored",
         "--test-threads=1",
+        // Those of the vm lane.
+        "--skip=vm::",
     ]);
     count(cmd)
 }
 
 /// What no package can bring.
-fn kernel_preflight() -> Result<()> {
+pub(crate) fn kernel_preflight() -> Result<()> {
     let mut missing = Vec::new();
     if !setup::is_root()? {
         missing.push("root");
@@ -118,12 +136,19 @@ fn kernel_preflight() -> Result<()> {
 struct Count {
     ran: u64,
     ignored: u64,
+    /// How many of the ignored are for virtual machines.
+    for_vm: u64,
 }
 
 impl Count {
     /// Adds one line of libtest's output, if it is one that counts:
     /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.00s`
+    /// `test vm::vlan ... ignored, vm: cargo xtask test --lane vm`
     fn add(&mut self, line: &str) {
+        if line.starts_with("test ") && line.contains(" ... ignored, vm: ") {
+            self.for_vm += 1;
+            return;
+        }
         let Some(result) = line.strip_prefix("test result: ") else { return };
         for part in result.split(['.', ';']) {
             match part.trim().split_once(' ') {
@@ -177,10 +202,11 @@ mod tests {
             "running 4 tests",
             "test blocks ... ignored, root: cargo xtask test --lane kernel",
             "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test vm::vlan ... ignored, vm: cargo xtask test --lane vm",
             "test result: FAILED. 1 passed; 2 failed; 4 ignored; 0 measured; 9 filtered out; finished in 12.34s",
         ] {
             count.add(line);
         }
-        assert_eq!(count, Count { ran: 6, ignored: 5 });
+        assert_eq!(count, Count { ran: 6, ignored: 5, for_vm: 1 });
     }
 }

@@ -2,14 +2,14 @@
 
 use std::{io, path::PathBuf};
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::BodyExt;
 use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use opb_userspace::daemon::control::Refusal;
-use serde::de::DeserializeOwned;
+use opb_userspace::daemon::{control::Refusal, report::ReloadOutcome};
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::failure::Failure;
+use super::{failure::Failure, upload::Upload};
 
 /// Where the daemon answers.
 #[derive(Clone, Debug, clap::Args)]
@@ -19,17 +19,35 @@ pub(crate) struct Control {
     control: PathBuf,
 }
 
+/// An answer, or that the files are not valid.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Rejectable<T> {
+    Rejected(ReloadOutcome),
+    Done(T),
+}
+
 impl Control {
     /// Asks for `path`, query included.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.call(Method::GET, path)
+        self.call(Method::GET, path, Upload::default())
     }
 
     pub(crate) fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.call(Method::POST, path)
+        self.call(Method::POST, path, Upload::default())
     }
 
-    fn call<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Failure> {
+    /// Sends JSON along.
+    pub(crate) fn send<T: DeserializeOwned>(&self, path: &str, body: Upload) -> Result<T, Failure> {
+        self.call(Method::POST, path, body)
+    }
+
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Upload,
+    ) -> Result<T, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -37,10 +55,11 @@ impl Control {
         let stream = runtime
             .block_on(UnixStream::connect(&self.control))
             .map_err(|error| self.unreachable(&error))?;
-        let (status, body) = runtime.block_on(exchange(stream, method, path)).map_err(|error| {
-            let socket = self.control.display();
-            Failure::new(format!("the daemon at {socket} broke off")).caused_by(Some(&error))
-        })?;
+        let (status, body) =
+            runtime.block_on(exchange(stream, method, path, body)).map_err(|error| {
+                let socket = self.control.display();
+                Failure::new(format!("the daemon at {socket} broke off")).caused_by(Some(&error))
+            })?;
         if !status.is_success()
             && let Ok(refusal) = serde_json::from_slice::<Refusal>(&body)
         {
@@ -69,16 +88,19 @@ async fn exchange(
     stream: UnixStream,
     method: Method,
     path: &str,
+    body: Upload,
 ) -> Result<(StatusCode, Bytes), hyper::Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let mut request = Request::new(Empty::<Bytes>::new());
+    let mut request = Request::new(body);
     *request.method_mut() = method;
     // Paths are ours, and what goes into a query has been parsed before.
     *request.uri_mut() = path.parse().unwrap_or_default();
     request
         .headers_mut()
         .insert(hyper::header::HOST, hyper::header::HeaderValue::from_static("opb"));
+    let json = hyper::header::HeaderValue::from_static("application/json");
+    request.headers_mut().insert(hyper::header::CONTENT_TYPE, json);
     let response = sender.send_request(request).await?;
     let status = response.status();
     Ok((status, response.into_body().collect().await?.to_bytes()))

@@ -36,14 +36,16 @@ impl Events {
     pub(crate) fn execute(self) -> Result<(), Failure> {
         let mut page = self.ask(0, 0)?;
         self.show(&page)?;
-        while self.follow {
+        if !self.follow {
+            return Ok(());
+        }
+        loop {
             page = self.ask(page.next, WAIT)?;
             if page.missed > 0 {
                 super::failure::warn([format!("{} events were missed", page.missed)]);
             }
             self.show(&page)?;
         }
-        Ok(())
     }
 
     fn ask(&self, after: u64, wait: u64) -> Result<Page, Failure> {

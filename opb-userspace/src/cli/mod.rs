@@ -2,8 +2,10 @@
 
 mod check;
 mod client;
+mod confirm;
 mod counters;
 mod detach;
+mod diff;
 mod events;
 mod explain;
 mod failure;
@@ -12,6 +14,8 @@ mod reload;
 mod replay;
 mod run;
 mod status;
+mod subscriber;
+mod upload;
 mod top;
 
 use std::process::ExitCode;
@@ -36,6 +40,10 @@ enum Command {
     Detach(detach::Detach),
     Status(status::Status),
     Reload(reload::Reload),
+    Confirm(confirm::Confirm),
+    Diff(diff::Diff),
+    #[command(subcommand)]
+    Subscriber(subscriber::Subscriber),
     Explain(explain::Explain),
     Replay(replay::Replay),
     Counters(counters::Counters),
@@ -82,6 +90,9 @@ impl Command {
             Self::Detach(command) => command.execute(),
             Self::Status(command) => command.execute(),
             Self::Reload(command) => command.execute(),
+            Self::Confirm(command) => command.execute(),
+            Self::Diff(command) => command.execute(),
+            Self::Subscriber(command) => command.execute(),
             Self::Explain(command) => command.execute(),
             Self::Replay(command) => command.execute(),
             Self::Counters(command) => command.execute(),

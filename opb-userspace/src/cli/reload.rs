@@ -1,7 +1,11 @@
-use opb_userspace::daemon::report::ReloadOutcome;
+use opb_userspace::{
+    daemon::report::{Preview, ReloadOutcome},
+    period::Period,
+};
 
 use super::{
-    client::Control,
+    client::{Control, Rejectable},
+    diff,
     failure::Failure,
     output::{Format, Output},
 };
@@ -9,6 +13,14 @@ use super::{
 /// Makes the daemon read its files again, and waits for what comes of it
 #[derive(Debug, clap::Args)]
 pub(crate) struct Reload {
+    /// Changes nothing: shows which address ranges would be treated differently
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Goes back to what is in force now, unless `opb confirm` comes within this time, such as 5m
+    #[arg(long, value_name = "TIME", conflicts_with = "dry_run")]
+    confirm: Option<Period>,
+
     #[command(flatten)]
     control: Control,
 
@@ -18,7 +30,14 @@ pub(crate) struct Reload {
 
 impl Reload {
     pub(crate) fn execute(self) -> Result<(), Failure> {
-        let outcome: ReloadOutcome = self.control.post("/v1/reload")?;
+        if self.dry_run {
+            return self.preview();
+        }
+        let path = match self.confirm {
+            None => "/v1/reload".to_owned(),
+            Some(limit) => format!("/v1/reload?confirm={}", limit.duration().as_secs()),
+        };
+        let outcome: ReloadOutcome = self.control.post(&path)?;
         let mut output = Output::new();
         if self.format.json {
             output.json(&outcome)?;
@@ -28,18 +47,42 @@ impl Reload {
                 ReloadOutcome::Applied { generation, digest } => {
                     output
                         .line(format_args!("applied: generation {generation}, digest {digest}"))?;
+                    if let Some(limit) = self.confirm {
+                        output.line(format_args!(
+                            "on trial: taken back in {limit} unless `opb confirm` comes before"
+                        ))?;
+                    }
                 }
                 ReloadOutcome::Rejected { .. } => output.line("rejected")?,
             }
         }
         output.finish()?;
         match outcome {
-            ReloadOutcome::Rejected { errors } => {
-                let texts = errors.into_iter().map(|problem| problem.text).collect();
-                Err(Failure::invalid_files(texts)
-                    .hint("the policy that was in force stays in force"))
-            }
+            ReloadOutcome::Rejected { .. } => Err(rejected(outcome)),
             _ => Ok(()),
         }
     }
+
+    fn preview(&self) -> Result<(), Failure> {
+        let preview: Preview = match self.control.get("/v1/diff")? {
+            Rejectable::Done(preview) => preview,
+            Rejectable::Rejected(outcome) => return Err(rejected(outcome)),
+        };
+        let mut output = Output::new();
+        if self.format.json {
+            output.json(&preview)?;
+        } else {
+            diff::show(&mut output, &preview.changes, self.format)?;
+            if preview.interfaces {
+                output.line("the node file wants other interfaces")?;
+            }
+        }
+        output.finish()
+    }
+}
+
+fn rejected(outcome: ReloadOutcome) -> Failure {
+    let ReloadOutcome::Rejected { errors } = outcome else { return Failure::NEGATIVE };
+    let texts = errors.into_iter().map(|problem| problem.text).collect();
+    Failure::invalid_files(texts).hint("the policy that was in force stays in force")
 }

@@ -1,4 +1,7 @@
-use opb_userspace::daemon::report::{self, LastReload, PolicyStatus, ReloadOutcome, State};
+use opb_userspace::{
+    daemon::report::{self, EntriesStatus, LastReload, PolicyStatus, ReloadOutcome, State},
+    relays::HostStatus,
+};
 
 use super::{
     client::Control,
@@ -52,6 +55,8 @@ fn describe(output: &mut Output, status: &report::Status) -> Result<(), Failure>
     ))?;
     last_reload(output, &status.last_reload)?;
 
+    run_time(output, status)?;
+
     if !status.interfaces.is_empty() {
         output.line("")?;
     }
@@ -78,6 +83,24 @@ fn describe(output: &mut Output, status: &report::Status) -> Result<(), Failure>
             ]
         }),
     )
+}
+
+/// What holds beside the files.
+fn run_time(output: &mut Output, status: &report::Status) -> Result<(), Failure> {
+    if let Some(until) = status.trial {
+        output.line(format_args!("on trial: taken back at {until:.0} unless confirmed"))?;
+    }
+    let EntriesStatus { count, meaningless } = status.entries;
+    let meaningless = match meaningless {
+        0 => String::new(),
+        some => format!(" ({some} do nothing)"),
+    };
+    output.line(format_args!("run-time entries: {count}{meaningless}"))?;
+    for HostStatus { host, addresses, .. } in &status.hosts {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        output.line(format_args!("relay host {host}: {}", addresses.join(", ")))?;
+    }
+    Ok(())
 }
 
 fn last_reload(output: &mut Output, last: &LastReload) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! The local API: HTTP and JSON on the control socket. docs/control-api.md describes it.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -14,7 +14,8 @@ use tokio::sync::watch;
 
 use super::{
     enforcer::{Enforcer, ExplainError},
-    report::{Status, Trigger},
+    report::{ReloadOutcome, Status, Trigger},
+    subscribers::{self, Desk},
     worker::{Gone, Worker},
 };
 use crate::{errors::causes, explain::Query, telemetry::Telemetry};
@@ -28,8 +29,9 @@ pub struct Refusal {
 }
 
 #[derive(Clone)]
-struct App {
-    enforcer: Worker<Enforcer>,
+pub(super) struct App {
+    pub(super) enforcer: Worker<Enforcer>,
+    pub(super) desk: Desk,
     status: watch::Receiver<Option<Status>>,
     telemetry: Arc<Telemetry>,
 }
@@ -42,15 +44,18 @@ pub(super) fn router(
     Router::new()
         .route("/v1/status", get(show_status))
         .route("/v1/reload", post(reload))
+        .route("/v1/confirm", post(confirm))
+        .route("/v1/diff", get(preview))
         .route("/v1/explain", get(explain))
         .route("/v1/counters", get(counters))
+        .merge(subscribers::routes())
         .route("/v1/events", get(events))
         .route("/v1/talkers", get(talkers))
         .fallback(async || Refused::new(StatusCode::NOT_FOUND, "there is no such endpoint"))
         .method_not_allowed_fallback(async || {
             Refused::new(StatusCode::METHOD_NOT_ALLOWED, "the endpoint wants another method")
         })
-        .with_state(App { enforcer, status, telemetry })
+        .with_state(App { enforcer, desk: Desk::default(), status, telemetry })
 }
 
 /// Never waits for the enforcer: it may be compiling.
@@ -58,11 +63,44 @@ async fn show_status(State(app): State<App>) -> Response {
     Json(&*app.status.borrow()).into_response()
 }
 
-async fn reload(State(app): State<App>) -> Result<Response, Refused> {
-    let outcome = app.enforcer.call(|it| it.reload(Trigger::Request)).await?;
+/// Parameters of a reload.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct How {
+    /// Seconds within which the reload must be confirmed.
+    confirm: Option<NonZeroU32>,
+}
+
+async fn reload(
+    State(app): State<App>,
+    how: Result<Parameters<How>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let Parameters(How { confirm }) =
+        how.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let outcome = match confirm {
+        None => app.enforcer.call(|it| it.reload(Trigger::Request)).await?,
+        Some(seconds) => {
+            let limit = Duration::from_secs(seconds.get().into());
+            app.enforcer.call(move |it| it.reload_on_trial(limit)).await?
+        }
+    };
     let status =
         if outcome.is_rejected() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     Ok((status, Json(outcome)).into_response())
+}
+
+async fn confirm(State(app): State<App>) -> Result<Response, Refused> {
+    Ok(Json(app.enforcer.call(Enforcer::confirm).await?).into_response())
+}
+
+async fn preview(State(app): State<App>) -> Result<Response, Refused> {
+    Ok(match app.enforcer.call(|it| it.preview()).await? {
+        Ok(preview) => Json(preview).into_response(),
+        Err(errors) => {
+            let outcome = ReloadOutcome::Rejected { errors };
+            (StatusCode::UNPROCESSABLE_ENTITY, Json(outcome)).into_response()
+        }
+    })
 }
 
 async fn explain(
@@ -135,13 +173,13 @@ async fn talkers(
 }
 
 /// A [`Refusal`] on its way out.
-struct Refused {
+pub(super) struct Refused {
     status: StatusCode,
     body: Refusal,
 }
 
 impl Refused {
-    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Self { status, body: Refusal { error: error.into(), causes: Vec::new() } }
     }
 

@@ -1,9 +1,12 @@
 //! The part of the daemon that blocks: files, compiling, the kernel. One thing after the other.
 
+mod changes;
+mod trial;
+
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use jiff::Timestamp;
@@ -11,8 +14,11 @@ use opb_common::{ABI_VERSION, image::Slot, settings::Settings};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+pub(super) use self::changes::Waiting;
+use self::trial::Trial;
 use super::{
     Error,
+    files::Watch,
     interfaces::Plan,
     report::{
         CounterLine, Fill, GroupStatus, InterfaceStatus, LastReload, PolicyStatus, Problem,
@@ -20,13 +26,15 @@ use super::{
     },
 };
 use crate::{
-    compiled::{Compiled, LoadError, hex},
+    compiled::{Compiled, LoadError, RunTime, hex},
     errors::one_line,
     explain::{Explanation, MixedFamilies, Query, explain},
     image::Slots,
     kernel::{self, Attached, Kernel, Logs, Refused, Wanted},
     node::{Addresses, Config, EventLog, LogLevel, Observe, PolicySource},
     policy::{Diagnostic, Group, Policy},
+    relays::{Hosts, resolver::Task},
+    subscribers::Entries,
     telemetry::Look,
 };
 
@@ -38,7 +46,14 @@ pub(super) struct Enforcer {
     path: PathBuf,
     config: Config,
     kernel: Kernel,
+    /// What the files said when they were last valid.
+    files: Policy,
+    entries: Entries,
+    hosts: Hosts,
+    /// What files, entries and hosts make together.
     compiled: Compiled,
+    trial: Option<Trial>,
+    watch: Watch,
     plan: Plan,
     covered: Vec<(Wanted, Attached)>,
     uncovered: Vec<(Wanted, String)>,
@@ -54,7 +69,10 @@ pub(super) struct Enforcer {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
     Interfaces,
-    Exemptions,
+    Pins,
+    /// What is published is not what it should be.
+    Image,
+    Trial,
 }
 
 /// Where what happens is made known.
@@ -62,6 +80,8 @@ pub(super) struct Outlets {
     pub(super) status: watch::Sender<Option<Status>>,
     /// Debug lines of the programs, for whoever has a runtime to read them on.
     pub(super) logs: mpsc::UnboundedSender<Logs>,
+    /// Which relay hosts there are to resolve.
+    pub(super) hosts: watch::Sender<Task>,
 }
 
 /// Why a question about the live image has no answer.
@@ -80,7 +100,16 @@ impl Enforcer {
     pub(super) fn start(path: PathBuf, config: Config, outlets: Outlets) -> Result<Self, Error> {
         // Before anything is made in the kernel: most mistakes are in the files.
         let PolicySource::Path(policy) = &config.policy;
-        let policy = Policy::load(std::slice::from_ref(policy)).map_err(LoadError::from)?;
+        let started = SystemTime::now();
+        let files = Policy::load(std::slice::from_ref(policy)).map_err(LoadError::from)?;
+        let watch = changes::watched(&path, &config, &files, started);
+        let now = Timestamp::now();
+        let mut entries = Entries::open(&config.state)?;
+        let expired = entries.expire(now)?;
+        if expired > 0 {
+            info!("{expired} run-time entries have run out meanwhile");
+        }
+        let hosts = Hosts::new(entries.store().hosts()?, config.dns.hold.duration());
         let mut kernel = Kernel::open(&config.pins, level(config.log))?;
         kernel.sight(sight(&config.observe));
         let live = kernel.live()?;
@@ -88,9 +117,9 @@ impl Enforcer {
             Some(live) => (live.slots().clone(), live.generation()),
             None => (Slots::default(), 0),
         };
-        let now = Timestamp::now();
-        let compiled =
-            Compiled::new(policy, &slots, generation + 1, now).map_err(LoadError::from)?;
+        let run_time = RunTime { entries: entries.map(), hosts: &hosts };
+        let compiled = Compiled::new(&files, run_time, &slots, generation + 1, now)
+            .map_err(LoadError::from)?;
         if live.is_none() {
             kernel.publish(&compiled.image)?;
         }
@@ -104,7 +133,12 @@ impl Enforcer {
                 success: true,
                 outcome: applied(&compiled),
             },
+            files,
+            entries,
+            hosts,
             compiled,
+            trial: None,
+            watch,
             plan: Plan::default(),
             covered: Vec::new(),
             uncovered: Vec::new(),
@@ -121,13 +155,14 @@ impl Enforcer {
             // Only now: the programs of that daemon do not know of ports that the new policy may add.
             enforcer.kernel.publish(&enforcer.compiled.image)?;
         }
+        enforcer.ask_for_hosts();
         enforcer.report();
         Ok(enforcer)
     }
 
     /// Puts in force what the files say now, or leaves everything as it is.
     pub(super) fn reload(&mut self, trigger: Trigger) -> ReloadOutcome {
-        let outcome = match self.read_again() {
+        let outcome = match self.refuse_on_trial().and_then(|()| self.read_again()) {
             Ok(outcome) => outcome,
             Err(errors) => ReloadOutcome::Rejected { errors },
         };
@@ -147,10 +182,20 @@ impl Enforcer {
         outcome
     }
 
-    /// Follows what changes by itself: interfaces that come and go, exemptions that run out.
+    /// Follows what changes by itself: interfaces and files, and whatever runs out.
     pub(super) fn resync(&mut self) {
-        let expired = self.compiled.is_stale(Timestamp::now()) && self.expire();
-        if self.cover(Which::Missing) || expired {
+        let changes = [self.roll_back(), self.expire(), self.release(), self.cover(Which::Missing)];
+        if changes.contains(&true) {
+            self.report();
+        }
+        if self.config.watch && self.trial.is_none() && self.watch.has_changed() {
+            self.reload(Trigger::Files);
+        }
+    }
+
+    /// Follows interfaces that come and go.
+    pub(super) fn follow_interfaces(&mut self) {
+        if self.cover(Which::Missing) {
             self.report();
         }
     }
@@ -158,7 +203,9 @@ impl Enforcer {
     /// The verdict of the image that is in force in the kernel.
     pub(super) fn explain(&self, query: &Query) -> Result<Explanation, ExplainError> {
         let live = self.kernel.live()?.ok_or(ExplainError::NoPolicy)?;
-        Ok(explain(query, &live, &self.compiled.policy, Timestamp::now())?)
+        let mut explained = explain(query, &live, &self.compiled.policy, Timestamp::now())?;
+        self.name_entry(query, &mut explained);
+        Ok(explained)
     }
 
     pub(super) fn counters(&self) -> Result<Vec<CounterLine>, kernel::Error> {
@@ -190,26 +237,28 @@ impl Enforcer {
     }
 
     fn read_again(&mut self) -> Result<ReloadOutcome, Vec<Problem>> {
+        let started = SystemTime::now();
         let config = Config::load(&self.path).map_err(|found| problems(found.errors()))?;
         refuse_restart_only(&self.config, &config)?;
         let PolicySource::Path(policy) = &config.policy;
-        let image = &self.compiled.image;
-        let compiled = Compiled::load(policy.clone(), image.slots(), image.generation() + 1)
-            .map_err(|error| match error {
-                LoadError::Invalid(found) => problems(found.errors()),
-                error @ LoadError::Compile(_) => vec![Problem::from(one_line(&error))],
-            })?;
+        let files =
+            Policy::load(std::slice::from_ref(policy)).map_err(|found| problems(found.errors()))?;
+        let compiled =
+            self.compile(&files).map_err(|error| vec![Problem::from(one_line(&error))])?;
         let new_interfaces = config.interfaces != self.config.interfaces;
-        let new_policy = compiled.image.digest() != image.digest();
-        if new_policy {
+        let new_policy = compiled.image.digest() != self.compiled.image.digest();
+        if new_policy || self.troubles.contains_key(&Subject::Image) {
             self.kernel.publish(&compiled.image).map_err(|error| vec![one_line(&error).into()])?;
             self.compiled = compiled;
+            self.troubles.remove(&Subject::Image);
         } else {
             // The files may still differ in what does not matter to the image: warnings.
             self.compiled.policy = compiled.policy;
         }
-        self.config = config;
-        self.troubles.remove(&Subject::Exemptions);
+        (self.files, self.config) = (files, config);
+        self.hosts.set_hold(self.config.dns.hold.duration());
+        self.watch(started);
+        self.ask_for_hosts();
         if !new_policy && !new_interfaces {
             return Ok(ReloadOutcome::Unchanged);
         }
@@ -219,36 +268,22 @@ impl Enforcer {
         Ok(applied(&self.compiled))
     }
 
-    /// Recompiles without the exemptions that have run out. Whether the status has changed.
-    fn expire(&mut self) -> bool {
-        let (policy, image) = (self.compiled.policy.clone(), &self.compiled.image);
-        let result = Compiled::new(policy, image.slots(), image.generation() + 1, Timestamp::now())
-            .map_err(|error| one_line(&error))
-            .and_then(|compiled| match self.kernel.publish(&compiled.image) {
-                Ok(()) => Ok(compiled),
-                Err(error) => Err(one_line(&error)),
-            });
-        match result {
-            Ok(compiled) => {
-                self.compiled = compiled;
-                self.troubles.remove(&Subject::Exemptions);
-                let generation = self.compiled.image.generation();
-                info!(generation, "exemptions have run out");
-                // A rejected reload stays what `status` shows: the files are still not in force.
-                if self.last_reload.success {
-                    self.remember(Trigger::Expiry, applied(&self.compiled));
-                }
-                true
-            }
-            Err(error) => {
-                let trouble = format!("exemptions that have run out are still in force: {error}");
-                self.complain(Subject::Exemptions, trouble)
-            }
-        }
-    }
-
     /// Attaches what the node file wants: everything again, or what is not covered. Whether anything has changed.
     fn cover(&mut self, which: Which) -> bool {
+        let repaired = match self.kernel.repair() {
+            Ok(repaired) => repaired,
+            // A program that is loaded now would find no maps, or others.
+            Err(error) => {
+                let error = one_line(&error);
+                let trouble =
+                    format!("the pins are gone, and the filter ends with the daemon: {error}");
+                return self.complain(Subject::Pins, trouble);
+            }
+        };
+        if repaired {
+            warn!("the pins were gone, and are there again");
+        }
+        let settled = self.troubles.remove(&Subject::Pins).is_some() || repaired;
         let plan = match Plan::current(&self.config) {
             Ok(plan) => plan,
             Err(error) => {
@@ -256,7 +291,7 @@ impl Enforcer {
                 return self.complain(Subject::Interfaces, trouble);
             }
         };
-        let settled = self.troubles.remove(&Subject::Interfaces).is_some();
+        let settled = self.troubles.remove(&Subject::Interfaces).is_some() || settled;
         let all = which == Which::All;
         let retry = !self.uncovered.is_empty() && Instant::now() >= self.retry;
         if plan == self.plan && !all && !retry {
@@ -350,7 +385,7 @@ impl Enforcer {
 
     fn describe(&self) -> Status {
         let problems = self.problems();
-        let Compiled { policy, image } = &self.compiled;
+        let Compiled { policy, image, .. } = &self.compiled;
         let fall_backs = self.covered.iter().filter_map(|(_, attached)| {
             Some(format!("{}: {}", attached.interface, attached.warning.as_ref()?))
         });
@@ -369,8 +404,14 @@ impl Enforcer {
             },
             last_reload: self.last_reload.clone(),
             interfaces: self.covered.iter().map(interface).collect(),
+            entries: self.entries_status(),
+            hosts: self.hosts.status(policy),
+            trial: self.trial.as_ref().map(|trial| trial.until),
             problems,
-            warnings: policy.warnings.iter().map(ToString::to_string).chain(fall_backs).collect(),
+            warnings: (policy.warnings.iter().map(ToString::to_string))
+                .chain(fall_backs)
+                .chain(self.run_time_warnings())
+                .collect(),
         }
     }
 

@@ -166,7 +166,7 @@ async fn show(
         match form.query() {
             None => Answer::NotUnderstood,
             Some(query) => match app.enforcer.call(move |it| it.explain(&query)).await {
-                Ok(Ok(explanation)) => Answer::Explained(explanation),
+                Ok(Ok(explanation)) => Answer::Explained(Box::new(explanation)),
                 Ok(Err(_)) | Err(_) => Answer::NotUnderstood,
             },
         }

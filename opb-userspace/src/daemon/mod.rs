@@ -6,13 +6,16 @@
 
 pub mod control;
 mod enforcer;
+mod files;
 mod http;
 mod interfaces;
+mod links;
 mod logs;
 mod observer;
 mod page;
 pub mod report;
 mod socket;
+mod subscribers;
 mod words;
 mod worker;
 
@@ -27,11 +30,17 @@ use tracing::{error, info, warn};
 
 use self::{
     enforcer::{Enforcer, Outlets},
+    links::Links,
     report::Trigger,
     socket::Socket,
     worker::Worker,
 };
-use crate::{compiled::LoadError, node::Config, policy::Diagnostics};
+use crate::{
+    compiled::LoadError,
+    node::Config,
+    policy::Diagnostics,
+    relays::{Answer, resolver},
+};
 
 /// How often interfaces are compared with what the node file wants.
 const RESYNC: Duration = Duration::from_secs(1);
@@ -49,6 +58,10 @@ pub enum Error {
     Socket(#[from] socket::Error),
     #[error(transparent)]
     Kernel(#[from] crate::kernel::Error),
+    #[error(transparent)]
+    Store(#[from] crate::subscribers::Error),
+    #[error("changes of interfaces cannot be followed")]
+    Links(#[source] io::Error),
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),
     #[error("the control socket broke")]
@@ -67,22 +80,33 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
     let (status, reports) = watch::channel(None);
     let (logs, lines) = mpsc::unbounded_channel();
     tokio::spawn(logs::forward_all(lines));
-    let outlets = Outlets { status, logs };
+    let (hosts, tasks) = watch::channel(resolver::Task::default());
+    let outlets = Outlets { status, logs, hosts };
+    // Before interfaces are listed for the first time: what comes later is told.
+    let links = Links::new().map_err(Error::Links)?;
     let (observe, state, address) = (config.observe.clone(), config.state.clone(), config.http);
     let enforcer = Worker::start(move || Enforcer::start(path, config, outlets)).await??;
+
+    let (resolved, mut answers) = mpsc::unbounded_channel();
+    tokio::spawn(resolver::follow(tasks, resolved));
 
     let (stop, stopped) = oneshot::channel::<()>();
     let telemetry = observer::start(&enforcer, &observe, &state).await;
     http::start(address, enforcer.clone(), reports.clone(), Arc::clone(&telemetry));
     let app = control::router(enforcer.clone(), reports, Arc::clone(&telemetry));
+    let app = app.into_make_service_with_connect_info::<subscribers::Peer>();
     let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
     let mut server = tokio::spawn(server.into_future());
 
     let end = loop {
         tokio::select! {
-            event = signals.next() => match event {
+            event = next(&mut signals, &links, &mut answers) => match event {
                 Event::Reload => drop(enforcer.call(|it| it.reload(Trigger::Signal)).await?),
                 Event::Resync => enforcer.call(Enforcer::resync).await?,
+                Event::Links => enforcer.call(Enforcer::follow_interfaces).await?,
+                Event::Resolved(name, answer) => {
+                    enforcer.call(move |it| it.resolved(&name, answer)).await?;
+                }
                 Event::Stop(name) => {
                     info!("{name}: stopping; the kernel goes on enforcing");
                     break Ok(());
@@ -111,7 +135,30 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
 enum Event {
     Reload,
     Resync,
+    Links,
+    Resolved(String, Answer),
     Stop(&'static str),
+}
+
+/// Whatever happens next. Signals go first.
+async fn next(
+    signals: &mut Signals,
+    links: &Links,
+    answers: &mut mpsc::UnboundedReceiver<(String, Answer)>,
+) -> Event {
+    tokio::select! {
+        biased;
+        event = signals.next() => event,
+        changed = links.changed() => {
+            if let Err(error) = changed {
+                // The resync follows, a second later.
+                warn!("changes of interfaces cannot be followed: {error}");
+                return Event::Resync;
+            }
+            Event::Links
+        }
+        Some((name, answer)) = answers.recv() => Event::Resolved(name, answer),
+    }
 }
 
 struct Signals {

@@ -29,7 +29,7 @@ pub(super) struct Question<'a> {
 pub(super) enum Answer {
     Unasked,
     NotUnderstood,
-    Explained(Explanation),
+    Explained(Box<Explanation>),
 }
 
 pub(super) fn whole(

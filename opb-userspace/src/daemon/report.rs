@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{compiled::hex, policy::Diagnostic};
+use crate::{compiled::hex, diff::Change, policy::Diagnostic, relays::HostStatus};
 
 /// Answer of `GET /v1/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,6 +17,14 @@ pub struct Status {
     pub policy: PolicyStatus,
     pub last_reload: LastReload,
     pub interfaces: Vec<InterfaceStatus>,
+    #[serde(default)]
+    pub entries: EntriesStatus,
+    /// Relay hosts, and what they stand for.
+    #[serde(default)]
+    pub hosts: Vec<HostStatus>,
+    /// When the policy in force is taken back unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Timestamp>,
     /// What keeps the state from being `enforcing`.
     pub problems: Vec<String>,
     pub warnings: Vec<String>,
@@ -39,6 +47,14 @@ pub struct PolicyStatus {
     pub image_bytes: usize,
     pub nodes: Fill,
     pub groups: Vec<GroupStatus>,
+}
+
+/// Run-time entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntriesStatus {
+    pub count: usize,
+    /// Those of groups that the policy does not have.
+    pub meaningless: usize,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -89,8 +105,12 @@ pub enum Trigger {
     Start,
     Signal,
     Request,
-    /// An exemption ran out.
+    /// The files have changed.
+    Files,
+    /// An exemption or a run-time entry ran out.
     Expiry,
+    /// Nobody confirmed a reload.
+    Rollback,
 }
 
 /// What came of a reload. Answer of `POST /v1/reload`.
@@ -113,6 +133,25 @@ impl ReloadOutcome {
     pub fn is_rejected(&self) -> bool {
         matches!(self, Self::Rejected { .. })
     }
+}
+
+/// What a reload would change. Answer of `GET /v1/diff`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Preview {
+    /// Of the files.
+    pub digest: String,
+    /// Whether the node file wants other interfaces.
+    pub interfaces: bool,
+    pub changes: Vec<Change>,
+}
+
+/// Answer of `POST /v1/confirm`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// False if nothing was on trial.
+    pub confirmed: bool,
+    /// In force.
+    pub generation: u64,
 }
 
 /// Something that is wrong, for people (`text`) and, if it has a place in a file, for programs.

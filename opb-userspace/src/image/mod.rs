@@ -1,9 +1,11 @@
 //! The policy image: a policy compiled into what the kernel program searches.
 //!
-//! [`ranges`] flattens nested prefixes, [`tree`] makes a search tree of the ranges, [`slots`] numbers the groups.
+//! [`ranges`] flattens nested prefixes, [`tree`] makes a search tree of the ranges, [`slots`] numbers the groups;
+//! [`overlay`] does the same for a few changes.
 //! The layout is [`opb_common::image`]'s; nothing here touches the kernel.
 
-mod ranges;
+mod overlay;
+pub(crate) mod ranges;
 mod slots;
 mod tables;
 mod tree;
@@ -21,6 +23,7 @@ use opb_common::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use overlay::Overlay;
 pub use slots::{NoSlotLeft, Slots};
 pub use tables::{Tables, port_set};
 
@@ -82,6 +85,17 @@ impl Image {
         generation: u64,
         now: Timestamp,
     ) -> Result<Self, CompileError> {
+        Self::compile_as(policy, policy.digest(), slots, generation, now)
+    }
+
+    /// The same under the digest of another policy: that of the files, of which `policy` is what is in force.
+    pub fn compile_as(
+        policy: &Policy,
+        digest: [u8; 16],
+        slots: &Slots,
+        generation: u64,
+        now: Timestamp,
+    ) -> Result<Self, CompileError> {
         let mut slots = slots.clone();
         slots.assign(policy.groups.iter().map(|group| group.name.as_str()))?;
         let slot_of: Vec<u16> =
@@ -109,7 +123,7 @@ impl Image {
             magic: MAGIC,
             abi: ABI_VERSION,
             generation,
-            digest: policy.digest(),
+            digest,
             subscribers,
             relays,
             groups,

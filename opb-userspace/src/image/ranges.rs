@@ -2,10 +2,10 @@
 
 /// A prefix and what holds in it. IPv4 addresses stand in the upper 32 bits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry<T> {
-    pub(super) start: u128,
-    pub(super) length: u8,
-    pub(super) value: T,
+pub(crate) struct Entry<T> {
+    pub(crate) start: u128,
+    pub(crate) length: u8,
+    pub(crate) value: T,
 }
 
 impl<T> Entry<T> {
@@ -15,13 +15,13 @@ impl<T> Entry<T> {
 }
 
 /// One address from which on a value holds, up to the next.
-pub(super) type Bound<T> = (u128, T);
+pub(crate) type Bound<T> = (u128, T);
 
 /// Flattens nested prefixes into ranges that cover the whole address space: the first starts at 0.
 ///
 /// `combine(outer, inner)` says what holds in a prefix inside another; outside of all prefixes it is `outside`.
 /// Neighbours with the same value become one range, however many prefixes they came from.
-pub(super) fn flatten<T: Copy + PartialEq>(
+pub(crate) fn flatten<T: Copy + PartialEq>(
     mut entries: Vec<Entry<T>>,
     outside: T,
     combine: impl Fn(T, T) -> T,

@@ -1,9 +1,10 @@
-//! The compiled tree against a naive longest-prefix match.
+//! The compiled tree against a naive longest-prefix match, and an overlay against a new image.
 
 use opb_common::image::{self, Node};
 use proptest::prelude::*;
 
 use super::{
+    Image, Overlay, Slots,
     ranges::{Entry, flatten},
     tree,
 };
@@ -115,4 +116,94 @@ fn everything_and_nothing() {
     let all = [Entry { start: 0, length: 0, value: 3 }];
     assert_eq!(flatten(all.to_vec(), 0, |_, inner| inner), [(0, 3)]);
     assert_eq!(flatten(Vec::<Entry<u16>>::new(), 0, |_, inner| inner), [(0, 0)]);
+}
+
+mod overlay {
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
+    use opb_common::image::UNCHANGED;
+
+    use super::*;
+    use crate::policy::{Action, Downstream, Exemption, Group, Matching, Policy, Prefix};
+
+    /// Who has a prefix: group 0 or 1, or an exemption.
+    type Owners = BTreeMap<Prefix, u8>;
+
+    fn policy(owners: &Owners) -> Policy {
+        let of = |wanted| {
+            owners.iter().filter(move |&(_, &owner)| owner == wanted).map(|(&prefix, _)| prefix)
+        };
+        let group = |name: &str, owner| Group {
+            name: name.to_owned(),
+            prefixes: of(owner).collect(),
+            relays: Vec::new(),
+            action: Action::Drop,
+            matching: Matching::Syn,
+            downstream: Downstream::Off,
+            ports: vec![25],
+        };
+        Policy {
+            groups: vec![group("a", 0), group("b", 1)],
+            exemptions: of(2)
+                .map(|prefix| Exemption { prefix, reason: None, until: None })
+                .collect(),
+            ..Policy::default()
+        }
+    }
+
+    fn class(nodes: &[Node], address: u128, ipv6: bool) -> u16 {
+        let header: &image::Header = bytemuck::cast_ref(&nodes[0]);
+        let root = header.subscribers[usize::from(ipv6)];
+        image::lookup(nodes, root, (address >> 64) as u64, address as u64)
+    }
+
+    /// A prefix in one of a few neighbourhoods, so that they nest.
+    fn prefix() -> impl Strategy<Value = Prefix> {
+        (any::<bool>(), 0..3u128, any::<u16>(), 0..=40u8).prop_map(|(ipv6, place, bits, length)| {
+            let address = place << 126 | u128::from(bits) << 96;
+            let length = if ipv6 { length } else { length.min(32) };
+            let text = if ipv6 {
+                std::net::Ipv6Addr::from(address).into()
+            } else {
+                std::net::IpAddr::from(std::net::Ipv4Addr::from((address >> 96) as u32))
+            };
+            Prefix::truncated(text, length).expect("a length of the family")
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn image_and_overlay_equal_a_new_image(
+            before in prop::collection::btree_map(prefix(), 0..3u8, 0..40),
+            changes in prop::collection::vec((prefix(), prop::option::of(0..3u8)), 1..10),
+            random in prop::collection::vec(any::<u128>(), 20),
+        ) {
+            let now = Timestamp::now();
+            let mut after = before.clone();
+            for &(prefix, owner) in &changes {
+                match owner {
+                    Some(owner) => after.insert(prefix, owner),
+                    None => after.remove(&prefix),
+                };
+            }
+            let changed: Vec<Prefix> = changes.iter().map(|&(prefix, _)| prefix).collect();
+            let old = Image::compile(&policy(&before), &Slots::default(), 7, now).expect("an image");
+            let new = Image::compile(&policy(&after), old.slots(), 8, now).expect("an image");
+            let overlay = Overlay::compile(&policy(&after), old.slots(), 7, now, &changed).expect("few changes");
+            let edges = before.keys().chain(&changed).flat_map(|prefix| {
+                let last = prefix.bits() | u128::MAX.checked_shr(prefix.length().into()).unwrap_or(0);
+                [prefix.bits(), prefix.bits().wrapping_sub(1), last, last.wrapping_add(1)]
+            });
+            for address in edges.chain(random) {
+                for ipv6 in [false, true] {
+                    let changed = class(overlay.nodes(), address, ipv6);
+                    let found = if changed == UNCHANGED { class(old.nodes(), address, ipv6) } else { changed };
+                    prop_assert_eq!(found, class(new.nodes(), address, ipv6), "{:032x}, IPv6 {}", address, ipv6);
+                }
+            }
+        }
+    }
 }

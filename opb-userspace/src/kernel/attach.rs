@@ -10,20 +10,20 @@ use std::os::fd::AsFd;
 
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
-    links::{FdLink, LinkError, LinkType, PinnedLink},
-    loaded_links, loaded_programs,
+    links::{FdLink, Link as _, LinkError, PinnedLink},
+    loaded_programs,
     tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     xdp::XdpLink,
 };
 use aya::sys::SyscallError;
-use nix::{ifaddrs::getifaddrs, net::if_::if_nameindex};
+use nix::net::if_::if_nameindex;
 use opb_common::{outcome::Direction, settings::Settings};
 use serde::Serialize;
 
 use super::{
     Error,
     pins::Pins,
-    programs::{Kind, Programs, TC_PROGRAM},
+    programs::{Kind, Programs},
     sys,
 };
 use crate::node::{Hook as HookChoice, Role};
@@ -59,13 +59,18 @@ impl Hook {
         }
     }
 
+    /// Whether no interface can have programs on both.
+    fn excludes(self, other: Self) -> bool {
+        self != other && self.kind() == Kind::Xdp && other.kind() == Kind::Xdp
+    }
+
     /// The hooks to try, best first.
-    fn candidates(choice: HookChoice, ingress: bool) -> &'static [Self] {
+    fn candidates(choice: HookChoice, side: Side) -> &'static [Self] {
         match choice {
             HookChoice::Clsact => &[Self::Clsact],
             HookChoice::Tc => &[Self::Tcx, Self::Clsact],
             // There is no XDP on the way out.
-            _ if !ingress => &[Self::Tcx, Self::Clsact],
+            _ if side == Side::Out => &[Self::Tcx, Self::Clsact],
             HookChoice::Auto => &Self::ALL,
             HookChoice::Xdp => &[Self::Xdp],
             HookChoice::XdpGeneric => &[Self::XdpGeneric],
@@ -87,13 +92,22 @@ pub struct Wanted {
 
 impl Wanted {
     /// Subscribers' packets come in on a subscriber interface and leave on a core interface.
-    fn is_ingress(&self) -> bool {
-        (self.role == Role::Subscriber) == (self.direction == Direction::Upstream)
+    fn side(&self) -> Side {
+        if (self.role == Role::Subscriber) == (self.direction == Direction::Upstream) {
+            Side::In
+        } else {
+            Side::Out
+        }
+    }
+
+    /// The name of the link at `hook`.
+    fn link(&self, hook: Hook) -> LinkName {
+        LinkName { hook, direction: self.direction, side: self.side(), index: self.index }
     }
 
     fn settings(&self, hook: Hook, bare_ip: bool) -> Settings {
         [
-            (!self.is_ingress(), Settings::SILENT),
+            (self.side() == Side::Out, Settings::SILENT),
             (hook != Hook::Xdp, Settings::SOCKET_BUFFER),
             (self.direction == Direction::Downstream, Settings::DOWNSTREAM),
             (bare_ip, Settings::BARE_IP),
@@ -129,14 +143,40 @@ pub struct Refused {
 struct LinkName {
     hook: Hook,
     direction: Direction,
+    /// Not to be told by the direction: on a core interface it is the other side.
+    side: Side,
     index: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    In,
+    Out,
+}
+
+impl Side {
+    const ALL: [Self; 2] = [Self::In, Self::Out];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Out => "out",
+        }
+    }
+
+    const fn tc_type(self) -> TcAttachType {
+        match self {
+            Self::In => TcAttachType::Ingress,
+            Self::Out => TcAttachType::Egress,
+        }
+    }
 }
 
 impl fmt::Display for LinkName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { hook, direction, index } = self;
+        let Self { hook, direction, side, index } = self;
         // No dots: bpffs reserves them.
-        write!(f, "{}~{}~{index}", hook.name(), direction.name())
+        write!(f, "{}~{}~{}~{index}", hook.name(), direction.name(), side.name())
     }
 }
 
@@ -145,9 +185,11 @@ impl LinkName {
         let mut parts = name.split('~');
         let hook = parts.next()?;
         let direction = parts.next()?;
+        let side = parts.next()?;
         Some(Self {
             hook: Hook::ALL.into_iter().find(|known| known.name() == hook)?,
             direction: Direction::ALL.into_iter().find(|known| known.name() == direction)?,
+            side: Side::ALL.into_iter().find(|known| known.name() == side)?,
             index: parts.next()?.parse().ok()?,
         })
     }
@@ -159,7 +201,7 @@ pub(super) fn attach(
     programs: &mut Programs,
     wanted: &Wanted,
 ) -> Result<Attached, Refused> {
-    let result = bare_ip(wanted.index)
+    let result = bare_ip(&wanted.interface)
         .map_err(|source| Error::Interface { interface: wanted.interface.clone(), source })
         .and_then(|bare_ip| try_hooks(pins, programs, wanted, bare_ip));
     result.map_err(|error| Refused { wanted: wanted.clone(), error })
@@ -171,8 +213,8 @@ fn try_hooks(
     wanted: &Wanted,
     bare_ip: bool,
 ) -> Result<Attached, Error> {
-    let candidates = Hook::candidates(wanted.hook, wanted.is_ingress());
-    let name = |hook| LinkName { hook, direction: wanted.direction, index: wanted.index };
+    let candidates = Hook::candidates(wanted.hook, wanted.side());
+    let name = |hook| wanted.link(hook);
     let attached = |hook, warning| Attached {
         interface: wanted.interface.clone(),
         index: wanted.index,
@@ -180,7 +222,7 @@ fn try_hooks(
         hook,
         warning,
     };
-    let ours: Vec<Hook> =
+    let mut ours: Vec<Hook> =
         Hook::ALL.into_iter().filter(|&hook| is_attached(pins, name(hook))).collect();
 
     let mut refusals: Vec<(Hook, Error)> = Vec::new();
@@ -191,14 +233,18 @@ fn try_hooks(
         {
             continue;
         }
-        match put(
-            pins,
-            programs,
-            wanted,
-            wanted.settings(hook, bare_ip),
-            name(hook),
-            ours.contains(&hook),
-        ) {
+        let mut put_on = |hook, present| {
+            put(pins, programs, wanted, wanted.settings(hook, bare_ip), name(hook), present)
+        };
+        // The kernel has no room for native and generic XDP at a time: TC stands in while they change places.
+        if let Some(rival) = ours.iter().position(|present| hook.excludes(*present)) {
+            if !ours.iter().any(|present| present.kind() == Kind::Tc) {
+                let tcx = put_on(Hook::Tcx, false).map(|()| Hook::Tcx);
+                ours.push(tcx.or_else(|_| put_on(Hook::Clsact, false).map(|()| Hook::Clsact))?);
+            }
+            remove(pins, name(ours.swap_remove(rival)), Some(&wanted.interface))?;
+        }
+        match put_on(hook, ours.contains(&hook)) {
             Ok(()) => {
                 // Only now, so that one of the two is always there.
                 for &other in ours.iter().filter(|&&other| other != hook) {
@@ -313,7 +359,7 @@ fn attach_xdp(program: &mut Xdp, index: u32, mode: XdpMode) -> Result<FdLink, Pr
 fn attach_tcx(program: &mut SchedClassifier, wanted: &Wanted) -> Result<FdLink, ProgramError> {
     // First, so that no other program on the hook lets something through before us.
     let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = program.attach_with_options(&wanted.interface, tc_type(wanted.is_ingress()), order)?;
+    let id = program.attach_with_options(&wanted.interface, wanted.side().tc_type(), order)?;
     FdLink::try_from(program.take_link(id)?).map_err(no_link)
 }
 
@@ -324,31 +370,46 @@ fn no_link(error: LinkError) -> ProgramError {
     })
 }
 
-/// Where our filter stands on a clsact hook: fixed, so that it can be found and replaced.
+/// Where our filters stand on a clsact hook: fixed, so that they can be found and replaced.
 const CLSACT_PRIORITY: u16 = 25;
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x25);
+
+/// Of its own for each direction: when an interface changes its role, both stand on one side for a moment.
+const fn clsact_handle(direction: Direction) -> TcHandle {
+    match direction {
+        Direction::Upstream => TcHandle::new(0, 0x25),
+        Direction::Downstream => TcHandle::new(0, 0x26),
+    }
+}
+
+/// The filter of ours at that place, whether it is there or not.
+fn clsact_filter(
+    interface: &str,
+    side: Side,
+    direction: Direction,
+) -> Result<SchedClassifierLink, ProgramError> {
+    let handle = clsact_handle(direction);
+    let link =
+        SchedClassifierLink::attached(interface, side.tc_type(), CLSACT_PRIORITY, handle, None);
+    Ok(link.map_err(TcError::from)?)
+}
 
 fn attach_clsact(program: &mut SchedClassifier, wanted: &Wanted) -> Result<(), ProgramError> {
     let interface = &wanted.interface;
-    let kind = tc_type(wanted.is_ingress());
+    let (side, direction) = (wanted.side(), wanted.direction);
     let replace = |program: &mut SchedClassifier| {
-        let link =
-            SchedClassifierLink::attached(interface, kind, CLSACT_PRIORITY, CLSACT_HANDLE, None);
-        program.attach_to_link(link.map_err(TcError::from)?)
+        program.attach_to_link(clsact_filter(interface, side, direction)?)
     };
     let id = replace(program).or_else(|_nothing_to_replace| {
         // The queueing discipline may be there already, for somebody else's filters.
         let _ = tc::qdisc_add_clsact(interface);
-        let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, classid: None };
-        program.attach_with_options(interface, kind, TcAttachOptions::Netlink(options))
+        let handle = clsact_handle(direction);
+        let options = NlOptions { priority: CLSACT_PRIORITY, handle, classid: None };
+        let options = TcAttachOptions::Netlink(options);
+        program.attach_with_options(interface, side.tc_type(), options)
     })?;
     // The filter belongs to the interface, not to this process.
     std::mem::forget(program.take_link(id)?);
     Ok(())
-}
-
-fn tc_type(ingress: bool) -> TcAttachType {
-    if ingress { TcAttachType::Ingress } else { TcAttachType::Egress }
 }
 
 /// Whether a program of ours is on that hook of that interface.
@@ -369,11 +430,10 @@ fn remove(pins: &Pins, name: LinkName, interface: Option<&str>) -> Result<(), Er
     let path = pins.link(&name.to_string());
     match name.hook {
         Hook::Clsact => {
-            for kind in [TcAttachType::Ingress, TcAttachType::Egress] {
-                // Nothing to remove is what is wanted.
-                let _ = interface
-                    .map(|interface| tc::qdisc_detach_program(interface, kind, TC_PROGRAM));
-            }
+            // Nothing to remove is what is wanted.
+            let filter = interface
+                .map(|interface| clsact_filter(interface, name.side, name.direction)?.detach());
+            drop(filter);
         }
         _ => {
             let link = sys::open_pin(&path).map_err(Error::path("open", &path))?;
@@ -398,10 +458,7 @@ pub(super) fn detach_all_but(pins: &Pins, wanted: &[Wanted]) -> Result<Vec<Strin
     let mut removed = Vec::new();
     for link in pins.links()? {
         let Some(name) = LinkName::parse(&link) else { continue };
-        if wanted
-            .iter()
-            .any(|wanted| (wanted.index, wanted.direction) == (name.index, name.direction))
-        {
+        if wanted.iter().any(|wanted| wanted.link(name.hook) == name) {
             continue;
         }
         let interface = interface_name(name.index);
@@ -417,7 +474,7 @@ pub(super) fn detach_all_but(pins: &Pins, wanted: &[Wanted]) -> Result<Vec<Strin
 }
 
 /// Whether frames of the interface start at the IP header.
-fn bare_ip(index: u32) -> io::Result<bool> {
+fn bare_ip(interface: &str) -> io::Result<bool> {
     /// linux/if_arp.h
     const ARPHRD_RAWIP: u16 = 519;
     const WITHOUT_LINK_HEADER: [u16; 7] = [
@@ -429,12 +486,7 @@ fn bare_ip(index: u32) -> io::Result<bool> {
         libc::ARPHRD_IPGRE,
         ARPHRD_RAWIP,
     ];
-    let address = getifaddrs()?.filter_map(|interface| interface.address);
-    let kind = address
-        .filter_map(|address| address.as_link_addr().map(|link| (link.ifindex(), link.hatype())));
-    let kind = kind.into_iter().find(|&(found, _)| found == index as usize);
-    kind.map(|(_, kind)| WITHOUT_LINK_HEADER.contains(&kind))
-        .ok_or_else(|| io::ErrorKind::NotFound.into())
+    Ok(WITHOUT_LINK_HEADER.contains(&sys::hardware_type(interface)?))
 }
 
 /// What the kernel's refusal means.
@@ -460,17 +512,8 @@ fn refusal(source: ProgramError, wanted: &Wanted, hook: Hook, program: &'static 
 
 /// Names the program on the XDP hook of an interface.
 fn xdp_owner(index: u32) -> String {
-    let link = loaded_links().flatten().find_map(|link| {
-        let fd = sys::open_link(link.id()).ok()?;
-        let target = sys::link_target(fd.as_fd()).ok()?;
-        let is_xdp = matches!(link.link_type(), Ok(LinkType::Xdp));
-        (is_xdp && target.interface == index).then_some(target.program)
-    });
-    let name = link.and_then(|id| {
-        let program = loaded_programs().flatten().find(|program| program.id() == id)?;
-        Some(format!("program `{}` (id {id})", program.name_as_str().unwrap_or("?")))
-    });
-    name.unwrap_or_else(|| {
-        "a program that was attached without a link (`bpftool net` names it)".into()
-    })
+    let Ok(Some(id)) = sys::xdp_program(index) else { return "another program".into() };
+    let program = loaded_programs().flatten().find(|program| program.id() == id);
+    let name = program.as_ref().and_then(|program| program.name_as_str());
+    format!("program `{}` (id {id})", name.unwrap_or_default())
 }

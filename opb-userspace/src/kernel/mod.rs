@@ -1,13 +1,14 @@
 //! The kernel side of the program. All of aya and every raw system call live behind this module: aya renames
 //! its attach interface in every release.
 //!
-//! In the order in which an image reaches packets: [`pins`] are what outlives the process, [`policy`] puts an
+//! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what outlives the pins), [`policy`] puts an
 //! image into the kernel, [`programs`] loads the BPF programs, [`attach`] puts them on interfaces, [`counters`]
 //! reads what they counted, [`sighting`] what they wrote down of denied packets. [`replay`] runs single packets through programs of its own.
 
 mod attach;
 mod counters;
 mod error;
+mod held;
 mod pins;
 mod policy;
 mod programs;
@@ -27,7 +28,8 @@ pub use programs::Logs;
 pub use replay::{Replay, ReplayHook};
 pub use sighting::{Books, Events, Sightings};
 
-use crate::image::{Image, Slots};
+use crate::image::{Image, Overlay, Slots};
+use held::Held;
 use pins::Pins;
 use policy::PolicySlot;
 use programs::{Kind, Ports, Programs};
@@ -37,6 +39,7 @@ pub struct Kernel {
     pins: Pins,
     policy: PolicySlot,
     programs: Programs,
+    held: Held,
 }
 
 impl Kernel {
@@ -51,7 +54,14 @@ impl Kernel {
         sighting::open(&pins.sightings())?;
         let ports = policy.image()?.as_ref().map(Ports::of).unwrap_or_default();
         let programs = Programs::new(pins.maps(), ports, log);
-        Ok(Self { pins, policy, programs })
+        let held = Held::new(&pins)?;
+        Ok(Self { pins, policy, programs, held })
+    }
+
+    /// Pins again what somebody has unpinned: until then, the filter would end with this process. Whether there was
+    /// anything to repair.
+    pub fn repair(&mut self) -> Result<bool, Error> {
+        self.held.repair(&mut self.pins)
     }
 
     /// The image in force, read back from the kernel.
@@ -67,17 +77,35 @@ impl Kernel {
         let new = Ports::of(image);
         self.programs.set_ports(&self.programs.ports().union(&new))?;
         self.policy.publish(image)?;
-        self.programs.set_ports(&new)
+        // The image is in force, whatever happens now: ports too many cost time, and no verdict.
+        if let Err(error) = self.programs.set_ports(&new) {
+            tracing::warn!(%error, "the ports of the policy before stay in the programs' pre-filter");
+        }
+        Ok(())
+    }
+
+    /// Puts changes to the image in force, in place of the changes before.
+    pub fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), Error> {
+        self.policy.publish_overlay(overlay)
     }
 
     /// Puts the programs on interfaces, or replaces those that are there without a gap.
     pub fn attach(&mut self, wanted: &[Wanted]) -> Vec<Result<Attached, Refused>> {
-        wanted.iter().map(|wanted| attach::attach(&self.pins, &mut self.programs, wanted)).collect()
+        let attach = |wanted| attach::attach(&self.pins, &mut self.programs, wanted);
+        let results = wanted.iter().map(attach).collect();
+        let indices: Vec<_> = wanted.iter().map(|wanted| wanted.index).collect();
+        if let Err(error) = self.held.follow(&self.pins, &indices) {
+            // The filter is in place all the same; the next attachment tries again.
+            tracing::warn!("links cannot be held: {error}");
+        }
+        results
     }
 
     /// Takes programs of ours off every interface and direction that is not in `wanted`. Says which.
     pub fn detach_unwanted(&mut self, wanted: &[Wanted]) -> Result<Vec<String>, Error> {
-        attach::detach_all_but(&self.pins, wanted)
+        let removed = attach::detach_all_but(&self.pins, wanted);
+        self.held.follow(&self.pins, &[])?;
+        removed
     }
 
     /// Everything that was counted since the pins were made; rows of zero are left out.

@@ -6,7 +6,7 @@
 //! PINS/v1/events          the ring of denied packets
 //! PINS/v1/talkers         who is denied how often
 //! PINS/v1/ledgers         what there is no event for
-//! PINS/v1/links/HOOK-DIRECTION-IFINDEX
+//! PINS/v1/links/HOOK~DIRECTION~SIDE~IFINDEX
 //! ```
 //!
 //! `v1` is the ABI version: another layout never opens what this one left.
@@ -14,6 +14,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, MapType};
@@ -31,7 +32,7 @@ use super::{
 /// The pin directory of this ABI version, locked against a second daemon.
 pub(super) struct Pins {
     directory: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl Pins {
@@ -39,11 +40,7 @@ impl Pins {
     pub(super) fn open(pins: &Path) -> Result<Self, Error> {
         let directory = pins.join(format!("v{ABI_VERSION}"));
         let links = directory.join("links");
-        let above = pins.ancestors().find(|path| path.exists()).unwrap_or(pins);
-        let kind = statfs(above).map_err(io::Error::from).map_err(Error::path("examine", above))?;
-        if kind.filesystem_type() != BPF_FS_MAGIC {
-            return Err(Error::NotBpffs { path: pins.into() });
-        }
+        check_bpffs(pins)?;
         fs::create_dir_all(&links).map_err(Error::path("create", &links))?;
         Self::lock(directory)
     }
@@ -57,10 +54,33 @@ impl Pins {
         Self::lock(directory).map(Some)
     }
 
+    /// Makes the directories again that somebody removed, or that went with an unmounted file system.
+    pub(super) fn renew(&mut self) -> Result<(), Error> {
+        let root = self.directory.parent().unwrap_or(&self.directory).to_owned();
+        check_bpffs(&root)?;
+        let links = self.directory.join("links");
+        fs::create_dir_all(&links).map_err(Error::path("create", &links))?;
+        let identity = |found: fs::Metadata| (found.dev(), found.ino());
+        let locked = self.lock.metadata().map(identity).ok();
+        let present = fs::metadata(&self.directory).map(identity);
+        let present = present.map_err(Error::path("examine", &self.directory))?;
+        if locked != Some(present) {
+            *self = Self::lock(self.directory.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Whether the maps are pinned, and at least `links` links.
+    pub(super) fn are_there(&self, links: usize) -> bool {
+        self.policy().exists()
+            && self.counters().exists()
+            && self.links().is_ok_and(|pinned| pinned.len() >= links)
+    }
+
     fn lock(directory: PathBuf) -> Result<Self, Error> {
         let file = File::open(&directory).map_err(Error::path("open", &directory))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { directory, _lock: lock }),
+            Ok(lock) => Ok(Self { directory, lock }),
             Err((_, nix::Error::EWOULDBLOCK)) => Err(Error::Locked { path: directory }),
             Err((_, error)) => Err(Error::path("lock", directory)(error.into())),
         }
@@ -122,6 +142,17 @@ impl Pins {
             removed.push(format!("directory {}", parent.display()));
         }
         Ok(removed)
+    }
+}
+
+/// Whether what is made at `pins` would be on a BPF file system.
+fn check_bpffs(pins: &Path) -> Result<(), Error> {
+    let above = pins.ancestors().find(|path| path.exists()).unwrap_or(pins);
+    let kind = statfs(above).map_err(io::Error::from).map_err(Error::path("examine", above))?;
+    if kind.filesystem_type() == BPF_FS_MAGIC {
+        Ok(())
+    } else {
+        Err(Error::NotBpffs { path: pins.into() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The slot that holds the image in force, and the way an image gets there.
+//! The slots that hold the image in force and the overlay on it, and the way an image gets there.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,15 +7,15 @@ use std::path::Path;
 use aya::maps::{ArrayOfMaps, Map, MapData, MapError, MapType};
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
 use memmap2::MmapOptions;
-use opb_common::image::Node;
+use opb_common::image::{IMAGE_SLOT, Node, OVERLAY_SLOT};
 
 use super::{
     Error, pins,
     sys::{self, MapShape},
 };
-use crate::image::Image;
+use crate::image::{Image, Overlay};
 
-/// The pinned map of maps with one slot.
+/// The pinned map of maps with the two slots.
 pub(super) struct PolicySlot(ArrayOfMaps<MapData>);
 
 impl PolicySlot {
@@ -27,7 +27,7 @@ impl PolicySlot {
         let shape = MapShape {
             kind: bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS,
             value_size: size_of::<u32>() as u32,
-            entries: 1,
+            entries: 2,
             flags: 0,
         };
         let map = pins::open_or_create(path, MapType::ArrayOfMaps, &shape, || {
@@ -39,7 +39,7 @@ impl PolicySlot {
 
     /// The image in force.
     pub(super) fn image(&self) -> Result<Option<Image>, Error> {
-        let map = match self.0.get(&0, 0) {
+        let map = match self.0.get(&IMAGE_SLOT, 0) {
             Ok(map) => map,
             Err(MapError::KeyNotFound) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -49,15 +49,26 @@ impl PolicySlot {
         Ok(Some(Image::from_nodes(nodes)?))
     }
 
-    /// Writes `image` into a map of its own, compares what the kernel has, and swaps it in.
+    /// Puts `image` in force. An overlay on the image before is ignored from the same moment on: it names another
+    /// generation.
     pub(super) fn publish(&mut self, image: &Image) -> Result<(), Error> {
-        let map = write(image.nodes()).map_err(Error::call("a map for the image"))?;
-        let kept = read(&map, image.nodes().len()).map_err(Error::call("to map the new image"))?;
-        if kept != image.nodes() {
+        self.put(IMAGE_SLOT, image.nodes())
+    }
+
+    /// Puts changes to the image in force, in place of those before.
+    pub(super) fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), Error> {
+        self.put(OVERLAY_SLOT, overlay.nodes())
+    }
+
+    /// Writes `nodes` into a map of its own, compares what the kernel has, and swaps it in.
+    fn put(&mut self, slot: u32, nodes: &[Node]) -> Result<(), Error> {
+        let map = write(nodes).map_err(Error::call("a map for the image"))?;
+        let kept = read(&map, nodes.len()).map_err(Error::call("to map the new image"))?;
+        if kept != nodes {
             return Err(Error::ReadBack);
         }
         sys::freeze(map.as_fd()).map_err(Error::call("to freeze the new image"))?;
-        Ok(self.0.set(0, &MapData::from_fd(map)?, 0)?)
+        Ok(self.0.set(slot, &MapData::from_fd(map)?, 0)?)
     }
 }
 

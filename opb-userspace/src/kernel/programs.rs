@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::Array,
+    maps::{Array, MapData, MapError},
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 use aya_log::EbpfLogger;
@@ -58,7 +58,6 @@ impl Ports {
         let set = |ports: &[u16]| -> PortSet { *port_set(ports) };
         ControlBytes(Control {
             zero: 0,
-            last: 0,
             upstream: set(&self.upstream),
             downstream: set(&self.downstream),
         })
@@ -113,6 +112,10 @@ impl Instance {
         Ok(instance)
     }
 
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     pub(super) fn name(&self) -> &'static str {
         match self.kind {
             Kind::Xdp => XDP_PROGRAM,
@@ -137,10 +140,17 @@ impl Instance {
     }
 
     /// The writable data of the instance.
-    pub(super) fn control(
-        &mut self,
-    ) -> Result<Array<&mut aya::maps::MapData, ControlBytes>, Error> {
-        let map = self.ebpf.map_mut(".data.control").ok_or(aya::maps::MapError::KeyNotFound)?;
+    pub(super) fn control(&mut self) -> Result<Array<&mut MapData, ControlBytes>, Error> {
+        self.section(".data.control")
+    }
+
+    /// Where it leaves the outcome of the last packet, if it was told to.
+    pub(super) fn last(&mut self) -> Result<Array<&mut MapData, u64>, Error> {
+        self.section(".data.trace")
+    }
+
+    fn section<T: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, T>, Error> {
+        let map = self.ebpf.map_mut(name).ok_or(MapError::KeyNotFound)?;
         Ok(map.try_into()?)
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::diagnostics::Diagnostic;
@@ -40,7 +40,7 @@ pub struct Group {
 }
 
 /// What happens to a packet that the upstream rule refuses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     #[default]
@@ -50,7 +50,7 @@ pub enum Action {
 }
 
 /// Which TCP packets the upstream rule looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Matching {
     #[default]
@@ -59,7 +59,7 @@ pub enum Matching {
 }
 
 /// What happens to answers of mail servers that are not relays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Downstream {
     #[default]
@@ -116,8 +116,15 @@ impl Policy {
         self.groups.binary_search_by(|group| group.name.as_str().cmp(name)).ok()
     }
 
+    /// The group or exemption that lists this very prefix, whether it is in force or not.
+    pub fn owner(&self, prefix: Prefix) -> Option<Owner> {
+        let exemption = self.exemptions.binary_search_by_key(&prefix, |it| it.prefix);
+        let group = || self.groups.iter().position(|it| it.prefixes.binary_search(&prefix).is_ok());
+        exemption.ok().map(Owner::Exemption).or_else(|| group().map(Owner::Group))
+    }
+
     /// The group or exemption whose prefix is the longest that covers `address`, at the given time. Run-time entries
-    /// are not part of a policy.
+    /// count where they were laid over the policy.
     pub fn longest_match(&self, address: IpAddr, now: Timestamp) -> Option<(Prefix, Owner)> {
         Prefix::host(address).ok()?.ancestors().find_map(|prefix| {
             let group = || {

@@ -107,6 +107,17 @@ impl Prefix {
     }
 }
 
+impl Prefix {
+    /// The reverse of [`Prefix::to_bytes`]; nothing for what that cannot give.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (&[family], rest) = bytes.split_first_chunk::<1>()?;
+        let (&bits, rest) = rest.split_first_chunk::<16>()?;
+        let &[length] = <&[u8; 1]>::try_from(rest).ok()?;
+        let prefix = Self::new(address(family == 1, bits), length).ok()?;
+        (prefix.to_bytes() == bytes).then_some(prefix)
+    }
+}
+
 /// Compares addresses as whole numbers, which sorts faster than byte by byte.
 impl Ord for Prefix {
     fn cmp(&self, other: &Self) -> Ordering {

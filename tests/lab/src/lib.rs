@@ -27,6 +27,10 @@ pub mod workdir;
 pub mod mta;
 pub mod services;
 
+pub mod trivial;
+pub mod wire;
+pub mod line;
+
 pub mod topology;
 
 pub mod attached;

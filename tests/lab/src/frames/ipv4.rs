@@ -11,6 +11,7 @@ pub struct Ipv4 {
     /// Where a source route ends: the checksum of the payload covers this address.
     last_hop: Option<Ipv4Addr>,
     options: Vec<u8>,
+    identification: u16,
     fragment: u16,
     protocol: Option<u8>,
     payload: Option<Box<dyn Payload>>,
@@ -29,6 +30,7 @@ impl Ipv4 {
             destination: destination.into(),
             last_hop: None,
             options: Vec::new(),
+            identification: 0x0b25,
             fragment: 0,
             protocol: None,
             payload: None,
@@ -60,6 +62,13 @@ impl Ipv4 {
         options.extend(hops.iter().flat_map(|hop| hop.octets()));
         self.last_hop = hops.last().copied();
         self.options(&options)
+    }
+
+    /// What the fragments of one packet have in common.
+    #[must_use]
+    pub fn identification(mut self, identification: u16) -> Self {
+        self.identification = identification;
+        self
     }
 
     /// Fragment at `offset` × 8 bytes. What of the payload it holds is said by [`Ipv4::keep`].
@@ -128,7 +137,7 @@ impl Packet for Ipv4 {
         let mut bytes = vec![self.version << 4 | self.ihl.unwrap_or((header / 4) as u8), 0];
         let length = self.total_length.unwrap_or((header + payload.len()) as u16);
         bytes.extend(length.to_be_bytes());
-        bytes.extend([0x0b, 0x25]); // identification
+        bytes.extend(self.identification.to_be_bytes());
         bytes.extend(self.fragment.to_be_bytes());
         bytes.extend([64, self.protocol.unwrap_or(protocol), 0, 0]); // hops, protocol, checksum
         bytes.extend(self.source.octets());

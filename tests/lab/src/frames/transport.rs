@@ -20,6 +20,8 @@ pub struct Tcp {
     source: u16,
     destination: u16,
     flags: u8,
+    sequence: u32,
+    acknowledgement: u32,
     data_offset: Option<u8>,
     options: Vec<u8>,
     data: Vec<u8>,
@@ -29,7 +31,16 @@ impl Tcp {
     #[must_use]
     pub fn new(source: u16, destination: u16, flags: u8) -> Self {
         let (options, data) = (Vec::new(), Vec::new());
-        Self { source, destination, flags, data_offset: None, options, data }
+        Self {
+            source,
+            destination,
+            flags,
+            sequence: 1,
+            acknowledgement: 0,
+            data_offset: None,
+            options,
+            data,
+        }
     }
 
     /// The first packet of a connection to `port`, from a port that nobody filters.
@@ -47,6 +58,13 @@ impl Tcp {
     #[must_use]
     pub fn data(mut self, data: &[u8]) -> Self {
         self.data = data.to_vec();
+        self
+    }
+
+    /// For a segment of a connection that there really is.
+    #[must_use]
+    pub fn numbers(mut self, sequence: u32, acknowledgement: u32) -> Self {
+        (self.sequence, self.acknowledgement) = (sequence, acknowledgement);
         self
     }
 
@@ -72,13 +90,22 @@ impl Payload for Tcp {
     }
 
     fn bytes(&self, pseudo: &[u8]) -> Vec<u8> {
-        let Self { source, destination, flags, data_offset, options, data } = self;
+        let Self {
+            source,
+            destination,
+            flags,
+            sequence,
+            acknowledgement,
+            data_offset,
+            options,
+            data,
+        } = self;
         let words = data_offset.unwrap_or(5 + (options.len() / 4) as u8);
         let mut bytes = Vec::new();
         bytes.extend(source.to_be_bytes());
         bytes.extend(destination.to_be_bytes());
-        bytes.extend(1u32.to_be_bytes()); // sequence number
-        bytes.extend(0u32.to_be_bytes()); // acknowledgement number
+        bytes.extend(sequence.to_be_bytes());
+        bytes.extend(acknowledgement.to_be_bytes());
         bytes.extend([words << 4, *flags]);
         bytes.extend(64240u16.to_be_bytes()); // window
         bytes.extend([0; 4]); // checksum, urgent pointer

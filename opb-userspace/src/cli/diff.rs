@@ -1,0 +1,59 @@
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use opb_userspace::{
+    diff::{Change, Range, diff},
+    policy::Policy,
+};
+
+use super::{
+    failure::Failure,
+    output::{Format, Output},
+};
+
+/// Shows which address ranges two policies treat differently: exact, range by range
+///
+/// What the daemon would change is shown by `opb reload --dry-run`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Diff {
+    /// Policy file or directory before
+    old: PathBuf,
+
+    /// Policy file or directory after
+    new: PathBuf,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Diff {
+    pub(crate) fn execute(self) -> Result<(), Failure> {
+        let [old, new] = [Policy::load(&[self.old])?, Policy::load(&[self.new])?];
+        let mut output = Output::new();
+        show(&mut output, &diff(&old, &new, Timestamp::now()), self.format)?;
+        output.finish()
+    }
+}
+
+/// JSON Lines, or a table.
+pub(super) fn show(output: &mut Output, changes: &[Change], format: Format) -> Result<(), Failure> {
+    if format.json {
+        return changes.iter().try_for_each(|change| output.json(change));
+    }
+    if changes.is_empty() {
+        return output.line("no address is treated differently");
+    }
+    output.table(
+        ["addresses", "old", "new", "relays"],
+        changes.iter().map(|change| {
+            let gained = signed('+', &change.relays_gained);
+            let relays: Vec<_> = gained.chain(signed('-', &change.relays_lost)).collect();
+            let Change { range, old, new, .. } = change;
+            [range.to_string(), old.to_string(), new.to_string(), relays.join(" ")]
+        }),
+    )
+}
+
+fn signed(sign: char, ranges: &[Range]) -> impl Iterator<Item = String> {
+    ranges.iter().map(move |range| format!("{sign}{range}"))
+}

@@ -1,0 +1,356 @@
+//! `opb subscriber`: run-time entries.
+
+use std::{fs, io, io::Read, path::PathBuf, sync::Arc, time::Duration};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::{SignedDuration, Timestamp};
+use opb_userspace::{
+    period::Period,
+    subscribers::{
+        Row,
+        changes::{Addition, Answer, Failure as Refused, NewEntry, Removal},
+    },
+};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    client::Control,
+    failure::{self, Failure},
+    output::{Format, Output},
+    upload::Upload,
+};
+
+/// More errors than these are only counted.
+const LISTED: usize = 100;
+
+/// Changes and shows what holds for single subscribers over the policy files
+///
+/// Entries are on disk before the command ends, and in force. They hold until they are removed or run out, over
+/// reloads, restarts and reboots. The same again changes nothing and is no error.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Subscriber {
+    Add(Add),
+    Remove(Remove),
+    List(List),
+    Import(Import),
+}
+
+/// Puts prefixes into a group, or exempts them from all
+#[derive(Debug, clap::Args)]
+pub(crate) struct Add {
+    /// Prefixes, or single addresses
+    #[arg(value_name = "PREFIX", required = true)]
+    prefixes: Vec<String>,
+
+    #[command(flatten)]
+    target: Target,
+
+    #[command(flatten)]
+    control: Control,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+/// What holds for the prefixes.
+#[derive(Debug, clap::Args)]
+struct Target {
+    /// Group of the policy that they shall be in
+    #[arg(long, value_name = "GROUP", conflicts_with = "exempt")]
+    group: Option<Arc<str>>,
+
+    /// Lets them pass whatever group they are in
+    #[arg(long)]
+    exempt: bool,
+
+    /// How long it shall hold, such as 8h or 30d
+    #[arg(long = "for", value_name = "TIME", conflicts_with = "until")]
+    period: Option<Period>,
+
+    /// Until when it shall hold, such as 2027-03-31T00:00:00+09:00
+    #[arg(long, value_name = "TIME")]
+    until: Option<Timestamp>,
+
+    /// Why, for whoever reads the list
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<Arc<str>>,
+}
+
+/// Removes entries; what the policy files say holds again
+#[derive(Debug, clap::Args)]
+pub(crate) struct Remove {
+    /// Prefixes, or single addresses, as they were added
+    #[arg(value_name = "PREFIX", required = true)]
+    prefixes: Vec<String>,
+
+    #[command(flatten)]
+    control: Control,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Lists all entries, what they override, and which of them do nothing
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    control: Control,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Adds the entries of a file: all of them, or none if a line is wrong
+///
+/// A line is a prefix, for which the options say what holds, or one line of `opb subscriber list --json`. `#` starts a
+/// comment.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Import {
+    /// File, or - for the standard input
+    file: PathBuf,
+
+    /// Adds what is right although other lines are wrong
+    #[arg(long)]
+    partial: bool,
+
+    #[command(flatten)]
+    target: Target,
+
+    #[command(flatten)]
+    control: Control,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Subscriber {
+    pub(crate) fn execute(self) -> Result<(), Failure> {
+        match self {
+            Self::Add(command) => command.execute(),
+            Self::Remove(command) => command.execute(),
+            Self::List(command) => command.execute(),
+            Self::Import(command) => command.execute(),
+        }
+    }
+}
+
+impl Target {
+    fn is_given(&self) -> bool {
+        self.exempt || self.group.is_some()
+    }
+
+    fn until(&self) -> Result<Option<Timestamp>, Failure> {
+        let Some(period) = self.period else { return Ok(self.until) };
+        let until = SignedDuration::try_from(period.duration())
+            .and_then(|length| Timestamp::now().checked_add(length));
+        until.map(Some).map_err(|_| Failure::invalid(format!("{period} is too long a time")))
+    }
+
+    fn entry(&self, prefix: &str, until: Option<Timestamp>) -> NewEntry {
+        let Self { group, exempt, reason, .. } = self;
+        let (group, reason) = (group.clone(), reason.clone());
+        NewEntry { prefix: prefix.to_owned(), group, exempt: *exempt, reason, until }
+    }
+}
+
+impl Add {
+    fn execute(self) -> Result<(), Failure> {
+        let Self { prefixes, target, control, format } = self;
+        if !target.is_given() {
+            return Err(Failure::invalid("either --group or --exempt is needed")
+                .hint("`opb status` lists the groups"));
+        }
+        let until = target.until()?;
+        let entries = prefixes.iter().map(|prefix| target.entry(prefix, until)).collect();
+        let body = Addition { entries, partial: false };
+        let answer: Answer = control.send("/v1/subscribers", upload(&body))?;
+        let failed = answer.failures.iter().map(complaint).collect();
+        conclude(&answer, failed, false, format)
+    }
+}
+
+impl Remove {
+    fn execute(self) -> Result<(), Failure> {
+        let Self { prefixes, control, format } = self;
+        let body = Removal { prefixes, partial: false };
+        let answer: Answer = control.send("/v1/subscribers/remove", upload(&body))?;
+        let failed = answer.failures.iter().map(complaint).collect();
+        conclude(&answer, failed, false, format)
+    }
+}
+
+impl List {
+    fn execute(self) -> Result<(), Failure> {
+        let rows: Vec<Row> = self.control.get("/v1/subscribers")?;
+        let mut output = Output::new();
+        if self.format.json {
+            rows.iter().try_for_each(|row| output.json(row))?;
+        } else if rows.is_empty() {
+            output.line("there are no run-time entries")?;
+        } else {
+            let header = ["prefix", "entry", "until", "by", "created", "reason", "note"];
+            output.table(header, rows.into_iter().map(columns))?;
+        }
+        output.finish()
+    }
+}
+
+fn columns(row: Row) -> [String; 7] {
+    let Row { prefix, group, reason, until, created, by, overrides, meaningless, .. } = row;
+    let entry = group.map_or_else(|| "exempt".to_owned(), |group| format!("group {group}"));
+    let until = until.map_or_else(|| "removed".to_owned(), |until| format!("{until:.0}"));
+    let by = by.user.clone().unwrap_or_else(|| by.uid.to_string());
+    let reason = reason.as_deref().unwrap_or_default().to_owned();
+    let overrides = overrides.map(|what| format!("overrides {what}"));
+    let meaningless = meaningless.map(|why| format!("does nothing: {why}"));
+    let notes: Vec<_> = meaningless.into_iter().chain(overrides).collect();
+    [prefix.to_string(), entry, until, by, format!("{created:.0}"), reason, notes.join("; ")]
+}
+
+impl Import {
+    fn execute(self) -> Result<(), Failure> {
+        let text = self.read()?;
+        let until = self.target.until()?;
+        let mut lines = Vec::new();
+        let mut entries = Vec::new();
+        let mut failed = Vec::new();
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim_start_matches('\u{feff}');
+            match self.parse(line, until) {
+                Ok(Some(entry)) => {
+                    entries.push(entry);
+                    lines.push(number);
+                }
+                Ok(None) => {}
+                Err(error) => failed.push((number, error)),
+            }
+        }
+        let mut answer = Answer::default();
+        // What is wrong with the other lines is still to be said, so they are sent; and nothing is made of them.
+        let partial = self.partial;
+        let spoilt = !partial && !failed.is_empty();
+        if spoilt {
+            // An entry that cannot be, so that the daemon examines the others and makes none.
+            entries.push(NewEntry { prefix: String::new(), ..self.target.entry("", None) });
+        }
+        if !entries.is_empty() {
+            let body = to_json(&Addition { entries, partial });
+            let bar = progress(body.len());
+            answer = self.control.send("/v1/subscribers", Upload::new(body, bar.clone()))?;
+            bar.finish_and_clear();
+        }
+        for Refused { index, prefix, error } in &answer.failures {
+            if let Some(&number) = lines.get(*index) {
+                let text = if error.contains(&**prefix) {
+                    error.clone()
+                } else {
+                    format!("{prefix}: {error}")
+                };
+                failed.push((number, text));
+            }
+        }
+        failed.sort();
+        let file = self.file.display();
+        let failed = failed.into_iter().map(|(line, error)| format!("{file}:{line}: {error}"));
+        conclude(&answer, failed.collect(), partial, self.format)
+    }
+
+    fn read(&self) -> Result<String, Failure> {
+        let mut text = String::new();
+        let result = if self.file.as_os_str() == "-" {
+            io::stdin().lock().read_to_string(&mut text)
+        } else {
+            fs::File::open(&self.file).and_then(|mut file| file.read_to_string(&mut text))
+        };
+        result.map(|_| text).map_err(|error| {
+            Failure::new(format!("cannot read {}", self.file.display())).caused_by(Some(&error))
+        })
+    }
+
+    fn parse(&self, line: &str, until: Option<Timestamp>) -> Result<Option<NewEntry>, String> {
+        if line.trim_start().starts_with('{') {
+            return serde_json::from_str(line).map(Some).map_err(|error| error.to_string());
+        }
+        let text = line.split('#').next().unwrap_or_default().trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        if !self.target.is_given() {
+            return Err("a line that is no JSON needs --group or --exempt".to_owned());
+        }
+        Ok(Some(self.target.entry(text, until)))
+    }
+}
+
+/// On a terminal only: indicatif draws nothing elsewhere.
+fn progress(bytes: usize) -> ProgressBar {
+    let bar = ProgressBar::new(bytes as u64);
+    let style = ProgressStyle::with_template(
+        "{spinner} {bar:40} {bytes}/{total_bytes} sent, {elapsed} {msg}",
+    );
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    // The spinner goes on turning while the daemon compiles and writes.
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+fn upload(body: &impl Serialize) -> Upload {
+    Upload::new(to_json(body), ProgressBar::hidden())
+}
+
+fn to_json(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).unwrap_or_else(|error| unreachable!("plain values: {error}"))
+}
+
+fn complaint(failure: &Refused) -> String {
+    let Refused { prefix, error, .. } = failure;
+    if error.contains(&**prefix) { error.clone() } else { format!("{prefix}: {error}") }
+}
+
+/// Says what came of it: counts on stdout, errors on stderr.
+fn conclude(
+    answer: &Answer,
+    mut failed: Vec<String>,
+    partial: bool,
+    format: Format,
+) -> Result<(), Failure> {
+    let Answer { added, changed, removed, unchanged, .. } = answer;
+    let nothing_done = !failed.is_empty() && !partial;
+    let mut output = Output::new();
+    if format.json {
+        output.json(&json!({
+            "added": added, "changed": changed, "removed": removed, "unchanged": unchanged, "errors": failed,
+        }))?;
+    } else if !nothing_done {
+        let counts = [
+            ("added", added),
+            ("changed", changed),
+            ("removed", removed),
+            ("unchanged", unchanged),
+        ];
+        let counts: Vec<_> = (counts.iter())
+            .filter(|(_, count)| **count > 0)
+            .map(|(what, count)| format!("{what}: {count}"))
+            .collect();
+        if !counts.is_empty() {
+            output.line(counts.join(", "))?;
+        }
+    }
+    output.finish()?;
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let more = failed.len().saturating_sub(LISTED);
+    failed.truncate(LISTED);
+    if more > 0 {
+        failed.push(format!("and {more} more"));
+    }
+    if partial {
+        failure::warn(failed);
+        return Err(Failure::NEGATIVE);
+    }
+    Err(Failure::invalid_files(failed).hint("nothing has been changed"))
+}

@@ -1,0 +1,233 @@
+//! What changes between two reloads: run-time entries, addresses of relay hosts, and whatever runs out.
+
+use std::{
+    collections::BTreeMap,
+    time::{Instant, SystemTime},
+};
+
+use jiff::Timestamp;
+use opb_common::outcome::Direction;
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::{Enforcer, Subject, applied};
+use crate::{
+    compiled::{Compiled, RunTime},
+    daemon::{
+        files::Watch,
+        report::{EntriesStatus, Trigger},
+    },
+    errors::one_line,
+    explain::{Explanation, Query},
+    image::CompileError,
+    node::{Config, PolicySource},
+    policy::Policy,
+    relays::{self, Answer, HostStatus, resolver::Task},
+    subscribers::{
+        Row, Who,
+        changes::{self, Request, Staging},
+    },
+};
+
+/// A request for changes, and where its answer goes.
+pub(in crate::daemon) struct Waiting {
+    pub(in crate::daemon) request: Request,
+    pub(in crate::daemon) reply: oneshot::Sender<Result<changes::Answer, String>>,
+}
+
+impl Enforcer {
+    /// Compiles `files` with what holds beside them.
+    pub(super) fn compile(&self, files: &Policy) -> Result<Compiled, CompileError> {
+        let run_time = RunTime { entries: self.entries.map(), hosts: &self.hosts };
+        let image = &self.compiled.image;
+        Compiled::new(files, run_time, image.slots(), image.generation() + 1, Timestamp::now())
+    }
+
+    /// Puts in force what files, run-time entries and relay hosts say now. Every change between two reloads ends here.
+    pub(super) fn renew(&mut self) -> Result<(), String> {
+        let compiled = self.compile(&self.files).map_err(|error| one_line(&error))?;
+        self.kernel.publish(&compiled.image).map_err(|error| one_line(&error))?;
+        self.compiled = compiled;
+        self.troubles.remove(&Subject::Image);
+        Ok(())
+    }
+
+    /// The same, where nobody waits for an answer: what fails is tried again, and degrades the state until it is done.
+    fn renew_or_complain(&mut self) -> bool {
+        match self.renew() {
+            Ok(()) => true,
+            Err(error) => {
+                let trouble = format!("what has changed at run time is not in force: {error}");
+                self.complain(Subject::Image, trouble);
+                false
+            }
+        }
+    }
+
+    /// Answers all of `waiting` after one commit and one publication: a thousand sessions a second come in batches.
+    pub(in crate::daemon) fn serve(&mut self, waiting: Vec<Waiting>) {
+        if waiting.is_empty() {
+            return;
+        }
+        let mut staging = Staging::new(self.entries.map(), &self.files, Timestamp::now());
+        let (answers, replies): (Vec<_>, Vec<_>) = (waiting.into_iter())
+            .map(|Waiting { request, reply }| (staging.stage(request), reply))
+            .unzip();
+        let changes = staging.into_changes();
+        let result = if changes.is_empty() { Ok(()) } else { self.change(changes) };
+        for (answer, reply) in answers.into_iter().zip(replies) {
+            // Whoever asked may have given up.
+            drop(reply.send(result.clone().map(|()| answer)));
+        }
+    }
+
+    /// On disk first, then in force. What cannot be put in force is taken back.
+    fn change(
+        &mut self,
+        changes: BTreeMap<crate::policy::Prefix, Option<crate::subscribers::Entry>>,
+    ) -> Result<(), String> {
+        let before: BTreeMap<_, _> = (changes.keys())
+            .map(|&prefix| (prefix, self.entries.map().get(&prefix).cloned()))
+            .collect();
+        self.entries.commit(changes).map_err(|error| one_line(&error))?;
+        if let Err(error) = self.renew() {
+            if let Err(error) = self.entries.commit(before) {
+                error!("entries that were refused are still in the store: {}", one_line(&error));
+            }
+            return Err(error);
+        }
+        self.report();
+        Ok(())
+    }
+
+    pub(in crate::daemon) fn entries(&self) -> Vec<Row> {
+        self.entries.rows(&self.files)
+    }
+
+    pub(super) fn entries_status(&self) -> EntriesStatus {
+        let map = self.entries.map();
+        let meaningful = map.values().filter(|entry| entry.is_meaningful(&self.files)).count();
+        EntriesStatus { count: map.len(), meaningless: map.len() - meaningful }
+    }
+
+    /// What is not as it was meant, although nothing is wrong with the filter.
+    pub(super) fn run_time_warnings(&self) -> Vec<String> {
+        let groups = self.entries.unknown_groups(&self.files);
+        let groups = groups.iter().map(|group| {
+            format!("run-time entries name group `{group}`, which the policy does not have: they do nothing")
+        });
+        let hosts = self.hosts.status(&self.files).into_iter().filter_map(|host| {
+            let HostStatus { host, addresses, error, .. } = host;
+            let error = error?;
+            Some(match addresses.len() {
+                0 => format!("relay host {host} has no address yet: {error}"),
+                _ => format!("relay host {host} keeps its last good answer: {error}"),
+            })
+        });
+        groups.chain(hosts).collect()
+    }
+
+    /// Says of an explanation that its prefix comes from a run-time entry.
+    pub(super) fn name_entry(&self, query: &Query, explained: &mut Explanation) {
+        let subscriber = match query.direction {
+            Direction::Upstream => query.src,
+            Direction::Downstream => query.dst,
+        };
+        let found = self.compiled.policy.longest_match(subscriber, Timestamp::now());
+        let entry = found.and_then(|(prefix, _)| self.entries.map().get(&prefix));
+        // One of a group that the policy lost is not the one that holds.
+        if let (Some(entry), Some(first)) = (entry, explained.chain.first_mut())
+            && entry.is_meaningful(&self.files)
+            && entry.in_force(Timestamp::now())
+        {
+            let Who { uid, user, .. } = &*entry.by;
+            let user = user.clone().unwrap_or_else(|| format!("user {uid}"));
+            first.push_str(&format!(", a run-time entry by {user}"));
+        }
+    }
+
+    /// Takes what has run out, out of force. Whether the status has changed.
+    pub(super) fn expire(&mut self) -> bool {
+        let now = Timestamp::now();
+        let failed = self.troubles.contains_key(&Subject::Image);
+        if !self.compiled.is_stale(now) && !failed {
+            return false;
+        }
+        if let Err(error) = self.entries.expire(now) {
+            // They are out of force all the same: compiling looks at the time.
+            warn!("entries that have run out stay in the store: {}", one_line(&error));
+        }
+        if self.renew_or_complain() {
+            let generation = self.compiled.image.generation();
+            info!(generation, "exemptions or run-time entries have run out");
+            // A rejected reload stays what `status` shows: the files are still not in force.
+            if self.last_reload.success {
+                self.remember(Trigger::Expiry, applied(&self.compiled));
+            }
+        }
+        true
+    }
+
+    /// Takes in what name servers said of a relay host.
+    pub(in crate::daemon) fn resolved(&mut self, name: &str, answer: Answer) {
+        if !relays::names(&self.files).contains(name) {
+            return;
+        }
+        if self.hosts.answered(name, answer, Instant::now()) {
+            let addresses: Vec<_> = self.hosts.addresses(name).collect();
+            if let Err(error) = self.entries.store().save_host(name, &addresses) {
+                warn!("the addresses of {name} are not stored: {}", one_line(&error));
+            }
+            if self.renew_or_complain() {
+                let generation = self.compiled.image.generation();
+                info!(generation, "relay host {name} has new addresses: {addresses:?}");
+            }
+        }
+        self.report();
+    }
+
+    /// Lets addresses of relay hosts go that have been missing from answers for long enough.
+    pub(super) fn release(&mut self) -> bool {
+        if !self.hosts.release(Instant::now()) {
+            return false;
+        }
+        for name in relays::names(&self.files) {
+            let addresses: Vec<_> = self.hosts.addresses(&name).collect();
+            if let Err(error) = self.entries.store().save_host(&name, &addresses) {
+                warn!("the addresses of {name} are not stored: {}", one_line(&error));
+            }
+        }
+        if self.renew_or_complain() {
+            info!("addresses that relay hosts no longer have are let go");
+        }
+        true
+    }
+
+    /// Tells the resolver what the files want to have resolved.
+    pub(super) fn ask_for_hosts(&self) {
+        let names = relays::names(&self.files);
+        let task = Task { names, servers: self.config.dns.servers.clone() };
+        self.outlets.hosts.send_if_modified(|known| {
+            let changed = *known != task;
+            *known = task;
+            changed
+        });
+    }
+
+    /// What to look at for changes of the files.
+    pub(super) fn watch(&mut self, started: SystemTime) {
+        self.watch = watched(&self.path, &self.config, &self.files, started);
+    }
+}
+
+pub(super) fn watched(
+    path: &std::path::Path,
+    config: &Config,
+    files: &Policy,
+    started: SystemTime,
+) -> Watch {
+    let PolicySource::Path(policy) = &config.policy;
+    let mut paths = vec![path.to_owned(), policy.clone()];
+    paths.extend(files.files.iter().cloned());
+    Watch::new(paths, started)
+}

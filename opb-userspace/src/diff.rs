@@ -1,0 +1,261 @@
+//! Which addresses are treated differently by two policies: exact, range by range.
+//!
+//! Both policies are flattened as for an image, and the two lists of ranges are walked together. What is compared is how a
+//! subscriber is treated: the name of its group changes no verdict.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    image::ranges::{Bound, Entry, flatten},
+    policy::{Action, Downstream, Group, Matching, Policy, Prefix},
+};
+
+/// A range of subscriber addresses that the two policies treat differently.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    #[serde(flatten)]
+    pub range: Range,
+    pub old: Treatment,
+    pub new: Treatment,
+    /// Addresses that are relays of the new group and were none of the old one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays_gained: Vec<Range>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays_lost: Vec<Range>,
+}
+
+/// Addresses from `first` to `last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    pub first: IpAddr,
+    pub last: IpAddr,
+}
+
+/// What happens to the mail of a subscriber that goes to no relay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "treatment", rename_all = "lowercase")]
+pub enum Treatment {
+    /// In no group: passes, unless the interface says otherwise.
+    Unknown,
+    Exempt,
+    Group {
+        group: String,
+        action: Action,
+        #[serde(rename = "match")]
+        matching: Matching,
+        downstream: Downstream,
+        ports: Vec<u16>,
+    },
+}
+
+/// Every range whose subscribers `new` treats differently from `old`, IPv4 first, in order.
+pub fn diff(old: &Policy, new: &Policy, now: Timestamp) -> Vec<Change> {
+    let (old, new) = (Side::new(old, now), Side::new(new, now));
+    let mut reach = BTreeMap::new();
+    let mut changes = Vec::new();
+    for ipv6 in [false, true] {
+        let bounds = [&old, &new].map(|side| side.bounds(ipv6));
+        let mut differing: Vec<(u128, u128, (u16, u16))> = Vec::new();
+        for (first, last, classes) in segments(&bounds[0], &bounds[1]) {
+            if old.is_same(classes.0, &new, classes.1, ipv6) {
+                continue;
+            }
+            match differing.last_mut() {
+                // The same old and new on both sides of a bound at which something else ended.
+                Some((_, end, before))
+                    if *before == classes && end.checked_add(1) == Some(first) =>
+                {
+                    *end = last;
+                }
+                _ => differing.push((first, last, classes)),
+            }
+        }
+        for (first, last, classes) in differing {
+            let (gained, lost) = reach
+                .entry((ipv6, classes))
+                .or_insert_with(|| {
+                    relay_changes(ipv6, old.reach(classes.0, ipv6), new.reach(classes.1, ipv6))
+                })
+                .clone();
+            changes.push(Change {
+                range: Range::new(ipv6, first, last),
+                old: old.treatment(classes.0),
+                new: new.treatment(classes.1),
+                relays_gained: gained,
+                relays_lost: lost,
+            });
+        }
+    }
+    changes
+}
+
+/// Classes of a policy's ranges: none, exempt, or the index of a group behind them.
+const UNKNOWN: u16 = 0;
+const EXEMPT: u16 = 1;
+const FIRST_GROUP: u16 = 2;
+
+/// Where relays begin and end, IPv4 and IPv6. Equal for equal sets of addresses.
+type Reach = [Vec<Bound<bool>>; 2];
+
+struct Side<'a> {
+    policy: &'a Policy,
+    now: Timestamp,
+    reach: Vec<Reach>,
+}
+
+impl<'a> Side<'a> {
+    fn new(policy: &'a Policy, now: Timestamp) -> Self {
+        let reach = policy.groups.iter().map(|group| {
+            [false, true].map(|ipv6| {
+                let sets = group.relays.iter().map(|&index| &policy.relays[index]);
+                let prefixes = sets.flat_map(|set| &set.addresses);
+                let relays = prefixes.filter(|prefix| prefix.is_ipv6() == ipv6);
+                flatten(relays.map(|&prefix| entry(prefix, true)).collect(), false, |_, _| true)
+            })
+        });
+        Self { policy, now, reach: reach.collect() }
+    }
+
+    fn bounds(&self, ipv6: bool) -> Vec<Bound<u16>> {
+        let exemptions = self.policy.exemptions.iter().filter(|it| it.in_force(self.now));
+        let exemptions = exemptions.map(|exemption| (exemption.prefix, EXEMPT));
+        let groups = (FIRST_GROUP..).zip(&self.policy.groups);
+        let groups = groups
+            .flat_map(|(class, group)| group.prefixes.iter().map(move |&prefix| (prefix, class)));
+        let entries = groups.chain(exemptions).filter(|(prefix, _)| prefix.is_ipv6() == ipv6);
+        let entries = entries.map(|(prefix, class)| entry(prefix, class)).collect();
+        flatten(entries, UNKNOWN, |_, inner| inner)
+    }
+
+    fn group(&self, class: u16) -> Option<&Group> {
+        self.policy.groups.get(usize::from(class.checked_sub(FIRST_GROUP)?))
+    }
+
+    fn reach(&self, class: u16, ipv6: bool) -> Option<&[Bound<bool>]> {
+        let reach = self.reach.get(usize::from(class.checked_sub(FIRST_GROUP)?))?;
+        Some(&reach[usize::from(ipv6)])
+    }
+
+    /// Of addresses of one family, which no relay of the other serves.
+    fn is_same(&self, class: u16, other: &Self, others: u16, ipv6: bool) -> bool {
+        match (self.group(class), other.group(others)) {
+            (None, None) => class == others,
+            (Some(a), Some(b)) => {
+                (a.action, a.matching, a.downstream) == (b.action, b.matching, b.downstream)
+                    && a.ports == b.ports
+                    && self.reach(class, ipv6) == other.reach(others, ipv6)
+            }
+            _ => false,
+        }
+    }
+
+    fn treatment(&self, class: u16) -> Treatment {
+        match self.group(class) {
+            None if class == EXEMPT => Treatment::Exempt,
+            None => Treatment::Unknown,
+            Some(group) => Treatment::Group {
+                group: group.name.clone(),
+                action: group.action,
+                matching: group.matching,
+                downstream: group.downstream,
+                ports: group.ports.clone(),
+            },
+        }
+    }
+}
+
+fn entry<T>(prefix: Prefix, value: T) -> Entry<T> {
+    Entry { start: prefix.bits(), length: prefix.length(), value }
+}
+
+/// The stretches on which neither list changes: first and last address, and what holds in either list.
+fn segments<T: Copy>(old: &[Bound<T>], new: &[Bound<T>]) -> Vec<(u128, u128, (T, T))> {
+    let mut segments = Vec::with_capacity(old.len() + new.len());
+    // Both lists start at 0.
+    let (mut at_old, mut at_new, mut first) = (0, 0, 0);
+    while let (Some(&(_, in_old)), Some(&(_, in_new))) = (old.get(at_old), new.get(at_new)) {
+        let starts = [old.get(at_old + 1), new.get(at_new + 1)].map(|next| next.map(|it| it.0));
+        let next = starts.iter().flatten().min().copied();
+        segments.push((first, next.map_or(u128::MAX, |next| next - 1), (in_old, in_new)));
+        let Some(next) = next else { break };
+        at_old += usize::from(starts[0] == Some(next));
+        at_new += usize::from(starts[1] == Some(next));
+        first = next;
+    }
+    segments
+}
+
+/// Relays that only the new side has, and that only the old one has. Nothing where one side is no group.
+fn relay_changes(
+    ipv6: bool,
+    old: Option<&[Bound<bool>]>,
+    new: Option<&[Bound<bool>]>,
+) -> (Vec<Range>, Vec<Range>) {
+    let (mut gained, mut lost) = (Vec::new(), Vec::new());
+    let (Some(old), Some(new)) = (old, new) else { return (gained, lost) };
+    for (first, last, states) in segments(old, new) {
+        match states {
+            (false, true) => gained.push(Range::new(ipv6, first, last)),
+            (true, false) => lost.push(Range::new(ipv6, first, last)),
+            _ => {}
+        }
+    }
+    (gained, lost)
+}
+
+impl Range {
+    /// Of addresses in the upper bits, as images have them.
+    fn new(ipv6: bool, first: u128, last: u128) -> Self {
+        let address = |bits: u128| -> IpAddr {
+            if ipv6 { IpAddr::V6(bits.into()) } else { IpAddr::V4(((bits >> 96) as u32).into()) }
+        };
+        Self { first: address(first), last: address(last) }
+    }
+
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.first.is_ipv6() == address.is_ipv6() && self.first <= address && address <= self.last
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            return fmt::Display::fmt(&self.first, f);
+        }
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl fmt::Display for Treatment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Group { group, action, matching, downstream, ports } = self else {
+            let text = if *self == Self::Exempt { "pass (exempt)" } else { "pass (in no group)" };
+            return f.write_str(text);
+        };
+        let action = match action {
+            Action::Drop => "drop",
+            Action::Reject => "reject",
+            Action::Monitor => "would-drop",
+        };
+        write!(f, "{action} ({group}")?;
+        if *matching == Matching::Any {
+            f.write_str(", match any")?;
+        }
+        match downstream {
+            Downstream::Off => {}
+            Downstream::Drop => f.write_str(", downstream drop")?,
+            Downstream::Monitor => f.write_str(", downstream monitor")?,
+        }
+        if ports[..] != [25] {
+            let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
+            write!(f, ", ports {}", ports.join(" "))?;
+        }
+        f.write_str(")")
+    }
+}
+
+#[cfg(test)]
+mod tests;

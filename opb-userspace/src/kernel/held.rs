@@ -1,0 +1,66 @@
+//! What is pinned, held once more by the running process: a bpffs that is unmounted, or pins that somebody removes, must not
+//! take the filter with them.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::{Error, pins::Pins, sys};
+
+/// Descriptors of everything that is pinned.
+pub(super) struct Held {
+    policy: OwnedFd,
+    counters: OwnedFd,
+    /// By the names of the pins.
+    links: BTreeMap<String, OwnedFd>,
+}
+
+impl Held {
+    pub(super) fn new(pins: &Pins) -> Result<Self, Error> {
+        // One descriptor a link, of which a node with thousands of sessions has many: services start with room for 1024.
+        if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+        }
+        let open = |path: PathBuf| sys::open_pin(&path).map_err(Error::path("open", path));
+        let (policy, counters) = (open(pins.policy())?, open(pins.counters())?);
+        let mut held = Self { policy, counters, links: BTreeMap::new() };
+        held.follow(pins, &[])?;
+        Ok(held)
+    }
+
+    /// Holds what is pinned now. Of the interfaces in `new` the links may be other ones under the same name.
+    pub(super) fn follow(&mut self, pins: &Pins, new: &[u32]) -> Result<(), Error> {
+        let pinned = pins.links()?;
+        let is_new = |name: &str| {
+            let index = name.rsplit('~').next().and_then(|index| index.parse().ok());
+            index.is_some_and(|index| new.contains(&index))
+        };
+        let mut before = std::mem::take(&mut self.links);
+        for name in pinned {
+            let known = before.remove(&name).filter(|_| !is_new(&name));
+            let path = pins.link(&name);
+            let link = match known {
+                Some(link) => link,
+                None => sys::open_pin(&path).map_err(Error::path("open", path))?,
+            };
+            self.links.insert(name, link);
+        }
+        Ok(())
+    }
+
+    /// Pins again what is not pinned any more. Whether there was anything.
+    pub(super) fn repair(&self, pins: &mut Pins) -> Result<bool, Error> {
+        if pins.are_there(self.links.len()) {
+            return Ok(false);
+        }
+        pins.renew()?;
+        let maps = [(pins.policy(), &self.policy), (pins.counters(), &self.counters)];
+        let links = self.links.iter().map(|(name, link)| (pins.link(name), link));
+        for (path, object) in maps.into_iter().chain(links).filter(|(path, _)| !path.exists()) {
+            sys::pin(object.as_fd(), &path).map_err(Error::path("pin", path))?;
+        }
+        Ok(true)
+    }
+}

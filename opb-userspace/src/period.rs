@@ -1,0 +1,63 @@
+//! Lengths of time as people write them: `90s`, `8h`, `1d 12h`.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use jiff::{SignedDuration, Span, SpanRelativeTo};
+
+/// A length of time of at least one second. A day has 24 hours, a week seven days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period(Duration);
+
+/// Not a length of time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no length of time such as 90s, 8h or 30d")]
+pub struct NoPeriod(String);
+
+impl Period {
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    pub const fn duration(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for Period {
+    type Err = NoPeriod;
+
+    fn from_str(text: &str) -> Result<Self, NoPeriod> {
+        let refused = || NoPeriod(text.to_owned());
+        let span: Span = text.parse().map_err(|_| refused())?;
+        let length =
+            span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| refused())?;
+        if length < SignedDuration::from_secs(1) {
+            return Err(refused());
+        }
+        Ok(Self(length.unsigned_abs()))
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = SignedDuration::try_from(self.0).unwrap_or(SignedDuration::MAX);
+        write!(f, "{length:#}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_write() {
+        let seconds = |text: &str| text.parse::<Period>().map(|it| it.duration().as_secs()).ok();
+        assert_eq!(seconds("90s"), Some(90));
+        assert_eq!(seconds("8h"), Some(8 * 3600));
+        assert_eq!(seconds("1d 12h"), Some(36 * 3600));
+        assert_eq!(seconds("2w"), Some(14 * 86_400));
+        for wrong in ["", "8", "h", "-8h", "0s", "500ms", "1mo", "8 apples"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Relay hosts: names in the policy whose addresses the daemon finds out.
+//!
+//! [`Hosts`] is what is known of them, [`resolver`] asks the name servers.
+
+pub mod resolver;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::policy::{Policy, Prefix};
+
+/// What name servers said of one host, family by family. A family without addresses is an answer, too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub ipv4: Result<Vec<IpAddr>, String>,
+    pub ipv6: Result<Vec<IpAddr>, String>,
+}
+
+/// The addresses of all hosts of a policy.
+pub struct Hosts {
+    known: BTreeMap<String, Host>,
+    /// How long an address stays allowed that answers no longer name.
+    hold: Duration,
+}
+
+#[derive(Default)]
+struct Host {
+    /// With the moment since which answers do not name it any more.
+    addresses: BTreeMap<IpAddr, Option<Instant>>,
+    answered: Option<Timestamp>,
+    changed: Option<Timestamp>,
+    error: Option<String>,
+}
+
+/// One host for people and programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    pub host: String,
+    /// What is allowed because of it.
+    pub addresses: Vec<IpAddr>,
+    /// The last good answer since the daemon started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Timestamp>,
+    /// When the addresses last changed since the daemon started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Timestamp>,
+    /// Why there is no newer answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Hosts {
+    /// Starts with the last good answers of an earlier daemon.
+    pub fn new(saved: BTreeMap<String, Vec<IpAddr>>, hold: Duration) -> Self {
+        let known = saved.into_iter().map(|(name, addresses)| {
+            let addresses = addresses.into_iter().map(|address| (address, None)).collect();
+            (name, Host { addresses, ..Host::default() })
+        });
+        Self { known: known.collect(), hold }
+    }
+
+    /// How long an address stays allowed that answers no longer name.
+    pub fn set_hold(&mut self, hold: Duration) {
+        self.hold = hold;
+    }
+
+    /// Takes in an answer. Whether the addresses that are allowed have changed.
+    pub fn answered(&mut self, name: &str, answer: Answer, now: Instant) -> bool {
+        let host = self.known.entry(name.to_owned()).or_default();
+        let Answer { ipv4, ipv6 } = answer;
+        let nothing = [&ipv4, &ipv6].iter().all(|family| family.as_ref().is_ok_and(Vec::is_empty));
+        if nothing {
+            // A name without any address is a mistake in the zone, not a wish to close the relay.
+            host.error = Some("the name has no address".to_owned());
+            return false;
+        }
+        host.error = [&ipv4, &ipv6].iter().find_map(|family| family.as_ref().err().cloned());
+        let mut changed = false;
+        for (is_ipv6, family) in [(false, ipv4), (true, ipv6)] {
+            let Ok(addresses) = family else { continue };
+            host.answered = Some(Timestamp::now());
+            for (address, missing) in &mut host.addresses {
+                if address.is_ipv6() != is_ipv6 {
+                    continue;
+                }
+                if addresses.contains(address) {
+                    *missing = None;
+                } else {
+                    missing.get_or_insert(now);
+                }
+            }
+            for address in addresses {
+                changed |= host.addresses.insert(address, None).is_none();
+            }
+        }
+        if changed {
+            host.changed = Some(Timestamp::now());
+        }
+        changed
+    }
+
+    /// Lets addresses go that answers have not named for long enough. Whether there were any.
+    pub fn release(&mut self, now: Instant) -> bool {
+        let hold = self.hold;
+        let mut released = false;
+        for host in self.known.values_mut() {
+            let before = host.addresses.len();
+            host.addresses.retain(|_, missing| missing.is_none_or(|since| now - since < hold));
+            if host.addresses.len() != before {
+                host.changed = Some(Timestamp::now());
+                released = true;
+            }
+        }
+        released
+    }
+
+    /// The addresses of one host.
+    pub fn addresses(&self, name: &str) -> impl Iterator<Item = IpAddr> {
+        self.known.get(name).into_iter().flat_map(|host| host.addresses.keys().copied())
+    }
+
+    /// Adds the addresses to the relay sets that name the hosts.
+    pub fn apply(&self, policy: &mut Policy) {
+        for relay in policy.relays.iter_mut().filter(|relay| !relay.hosts.is_empty()) {
+            let found = relay.hosts.iter().flat_map(|host| self.addresses(host));
+            // An IPv4-mapped address is one that no packet carries.
+            relay.addresses.extend(found.filter_map(|address| Prefix::host(address).ok()));
+            relay.addresses.sort_unstable();
+            relay.addresses.dedup();
+        }
+    }
+
+    /// The hosts of `policy`.
+    pub fn status(&self, policy: &Policy) -> Vec<HostStatus> {
+        let status = |name: String| {
+            let host = self.known.get(&name);
+            HostStatus {
+                addresses: self.addresses(&name).collect(),
+                answered: host.and_then(|host| host.answered),
+                changed: host.and_then(|host| host.changed),
+                error: match host {
+                    Some(host) => host.error.clone(),
+                    None => Some("not asked for yet".to_owned()),
+                },
+                host: name,
+            }
+        };
+        names(policy).into_iter().map(status).collect()
+    }
+}
+
+/// All host names of a policy.
+pub fn names(policy: &Policy) -> BTreeSet<String> {
+    policy.relays.iter().flat_map(|relay| relay.hosts.iter().cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLD: Duration = Duration::from_secs(60);
+
+    fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().expect("an address")).collect()
+    }
+
+    fn answer(ipv4: &[&str], ipv6: &[&str]) -> Answer {
+        Answer { ipv4: Ok(addresses(ipv4)), ipv6: Ok(addresses(ipv6)) }
+    }
+
+    fn allowed(hosts: &Hosts) -> Vec<IpAddr> {
+        hosts.addresses("mx").collect()
+    }
+
+    #[test]
+    fn an_address_that_answers_drop_is_held_for_a_while() {
+        let (mut hosts, start) = (Hosts::new(BTreeMap::new(), HOLD), Instant::now());
+        assert!(hosts.answered("mx", answer(&["192.0.2.1"], &["2001:db8::1"]), start));
+        assert!(!hosts.answered("mx", answer(&["192.0.2.1"], &["2001:db8::1"]), start));
+        assert!(hosts.answered("mx", answer(&["192.0.2.2"], &["2001:db8::1"]), start));
+        assert!(!hosts.release(start + HOLD / 2));
+        assert_eq!(allowed(&hosts), addresses(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
+        assert!(hosts.release(start + HOLD));
+        assert_eq!(allowed(&hosts), addresses(&["192.0.2.2", "2001:db8::1"]));
+    }
+
+    #[test]
+    fn an_address_that_comes_back_is_not_let_go() {
+        let (mut hosts, start) = (Hosts::new(BTreeMap::new(), HOLD), Instant::now());
+        for addresses in [&["192.0.2.1"], &["192.0.2.2"], &["192.0.2.1"]] {
+            hosts.answered("mx", answer(addresses, &[]), start);
+        }
+        assert!(hosts.release(start + HOLD));
+        assert_eq!(allowed(&hosts), addresses(&["192.0.2.1"]));
+    }
+
+    #[test]
+    fn failures_keep_the_last_good_answer() {
+        let start = Instant::now();
+        let saved = BTreeMap::from([("mx".to_owned(), addresses(&["192.0.2.1", "2001:db8::1"]))]);
+        let mut hosts = Hosts::new(saved, HOLD);
+        let failed = || Err("timed out".to_owned());
+        assert!(!hosts.answered("mx", Answer { ipv4: failed(), ipv6: failed() }, start));
+        assert!(!hosts.answered("mx", answer(&[], &[]), start), "no such name");
+        assert!(!hosts.release(start + 2 * HOLD));
+        assert_eq!(allowed(&hosts), addresses(&["192.0.2.1", "2001:db8::1"]));
+
+        // One family answers that it has nothing, of the other nothing is known.
+        hosts.answered("mx", Answer { ipv4: Ok(vec![]), ipv6: failed() }, start);
+        hosts.release(start + 2 * HOLD);
+        assert_eq!(allowed(&hosts), addresses(&["2001:db8::1"]));
+    }
+}

@@ -1,0 +1,164 @@
+//! Asks name servers for the addresses of hosts, and again when the answers have run out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use hickory_resolver::{
+    TokioResolver,
+    config::{ConnectionConfig, NameServerConfig, ResolverConfig},
+    net::{NetError, runtime::TokioRuntimeProvider},
+    proto::rr::RecordType,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use tracing::warn;
+
+use super::Answer;
+
+/// However short a TTL is, nobody is asked more often.
+const SHORTEST: Duration = Duration::from_secs(5);
+/// However long a TTL is, a change is noticed after this.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// After an answer that was none.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What shall be resolved, and by whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Task {
+    pub names: BTreeSet<String>,
+    /// Those of `/etc/resolv.conf` if there are none here.
+    pub servers: Vec<SocketAddr>,
+}
+
+/// Resolves the names of the newest task until nobody sends any, and hands the answers out.
+pub async fn follow(
+    mut tasks: watch::Receiver<Task>,
+    answers: mpsc::UnboundedSender<(String, Answer)>,
+) {
+    let mut task = Task::default();
+    let mut resolver = None;
+    let mut due: BTreeMap<String, Instant> = BTreeMap::new();
+    let mut asked: JoinSet<(String, Answer, Duration)> = JoinSet::new();
+    loop {
+        let newest = tasks.borrow_and_update().clone();
+        if newest != task || (resolver.is_none() && !newest.names.is_empty()) {
+            if newest.servers != task.servers || resolver.is_none() {
+                // A new connection pool; whoever was asked before may still answer.
+                resolver = make(&newest.servers);
+            }
+            let now = Instant::now();
+            due.retain(|name, _| newest.names.contains(name));
+            for name in &newest.names {
+                due.entry(name.clone()).or_insert(now);
+            }
+            task = newest;
+        }
+        let now = Instant::now();
+        for (name, time) in due.iter_mut().filter(|(_, time)| **time <= now) {
+            // Until the answer sets another time.
+            *time = now + LONGEST;
+            if let Some(resolver) = resolver.clone() {
+                let name = name.clone();
+                asked.spawn(async move { ask(&resolver, name).await });
+            } else {
+                *time = now + RETRY;
+            }
+        }
+        let next = due.values().min().copied().unwrap_or(now + LONGEST);
+        tokio::select! {
+            changed = tasks.changed() => if changed.is_err() { return },
+            Some(Ok((name, answer, rest))) = asked.join_next() => {
+                if let Some(time) = due.get_mut(&name) {
+                    *time = Instant::now() + rest;
+                    if answers.send((name, answer)).is_err() {
+                        return;
+                    }
+                }
+            }
+            () = sleep_until(next) => {}
+        }
+    }
+}
+
+fn make(servers: &[SocketAddr]) -> Option<TokioResolver> {
+    let builder = if servers.is_empty() {
+        TokioResolver::builder_tokio()
+    } else {
+        let servers = servers.iter().map(name_server).collect();
+        let config = ResolverConfig::from_name_servers(servers);
+        Ok(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
+    };
+    let resolver = builder.and_then(|mut builder| {
+        // Answers are kept here, with rules of our own for how long.
+        builder.options_mut().cache_size = 0;
+        builder.build()
+    });
+    resolver.map_err(|error| warn!("relay hosts cannot be resolved: {error}")).ok()
+}
+
+fn name_server(address: &SocketAddr) -> NameServerConfig {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+        connection.port = address.port();
+        connection
+    });
+    NameServerConfig::new(address.ip(), true, connections.to_vec())
+}
+
+/// The answer, and how long it holds.
+async fn ask(resolver: &TokioResolver, name: String) -> (String, Answer, Duration) {
+    // With the dot, no search domain is tried: a policy means the same on every node.
+    let full = format!("{}.", name.trim_end_matches('.'));
+    let (ipv4, ipv6) = tokio::join!(
+        family(resolver, &full, RecordType::A),
+        family(resolver, &full, RecordType::AAAA)
+    );
+    let rest = match (&ipv4, &ipv6) {
+        (Ok((a, _)), Ok((b, _))) if a.is_empty() && b.is_empty() => RETRY,
+        _ => hold(&ipv4).min(hold(&ipv6)),
+    };
+    let addresses = |(addresses, _)| addresses;
+    (name, Answer { ipv4: ipv4.map(addresses), ipv6: ipv6.map(addresses) }, rest)
+}
+
+/// How long one family's answer may be used.
+fn hold(result: &Result<(Vec<IpAddr>, Duration), String>) -> Duration {
+    match result {
+        Ok((_, ttl)) => (*ttl).clamp(SHORTEST, LONGEST),
+        Err(_) => RETRY,
+    }
+}
+
+async fn family(
+    resolver: &TokioResolver,
+    name: &str,
+    kind: RecordType,
+) -> Result<(Vec<IpAddr>, Duration), String> {
+    let lookup = match resolver.lookup(name, kind).await {
+        Ok(lookup) => lookup,
+        Err(error) if error.is_no_records_found() => return no_records(&error),
+        Err(error) => return Err(error.to_string()),
+    };
+    let answers = lookup.answers();
+    let addresses = answers.iter().filter_map(|record| record.data.ip_addr()).collect();
+    let ttl = answers.iter().map(|record| record.ttl).min().unwrap_or(0);
+    Ok((addresses, Duration::from_secs(ttl.into())))
+}
+
+/// Nothing of this kind is an answer; a server that refuses or fails gives none.
+fn no_records(error: &NetError) -> Result<(Vec<IpAddr>, Duration), String> {
+    use hickory_resolver::{net::DnsError, proto::op::ResponseCode};
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(found))
+            if ![ResponseCode::NoError, ResponseCode::NXDomain].contains(&found.response_code) =>
+        {
+            Err(error.to_string())
+        }
+        _ => Ok((Vec::new(), LONGEST)),
+    }
+}

@@ -1,0 +1,198 @@
+//! What clients ask to be changed, and what came of it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Entry, Map, Who, store::Shared};
+use crate::policy::{Policy, Prefix};
+
+/// An entry that a client wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewEntry {
+    /// As text, so that one that is wrong is an error of this entry and not of the whole request.
+    pub prefix: String,
+    /// This or `exempt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub exempt: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// Body of `POST /v1/subscribers`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Addition {
+    pub entries: Vec<NewEntry>,
+    /// Makes what is right although something else is wrong.
+    #[serde(default)]
+    pub partial: bool,
+}
+
+/// Body of `POST /v1/subscribers/remove`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Removal {
+    pub prefixes: Vec<String>,
+    #[serde(default)]
+    pub partial: bool,
+}
+
+/// One request: all of it happens or nothing does, unless it is `partial`.
+#[derive(Debug)]
+pub enum Request {
+    Add(Addition, Arc<Who>),
+    Remove(Removal),
+}
+
+/// What came of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    pub added: usize,
+    /// Was there, and says something else now.
+    pub changed: usize,
+    pub removed: usize,
+    /// Was there already, or was not there to be removed.
+    pub unchanged: usize,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<Failure>,
+}
+
+/// What is wrong with one element of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Its place in the request, from 0.
+    pub index: usize,
+    pub prefix: String,
+    pub error: String,
+}
+
+/// Changes that have been accepted and are not made yet.
+pub struct Staging<'a> {
+    entries: &'a Map,
+    policy: &'a Policy,
+    now: Timestamp,
+    changes: BTreeMap<Prefix, Option<Entry>>,
+    shared: Shared,
+}
+
+/// What one element of a request wants, or why it cannot be.
+type Examined = Result<(Prefix, Option<Entry>), String>;
+
+/// What happens to one prefix.
+enum Step {
+    Added,
+    Changed,
+    Removed,
+    Unchanged,
+}
+
+impl<'a> Staging<'a> {
+    /// Over the entries that there are, and the groups of `policy`.
+    pub fn new(entries: &'a Map, policy: &'a Policy, now: Timestamp) -> Self {
+        Self { entries, policy, now, changes: BTreeMap::new(), shared: Shared::default() }
+    }
+
+    pub fn into_changes(self) -> BTreeMap<Prefix, Option<Entry>> {
+        self.changes
+    }
+
+    /// Accepts a request, or none of it.
+    pub fn stage(&mut self, request: Request) -> Answer {
+        match request {
+            Request::Add(Addition { entries, partial }, by) => {
+                let wanted = entries.into_iter().map(|new| {
+                    let entry = self.examine(&new, &by);
+                    (new.prefix, entry.map(|(prefix, entry)| (prefix, Some(entry))))
+                });
+                let wanted: Vec<_> = wanted.collect();
+                self.take(wanted, partial)
+            }
+            Request::Remove(Removal { prefixes, partial }) => {
+                let wanted = prefixes.into_iter().map(|text| {
+                    let prefix = text.parse::<Prefix>().map_err(|error| error.to_string());
+                    (text, prefix.map(|prefix| (prefix, None)))
+                });
+                let wanted: Vec<_> = wanted.collect();
+                self.take(wanted, partial)
+            }
+        }
+    }
+
+    fn examine(&mut self, new: &NewEntry, by: &Arc<Who>) -> Result<(Prefix, Entry), String> {
+        let prefix = new.prefix.parse::<Prefix>().map_err(|error| error.to_string())?;
+        match (&new.group, new.exempt) {
+            (Some(group), false) if self.policy.group(group).is_none() => {
+                return Err(format!("the policy has no group `{group}`"));
+            }
+            (None, false) | (Some(_), true) => {
+                return Err("either a group or an exemption is wanted".to_owned());
+            }
+            _ => {}
+        }
+        if let Some(until) = new.until.filter(|&until| until <= self.now) {
+            return Err(format!("{until} has passed already"));
+        }
+        let mut entry = Entry {
+            group: new.group.clone(),
+            reason: new.reason.clone(),
+            until: new.until,
+            created: self.now,
+            by: by.clone(),
+        };
+        self.shared.share(&mut entry);
+        Ok((prefix, entry))
+    }
+
+    fn take(&mut self, wanted: Vec<(String, Examined)>, partial: bool) -> Answer {
+        let mut answer = Answer::default();
+        if !partial && wanted.iter().any(|(_, result)| result.is_err()) {
+            let failures = wanted.into_iter().enumerate().filter_map(failure);
+            return Answer { failures: failures.collect(), ..answer };
+        }
+        for (index, (text, result)) in wanted.into_iter().enumerate() {
+            match result {
+                Ok((prefix, entry)) => match self.step(prefix, entry) {
+                    Step::Added => answer.added += 1,
+                    Step::Changed => answer.changed += 1,
+                    Step::Removed => answer.removed += 1,
+                    Step::Unchanged => answer.unchanged += 1,
+                },
+                Err(error) => answer.failures.push(Failure { index, prefix: text, error }),
+            }
+        }
+        answer
+    }
+
+    fn step(&mut self, prefix: Prefix, entry: Option<Entry>) -> Step {
+        let present = match self.changes.get(&prefix) {
+            Some(staged) => staged.as_ref(),
+            None => self.entries.get(&prefix),
+        };
+        let step = match (present, &entry) {
+            (None, None) => Step::Unchanged,
+            (Some(present), Some(entry)) if present.says_the_same(entry) => Step::Unchanged,
+            (None, Some(_)) => Step::Added,
+            (Some(_), Some(_)) => Step::Changed,
+            (Some(_), None) => Step::Removed,
+        };
+        if !matches!(step, Step::Unchanged) {
+            self.changes.insert(prefix, entry);
+        }
+        step
+    }
+}
+
+fn failure<T>((index, (prefix, result)): (usize, (String, Result<T, String>))) -> Option<Failure> {
+    result.err().map(|error| Failure { index, prefix, error })
+}

@@ -1,0 +1,200 @@
+//! The entries on disk: a redb database, which is transactional and survives a crash at any moment.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Entry, Map};
+use crate::policy::Prefix;
+
+const FILE: &str = "entries.redb";
+/// Keys are the bytes of prefixes, values are JSON: members can be added without another version.
+const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
+/// The last good answer for each relay host.
+const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const VERSION: u64 = 1;
+
+/// The store cannot do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the directory {} cannot be made", path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("another daemon uses the store {}", path.display())]
+    InUse { path: PathBuf },
+    #[error("the store {} has version {found}; this program knows {VERSION}", path.display())]
+    Version { path: PathBuf, found: u64 },
+    #[error("the store {} holds what cannot be read", path.display())]
+    Content { path: PathBuf, source: serde_json::Error },
+    #[error("the store {} holds a key that is no prefix", path.display())]
+    Key { path: PathBuf },
+    #[error("the store {} fails", path.display())]
+    Database { path: PathBuf, source: Box<redb::Error> },
+}
+
+/// The database in the state directory. One process has it open at a time.
+pub struct Store {
+    path: PathBuf,
+    database: Database,
+}
+
+impl Store {
+    /// Opens the database in `directory`, or makes both.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let path = directory.join(FILE);
+        fs::create_dir_all(directory)
+            .map_err(|source| Error::Directory { path: directory.into(), source })?;
+        let database = match Database::create(&path) {
+            Ok(database) => database,
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(Error::InUse { path }),
+            Err(error) => {
+                return Err(Error::Database { path, source: Box::new(error.into()) });
+            }
+        };
+        let store = Self { path, database };
+        store.check_version()?;
+        Ok(store)
+    }
+
+    fn check_version(&self) -> Result<(), Error> {
+        let found = self.write(|transaction| {
+            // All tables are made here, so that reading never meets a missing one.
+            transaction.open_table(ENTRIES)?;
+            transaction.open_table(HOSTS)?;
+            let mut meta = transaction.open_table(META)?;
+            let found = meta.get("version")?.map(|version| version.value());
+            if found.is_none() {
+                meta.insert("version", VERSION)?;
+            }
+            Ok(found.unwrap_or(VERSION))
+        })?;
+        if found == VERSION {
+            Ok(())
+        } else {
+            Err(Error::Version { path: self.path.clone(), found })
+        }
+    }
+
+    /// Everything that was committed.
+    pub fn entries(&self) -> Result<Map, Error> {
+        let pairs = self.read(|transaction| {
+            let table = transaction.open_table(ENTRIES)?;
+            let pairs = table.iter()?.map(|pair| {
+                let (key, value) = pair?;
+                Ok((key.value().to_vec(), value.value().to_vec()))
+            });
+            pairs.collect::<Result<Vec<_>, redb::Error>>()
+        })?;
+        let mut shared = Shared::default();
+        let mut map = Map::new();
+        for (key, value) in pairs {
+            let prefix =
+                Prefix::from_bytes(&key).ok_or_else(|| Error::Key { path: self.path.clone() })?;
+            let mut entry: Entry = self.parse(&value)?;
+            shared.share(&mut entry);
+            map.insert(prefix, entry);
+        }
+        Ok(map)
+    }
+
+    /// Writes all of `changes` or none of them; they are on disk when this returns. `None` removes.
+    pub fn commit(&self, changes: &BTreeMap<Prefix, Option<Entry>>) -> Result<(), Error> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(ENTRIES)?;
+            for (prefix, entry) in changes {
+                let key = prefix.to_bytes();
+                match entry {
+                    Some(entry) => drop(table.insert(&key[..], &*json(entry))?),
+                    None => drop(table.remove(&key[..])?),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The last good answers for relay hosts.
+    pub fn hosts(&self) -> Result<BTreeMap<String, Vec<IpAddr>>, Error> {
+        let pairs = self.read(|transaction| {
+            let table = transaction.open_table(HOSTS)?;
+            let pairs = table.iter()?.map(|pair| {
+                let (key, value) = pair?;
+                Ok((key.value().to_owned(), value.value().to_vec()))
+            });
+            pairs.collect::<Result<Vec<_>, redb::Error>>()
+        })?;
+        pairs.into_iter().map(|(host, value)| Ok((host, self.parse(&value)?))).collect()
+    }
+
+    pub fn save_host(&self, host: &str, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.write(|transaction| {
+            transaction.open_table(HOSTS)?.insert(host, &*json(&addresses))?;
+            Ok(())
+        })
+    }
+
+    fn read<T>(
+        &self,
+        work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, Error> {
+        let result = self.database.begin_read().map_err(Into::into).and_then(|it| work(&it));
+        result.map_err(|error| self.failed(error))
+    }
+
+    /// One transaction. redb's default durability: on disk before `commit` returns.
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, Error> {
+        let write = || {
+            let transaction = self.database.begin_write()?;
+            let result = work(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        };
+        write().map_err(|error: redb::Error| self.failed(error))
+    }
+
+    fn failed(&self, error: redb::Error) -> Error {
+        Error::Database { path: self.path.clone(), source: Box::new(error) }
+    }
+
+    fn parse<T: DeserializeOwned>(&self, text: &[u8]) -> Result<T, Error> {
+        serde_json::from_slice(text)
+            .map_err(|source| Error::Content { path: self.path.clone(), source })
+    }
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_else(|error| unreachable!("plain values: {error}"))
+}
+
+/// Makes a million entries share the few texts that they have in common.
+#[derive(Default)]
+pub(super) struct Shared {
+    texts: HashSet<Arc<str>>,
+    people: HashSet<Arc<super::Who>>,
+}
+
+impl Shared {
+    pub(super) fn share(&mut self, entry: &mut Entry) {
+        for text in [&mut entry.group, &mut entry.reason].into_iter().flatten() {
+            *text = shared(&mut self.texts, text);
+        }
+        entry.by = shared(&mut self.people, &entry.by);
+    }
+}
+
+fn shared<T: ?Sized + Eq + std::hash::Hash>(known: &mut HashSet<Arc<T>>, it: &Arc<T>) -> Arc<T> {
+    if let Some(known) = known.get(&**it) {
+        return known.clone();
+    }
+    known.insert(it.clone());
+    it.clone()
+}

@@ -1,0 +1,183 @@
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    Entries, Entry, Who,
+    changes::{Addition, Answer, NewEntry, Removal, Request, Staging},
+    overlay,
+};
+use crate::policy::{Owner, Policy, Prefix};
+
+const POLICY: &str = "\
+version: 1
+groups:
+  a: {prefixes: [203.0.113.0/24, 192.0.2.0/25]}
+  b: {prefixes: [198.51.100.0/24]}
+exemptions: [{prefix: 203.0.113.7/32, reason: contract}]
+";
+
+fn policy(text: &str) -> Policy {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("policy.yaml");
+    std::fs::write(&path, text).expect("writes");
+    Policy::load(&[path]).expect("valid")
+}
+
+fn prefix(text: &str) -> Prefix {
+    text.parse().expect("a prefix")
+}
+
+fn who() -> Arc<Who> {
+    Arc::new(Who { uid: 0, pid: Some(1), user: Some("root".to_owned()) })
+}
+
+fn entry(group: Option<&str>, until: Option<Timestamp>) -> Entry {
+    let (group, created) = (group.map(Into::into), Timestamp::UNIX_EPOCH);
+    Entry { group, reason: None, until, created, by: who() }
+}
+
+fn wanted(prefix: &str, group: Option<&str>) -> NewEntry {
+    NewEntry {
+        prefix: prefix.to_owned(),
+        group: group.map(Into::into),
+        exempt: group.is_none(),
+        reason: None,
+        until: None,
+    }
+}
+
+fn add(entries: &mut Entries, new: Vec<NewEntry>, partial: bool) -> Answer {
+    let policy = policy(POLICY);
+    let mut staging = Staging::new(entries.map(), &policy, Timestamp::now());
+    let answer = staging.stage(Request::Add(Addition { entries: new, partial }, who()));
+    let changes = staging.into_changes();
+    entries.commit(changes).expect("the store works");
+    answer
+}
+
+fn open(directory: &Path) -> Entries {
+    Entries::open(directory).expect("the store opens")
+}
+
+#[test]
+fn an_entry_takes_the_place_of_the_very_same_prefix_only() {
+    let (mut policy, now) = (policy(POLICY), Timestamp::now());
+    let entries = BTreeMap::from([
+        (prefix("203.0.113.0/24"), entry(Some("b"), None)),
+        (prefix("203.0.113.7/32"), entry(Some("a"), None)),
+        (prefix("192.0.2.0/26"), entry(None, None)),
+        (prefix("198.51.100.1/32"), entry(Some("gone"), None)),
+        (prefix("198.51.100.2/32"), entry(None, Some(now))),
+    ]);
+    overlay(&mut policy, &entries, now);
+    let owner = |text: &str| policy.longest_match(text.parse().expect("an address"), now);
+    let (a, b) = (Owner::Group(0), Owner::Group(1));
+    assert_eq!(owner("203.0.113.1"), Some((prefix("203.0.113.0/24"), b)));
+    assert_eq!(owner("203.0.113.7"), Some((prefix("203.0.113.7/32"), a)));
+    assert_eq!(owner("192.0.2.1"), Some((prefix("192.0.2.0/26"), Owner::Exemption(0))));
+    assert_eq!(owner("192.0.2.65"), Some((prefix("192.0.2.0/25"), a)));
+    assert_eq!(owner("198.51.100.1"), Some((prefix("198.51.100.0/24"), b)), "group is gone");
+    assert_eq!(owner("198.51.100.2"), Some((prefix("198.51.100.0/24"), b)), "has run out");
+}
+
+#[test]
+fn the_same_again_changes_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut entries = open(directory.path());
+    let new = vec![wanted("203.0.113.9/32", Some("a")), wanted("2001:db8::/64", None)];
+    let answer = add(&mut entries, new.clone(), false);
+    assert_eq!(answer, Answer { added: 2, ..Answer::default() });
+    let before = entries.map().clone();
+    assert_eq!(add(&mut entries, new, false), Answer { unchanged: 2, ..Answer::default() });
+    assert_eq!(*entries.map(), before, "who and when are those of the first time");
+    let other = vec![wanted("203.0.113.9/32", Some("b"))];
+    assert_eq!(add(&mut entries, other, false), Answer { changed: 1, ..Answer::default() });
+}
+
+#[test]
+fn one_error_refuses_all_unless_partial() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut entries = open(directory.path());
+    let mut late = wanted("203.0.113.3/32", None);
+    late.until = Some(Timestamp::now() - SignedDuration::from_secs(1));
+    let new = vec![
+        wanted("203.0.113.1/32", Some("a")),
+        wanted("203.0.113.1/24", Some("a")),
+        wanted("203.0.113.2/32", Some("nobody")),
+        late,
+        NewEntry { exempt: true, ..wanted("203.0.113.4/32", Some("a")) },
+    ];
+    let answer = add(&mut entries, new.clone(), false);
+    let places: Vec<_> = answer.failures.iter().map(|failure| failure.index).collect();
+    assert_eq!((answer.added, places), (0, vec![1, 2, 3, 4]));
+    assert!(entries.map().is_empty());
+    let answer = add(&mut entries, new, true);
+    assert_eq!((answer.added, answer.failures.len()), (1, 4));
+    assert_eq!(entries.map().len(), 1);
+}
+
+#[test]
+fn removing_what_is_not_there_is_no_error() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut entries = open(directory.path());
+    add(&mut entries, vec![wanted("203.0.113.1/32", Some("a"))], false);
+    let policy = policy(POLICY);
+    let mut staging = Staging::new(entries.map(), &policy, Timestamp::now());
+    let prefixes = ["203.0.113.1/32", "203.0.113.2/32"].map(str::to_owned).to_vec();
+    let answer = staging.stage(Request::Remove(Removal { prefixes, partial: false }));
+    assert_eq!(answer, Answer { removed: 1, unchanged: 1, ..Answer::default() });
+    let changes = staging.into_changes();
+    entries.commit(changes).expect("the store works");
+    assert!(entries.map().is_empty());
+}
+
+#[test]
+fn the_store_gives_back_what_it_got() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let state = directory.path().join("state");
+    let mut entries = open(&state);
+    add(
+        &mut entries,
+        vec![wanted("203.0.113.1/32", Some("a")), wanted("2001:db8::/64", None)],
+        false,
+    );
+    let map = entries.map().clone();
+    assert!(Entries::open(&state).is_err(), "one process at a time");
+    drop(entries);
+    assert_eq!(*open(&state).map(), map);
+}
+
+#[test]
+fn what_has_run_out_leaves_the_store() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut entries = open(directory.path());
+    let now = Timestamp::now();
+    let soon = now + SignedDuration::from_secs(60);
+    let changes = BTreeMap::from([
+        (prefix("203.0.113.1/32"), Some(entry(Some("a"), Some(now)))),
+        (prefix("203.0.113.2/32"), Some(entry(Some("a"), Some(soon)))),
+        (prefix("203.0.113.3/32"), Some(entry(Some("a"), None))),
+    ]);
+    entries.commit(changes).expect("the store works");
+    assert_eq!(entries.expire(now).expect("the store works"), 1);
+    assert_eq!(entries.next_expiry(), Some(soon));
+    drop(entries);
+    assert_eq!(open(directory.path()).map().len(), 2);
+}
+
+#[test]
+fn a_row_tells_what_it_overrides_and_what_means_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut entries = open(directory.path());
+    let changes = BTreeMap::from([
+        (prefix("203.0.113.0/24"), Some(entry(None, None))),
+        (prefix("203.0.113.7/32"), Some(entry(Some("b"), None))),
+        (prefix("203.0.113.8/32"), Some(entry(Some("gone"), None))),
+    ]);
+    entries.commit(changes).expect("the store works");
+    let rows = entries.rows(&policy(POLICY));
+    let overrides: Vec<_> = rows.iter().map(|row| row.overrides.as_deref()).collect();
+    assert_eq!(overrides, [Some("group a"), Some("exemption (contract)"), None]);
+    assert_eq!(rows[2].meaningless.as_deref(), Some("the policy has no group `gone`"));
+}

@@ -1,0 +1,130 @@
+//! Ethernet in its forms: tags, a switch, bundled links, routing domains of their own.
+
+use anyhow::Result;
+use opb_lab::netns::Netns;
+use opb_userspace::{kernel::Hook as Effective, node::Hook};
+
+use super::net::{ACCESS, LINE, Net, tc};
+
+/// A VLAN device `name` on `parent`.
+fn vlan(netns: &Netns, parent: &str, name: &str, protocol: &str, id: u16) -> Result<()> {
+    netns.ip(&format!("link add link {parent} name {name} type vlan proto {protocol} id {id}"))?;
+    netns.ip(&format!("link set {name} up"))
+}
+
+#[test]
+#[ignore = "vm: cargo xtask test --lane vm"]
+fn vlan_8021q() -> Result<()> {
+    let net = Net::lay()?;
+    vlan(&net.subscriber, LINE, "tagged", "802.1q", 100)?;
+    vlan(&net.gateway, ACCESS, "tagged", "802.1q", 100)?;
+    net.address("tagged", "tagged")?;
+    net.filter_on(&[
+        (ACCESS, Hook::Xdp, Effective::Xdp),
+        (ACCESS, Hook::XdpGeneric, Effective::XdpGeneric),
+        (ACCESS, Hook::Tc, tc()?),
+        (ACCESS, Hook::Clsact, Effective::Clsact),
+        ("tagged", Hook::Auto, Effective::XdpGeneric),
+        ("tagged", Hook::Tc, tc()?),
+    ])
+}
+
+#[test]
+#[ignore = "vm: cargo xtask test --lane vm"]
+fn qinq() -> Result<()> {
+    let net = Net::lay()?;
+    for (netns, parent) in [(&net.subscriber, LINE), (&net.gateway, ACCESS)] {
+        vlan(netns, parent, "service", "802.1ad", 200)?;
+        vlan(netns, "service", "customer", "802.1q", 100)?;
+    }
+    net.address("customer", "customer")?;
+    net.filter_on(&[
+        (ACCESS, Hook::Xdp, Effective::Xdp),
+        (ACCESS, Hook::XdpGeneric, Effective::XdpGeneric),
+        (ACCESS, Hook::Tc, tc()?),
+        ("service", Hook::Auto, Effective::XdpGeneric),
+        ("service", Hook::Tc, tc()?),
+        ("customer", Hook::Auto, Effective::XdpGeneric),
+        ("customer", Hook::Tc, tc()?),
+    ])
+}
+
+#[test]
+#[ignore = "vm: cargo xtask test --lane vm"]
+fn bridge() -> Result<()> {
+    let net = Net::lay()?;
+    net.gateway.bridge("switch", &[ACCESS])?;
+    net.address(LINE, "switch")?;
+    net.filter_on(&[
+        (ACCESS, Hook::Xdp, Effective::Xdp),
+        (ACCESS, Hook::XdpGeneric, Effective::XdpGeneric),
+        (ACCESS, Hook::Tc, tc()?),
+        ("switch", Hook::Auto, Effective::XdpGeneric),
+        ("switch", Hook::Tc, tc()?),
+    ])
+}
+
+#[test]
+#[ignore = "vm: cargo xtask test --lane vm"]
+fn bond() -> Result<()> {
+    let net = Net::lay()?;
+    net.gateway.ip("link add name bundle type bond mode active-backup miimon 100")?;
+    net.gateway.ip(&format!("link set {ACCESS} down"))?;
+    net.gateway.ip(&format!("link set {ACCESS} master bundle"))?;
+    net.gateway.ip("link set bundle up")?;
+    net.address(LINE, "bundle")?;
+    net.filter_on(&[
+        (ACCESS, Hook::Tc, tc()?),
+        ("bundle", Hook::Auto, Effective::Xdp),
+        ("bundle", Hook::XdpGeneric, Effective::XdpGeneric),
+        ("bundle", Hook::Tc, tc()?),
+    ])
+}
+
+#[test]
+#[ignore = "vm: cargo xtask test --lane vm"]
+fn vrf() -> Result<()> {
+    let net = Net::lay()?;
+    net.gateway.ip("link add name customers type vrf table 10")?;
+    net.gateway.ip("link set customers up")?;
+    net.gateway.ip(&format!("link set {ACCESS} master customers"))?;
+    net.gateway.ip(&format!("link set {} master customers", super::net::UPLINK))?;
+    // Enslaving moved the connected routes; the others have to be told.
+    for (relay, foreign) in
+        [("198.51.100.25", "192.0.2.25"), ("2001:db8:25::1", "2001:db8:7000::25")]
+    {
+        net.gateway.ip(&format!("route replace {relay} via {foreign} table 10"))?;
+    }
+    net.gateway
+        .address(super::net::UPLINK, "2001:db8:7000::1/64")
+        .or_else(|_kept| Ok::<_, anyhow::Error>(()))?;
+    net.address(LINE, ACCESS)?;
+    net.filter_on(&[(ACCESS, Hook::Auto, Effective::Xdp), (ACCESS, Hook::Tc, tc()?)])
+}
+
+/// What is pinned stays on an interface that goes down and comes up.
+#[test]
+#[ignore = "vm: cargo xtask test --lane vm"]
+fn an_interface_that_flaps() -> Result<()> {
+    use opb_userspace::node::Role;
+
+    use super::net::{Filter, POLICY, ROUTER};
+
+    let net = Net::lay()?;
+    net.address(LINE, ACCESS)?;
+    for (hook, effective) in
+        [(Hook::Xdp, Effective::Xdp), (Hook::Tc, tc()?), (Hook::Clsact, Effective::Clsact)]
+    {
+        let mut filter = Filter::new(POLICY)?;
+        filter.on(&net, ACCESS, Role::Subscriber, hook, effective)?;
+        for _ in 0..5 {
+            net.gateway.ip(&format!("link set {ACCESS} down"))?;
+            net.gateway.ip(&format!("link set {ACCESS} up"))?;
+        }
+        // The IPv6 address went with the link.
+        net.gateway.address(ACCESS, &format!("{}/64", ROUTER[1]))?;
+        net.is_filtered(&filter)?;
+        filter.detach(&net)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! From the ground up: the net, the programs, the hooks, and then one form of access after another.
+
+mod net;
+
+mod hooks;
+mod links;
+mod nat;
+mod ppp;
+mod programs;
+mod tunnels;

@@ -1,0 +1,125 @@
+//! The smallest programs there are, without a compiler: they let everything pass. One gives a veth what it needs to
+//! take in frames that XDP sends back; an empty program is also what a real one is measured against.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::{libc, net::if_::if_nametoindex};
+
+use crate::netns::Netns;
+
+/// What kind of program, by its number in linux/bpf.h, and what it returns.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Xdp,
+    Tc,
+}
+
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_LINK_CREATE: libc::c_long = 28;
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    kind: u32,
+    instructions: u32,
+    code: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+}
+
+/// The name of the programs in the kernel.
+pub const NAME: &str = "trivial";
+
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program: u32,
+    returned: u32,
+    size_in: u32,
+    size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context: [u64; 4],
+}
+
+#[repr(C)]
+struct LinkCreate {
+    program: u32,
+    interface: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// A program that lets everything pass.
+pub fn load(kind: Kind) -> Result<OwnedFd> {
+    let (number, flags, pass) = match kind {
+        Kind::Xdp => (6, 1 << 5, 2), // BPF_PROG_TYPE_XDP, BPF_F_XDP_HAS_FRAGS, XDP_PASS
+        Kind::Tc => (3, 0, u32::MAX), // BPF_PROG_TYPE_SCHED_CLS, TC_ACT_UNSPEC
+    };
+    // r0 = pass; exit
+    let code: [u64; 2] = [u64::from(pass) << 32 | 0xb7, 0x95];
+    let mut load = ProgLoad {
+        kind: number,
+        instructions: code.len() as u32,
+        code: code.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        flags,
+        ..ProgLoad::default()
+    };
+    load.name[..NAME.len()].copy_from_slice(NAME.as_bytes());
+    let program = bpf(BPF_PROG_LOAD, &mut load).context("cannot load a trivial program")?;
+    // SAFETY: a descriptor that the kernel has just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(program) })
+}
+
+/// Nanoseconds that one run on `frame` takes, over `repeat` runs.
+pub fn test_run(program: &OwnedFd, frame: &[u8], repeat: u32) -> Result<Duration> {
+    let mut run = TestRun {
+        program: program.as_raw_fd() as u32,
+        size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat,
+        ..TestRun::default()
+    };
+    bpf(BPF_PROG_TEST_RUN, &mut run).context("cannot run a trivial program")?;
+    Ok(Duration::from_nanos(run.duration.into()))
+}
+
+/// Puts an XDP program that lets everything pass on an interface, for as long as the descriptor is held.
+pub fn pass_in_xdp(netns: &Netns, interface: &str) -> Result<OwnedFd> {
+    const BPF_XDP: u32 = 37;
+    const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+    let program = load(Kind::Xdp)?;
+    let link = netns.enter(|| {
+        let mut create = LinkCreate {
+            program: program.as_raw_fd() as u32,
+            interface: if_nametoindex(interface)?,
+            attach_type: BPF_XDP,
+            flags: XDP_FLAGS_DRV_MODE,
+        };
+        Ok(bpf(BPF_LINK_CREATE, &mut create)?)
+    });
+    let link = link.with_context(|| format!("no XDP program on {interface}"))?;
+    // SAFETY: as above.
+    Ok(unsafe { OwnedFd::from_raw_fd(link) })
+}
+
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: a structure of plain numbers, valid for the size given; what it points to outlives the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}

@@ -1,0 +1,161 @@
+//! Crashes, restarts and upgrades: nothing that the policy denies gets through meanwhile, and nothing else is lost.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use opb_lab::{line::Line, process::Output};
+
+use crate::node::{Node, mail_to, syn};
+
+const HOOKS: [&str; 4] = ["xdp", "xdp-generic", "tc", "clsact"];
+
+fn subscriber(hook: &str) -> String {
+    format!("[{{name: access, role: subscriber, hook: {hook}, filter: [upstream]}}]")
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_killed_daemon_leaves_the_filter_and_the_next_one_adopts_it() -> Result<()> {
+    for hook in HOOKS {
+        let mut node = Node::new(&subscriber(hook))?;
+        node.run("enforcing")?;
+        node.enforces("opb run")?;
+        let (first, counted) = (node.links()?, node.counter("drop", "policy")?);
+        ensure!(counted == 1, "{hook}: {counted}");
+
+        node.kill()?;
+        node.enforces("after SIGKILL")?;
+
+        let traffic = node.line.open()?;
+        under_traffic(&traffic, || node.run("enforcing"))?;
+        node.enforces("adopted")?;
+        let second = node.links()?;
+        ensure!(first.keys().eq(second.keys()), "{first:?} became {second:?}");
+        for (old, new) in first.values().zip(second.values()) {
+            ensure!(old.0 == new.0, "{hook}: another link: {first:?} became {second:?}");
+            ensure!(old.1 != new.1, "{hook}: the old program: {first:?} became {second:?}");
+        }
+        let after = node.counter("drop", "policy")?;
+        ensure!(after > counted + 1, "{hook}: counters did not survive: {counted}, {after}");
+
+        node.stop()?;
+        node.enforces("after SIGTERM")?;
+        node.detach()?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_program_moves_to_another_hook_without_a_gap() -> Result<()> {
+    let mut node = Node::new(&subscriber("xdp"))?;
+    node.run("enforcing")?;
+    for (hook, effective) in
+        [("tc", "tcx"), ("clsact", "clsact"), ("xdp-generic", "xdp-generic"), ("xdp", "xdp")]
+    {
+        let traffic = node.line.open()?;
+        under_traffic(&traffic, || {
+            node.configure(&subscriber(hook))?;
+            node.hang_up()?;
+            node.status_when(|status| status["interfaces"][0]["hook"] == effective).map(drop)
+        })
+        .with_context(|| format!("to {hook}"))?;
+        node.enforces(hook)?;
+        ensure!(node.links()?.len() == 1, "{:?}", node.links()?);
+    }
+    node.stop()?;
+    node.detach()
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_second_daemon_is_refused() -> Result<()> {
+    let mut node = Node::new(&subscriber("auto"))?;
+    node.run("enforcing")?;
+    let config = std::fs::read_to_string(node.path("opb.yaml"))?.replace("opb.sock", "second.sock");
+    node.write("second.yaml", &config)?;
+    for command in ["run", "detach"] {
+        let Output { status, stderr, .. } = node.opb_with(&[command], &node.path("second.yaml"))?;
+        ensure!(status.code() == Some(1), "{command}: {status} {stderr}");
+        let expected =
+            format!("opb: error: another opb holds {}", node.pins().join("v1").display());
+        ensure!(stderr.lines().any(|line| line == expected), "{command}: {stderr}");
+        ensure!(stderr.contains("hint: stop the running daemon first"), "{command}: {stderr}");
+    }
+    node.enforces("with one daemon")?;
+    node.stop()?;
+    node.detach()
+}
+
+/// Sends what is denied and what is allowed for as long as `work` takes, and a moment before and after.
+fn under_traffic(ends: &opb_lab::line::Ends, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    const AROUND: Duration = Duration::from_millis(50);
+    let over = AtomicBool::new(false);
+    let (worked, sent) = thread::scope(|scope| {
+        let sending = scope.spawn(|| -> Result<u64> {
+            let mut sent = 0;
+            while !over.load(SeqCst) {
+                sent += 1;
+                ends.subscriber.send(&mail_to([192, 0, 2, 25]))?;
+                ends.subscriber.send(&allowed(sent))?;
+                // Slow enough for any queue on the way.
+                thread::sleep(Duration::from_micros(200));
+            }
+            ends.subscriber.send(&allowed(0))?;
+            Ok(sent)
+        });
+        thread::sleep(AROUND);
+        let worked = work();
+        thread::sleep(AROUND);
+        over.store(true, SeqCst);
+        (worked, sending.join().expect("no panic"))
+    });
+    let ((), sent) = (worked?, sent?);
+    let (mut arrived, mut denied) = (0, 0);
+    let last = ends.core.receive(Duration::from_secs(10), |frame| {
+        denied += u64::from(frame == mail_to([192, 0, 2, 25]));
+        arrived += u64::from(frame == allowed(arrived + 1));
+        frame == allowed(0)
+    })?;
+    last.context("the last frame is lost")?;
+    ensure!(denied == 0, "{denied} of {sent} denied packets got through");
+    ensure!(arrived == sent, "of {sent} allowed packets only {arrived} arrived in order");
+    Ok(())
+}
+
+fn allowed(number: u64) -> Vec<u8> {
+    syn([203, 0, 113, 9], [198, 51, 100, 25], 25, &number.to_be_bytes())
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn an_interface_that_comes_back_is_covered_again() -> Result<()> {
+    for hook in HOOKS {
+        let mut node = Node::new(&subscriber(hook))?;
+        node.run("enforcing")?;
+        node.enforces("before")?;
+        node.line.cut()?;
+        let status = node.status_when(|status| status["state"] == "degraded")?;
+        let problems = status["problems"].to_string();
+        ensure!(problems.contains("interface access does not exist"), "{hook}: {problems}");
+        node.line.mend()?;
+        node.status_when(|status| status["state"] == "enforcing")?;
+        reopen(&mut node)?;
+        node.enforces("after")?;
+        ensure!(node.links()?.len() == 1, "{hook}: what was left is still there");
+        node.stop()?;
+        node.detach()?;
+    }
+    Ok(())
+}
+
+/// The old sockets went with the old cable.
+fn reopen(node: &mut Node) -> Result<()> {
+    let line: &Line = &node.line;
+    node.ends = line.open()?;
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! A running daemon whose subscribers, files, relay hosts and interfaces change.
+
+use std::{fs, thread, time::Duration};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+#[path = "live/node.rs"]
+mod node;
+
+#[path = "live/entries.rs"]
+mod entries;
+#[path = "live/reloads.rs"]
+mod reloads;
+#[path = "live/hosts.rs"]
+mod hosts;
+#[path = "live/interfaces.rs"]
+mod interfaces;
+#[path = "live/nogap.rs"]
+mod nogap;
+#[path = "live/prober.rs"]
+mod prober;
+#[path = "live/api.rs"]
+mod api;
+#[path = "live/hooks.rs"]
+mod hooks;

@@ -1,0 +1,152 @@
+//! What docs/openapi.yaml says of the control API, against what a running daemon answers.
+
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+};
+
+use super::*;
+use crate::node::{Node, POLICY};
+
+/// One request over the control socket: status code and body.
+pub(crate) fn call(
+    node: &Node,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<(u16, Value)> {
+    let body = body.map(ToString::to_string).unwrap_or_default();
+    let mut stream = UnixStream::connect(node.path("opb.sock"))?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: opb\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+    let code = head.split(' ').nth(1).context("a status code")?.parse()?;
+    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        body.split("\r\n").skip(1).step_by(2).collect()
+    } else {
+        body.to_owned()
+    };
+    let body = serde_json::from_str(&body).with_context(|| format!("{method} {path}: {answer}"))?;
+    Ok((code, body))
+}
+
+/// The document, and which of its answers have been compared.
+struct Contract {
+    document: Value,
+    compared: BTreeSet<String>,
+}
+
+impl Contract {
+    fn read() -> Result<Self> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.yaml");
+        let document = serde_yaml::from_str(&fs::read_to_string(path)?)?;
+        Ok(Self { document, compared: BTreeSet::new() })
+    }
+
+    /// Makes a request, and compares request and answer with the document.
+    fn check(
+        &mut self,
+        node: &Node,
+        (method, path): (&str, &str),
+        body: Option<Value>,
+        expected: u16,
+    ) -> Result<Value> {
+        let (code, answer) = call(node, method, path, body.as_ref())?;
+        assert_eq!(code, expected, "{method} {path}: {answer}");
+        let plain = path.split('?').next().unwrap_or(path);
+        let operation = format!("{plain} {}", method.to_lowercase());
+        let described = &self.document["paths"][plain][method.to_lowercase()];
+        if let Some(body) = body.filter(|_| expected != 400) {
+            self.compare(
+                &described["requestBody"]["content"]["application/json"]["schema"],
+                &body,
+                &operation,
+            )?;
+        }
+        let schema =
+            &described["responses"][code.to_string()]["content"]["application/json"]["schema"];
+        self.compare(schema, &answer, &format!("{operation} {code}"))?;
+        self.compared.insert(format!("{operation} {code}"));
+        Ok(answer)
+    }
+
+    fn compare(&self, schema: &Value, found: &Value, what: &str) -> Result<()> {
+        anyhow::ensure!(schema.is_object(), "{what} is not described");
+        // The schema with the definitions that it refers to.
+        let mut whole = schema.clone();
+        whole["components"] = self.document["components"].clone();
+        let validator = jsonschema::draft202012::new(&whole)?;
+        let errors: Vec<_> = validator
+            .iter_errors(found)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        anyhow::ensure!(errors.is_empty(), "{what}: {errors:#?}\n{found:#}");
+        Ok(())
+    }
+
+    /// Every answer that the document lists, other than 500, which is for kernels that fail.
+    fn answers(&self) -> BTreeSet<String> {
+        let mut listed = BTreeSet::new();
+        for (path, methods) in self.document["paths"].as_object().into_iter().flatten() {
+            for (method, operation) in methods.as_object().into_iter().flatten() {
+                for code in operation["responses"].as_object().into_iter().flat_map(|it| it.keys())
+                {
+                    if code != "500" {
+                        listed.insert(format!("{path} {method} {code}"));
+                    }
+                }
+            }
+        }
+        listed
+    }
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn the_daemon_answers_as_the_document_says() -> Result<()> {
+    let node = Node::start("watch: off\ndns: {servers: [\"127.0.0.1:9\"]}\n")?;
+    let mut contract = Contract::read()?;
+    let mut check = |request, body, code| contract.check(&node, request, body, code);
+    let entries = |prefix: &str| {
+        json!({"entries": [
+            {"prefix": prefix, "group": "dyn", "reason": "x", "until": "2999-01-01T00:00:00Z"},
+            {"prefix": "192.0.2.0/24", "exempt": true},
+        ]})
+    };
+    check(("POST", "/v1/subscribers"), Some(entries("203.0.113.9/32")), 200)?;
+    check(("POST", "/v1/subscribers"), Some(entries("203.0.113.9/24")), 422)?;
+    check(("POST", "/v1/subscribers"), Some(json!({"nonsense": 1})), 400)?;
+    check(("GET", "/v1/subscribers"), None, 200)?;
+    check(("POST", "/v1/subscribers/remove"), Some(json!({"prefixes": ["203.0.113.9/32"]})), 200)?;
+    check(("POST", "/v1/subscribers/remove"), Some(json!({"prefixes": ["x"]})), 422)?;
+    check(("POST", "/v1/subscribers/remove"), Some(json!([])), 400)?;
+    check(("GET", "/v1/explain?src=203.0.113.9&dst=192.0.2.1"), None, 200)?;
+    check(("GET", "/v1/explain?src=203.0.113.9"), None, 400)?;
+    check(("GET", "/v1/counters"), None, 200)?;
+
+    let relays = "relays:\n  named: {hosts: [mail.isp.example]}\n";
+    node.write("policy.yaml", &POLICY.replace("relays:\n", relays).replace("/25]", "/26]"))?;
+    check(("GET", "/v1/diff"), None, 200)?;
+    check(("POST", "/v1/reload?confirm=60"), None, 200)?;
+    check(("GET", "/v1/status"), None, 200)?;
+    check(("POST", "/v1/reload"), None, 422)?;
+    check(("POST", "/v1/confirm"), None, 200)?;
+    check(("POST", "/v1/reload?confirm=never"), None, 400)?;
+    check(("POST", "/v1/reload"), None, 200)?;
+    node.write("policy.yaml", "version: 1\nnonsense: 1\n")?;
+    check(("GET", "/v1/diff"), None, 422)?;
+    check(("POST", "/v1/reload"), None, 422)?;
+    check(("GET", "/v1/status"), None, 200)?;
+
+    let (missing, compared) = (contract.answers(), &contract.compared);
+    let missing: Vec<_> = missing.difference(compared).collect();
+    assert!(missing.is_empty(), "described and never compared: {missing:?}");
+    Ok(())
+}

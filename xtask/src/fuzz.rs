@@ -1,0 +1,195 @@
+//! Fuzzing: cargo-fuzz with seeds of ours, and the generated frames that compare two judges.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use opb_lab::packets::{Row, rows};
+
+use crate::exec::{cargo, exec, root, target_dir};
+use crate::setup;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Fuzzes this target only; without it, one after the other
+    target: Option<Target>,
+    /// How long each target is fuzzed
+    #[arg(long, default_value_t = 300, value_name = "N")]
+    seconds: u32,
+    /// Compares generated frames instead: host against kernel (as root), and host against a foreign parser
+    #[arg(long, conflicts_with_all = ["target", "seconds"])]
+    differential: bool,
+    /// Frames for host against kernel; a tenth of them goes to the foreign parser
+    #[arg(long, default_value_t = 10_000_000, requires = "differential", value_name = "N")]
+    frames: u64,
+    /// Another sequence of frames
+    #[arg(long, default_value_t = 37, requires = "differential", value_name = "N")]
+    seed: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Target {
+    /// Frames through the verdict
+    Decide,
+    /// Texts through the policy parser
+    Policy,
+    /// Bytes through the capture reader
+    Capture,
+}
+
+impl Target {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Decide => "decide",
+            Self::Policy => "policy",
+            Self::Capture => "capture",
+        }
+    }
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    setup::build()?;
+    if args.differential {
+        return differential(args.frames, args.seed);
+    }
+    let installed = Command::new("cargo-fuzz").arg("--version").output();
+    ensure!(
+        installed.is_ok_and(|output| output.status.success()),
+        "cargo-fuzz is missing; run: cargo install cargo-fuzz"
+    );
+    for target in Target::value_variants() {
+        if args.target.is_none_or(|wanted| wanted.name() == target.name()) {
+            fuzz(*target, args.seconds)?;
+        }
+    }
+    Ok(())
+}
+
+/// The very tests of the lanes, with more frames.
+fn differential(frames: u64, seed: u64) -> Result<()> {
+    ensure!(setup::is_root()?, "comparing with the kernel needs root");
+    let test = |name: &str| {
+        let mut cmd = cargo("test");
+        cmd.args(["--package", "opb-userspace", "--test", name, "--"]);
+        cmd
+    };
+    exec(
+        test("verdict")
+            .args(["--exact", "oracle::oracle_agrees"])
+            .env("OPB_ORACLE_FRAMES", (frames / 10).to_string()),
+    )?;
+    exec(
+        test("differential")
+            .args(["--ignored", "--nocapture"])
+            .env("OPB_FRAMES", frames.to_string())
+            .env("OPB_SEED", seed.to_string()),
+    )
+}
+
+fn fuzz(target: Target, seconds: u32) -> Result<()> {
+    let fuzz = root().join("fuzz");
+    let corpus = fuzz.join("corpus").join(target.name());
+    fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
+    seed(target, &corpus)?;
+
+    // -Zsanitizer wants nightly; the sanitizers' runtime comes with it, rust-src is not needed.
+    let mut cmd = Command::new("rustup");
+    cmd.args(["run", "nightly", "cargo", "fuzz", "run", "--fuzz-dir", ".", target.name()]);
+    // Set by the outer cargo, to the outer compiler.
+    cmd.env_remove("CARGO").env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN");
+    cmd.current_dir(&fuzz).env("CARGO_TARGET_DIR", target_dir()?.join("fuzz"));
+    cmd.args(["--", &format!("-max_total_time={seconds}"), "-timeout=10", "-print_final_stats=1"]);
+    exec(&mut cmd)
+}
+
+/// What the tests know already is where the fuzzer starts.
+fn seed(target: Target, corpus: &Path) -> Result<()> {
+    let write = |name: &str, bytes: &[u8]| {
+        let file = corpus.join(name);
+        fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))
+    };
+    match target {
+        Target::Decide => {
+            for Row { name, frame, settings, tags_out_of_band, .. } in rows() {
+                let first = settings.0 as u8 & 0x7f | if tags_out_of_band > 0 { 0x80 } else { 0 };
+                write(&name, &[&[first], &*frame].concat())?;
+            }
+        }
+        Target::Policy => {
+            for directory in ["valid", "invalid"] {
+                let directory = root().join("tests/fixtures/policies").join(directory);
+                for (number, file) in files(&directory)?.iter().enumerate() {
+                    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+                    write(&format!("{name}-{number}"), &fs::read(file)?)?;
+                }
+            }
+        }
+        Target::Capture => {
+            // A few packets of the table: more would only make the fuzzer slower.
+            let frames: Vec<_> = rows().into_iter().step_by(50).map(|row| row.frame).collect();
+            write("pcap", &pcap(&frames))?;
+            write("pcapng", &pcapng(&frames))?;
+        }
+    }
+    Ok(())
+}
+
+/// All files below `directory`.
+fn files(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let mut found = Vec::new();
+    for entry in
+        fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?
+    {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files(&path)?);
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// draft-ietf-opsawg-pcap, Ethernet.
+fn pcap(frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for word in [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 65_535, 1] {
+        bytes.extend(word.to_le_bytes());
+    }
+    for frame in frames {
+        let length = frame.len() as u32;
+        for word in [0, 0, length, length] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(frame);
+    }
+    bytes
+}
+
+/// draft-ietf-opsawg-pcapng: one section, one Ethernet interface, enhanced and simple packets in turn.
+fn pcapng(frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut block = |kind: u32, words: &[u32], data: &[u8]| {
+        let length = 12 + 4 * words.len() + data.len().next_multiple_of(4);
+        bytes.extend(kind.to_le_bytes());
+        bytes.extend((length as u32).to_le_bytes());
+        bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        bytes.extend(data);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend((length as u32).to_le_bytes());
+    };
+    block(0x0a0d_0d0a, &[0x1a2b_3c4d, 1, u32::MAX, u32::MAX], &[]);
+    block(1, &[1, 65_535], &[]);
+    for (number, frame) in frames.iter().enumerate() {
+        let length = frame.len() as u32;
+        if number % 2 == 0 {
+            block(6, &[0, 0, 0, length, length], frame);
+        } else {
+            block(3, &[length], frame);
+        }
+    }
+    bytes
+}
