@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use opb_userspace::node::{self, Filter, Hook, LogLevel, PolicySource, Role, UnknownSource};
+use opb_userspace::node::{
+    self, Addresses, EventLog, Filter, Hook, LogLevel, Observe, PolicySource, Role, Suspect,
+    UnknownSource,
+};
 use opb_userspace::policy::{
     Action, Downstream, Exemption, Matching, Policy, Prefix, RelaySet, check,
 };
@@ -193,6 +196,20 @@ fn a_node_file_says_what_each_interface_does() {
     let core = config.interface("bond0.100").expect("listed");
     assert_eq!((core.role, core.hook), (Role::Core, Hook::Xdp));
     assert_eq!((core.filters_ingress(), core.filters_egress()), (true, true));
+}
+
+#[test]
+fn a_node_file_says_what_is_written_down() {
+    let config = node::Config::load(&fixture("node-observe.yaml")).expect("valid");
+    let expected = Observe {
+        events: EventLog::File("/var/log/opb/events.json".into()),
+        addresses: Addresses::Hash,
+        retain: std::time::Duration::from_secs(90 * 60),
+        suspect: Some(Suspect { per_minute: 200, command: Some("/usr/local/bin/tell-noc".into()) }),
+    };
+    assert_eq!(config.observe, expected);
+    let config = node::Config::load(&fixture("node-minimal.yaml")).expect("valid");
+    assert_eq!(config.observe, Observe::default());
 }
 
 #[test]
