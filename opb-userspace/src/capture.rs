@@ -266,6 +266,9 @@ impl Format {
                 Ok((bytes.len() - rest.len(), Content::Packet(packet)))
             }
             Self::PcapNg { big_endian } => {
+                if is_too_short(bytes, *big_endian) {
+                    return Err(Stop::Damaged);
+                }
                 let parse = if *big_endian { parse_block_be } else { parse_block_le };
                 let (rest, block) = parse(bytes)?;
                 if let Block::SectionHeader(section) = &block {
@@ -275,6 +278,17 @@ impl Format {
             }
         }
     }
+}
+
+/// Whether the block claims less than its own type and its two lengths: `pcap-parser` 0.17 subtracts them from a process
+/// information block unseen, and would then wait for four gigabytes.
+fn is_too_short(bytes: &[u8], big_endian: bool) -> bool {
+    const FRAME: u32 = 12;
+    let Some(length) = bytes.get(4..8).and_then(|length| length.try_into().ok()) else {
+        return false;
+    };
+    // The header of a section says itself in which order its length is; in neither can it be this short.
+    (if big_endian { u32::from_be_bytes(length) } else { u32::from_le_bytes(length) }) < FRAME
 }
 
 fn content(block: &Block<'_>) -> Content {

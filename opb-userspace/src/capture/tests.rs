@@ -279,3 +279,14 @@ fn damage_never_panics() {
         }
     }
 }
+
+/// What a fuzzer once found: an error, soon, and no panic.
+#[test]
+fn found_by_fuzzing() {
+    for entry in std::fs::read_dir("../tests/fixtures/captures").expect("fixtures") {
+        let path = entry.expect("an entry").path();
+        let bytes = std::fs::read(&path).expect("a fixture");
+        let last = Capture::new(&*bytes).map(|capture| capture.last());
+        assert!(matches!(last, Err(_) | Ok(Some(Err(_)))), "{}: {last:?}", path.display());
+    }
+}
