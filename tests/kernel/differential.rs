@@ -62,6 +62,6 @@ fn host_and(hook: ReplayHook) {
             generator.damage(&mut sample.frame);
         }
     }
-    println!("{frames} frames, {judged} judged, seed {seed}");
+    eprintln!("{frames} frames, {judged} judged, seed {seed}");
     assert!(judged > frames / 3, "OPB_SEED={seed}: {judged} of {frames} reached a verdict");
 }
