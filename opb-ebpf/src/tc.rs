@@ -33,14 +33,24 @@ pub(crate) fn opb_tc(context: TcContext) -> i32 {
     if plainly_other(&Window::of_skb(skb), settings, Maps.ports(settings)) {
         return TC_ACT_UNSPEC;
     }
-    // SAFETY: the kernel hands a valid context to every program; here and below.
-    if settings.has(Settings::DOWNSTREAM) && unsafe { (*skb).mark } == OWN_ANSWER {
-        unsafe { (*skb).mark = 0 };
+    if settings.has(Settings::DOWNSTREAM) && is_own_answer(skb) {
         return TC_ACT_UNSPEC;
     }
     let result = tc_walk(skb);
     log::outcome(&context, result as u32);
     (result >> 32) as i32
+}
+
+/// Takes the mark off as well.
+#[inline(always)]
+fn is_own_answer(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the kernel hands a valid context to every program.
+    let mark = unsafe { &mut (*skb).mark };
+    let is_own = *mark == OWN_ANSWER;
+    if is_own {
+        *mark = 0;
+    }
+    is_own
 }
 
 /// The outcome, packed, and above it what to return.
