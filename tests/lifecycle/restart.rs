@@ -76,7 +76,10 @@ fn a_program_moves_to_another_hook_without_a_gap() -> Result<()> {
 fn a_second_daemon_is_refused() -> Result<()> {
     let mut node = Node::new(&subscriber("auto"))?;
     node.run("enforcing")?;
-    let config = std::fs::read_to_string(node.path("opb.yaml"))?.replace("opb.sock", "second.sock");
+    // All its own but the pins.
+    let config = std::fs::read_to_string(node.path("opb.yaml"))?
+        .replace("opb.sock", "second.sock")
+        .replace("/state\n", "/second\n");
     node.write("second.yaml", &config)?;
     for command in ["run", "detach"] {
         let Output { status, stderr, .. } = node.opb_with(&[command], &node.path("second.yaml"))?;
