@@ -1,9 +1,10 @@
 //! The kernel side of the program. All of aya and every raw system call live behind this module: aya renames
 //! its attach interface in every release.
 //!
-//! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what outlives the pins), [`policy`] puts an
-//! image into the kernel, [`programs`] loads the BPF programs, [`attach`] puts them on interfaces, [`counters`]
-//! reads what they counted, [`sighting`] what they wrote down of denied packets. [`replay`] runs single packets through programs of its own.
+//! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what
+//! outlives the pins), [`policy`] puts an image into the kernel, [`programs`] loads the BPF programs, [`attach`]
+//! puts them on interfaces, [`counters`] reads what they counted, [`sighting`] what they wrote down of denied
+//! packets. [`replay`] runs single packets through programs of its own.
 
 mod attach;
 mod counters;
@@ -32,7 +33,7 @@ use crate::image::{Image, Overlay, Slots};
 use held::Held;
 use pins::Pins;
 use policy::PolicySlot;
-use programs::{Kind, Ports, Programs};
+use programs::{Ports, Programs};
 
 /// What this process holds in the kernel, for as long as it runs. What must outlive it is pinned.
 pub struct Kernel {
@@ -127,12 +128,6 @@ impl Kernel {
     /// Where the programs' debug lines come from, one for each program loaded since the last call.
     pub fn logs(&mut self) -> Result<Vec<Logs>, Error> {
         self.programs.logs()
-    }
-
-    /// Loads the programs for `settings`, if they are not loaded yet, and hands out their ids, XDP and TC.
-    /// For inspection of what the kernel made of them.
-    pub fn program_ids(&mut self, settings: Settings) -> Result<[u32; 2], Error> {
-        Ok([self.programs.id(Kind::Xdp, settings)?, self.programs.id(Kind::Tc, settings)?])
     }
 }
 

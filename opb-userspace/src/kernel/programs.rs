@@ -191,15 +191,6 @@ impl Programs {
         }
     }
 
-    pub(super) fn id(&mut self, kind: Kind, settings: Settings) -> Result<u32, Error> {
-        let instance = self.get(kind, settings)?;
-        let info = match kind {
-            Kind::Xdp => instance.xdp()?.info(),
-            Kind::Tc => instance.tc()?.info(),
-        };
-        info.map(|info| info.id()).map_err(Error::program(instance.name()))
-    }
-
     pub(super) fn ports(&self) -> &Ports {
         &self.ports
     }
