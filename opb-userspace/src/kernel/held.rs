@@ -11,8 +11,8 @@ use super::{Error, pins::Pins, sys};
 
 /// Descriptors of everything that is pinned.
 pub(super) struct Held {
-    policy: OwnedFd,
-    counters: OwnedFd,
+    /// Every map of [`Pins::maps`], with the path of its pin.
+    maps: Vec<(PathBuf, OwnedFd)>,
     /// By the names of the pins.
     links: BTreeMap<String, OwnedFd>,
 }
@@ -23,9 +23,12 @@ impl Held {
         if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
             let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
         }
-        let open = |path: PathBuf| sys::open_pin(&path).map_err(Error::path("open", path));
-        let (policy, counters) = (open(pins.policy())?, open(pins.counters())?);
-        let mut held = Self { policy, counters, links: BTreeMap::new() };
+        let open = |(_, path): (_, PathBuf)| match sys::open_pin(&path) {
+            Ok(map) => Ok((path, map)),
+            Err(error) => Err(Error::path("open", path)(error)),
+        };
+        let maps = pins.maps().into_iter().map(open).collect::<Result<_, _>>()?;
+        let mut held = Self { maps, links: BTreeMap::new() };
         held.follow(pins, &[])?;
         Ok(held)
     }
@@ -56,9 +59,9 @@ impl Held {
             return Ok(false);
         }
         pins.renew()?;
-        let maps = [(pins.policy(), &self.policy), (pins.counters(), &self.counters)];
+        let maps = self.maps.iter().map(|(path, map)| (path.clone(), map));
         let links = self.links.iter().map(|(name, link)| (pins.link(name), link));
-        for (path, object) in maps.into_iter().chain(links).filter(|(path, _)| !path.exists()) {
+        for (path, object) in maps.chain(links).filter(|(path, _)| !path.exists()) {
             sys::pin(object.as_fd(), &path).map_err(Error::path("pin", path))?;
         }
         Ok(true)

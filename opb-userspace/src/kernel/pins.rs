@@ -1,7 +1,7 @@
 //! The pin directory: what keeps the filter enforcing when no process of ours runs.
 //!
 //! ```text
-//! PINS/v1/policy          the one-slot map of maps that holds the image in force
+//! PINS/v1/policy          the map of maps that holds the image in force, and the overlay on it
 //! PINS/v1/counters        counts of every outcome
 //! PINS/v1/events          the ring of denied packets
 //! PINS/v1/talkers         who is denied how often
@@ -72,8 +72,7 @@ impl Pins {
 
     /// Whether the maps are pinned, and at least `links` links.
     pub(super) fn are_there(&self, links: usize) -> bool {
-        self.policy().exists()
-            && self.counters().exists()
+        self.maps().iter().all(|(_, path)| path.exists())
             && self.links().is_ok_and(|pinned| pinned.len() >= links)
     }
 
