@@ -7,11 +7,11 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
     links::{FdLink, Link as _, LinkError, PinnedLink},
-    loaded_programs,
     tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     xdp::XdpLink,
 };
@@ -24,6 +24,7 @@ use super::{
     Error,
     pins::Pins,
     programs::{Kind, Programs},
+    survey::{self, Device, Place},
     sys,
 };
 use crate::node::{Hook as HookChoice, Role};
@@ -92,12 +93,18 @@ pub struct Wanted {
 
 impl Wanted {
     /// Subscribers' packets come in on a subscriber interface and leave on a core interface.
-    fn side(&self) -> Side {
+    pub(super) fn side(&self) -> Side {
         if (self.role == Role::Subscriber) == (self.direction == Direction::Upstream) {
             Side::In
         } else {
             Side::Out
         }
+    }
+
+    /// Whether it is judged as it comes in, and not as it goes out.
+    #[must_use]
+    pub fn comes_in(&self) -> bool {
+        self.side() == Side::In
     }
 
     /// The name of the link at `hook`.
@@ -151,7 +158,7 @@ struct LinkName {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+pub(super) enum Side {
     In,
     Out,
 }
@@ -166,7 +173,7 @@ impl Side {
         }
     }
 
-    const fn tc_type(self) -> TcAttachType {
+    pub(super) const fn tc_type(self) -> TcAttachType {
         match self {
             Self::In => TcAttachType::Ingress,
             Self::Out => TcAttachType::Egress,
@@ -346,7 +353,7 @@ fn put(
     Ok(())
 }
 
-fn pinned(path: &std::path::Path) -> Result<FdLink, Error> {
+fn pinned(path: &Path) -> Result<FdLink, Error> {
     let link = PinnedLink::from_pin(path)
         .map_err(|error| Error::path("open", path)(io::Error::other(error)))?;
     Ok(FdLink::from(link))
@@ -425,6 +432,38 @@ fn is_attached(pins: &Pins, name: LinkName) -> bool {
 fn target(pins: &Pins, name: LinkName) -> Option<sys::LinkTarget> {
     let link = sys::open_pin(&pins.link(&name.to_string())).ok()?;
     sys::link_target(link.as_fd()).ok()
+}
+
+/// Every program of ours that is pinned below `pins`, and whether it is still on its hook.
+pub(super) fn places(pins: &Path, devices: &[Device]) -> Result<Vec<Place>, Error> {
+    let mut places = Vec::new();
+    for path in Pins::peek(pins)? {
+        let name = path.file_name().and_then(|name| LinkName::parse(name.to_str()?));
+        let Some(name) = name else { continue };
+        let is_there = devices.iter().any(|device| device.index == name.index);
+        let program = match name.hook {
+            Hook::Clsact if is_there => clsact_program(name)?,
+            Hook::Clsact => None,
+            _ => {
+                let link = sys::open_pin(&path).map_err(Error::path("open", &path))?;
+                let target = sys::link_target(link.as_fd()).map_err(Error::path("read", &path))?;
+                (target.interface == name.index).then_some(target.program)
+            }
+        };
+        let LinkName { hook, direction, index, .. } = name;
+        places.push(Place { hook, direction, index, program });
+    }
+    Ok(places)
+}
+
+/// The program of our filter, if it is where we put it.
+fn clsact_program(name: LinkName) -> Result<Option<u32>, Error> {
+    let handle = u32::from(clsact_handle(name.direction));
+    let filters = survey::filters(name.index, name.side).map_err(Error::call("to list filters"))?;
+    let ours = |filter: &survey::ClsactFilter| {
+        filter.priority == CLSACT_PRIORITY && filter.handle == handle
+    };
+    Ok(filters.into_iter().find(ours).and_then(|filter| filter.program))
 }
 
 /// Takes the program off, and removes its pin.
@@ -514,8 +553,6 @@ fn refusal(source: ProgramError, wanted: &Wanted, hook: Hook, program: &'static 
 
 /// Names the program on the XDP hook of an interface.
 fn xdp_owner(index: u32) -> String {
-    let Ok(Some(id)) = sys::xdp_program(index) else { return "another program".into() };
-    let program = loaded_programs().flatten().find(|program| program.id() == id);
-    let name = program.as_ref().and_then(|program| program.name_as_str());
-    format!("program `{}` (id {id})", name.unwrap_or_default())
+    let Ok(Some(id)) = survey::xdp_program(index) else { return "another program".into() };
+    survey::program(id)
 }

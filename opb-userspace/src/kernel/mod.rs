@@ -4,17 +4,19 @@
 //! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what
 //! outlives the pins), [`policy`] puts an image into the kernel, [`programs`] loads the BPF programs, [`attach`]
 //! puts them on interfaces, [`counters`] reads what they counted, [`sighting`] what they wrote down of denied
-//! packets. [`replay`] runs single packets through programs of its own.
+//! packets. [`replay`] runs single packets through programs of its own. [`survey`] looks at what else there is.
 
 mod attach;
 mod counters;
 mod error;
 mod held;
+mod netlink;
 mod pins;
 mod policy;
 mod programs;
 mod replay;
 mod sighting;
+mod survey;
 mod sys;
 
 use std::path::Path;
@@ -28,6 +30,7 @@ pub use error::Error;
 pub use programs::Logs;
 pub use replay::{Replay, ReplayHook};
 pub use sighting::{Books, Events, Sightings};
+pub use survey::{Device, FlowTable, Foreign, Memory, Need, Offloads, Place, Survey};
 
 use crate::image::{Image, Overlay, Slots};
 use held::Held;
