@@ -386,7 +386,8 @@ impl Doctor<'_> {
                      the frame before XDP"
                 ),
             };
-            let (level, consequence) = if self.wishes.resets {
+            // Generic XDP sends the socket buffer back, which keeps the tag beside the frame.
+            let (level, consequence) = if self.wishes.resets && hook == Some(Hook::Xdp) {
                 (
                     Problem,
                     "packets are judged rightly, but the resets of `action: reject` go back without the tag and \
