@@ -149,7 +149,7 @@ fn install(packages: &[&str]) -> Result<()> {
     }
 
     eprintln!("xtask: installing from Debian: {}", packages.join(" "));
-    if let Err(error) = exec(&mut apt_get("update")) {
+    if let Err(error) = update() {
         // A foreign source that does not answer is no reason to stop; a package that is not found is.
         eprintln!("xtask: warning: {error:#}");
     }
@@ -157,6 +157,11 @@ fn install(packages: &[&str]) -> Result<()> {
         exec(Command::new("sh").args(["-c", POSTFIX_LOCAL]))?;
     }
     exec(apt_get("install").args(["--yes", "--no-install-recommends"]).args(packages))
+}
+
+/// Fetches the lists of Debian's packages.
+pub(crate) fn update() -> Result<()> {
+    exec(&mut apt_get("update"))
 }
 
 fn apt_get(subcommand: &str) -> Command {
