@@ -70,7 +70,11 @@ fn a_source_gets_ten_resets_and_then_ten_a_second() {
     let start = 3_600 * SECOND;
     assert_eq!(answers(start, start + 100, 1), 10, "in a row");
     assert_eq!(answers(start + 100, start + 5 * SECOND, SECOND / 1_000), 49, "sustained");
-    assert_eq!(answers(start + 3_000 * SECOND, start + 3_000 * SECOND + 100, 1), 10, "after a pause");
+    assert_eq!(
+        answers(start + 3_000 * SECOND, start + 3_000 * SECOND + 100, 1),
+        10,
+        "after a pause"
+    );
 }
 
 /// A frame with TCP behind an IP header without options.
