@@ -1,9 +1,6 @@
 //! The maps, and the tables of a verdict made of them.
 
-use core::{
-    ffi::c_void,
-    ptr::{self, NonNull},
-};
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps},
@@ -15,7 +12,7 @@ use opb_common::{
     answer,
     found::Found,
     frame::Frame,
-    image::{Descent, IMAGE_SLOT, MAX_STEPS, Node, Nodes, OVERLAY_SLOT},
+    image::{BLOCK_NODES, Block, Descent, IMAGE_SLOT, MAX_STEPS, Node, Nodes, OVERLAY_SLOT},
     judge::Tables,
     outcome::{COUNTERS as COUNTER_ENTRIES, Counter, Direction, Outcome},
     settings::{PortSet, Settings},
@@ -28,7 +25,7 @@ const BPF_F_INNER_MAP: usize = 1 << 12;
 /// `BPF_F_MMAPABLE`: user space fills an image through memory (linux/bpf.h).
 const BPF_F_MMAPABLE: usize = 1 << 10;
 
-type Image = Array<Node, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
+type Image = Array<Block, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
 
 /// The policy in force, and the overlay of what has changed since. User space creates and pins it, because Linux 6.1 refuses an inner map
 /// without BTF in an outer map whose template has some.
@@ -44,22 +41,32 @@ static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(COUNTER_EN
 #[map]
 static ANSWERS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(16384, 0);
 
-/// The image that was in force when the packet came.
-#[repr(transparent)]
-pub(crate) struct Snapshot(Image);
+/// The image that was in force when the packet came, and its first block, which holds most of what a verdict reads:
+/// every other block is a call away.
+#[derive(Clone, Copy)]
+pub(crate) struct Snapshot {
+    image: &'static Image,
+    first: &'static Block,
+}
 
-impl Nodes for Snapshot {
+impl<'a> Nodes<'a> for Snapshot {
     #[inline(always)]
-    fn node(&self, index: u32) -> Option<&Node> {
-        self.0.get(index)
+    fn node(self, index: u32) -> Option<&'a Node> {
+        let index = index as usize;
+        let block = if index < BLOCK_NODES {
+            self.first
+        } else {
+            self.image.get((index / BLOCK_NODES) as u32)?
+        };
+        Some(&block[index % BLOCK_NODES])
     }
 
     /// The steps that most lookups need in a loop, which is fast, and the rest by a helper, whose step is verified
     /// once. The loop alone would cost the verifier all the steps that there can be.
     #[inline(always)]
-    fn descend(descent: &mut Descent<'_, Self>) {
+    fn descend(descent: &mut Descent<Self>) {
         const USUAL_STEPS: u32 = 5;
-        unsafe extern "C" fn step(_number: u32, descent: *mut Descent<'_, Snapshot>) -> i64 {
+        unsafe extern "C" fn step(_number: u32, descent: *mut Descent<Snapshot>) -> i64 {
             // SAFETY: the descent of the call below, which nobody else uses meanwhile.
             i64::from(unsafe { (*descent).step() })
         }
@@ -68,8 +75,11 @@ impl Nodes for Snapshot {
                 return;
             }
         }
+        // A copy, because the helper gets its address, and what has one stays out of registers.
+        let mut rest = *descent;
         // SAFETY: `step` has the signature that the helper calls.
-        unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, ptr::from_mut(descent).cast(), 0) };
+        unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, ptr::from_mut(&mut rest).cast(), 0) };
+        *descent = rest;
     }
 
     #[inline(always)]
@@ -94,17 +104,16 @@ impl Nodes for Snapshot {
 }
 
 #[inline(always)]
-fn snapshot(slot: u32) -> Option<&'static Snapshot> {
-    let image = NonNull::from(POLICY.get(slot)?).cast::<Snapshot>();
-    // SAFETY: `Snapshot` is a transparent wrapper of what `get` returned.
-    Some(unsafe { image.as_ref() })
+fn snapshot(slot: u32) -> Option<Snapshot> {
+    let image = POLICY.get(slot)?;
+    Some(Snapshot { image, first: image.get(0)? })
 }
 
 /// The maps of this object.
 pub(crate) struct Maps;
 
 impl Tables for Maps {
-    type Image = Snapshot;
+    type Image<'a> = Snapshot;
 
     #[inline(always)]
     fn ports(&self, settings: Settings) -> &PortSet {
@@ -112,12 +121,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn image(&self) -> Option<&Snapshot> {
+    fn image(&self) -> Option<Snapshot> {
         snapshot(IMAGE_SLOT)
     }
 
     #[inline(always)]
-    fn overlay(&self) -> Option<&Snapshot> {
+    fn overlay(&self) -> Option<Snapshot> {
         snapshot(OVERLAY_SLOT)
     }
 
