@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use opb_lab::{line::Line, process::Output};
+use opb_lab::{line::Line, process::Output, release};
 
 use crate::node::{Node, mail_to, syn};
 
@@ -54,9 +54,12 @@ fn a_killed_daemon_leaves_the_filter_and_the_next_one_adopts_it() -> Result<()> 
 fn a_program_moves_to_another_hook_without_a_gap() -> Result<()> {
     let mut node = Node::new(&subscriber("xdp"))?;
     node.run("enforcing")?;
-    for (hook, effective) in
-        [("tc", "tcx"), ("clsact", "clsact"), ("xdp-generic", "xdp-generic"), ("xdp", "xdp")]
-    {
+    for (hook, effective) in [
+        ("tc", release::tc()?),
+        ("clsact", "clsact"),
+        ("xdp-generic", "xdp-generic"),
+        ("xdp", "xdp"),
+    ] {
         let traffic = node.line.open()?;
         under_traffic(&traffic, || {
             node.configure(&subscriber(hook))?;
