@@ -65,7 +65,7 @@ fn radius_accounting_enters_and_removes() -> Result<()> {
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn sessions_that_come_together_share_a_publication() -> Result<()> {
     let node = Node::start("")?;
-    let before = node.status()?["policy"]["generation"].as_u64().context("a generation")?;
+    let before = node.status()?["policy"]["overlay"]["revision"].as_u64().context("a number")?;
     let (clients, each) = (100u32, 5);
     thread::scope(|scope| {
         let node = &node;
@@ -90,7 +90,7 @@ fn sessions_that_come_together_share_a_publication() -> Result<()> {
         threads.into_iter().try_for_each(|client| client.join().expect("no panic"))
     })?;
     assert_eq!(node.status()?["entries"]["count"], clients * 2);
-    let after = node.status()?["policy"]["generation"].as_u64().context("a generation")?;
+    let after = node.status()?["policy"]["overlay"]["revision"].as_u64().context("a number")?;
     let requests = u64::from(clients * 8);
     assert!(after - before < requests / 4, "{} publications for {requests}", after - before);
     Ok(())

@@ -25,6 +25,7 @@ use tracing::Level;
 pub use attach::{Attached, Hook, Refused, Wanted};
 pub use counters::CounterRow;
 pub use error::Error;
+pub use policy::{Live, Staged};
 pub use programs::Logs;
 pub use replay::{Replay, ReplayHook};
 pub use sighting::{Books, Events, Sightings};
@@ -53,7 +54,7 @@ impl Kernel {
         let policy = PolicySlot::open(&pins.policy())?;
         counters::open(&pins.counters())?;
         sighting::open(&pins.sightings())?;
-        let ports = policy.image()?.as_ref().map(Ports::of).unwrap_or_default();
+        let ports = policy.live()?.map(|live| Ports::of(&live.image)).unwrap_or_default();
         let programs = Programs::new(pins.maps(), ports, log);
         let held = Held::new(&pins)?;
         Ok(Self { pins, policy, programs, held })
@@ -65,9 +66,9 @@ impl Kernel {
         self.held.repair(&mut self.pins)
     }
 
-    /// The image in force, read back from the kernel.
-    pub fn live(&self) -> Result<Option<Image>, Error> {
-        self.policy.image()
+    /// What is in force, read back from the kernel.
+    pub fn live(&self) -> Result<Option<Live>, Error> {
+        self.policy.live()
     }
 
     /// Puts `image` in force, in one step.
@@ -75,9 +76,10 @@ impl Kernel {
     /// The port sets of the programs are only a pre-filter, and first hold the ports of both policies: no packet
     /// that either policy denies is let through by them at any moment.
     pub fn publish(&mut self, image: &Image) -> Result<(), Error> {
+        let staged = Self::stage(image)?;
         let new = Ports::of(image);
         self.programs.set_ports(&self.programs.ports().union(&new))?;
-        self.policy.publish(image)?;
+        self.policy.publish(staged)?;
         // The image is in force, whatever happens now: ports too many cost time, and no verdict.
         if let Err(error) = self.programs.set_ports(&new) {
             tracing::warn!(%error, "the ports of the policy before stay in the programs' pre-filter");
@@ -88,6 +90,17 @@ impl Kernel {
     /// Puts changes to the image in force, in place of the changes before.
     pub fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), Error> {
         self.policy.publish_overlay(overlay)
+    }
+
+    /// Gives an image to the kernel without putting it in force. What takes long of a publication, for any thread.
+    pub fn stage(image: &Image) -> Result<Staged, Error> {
+        Staged::new(image.nodes())
+    }
+
+    /// Puts an image in force that is of the same generation and says nothing else than the one in force with the
+    /// overlay on it.
+    pub fn replace(&mut self, image: Staged) -> Result<(), Error> {
+        self.policy.publish(image)
     }
 
     /// Puts the programs on interfaces, or replaces those that are there without a gap.

@@ -15,6 +15,16 @@ use super::{
 };
 use crate::image::{Image, Overlay};
 
+/// What the programs judge by.
+pub struct Live {
+    pub image: Image,
+    /// Holds if it is of the image's generation.
+    pub overlay: Option<Overlay>,
+}
+
+/// An image that the kernel has, and that is not in force yet.
+pub struct Staged(OwnedFd);
+
 /// The pinned map of maps with the two slots.
 pub(super) struct PolicySlot(ArrayOfMaps<MapData>);
 
@@ -37,38 +47,51 @@ impl PolicySlot {
         Ok(Self(ArrayOfMaps::try_from(Map::ArrayOfMaps(MapData::from_fd(map)?))?))
     }
 
-    /// The image in force.
-    pub(super) fn image(&self) -> Result<Option<Image>, Error> {
-        let map = match self.0.get(&IMAGE_SLOT, 0) {
+    /// The image in force, and the overlay that was published last.
+    pub(super) fn live(&self) -> Result<Option<Live>, Error> {
+        // In the order of the programs: see the judge.
+        let overlay = self.nodes(OVERLAY_SLOT)?.map(Overlay::from_nodes);
+        let Some(image) = self.nodes(IMAGE_SLOT)? else { return Ok(None) };
+        Ok(Some(Live { image: Image::from_nodes(image)?, overlay }))
+    }
+
+    fn nodes(&self, slot: u32) -> Result<Option<Vec<Node>>, Error> {
+        let map = match self.0.get(&slot, 0) {
             Ok(map) => map,
             Err(MapError::KeyNotFound) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         let count = map.info()?.max_entries() as usize;
         let nodes = read(map.fd(), count).map_err(Error::call("to map the image in force"))?;
-        Ok(Some(Image::from_nodes(nodes)?))
+        Ok(Some(nodes))
     }
 
-    /// Puts `image` in force. An overlay on the image before is ignored from the same moment on: it names another
-    /// generation.
-    pub(super) fn publish(&mut self, image: &Image) -> Result<(), Error> {
-        self.put(IMAGE_SLOT, image.nodes())
+    /// Puts an image in force. An overlay on an image of another generation is ignored from the same moment on.
+    pub(super) fn publish(&mut self, image: Staged) -> Result<(), Error> {
+        self.put(IMAGE_SLOT, image)
     }
 
     /// Puts changes to the image in force, in place of those before.
     pub(super) fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), Error> {
-        self.put(OVERLAY_SLOT, overlay.nodes())
+        self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?)
     }
 
-    /// Writes `nodes` into a map of its own, compares what the kernel has, and swaps it in.
-    fn put(&mut self, slot: u32, nodes: &[Node]) -> Result<(), Error> {
+    /// Returns when no program can still see what was there before: the kernel waits for that.
+    fn put(&mut self, slot: u32, Staged(map): Staged) -> Result<(), Error> {
+        Ok(self.0.set(slot, &MapData::from_fd(map)?, 0)?)
+    }
+}
+
+impl Staged {
+    /// Writes `nodes` into a map of its own, and compares what the kernel has.
+    pub(super) fn new(nodes: &[Node]) -> Result<Self, Error> {
         let map = write(nodes).map_err(Error::call("a map for the image"))?;
         let kept = read(&map, nodes.len()).map_err(Error::call("to map the new image"))?;
         if kept != nodes {
             return Err(Error::ReadBack);
         }
         sys::freeze(map.as_fd()).map_err(Error::call("to freeze the new image"))?;
-        Ok(self.0.set(slot, &MapData::from_fd(map)?, 0)?)
+        Ok(Self(map))
     }
 }
 
