@@ -175,11 +175,11 @@ fn open(disk: &Disk) -> Option<Entries> {
 fn history() -> Vec<BTreeMap<Prefix, Option<Entry>>> {
     let by = Arc::new(Who { uid: 0, pid: None, user: None });
     let mut random = fastrand::Rng::with_seed(25);
-    let requests = (0..12).map(|request| {
+    let requests = (0..9).map(|request| {
         // Big ones among them, so that tables grow and pages move.
-        let size = if request % 4 == 3 { 400 } else { 1 + request % 3 };
+        let size = if request % 4 == 3 { 120 } else { 1 + request % 3 };
         let changes = (0..size).map(|_| {
-            let address = std::net::Ipv4Addr::from(0x6440_0000 | random.u32(..600));
+            let address = std::net::Ipv4Addr::from(0x6440_0000 | random.u32(..200));
             let entry = random.u8(..4) > 0;
             let entry = entry.then(|| Entry {
                 group: Some("dyn".into()),
