@@ -10,6 +10,8 @@ mod node;
 
 #[path = "live/entries.rs"]
 mod entries;
+#[path = "live/sessions.rs"]
+mod sessions;
 #[path = "live/reloads.rs"]
 mod reloads;
 #[path = "live/hosts.rs"]
