@@ -10,7 +10,9 @@ use memmap2::MmapOptions;
 use opb_common::image::{IMAGE_SLOT, Node, OVERLAY_SLOT};
 
 use super::{
-    Error, pins,
+    Error,
+    orphans::POLICY_MAP,
+    pins,
     sys::{self, MapShape},
 };
 use crate::image::{Image, Overlay};
@@ -26,7 +28,10 @@ pub struct Live {
 pub struct Staged(OwnedFd);
 
 /// The pinned map of maps with the two slots.
-pub(super) struct PolicySlot(ArrayOfMaps<MapData>);
+pub(super) struct PolicySlot {
+    maps: ArrayOfMaps<MapData>,
+    id: u32,
+}
 
 impl PolicySlot {
     /// Opens or makes the slot at `path`.
@@ -42,9 +47,16 @@ impl PolicySlot {
         };
         let map = pins::open_or_create(path, MapType::ArrayOfMaps, &shape, || {
             let template = sys::create_map(c"opb_image", &image_shape(1), None)?;
-            sys::create_map(c"opb_policy", &shape, Some(template.as_fd()))
+            sys::create_map(POLICY_MAP, &shape, Some(template.as_fd()))
         })?;
-        Ok(Self(ArrayOfMaps::try_from(Map::ArrayOfMaps(MapData::from_fd(map)?))?))
+        let map = MapData::from_fd(map)?;
+        let id = map.info()?.id();
+        Ok(Self { maps: ArrayOfMaps::try_from(Map::ArrayOfMaps(map))?, id })
+    }
+
+    /// Number of the map in the kernel.
+    pub(super) fn id(&self) -> u32 {
+        self.id
     }
 
     /// The image in force, and the overlay that was published last.
@@ -56,7 +68,7 @@ impl PolicySlot {
     }
 
     fn nodes(&self, slot: u32) -> Result<Option<Vec<Node>>, Error> {
-        let map = match self.0.get(&slot, 0) {
+        let map = match self.maps.get(&slot, 0) {
             Ok(map) => map,
             Err(MapError::KeyNotFound) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -78,7 +90,7 @@ impl PolicySlot {
 
     /// Returns when no program can still see what was there before: the kernel waits for that.
     fn put(&mut self, slot: u32, Staged(map): Staged) -> Result<(), Error> {
-        Ok(self.0.set(slot, &MapData::from_fd(map)?, 0)?)
+        Ok(self.maps.set(slot, &MapData::from_fd(map)?, 0)?)
     }
 }
 
