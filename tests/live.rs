@@ -18,6 +18,8 @@ mod reloads;
 mod hosts;
 #[path = "live/interfaces.rs"]
 mod interfaces;
+#[path = "live/failures.rs"]
+mod failures;
 #[path = "live/nogap.rs"]
 mod nogap;
 #[path = "live/prober.rs"]

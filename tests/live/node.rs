@@ -91,6 +91,10 @@ impl Node {
         self.daemon.as_ref().context("opb does not run")?.signal(signal)
     }
 
+    pub(crate) fn pid(&self) -> Result<u32> {
+        Ok(self.daemon.as_ref().context("opb does not run")?.id())
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

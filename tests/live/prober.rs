@@ -128,6 +128,20 @@ impl Receiver {
     }
 }
 
+/// How many pairs were sent in a tenth of a second, and what was seen of them.
+pub(crate) fn probe(receiver: &Receiver, sender: &Sender) -> Result<(u32, Seen)> {
+    let (stop, sent) = (AtomicBool::new(false), AtomicU32::new(0));
+    let seen = thread::scope(|scope| {
+        let receiving = scope.spawn(|| receiver.count(&stop, &sent));
+        let sending = scope.spawn(|| sender.send(1000, &stop, &sent));
+        thread::sleep(Duration::from_millis(100));
+        stop.store(true, Ordering::SeqCst);
+        sending.join().expect("no panic")?;
+        receiving.join().expect("no panic")
+    })?;
+    Ok((sent.into_inner(), seen))
+}
+
 fn packet_socket(interface: &str) -> Result<OwnedFd> {
     let index = if_nametoindex(interface).with_context(|| format!("no interface {interface}"))?;
     let all = Some(SockProtocol::EthAll);

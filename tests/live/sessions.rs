@@ -1,15 +1,12 @@
 //! Sessions that come and go at once, in a policy that is big.
 
-use std::{
-    collections::BTreeSet,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
-};
+use std::collections::BTreeSet;
 
 use super::*;
 use crate::{
     api,
     node::{Node, POLICY},
-    prober::{Receiver, Sender},
+    prober::{Receiver, Sender, probe},
 };
 
 const MX: &str = "198.18.0.25";
@@ -112,19 +109,6 @@ fn packets_follow_the_overlay() -> Result<()> {
     let mut node = node_with_pool(1000)?;
     let receiver = node.gateway.enter(|| Receiver::on("sub0"))?;
     let sender = node.subscriber.enter(|| Sender::on("eth0"))?;
-    let probe = |sent: &AtomicU32| -> Result<(u32, u32)> {
-        let stop = AtomicBool::new(false);
-        let start = sent.load(Ordering::SeqCst);
-        let seen = thread::scope(|scope| {
-            let receiving = scope.spawn(|| receiver.count(&stop, sent));
-            let sending = scope.spawn(|| sender.send(1000, &stop, sent));
-            thread::sleep(Duration::from_millis(100));
-            stop.store(true, Ordering::SeqCst);
-            sending.join().expect("no panic")?;
-            receiving.join().expect("no panic")
-        })?;
-        Ok((sent.load(Ordering::SeqCst) - start, seen.denied))
-    };
     for (command, passes) in [
         (&["add", "203.0.113.9", "--exempt"][..], true),
         (&["add", "203.0.113.8/29", "--group", "dyn"], true),
@@ -133,8 +117,8 @@ fn packets_follow_the_overlay() -> Result<()> {
         (&["remove", "203.0.113.9", "203.0.113.8/29"], false),
     ] {
         node.ask(&[&["subscriber"], command].concat())?;
-        let (sent, denied) = probe(&AtomicU32::new(0))?;
-        assert_eq!(denied, if passes { sent } else { 0 }, "{command:?}");
+        let (sent, seen) = probe(&receiver, &sender)?;
+        assert_eq!(seen.denied, if passes { sent } else { 0 }, "{command:?}");
     }
     assert_eq!(number(&node, "/policy/overlay/revision")?, 5, "no new image");
     node.stop()
