@@ -12,6 +12,7 @@ mod demo;
 mod exec;
 mod fuzz;
 mod lint;
+mod sessions;
 mod setup;
 mod soak;
 mod test;
@@ -40,6 +41,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Runs the no-gap test for a long time: a prober, and everything that can happen to a node
     Soak(soak::Args),
+    /// Prints how many session changes a second a daemon takes, and how long one takes
+    Sessions,
     /// Prints what the filter costs a packet, and what the verifier walked
     Cost,
     /// Shows the filter at work between real mail programs, in namespaces of its own
@@ -65,6 +68,7 @@ fn run(task: Task) -> Result<()> {
         Task::Vm(args) => vm::run(args),
         Task::Fuzz(args) => fuzz::run(args),
         Task::Soak(args) => soak::run(&args),
+        Task::Sessions => sessions::run(),
         Task::Cost => cost::run(),
         Task::Demo => demo::run(),
     }

@@ -52,6 +52,8 @@ const LAB: &[&str] = &[
     "curl",
     // a name server whose answers change
     "dnsmasq-base",
+    // a clock that jumps
+    "libfaketime",
     // a second look at what we loaded
     "bpftool",
     // the status page, in a browser

@@ -1,6 +1,7 @@
 //! The part of the daemon that blocks: files, compiling, the kernel. One thing after the other.
 
 mod changes;
+mod delta;
 mod trial;
 
 use std::{
@@ -15,14 +16,14 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 pub(super) use self::changes::Waiting;
-use self::trial::Trial;
+use self::{delta::Delta, trial::Trial};
 use super::{
     Error,
     files::Watch,
     interfaces::Plan,
     report::{
-        CounterLine, Fill, GroupStatus, InterfaceStatus, LastReload, PolicyStatus, Problem,
-        ReloadOutcome, State, Status, Trigger,
+        CounterLine, Fill, GroupStatus, InterfaceStatus, LastReload, OverlayStatus, PolicyStatus,
+        Problem, ReloadOutcome, State, Status, Trigger,
     },
 };
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
     errors::one_line,
     explain::{Explanation, MixedFamilies, Query, explain},
     image::Slots,
-    kernel::{self, Attached, Kernel, Logs, Refused, Wanted},
+    kernel::{self, Attached, Kernel, Live, Logs, Refused, Wanted},
     node::{Addresses, Config, EventLog, LogLevel, Observe, PolicySource},
     policy::{Diagnostic, Group, Policy},
     relays::{Hosts, resolver::Task},
@@ -52,6 +53,7 @@ pub(super) struct Enforcer {
     hosts: Hosts,
     /// What files, entries and hosts make together.
     compiled: Compiled,
+    delta: Delta,
     trial: Option<Trial>,
     watch: Watch,
     plan: Plan,
@@ -70,6 +72,7 @@ pub(super) struct Enforcer {
 enum Subject {
     Interfaces,
     Pins,
+    Store,
     /// What is published is not what it should be.
     Image,
     Trial,
@@ -114,7 +117,7 @@ impl Enforcer {
         kernel.sight(sight(&config.observe));
         let live = kernel.live()?;
         let (slots, generation) = match &live {
-            Some(live) => (live.slots().clone(), live.generation()),
+            Some(Live { image, .. }) => (image.slots().clone(), image.generation()),
             None => (Slots::default(), 0),
         };
         let run_time = RunTime { entries: entries.map(), hosts: &hosts };
@@ -137,6 +140,7 @@ impl Enforcer {
             entries,
             hosts,
             compiled,
+            delta: Delta::default(),
             trial: None,
             watch,
             plan: Plan::default(),
@@ -149,8 +153,8 @@ impl Enforcer {
         };
         enforcer.warn_of_policy();
         enforcer.cover(Which::All);
-        if let Some(live) = live {
-            let (generation, digest) = (live.generation(), hex(live.digest()));
+        if let Some(Live { image, .. }) = live {
+            let (generation, digest) = (image.generation(), hex(image.digest()));
             info!(generation, digest, "adopted what an earlier daemon left enforcing");
             // Only now: the programs of that daemon do not know of ports that the new policy may add.
             enforcer.kernel.publish(&enforcer.compiled.image)?;
@@ -184,7 +188,13 @@ impl Enforcer {
 
     /// Follows what changes by itself: interfaces and files, and whatever runs out.
     pub(super) fn resync(&mut self) {
-        let changes = [self.roll_back(), self.expire(), self.release(), self.cover(Which::Missing)];
+        let changes = [
+            self.roll_back(),
+            self.expire(),
+            self.release(),
+            self.merge(),
+            self.cover(Which::Missing),
+        ];
         if changes.contains(&true) {
             self.report();
         }
@@ -202,8 +212,9 @@ impl Enforcer {
 
     /// The verdict of the image that is in force in the kernel.
     pub(super) fn explain(&self, query: &Query) -> Result<Explanation, ExplainError> {
-        let live = self.kernel.live()?.ok_or(ExplainError::NoPolicy)?;
-        let mut explained = explain(query, &live, &self.compiled.policy, Timestamp::now())?;
+        let Live { image, overlay } = self.kernel.live()?.ok_or(ExplainError::NoPolicy)?;
+        let policy = &self.compiled.policy;
+        let mut explained = explain(query, &image, overlay.as_ref(), policy, Timestamp::now())?;
         self.name_entry(query, &mut explained);
         Ok(explained)
     }
@@ -247,10 +258,8 @@ impl Enforcer {
             self.compile(&files).map_err(|error| vec![Problem::from(one_line(&error))])?;
         let new_interfaces = config.interfaces != self.config.interfaces;
         let new_policy = compiled.image.digest() != self.compiled.image.digest();
-        if new_policy || self.troubles.contains_key(&Subject::Image) {
-            self.kernel.publish(&compiled.image).map_err(|error| vec![one_line(&error).into()])?;
-            self.compiled = compiled;
-            self.troubles.remove(&Subject::Image);
+        if new_policy || self.is_image_wrong() {
+            self.publish(compiled).map_err(|error| vec![one_line(&error).into()])?;
         } else {
             // The files may still differ in what does not matter to the image: warnings.
             self.compiled.policy = compiled.policy;
@@ -400,6 +409,10 @@ impl Enforcer {
                 digest: hex(image.digest()),
                 image_bytes: image.bytes(),
                 nodes: Fill { used: image.nodes().len(), max: Slot::MAX_NODES },
+                overlay: OverlayStatus {
+                    prefixes: self.delta.len(),
+                    revision: self.delta.revision(),
+                },
                 groups: policy.groups.iter().map(group).collect(),
             },
             last_reload: self.last_reload.clone(),

@@ -46,7 +46,17 @@ pub struct PolicyStatus {
     pub digest: String,
     pub image_bytes: usize,
     pub nodes: Fill,
+    #[serde(default)]
+    pub overlay: OverlayStatus,
     pub groups: Vec<GroupStatus>,
+}
+
+/// Changes by run-time entries that are in force beside the image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverlayStatus {
+    pub prefixes: usize,
+    /// Counts the publications of such changes since the generation began.
+    pub revision: u64,
 }
 
 /// Run-time entries.

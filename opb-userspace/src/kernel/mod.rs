@@ -2,7 +2,7 @@
 //! its attach interface in every release.
 //!
 //! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what
-//! outlives the pins), [`policy`] puts an image into the kernel, [`programs`] loads the BPF programs, [`attach`]
+//! outlives the pins, [`orphans`] what has lost both), [`policy`] puts an image into the kernel, [`programs`] loads the BPF programs, [`attach`]
 //! puts them on interfaces, [`counters`] reads what they counted, [`sighting`] what they wrote down of denied
 //! packets. [`replay`] runs single packets through programs of its own.
 
@@ -10,6 +10,7 @@ mod attach;
 mod counters;
 mod error;
 mod held;
+mod orphans;
 mod pins;
 mod policy;
 mod programs;
@@ -17,7 +18,7 @@ mod replay;
 mod sighting;
 mod sys;
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use opb_common::settings::Settings;
 use tracing::Level;
@@ -25,12 +26,14 @@ use tracing::Level;
 pub use attach::{Attached, Hook, Refused, Wanted};
 pub use counters::CounterRow;
 pub use error::Error;
+pub use policy::{Live, Staged};
 pub use programs::Logs;
 pub use replay::{Replay, ReplayHook};
 pub use sighting::{Books, Events, Sightings};
 
 use crate::image::{Image, Overlay, Slots};
 use held::Held;
+use orphans::Presence;
 use pins::Pins;
 use policy::PolicySlot;
 use programs::{Ports, Programs};
@@ -41,6 +44,7 @@ pub struct Kernel {
     policy: PolicySlot,
     programs: Programs,
     held: Held,
+    _presence: Presence,
 }
 
 impl Kernel {
@@ -51,12 +55,16 @@ impl Kernel {
     pub fn open(pins: &Path, log: Option<Level>) -> Result<Self, Error> {
         let pins = Pins::open(pins)?;
         let policy = PolicySlot::open(&pins.policy())?;
+        let presence = Presence::new(policy.id()).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => Error::Locked { path: pins.policy() },
+            _ => Error::call("a name in this network namespace")(error),
+        })?;
         counters::open(&pins.counters())?;
         sighting::open(&pins.sightings())?;
-        let ports = policy.image()?.as_ref().map(Ports::of).unwrap_or_default();
+        let ports = policy.live()?.map(|live| Ports::of(&live.image)).unwrap_or_default();
         let programs = Programs::new(pins.maps(), ports, log);
         let held = Held::new(&pins)?;
-        Ok(Self { pins, policy, programs, held })
+        Ok(Self { pins, policy, programs, held, _presence: presence })
     }
 
     /// Pins again what somebody has unpinned: until then, the filter would end with this process. Whether there was
@@ -65,9 +73,9 @@ impl Kernel {
         self.held.repair(&mut self.pins)
     }
 
-    /// The image in force, read back from the kernel.
-    pub fn live(&self) -> Result<Option<Image>, Error> {
-        self.policy.image()
+    /// What is in force, read back from the kernel.
+    pub fn live(&self) -> Result<Option<Live>, Error> {
+        self.policy.live()
     }
 
     /// Puts `image` in force, in one step.
@@ -75,9 +83,10 @@ impl Kernel {
     /// The port sets of the programs are only a pre-filter, and first hold the ports of both policies: no packet
     /// that either policy denies is let through by them at any moment.
     pub fn publish(&mut self, image: &Image) -> Result<(), Error> {
+        let staged = Self::stage(image)?;
         let new = Ports::of(image);
         self.programs.set_ports(&self.programs.ports().union(&new))?;
-        self.policy.publish(image)?;
+        self.policy.publish(staged)?;
         // The image is in force, whatever happens now: ports too many cost time, and no verdict.
         if let Err(error) = self.programs.set_ports(&new) {
             tracing::warn!(%error, "the ports of the policy before stay in the programs' pre-filter");
@@ -90,9 +99,21 @@ impl Kernel {
         self.policy.publish_overlay(overlay)
     }
 
+    /// Gives an image to the kernel without putting it in force. What takes long of a publication, for any thread.
+    pub fn stage(image: &Image) -> Result<Staged, Error> {
+        Staged::new(image.nodes())
+    }
+
+    /// Puts an image in force that is of the same generation and says nothing else than the one in force with the
+    /// overlay on it.
+    pub fn replace(&mut self, image: Staged) -> Result<(), Error> {
+        self.policy.publish(image)
+    }
+
     /// Puts the programs on interfaces, or replaces those that are there without a gap.
     pub fn attach(&mut self, wanted: &[Wanted]) -> Vec<Result<Attached, Refused>> {
-        let attach = |wanted| attach::attach(&self.pins, &mut self.programs, wanted);
+        let policy = self.policy.id();
+        let attach = |wanted| attach::attach(&self.pins, policy, &mut self.programs, wanted);
         let results = wanted.iter().map(attach).collect();
         let indices: Vec<_> = wanted.iter().map(|wanted| wanted.index).collect();
         if let Err(error) = self.held.follow(&self.pins, &indices) {
@@ -131,10 +152,14 @@ impl Kernel {
     }
 }
 
-/// Removes every program, link, map and pin of ours under `pins`, with no daemon running. Says what it removed.
+/// Removes every program, link, map and pin of ours under `pins`, with no daemon running, and what lies on interfaces of this
+/// network namespace without a pin. Says what it removed.
 pub fn detach(pins: &Path) -> Result<Vec<String>, Error> {
-    let Some(pins) = Pins::open_existing(pins)? else { return Ok(Vec::new()) };
-    let mut removed = attach::detach_all_but(&pins, &[])?;
-    removed.extend(pins.remove()?);
+    let mut removed = Vec::new();
+    if let Some(pins) = Pins::open_existing(pins)? {
+        removed.extend(attach::detach_all_but(&pins, &[])?);
+        removed.extend(pins.remove()?);
+    }
+    removed.extend(attach::detach_orphans()?);
     Ok(removed)
 }

@@ -10,7 +10,7 @@ use opb_common::{outcome::Outcome, settings::Settings};
 use super::{
     CounterRow, Error, counters,
     pins::SightingPins,
-    policy::PolicySlot,
+    policy::{PolicySlot, Staged},
     programs::{Instance, Kind, Ports},
     sighting, sys,
 };
@@ -34,7 +34,7 @@ pub struct Replay {
 impl Replay {
     pub fn new(image: &Image, settings: Settings, hook: ReplayHook) -> Result<Self, Error> {
         let (replay, mut slot) = Self::load(image, settings, hook)?;
-        slot.publish(image)?;
+        slot.publish(Staged::new(image.nodes())?)?;
         Ok(replay)
     }
 

@@ -76,9 +76,19 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     fd_from(bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?)
 }
 
+/// Opens any link of this machine.
+pub(super) fn open_link(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // This is the member for BPF_LINK_GET_FD_BY_ID.
+    attr.__bindgen_anon_6.__bindgen_anon_1.link_id = id;
+    fd_from(bpf(bpf_cmd::BPF_LINK_GET_FD_BY_ID, &mut attr)?)
+}
+
 /// What a link is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkTarget {
+    /// Of the link itself.
+    pub(super) id: u32,
     pub(super) program: u32,
     /// 0 when the interface is gone.
     pub(super) interface: u32,
@@ -91,7 +101,7 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     object_info(link, &mut info)?;
     // SAFETY: the kernel filled it; `xdp.ifindex` and `tcx.ifindex` are the first word of the same union.
     let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
-    Ok(LinkTarget { program: info.prog_id, interface })
+    Ok(LinkTarget { id: info.id, program: info.prog_id, interface })
 }
 
 /// The instructions of a program, as the verifier has left them.
@@ -159,12 +169,20 @@ pub(super) fn detached_bpffs() -> io::Result<OwnedFd> {
     }
 }
 
-/// Id of the program on the XDP hook of an interface of this network namespace, with or without a link: bpf(2) would
+/// A program on the XDP hook of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct XdpProgram {
+    pub(super) id: u32,
+    pub(super) is_generic: bool,
+}
+
+/// The program on the XDP hook of an interface of this network namespace, with or without a link: bpf(2) would
 /// tell of links in all namespaces, where the same number is another interface.
-pub(super) fn xdp_program(interface: u32) -> io::Result<Option<u32>> {
+pub(super) fn xdp_program(interface: u32) -> io::Result<Option<XdpProgram>> {
     const IFLA_XDP: u16 = 43;
-    /// IFLA_XDP_PROG_ID and those of the modes: driver, generic, hardware (linux/if_link.h).
-    const PROGRAM_IDS: std::ops::RangeInclusive<u16> = 4..=7;
+    /// The ids for the modes driver, generic, hardware (linux/if_link.h).
+    const PROGRAM_IDS: std::ops::RangeInclusive<u16> = 5..=7;
+    const IFLA_XDP_SKB_PROG_ID: u16 = 6;
     const HEADERS: usize = size_of::<Request>();
 
     #[repr(C)]
@@ -195,8 +213,12 @@ pub(super) fn xdp_program(interface: u32) -> io::Result<Option<u32>> {
     let attributes = answer.get(HEADERS..length as usize).unwrap_or_default();
     let xdp = netlink_attributes(attributes).find(|(kind, _)| *kind == IFLA_XDP);
     let programs = netlink_attributes(xdp.map_or(&[], |(_, value)| value));
-    let ids = programs.filter(|(kind, _)| PROGRAM_IDS.contains(kind));
-    Ok(ids.filter_map(|(_, id)| Some(u32::from_ne_bytes(id.try_into().ok()?))).next())
+    let mut found =
+        programs.filter(|(kind, _)| PROGRAM_IDS.contains(kind)).filter_map(|(kind, id)| {
+            let id = u32::from_ne_bytes(id.try_into().ok()?);
+            Some(XdpProgram { id, is_generic: kind == IFLA_XDP_SKB_PROG_ID })
+        });
+    Ok(found.next())
 }
 
 /// Kind and value of each attribute (linux/netlink.h): length, kind, value, aligned to four bytes.
