@@ -9,7 +9,7 @@ use aya_ebpf::{
 use opb_common::{
     found::Found,
     frame::MAX_OFFSET,
-    judge::{Tables as _, judge},
+    judge::judge,
     outcome::Outcome,
     settings::Settings,
     walk::{plainly_other, walk},
@@ -31,7 +31,7 @@ const OWN_ANSWER: u32 = 0x6f70_6200;
 pub(crate) fn opb_tc(context: TcContext) -> i32 {
     let settings = globals::settings();
     let skb = context.skb.skb;
-    if plainly_other(&Window::of_skb(skb), settings, Maps.ports(settings)) {
+    if plainly_other(&Window::of_skb(skb), settings, globals::ports(settings)) {
         return TC_ACT_UNSPEC;
     }
     // SAFETY: the kernel hands a valid context to every program; here and below.
@@ -60,7 +60,7 @@ extern "C" fn tc_walk(skb: *mut __sk_buff) -> u64 {
             bpf_skb_pull_data(skb, if length < REACH { length } else { REACH });
         }
     }
-    let found = walk(&Window::of_skb(skb), settings, Maps.ports(settings));
+    let found = walk(&Window::of_skb(skb), settings, globals::ports(settings));
     if found.is_nothing() {
         return result(Outcome::OTHER.pack(), TC_ACT_UNSPEC);
     }
@@ -79,6 +79,12 @@ extern "C" fn tc_walk(skb: *mut __sk_buff) -> u64 {
 }
 
 #[inline(always)]
+fn maps(skb: *mut __sk_buff) -> Maps {
+    // SAFETY: the kernel hands a valid context to every program.
+    Maps { interface: unsafe { (*skb).ifindex } }
+}
+
+#[inline(always)]
 fn result(outcome: u32, action: i32) -> u64 {
     u64::from(outcome) | u64::from(action as u32) << 32
 }
@@ -87,15 +93,13 @@ fn result(outcome: u32, action: i32) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tc_judge(skb: *mut __sk_buff, found: u64) -> u32 {
-    judge(&Window::of_skb(skb), Found(found), globals::settings(), &Maps).pack()
+    judge(&Window::of_skb(skb), Found(found), globals::settings(), &maps(skb)).pack()
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tc_note(skb: *mut __sk_buff, found: u64, outcome: u32) -> u32 {
-    // SAFETY: the kernel hands a valid context to every program.
-    let interface = unsafe { (*skb).ifindex };
-    sighting::note(&Window::of_skb(skb), Found(found), outcome, interface)
+    sighting::note(&Window::of_skb(skb), Found(found), outcome, maps(skb).interface)
 }
 
 /// Turns the packet into the reset that answers it, and says where it goes: out of the interface it came from.

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use opb_common::{
     found::Found,
     frame::Frame as _,
-    judge::{Tables as _, judge},
+    judge::judge,
     outcome::Outcome,
     settings::Settings,
     walk::{plainly_other, walk},
@@ -24,7 +24,7 @@ const SHORTEST: usize = 60;
 #[xdp(frags)]
 pub(crate) fn opb_xdp(context: XdpContext) -> u32 {
     let settings = globals::settings();
-    if plainly_other(&Window::of_xdp(context.ctx), settings, Maps.ports(settings)) {
+    if plainly_other(&Window::of_xdp(context.ctx), settings, globals::ports(settings)) {
         return xdp_action::XDP_PASS;
     }
     let result = xdp_walk(context.ctx);
@@ -38,7 +38,7 @@ pub(crate) fn opb_xdp(context: XdpContext) -> u32 {
 extern "C" fn xdp_walk(context: *mut xdp_md) -> u64 {
     let settings = globals::settings();
     let frame = whole(context);
-    let found = walk(&frame, settings, Maps.ports(settings));
+    let found = walk(&frame, settings, globals::ports(settings));
     if found.is_nothing() {
         return result(Outcome::OTHER.pack(), xdp_action::XDP_PASS);
     }
@@ -65,15 +65,13 @@ fn result(outcome: u32, action: u32) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xdp_judge(context: *mut xdp_md, found: u64) -> u32 {
-    judge(&whole(context), Found(found), globals::settings(), &Maps).pack()
+    judge(&whole(context), Found(found), globals::settings(), &maps(context)).pack()
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xdp_note(context: *mut xdp_md, found: u64, outcome: u32) -> u32 {
-    // SAFETY: the kernel hands a valid context to every program.
-    let interface = unsafe { (*context).ingress_ifindex };
-    sighting::note(&whole(context), Found(found), outcome, interface)
+    sighting::note(&whole(context), Found(found), outcome, maps(context).interface)
 }
 
 /// Turns the packet into the reset that answers it, and says where it goes.
@@ -97,6 +95,12 @@ extern "C" fn xdp_answer(context: *mut xdp_md, found: u64) -> u32 {
     }
     let written = answer::write(&mut Window::of_xdp(context), found, settings);
     if written.is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }
+}
+
+#[inline(always)]
+fn maps(context: *mut xdp_md) -> Maps {
+    // SAFETY: the kernel hands a valid context to every program.
+    Maps { interface: unsafe { (*context).ingress_ifindex } }
 }
 
 #[inline(always)]
