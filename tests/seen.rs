@@ -17,3 +17,11 @@ mod privacy;
 mod cost;
 #[path = "seen/follow.rs"]
 mod follow;
+#[path = "seen/interfaces.rs"]
+mod interfaces;
+#[path = "seen/listener.rs"]
+mod listener;
+#[path = "seen/terminal.rs"]
+mod terminal;
+#[path = "seen/written.rs"]
+mod written;
