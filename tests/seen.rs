@@ -15,6 +15,8 @@ mod prometheus;
 mod privacy;
 #[path = "seen/cost.rs"]
 mod cost;
+#[path = "seen/explain.rs"]
+mod explain;
 #[path = "seen/follow.rs"]
 mod follow;
 #[path = "seen/interfaces.rs"]

@@ -66,6 +66,17 @@ impl<'a> Browser<'a> {
         self.call("POST", "/execute/sync", &json!({"script": script, "args": []}))
     }
 
+    /// What a screen reader is told: `role: name` of everything on the page.
+    fn accessible(&self) -> Result<Vec<String>> {
+        let ask = json!({"cmd": "Accessibility.getFullAXTree", "params": {}});
+        let tree = self.call("POST", "/goog/cdp/execute", &ask)?;
+        let nodes = tree["nodes"].as_array().context("a tree")?;
+        let word = |value: &Value| value["value"].as_str().unwrap_or_default().to_owned();
+        Ok((nodes.iter().filter(|node| node["ignored"] != true))
+            .map(|node| format!("{}: {}", word(&node["role"]), word(&node["name"])))
+            .collect())
+    }
+
     fn text(&self, selector: &str) -> Result<String> {
         let text = self.value(&format!("document.querySelector({selector:?})?.innerText ?? ''"))?;
         Ok(text.as_str().unwrap_or_default().to_owned())
@@ -148,6 +159,25 @@ fn the_page_answers_on_a_desk() -> Result<()> {
     }
     let chart = browser.value("document.querySelector('figure svg').getAttribute('aria-label')")?;
     ensure!(chart.as_str().is_some_and(|text| text.contains("passed 120")), "{chart}");
+
+    // A screen reader finds everything by its name.
+    let told = browser.accessible()?;
+    for expected in [
+        "heading: Outbound port 25 blocking",
+        "textbox: Customer's IP address",
+        "textbox: Mail server's IP address",
+        "textbox: Port",
+        "button: Ask",
+        "button: Pause updates",
+        "heading: Most denied customers",
+        "columnheader: Denied packets",
+        "region: Recent events",
+        "region: Counters by interface",
+        "cell: sub0",
+        "image: Packets a minute to filtered ports over the last hour",
+    ] {
+        ensure!(told.iter().any(|it| it.starts_with(expected)), "no {expected} in {told:#?}");
+    }
 
     // With the keyboard alone: the language link, then the form.
     browser.press(TAB)?;

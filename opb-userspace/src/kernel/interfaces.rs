@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::MapType;
-use nix::net::if_::if_indextoname;
+use nix::net::if_::if_nameindex;
 use opb_common::interface::{BUCKETS, Bucket, MAX_INTERFACES, PLACES};
 
 use super::{Error, memory::Table, pins, sys};
@@ -65,6 +65,7 @@ impl Interfaces {
         let Some(slot) = known.map(|place| place.slot).or_else(|| self.free_slot()) else { return };
         if let Some(place) = known {
             self.clear(place);
+            self.names.remove(name);
         }
         let bucket = Bucket::of(index);
         self.make_room(bucket, index);
@@ -76,8 +77,9 @@ impl Interfaces {
     }
 
     fn free_slot(&self) -> Option<u32> {
-        let taken = |slot: u32| self.names.values().any(|place| place.slot == slot);
-        (1..MAX_INTERFACES).find(|&slot| !taken(slot))
+        let mut taken = [false; MAX_INTERFACES as usize];
+        self.names.values().for_each(|place| taken[place.slot as usize] = true);
+        (1..MAX_INTERFACES).find(|&slot| !taken[slot as usize])
     }
 
     fn free_place(&self, bucket: u32) -> Option<usize> {
@@ -95,8 +97,14 @@ impl Interfaces {
     /// Moves what stands in the way of interface `index`: who had that index before, and, if the bucket is full, who is
     /// not there any more.
     fn make_room(&mut self, bucket: u32, index: u32) {
-        let is_full = self.free_place(bucket).is_none();
-        let is_gone = |place: &Place| is_full && if_indextoname(place.index).is_err();
+        let present = match self.free_place(bucket) {
+            Some(_) => None,
+            None => if_nameindex().ok(),
+        };
+        let is_gone = |place: &Place| {
+            let present = present.as_ref();
+            present.is_some_and(|list| list.iter().all(|it| it.index() != place.index))
+        };
         let moved: Vec<_> = (self.names.iter())
             .filter(|(_, place)| place.bucket == bucket)
             .filter(|(_, place)| place.index == index || is_gone(place))
@@ -124,5 +132,56 @@ impl Interfaces {
         let mut entry = self.table.read(bucket as usize);
         (entry.indices[number], entry.slots[number]) = (0, 0);
         self.table.write(bucket as usize, entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd as _;
+
+    use super::*;
+
+    fn slot(interfaces: &Interfaces, index: u32) -> u32 {
+        interfaces.table.read(Bucket::of(index) as usize).slot(index)
+    }
+
+    #[test]
+    #[ignore = "root: cargo xtask test --lane kernel"]
+    fn a_name_keeps_its_slot() {
+        let bpffs = sys::detached_bpffs().expect("root can mount one");
+        let path = format!("/proc/self/fd/{}/interfaces", bpffs.as_raw_fd());
+        let open = || Interfaces::open(Path::new(&path)).expect("a map");
+        let mut interfaces = open();
+        // Of one bucket, and of no interface that there is.
+        let index = |number| 1_000_000 + number * BUCKETS;
+        interfaces.cover("a", index(1));
+        interfaces.cover("b", index(2));
+        interfaces.cover("a", index(3));
+        assert_eq!([1, 2, 3].map(|number| slot(&interfaces, index(number))), [0, 2, 1]);
+        // Another one has got the index; the name is remembered.
+        interfaces.cover("c", index(3));
+        assert_eq!(slot(&interfaces, index(3)), 3);
+        let mut interfaces = open();
+        interfaces.cover("a", index(4));
+        assert_eq!([3, 4].map(|number| slot(&interfaces, index(number))), [3, 1]);
+
+        // The bucket is full of interfaces that are gone: they make room, and come back.
+        for (number, name) in (5..).zip(["d", "e", "f", "g", "h"]) {
+            interfaces.cover(name, index(number));
+            assert_ne!(slot(&interfaces, index(number)), 0, "{name}");
+        }
+        interfaces.cover("b", index(99));
+        assert_eq!(slot(&interfaces, index(99)), 2);
+
+        // More names than there are slots: the last are counted together, and displace nobody.
+        for number in 0..1000 {
+            interfaces.cover(&format!("ppp{number}"), 2_000_000 + number);
+        }
+        let slots: std::collections::BTreeSet<_> =
+            interfaces.iter().map(|(_, slot)| slot).collect();
+        assert_eq!(slots, (1..MAX_INTERFACES).collect());
+        assert_eq!((slot(&interfaces, 2_000_999), slot(&interfaces, index(99))), (0, 2));
+        let reopened = open();
+        assert!(reopened.iter().eq(interfaces.iter()));
     }
 }
