@@ -41,7 +41,7 @@ impl Interfaces {
             let found = table.read(bucket as usize);
             for number in 0..PLACES {
                 let (index, slot) = (found.indices[number], found.slots[number]);
-                if slot != 0 {
+                if (1..MAX_INTERFACES).contains(&slot) {
                     let name = String::from_utf8_lossy(&found.names[number]);
                     let name = name.trim_end_matches('\0').to_owned();
                     names.insert(name, Place { bucket, number, index, slot });
