@@ -61,6 +61,9 @@ const LAB: &[&str] = &[
     "chromium-driver",
     // metrics, alert rules and dashboard
     "prometheus",
+    // events in a journal, and in a file that is rotated
+    "systemd",
+    "logrotate",
 ];
 
 /// Packages for virtual machines, and what only the tests in them use.
