@@ -1,0 +1,11 @@
+//! The benchmarks. Modules stand in the order in which a measurement comes about.
+
+pub mod plan;
+pub mod table;
+pub mod programs;
+pub mod clock;
+pub mod report;
+
+pub mod verdict;
+pub mod parts;
+pub mod targets;
