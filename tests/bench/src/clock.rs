@@ -17,7 +17,8 @@ pub fn processor_time<T>(work: impl FnOnce() -> Result<T>) -> Result<(Duration, 
     Ok((now()? - before, result))
 }
 
-/// Keeps this thread on the last processor: the first one usually serves the interrupts.
+/// Keeps this thread on the last processor: the first one usually serves the interrupts. Children inherit it, so this
+/// is for threads that start none.
 pub fn pin() -> Result<()> {
     let last = std::thread::available_parallelism()?.get() - 1;
     let mut set = CpuSet::new();

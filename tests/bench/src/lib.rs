@@ -7,5 +7,11 @@ pub mod clock;
 pub mod report;
 
 pub mod verdict;
+
+pub mod gateway;
+pub mod node;
+pub mod filters;
+pub mod drop;
+
 pub mod parts;
 pub mod targets;

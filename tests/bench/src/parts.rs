@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::{
+    drop,
     plan::Effort,
     report::{About, Record, Sheet},
     verdict,
@@ -16,12 +17,15 @@ use crate::{
 pub enum Part {
     /// The verdict alone, against an empty program and LPM tries
     Verdict,
+    /// A flood over a cable, against nftables, iptables and others
+    Drop,
 }
 
 impl Part {
     fn name(self) -> &'static str {
         match self {
             Self::Verdict => "verdict",
+            Self::Drop => "drop",
         }
     }
 }
@@ -39,6 +43,7 @@ pub struct Setting {
 #[derive(Default)]
 pub struct Results {
     pub verdict: Vec<verdict::Row>,
+    pub drop: Vec<drop::Row>,
 }
 
 /// Measures `parts`, writes what came of them, and returns it with the tables.
@@ -52,6 +57,10 @@ pub fn run(setting: &Setting, parts: &[Part]) -> Result<(Results, Vec<Sheet>)> {
             Part::Verdict => {
                 results.verdict = measure(*part, setting, || verdict::run(setting.effort))?;
                 sheets.extend(verdict::sheets(&results.verdict));
+            }
+            Part::Drop => {
+                results.drop = measure(*part, setting, || drop::run(setting))?;
+                sheets.extend(drop::sheets(&results.drop));
             }
         }
     }

@@ -1,14 +1,17 @@
 //! The BPF programs of tests/bench/ebpf: loading, filling and running them.
 
-use std::os::fd::AsFd as _;
+use std::{os::fd::AsFd as _, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, IterableMap as _, MapData, PerCpuArray, ProgramArray, lpm_trie},
-    programs::{Program, ProgramFd, SchedClassifier, TestRun, TestRunOptions, Xdp},
+    programs::{
+        Program, ProgramFd, SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode,
+    },
 };
 use memmap2::MmapOptions;
+use opb_lab::netns::Netns;
 use opb_userspace::kernel::ReplayHook;
 
 use crate::table::{Family, GROUPS, Source, Table, relays};
@@ -57,8 +60,19 @@ impl Loaded {
         })
     }
 
-    pub fn xdp(&mut self) -> Result<&mut Xdp> {
+    fn xdp(&mut self) -> Result<&mut Xdp> {
         Ok(self.program()?.try_into()?)
+    }
+
+    /// Until it is dropped.
+    fn attach(&mut self, netns: &Netns, interface: &str) -> Result<()> {
+        let name = self.name;
+        let xdp = self.xdp()?;
+        netns.enter(|| {
+            let attached = xdp.attach(interface, XdpMode::Driver);
+            attached.with_context(|| format!("cannot attach {name} to {interface}"))?;
+            Ok(())
+        })
     }
 
     /// Runs it on a frame, `repeat` times. Returns what it returned last.
@@ -122,6 +136,67 @@ fn set_sources(program: &mut Loaded, sources: &[Source]) -> Result<()> {
     Ok(())
 }
 
+/// Sends frames into a cable, each with the next source of the list.
+pub struct Generator(Loaded);
+
+impl Generator {
+    /// Out of the interface with the number `out`. `frame` is an IPv4 packet in plain Ethernet, 80 bytes or more.
+    pub fn new(out: u32, frame: &[u8]) -> Result<Self> {
+        const SOURCE: usize = 26;
+        let mut template = [0u64; 10];
+        for (word, bytes) in template.iter_mut().zip(frame.chunks_exact(8)) {
+            *word = u64::from_ne_bytes(bytes.try_into()?);
+        }
+        // RFC 1071: the sum may be made in either byte order. Without checksum and source.
+        let header = frame.get(14..34).context("no IPv4 header")?;
+        let words = header.chunks_exact(2).enumerate().filter(|(at, _)| !(5..8).contains(at));
+        let checksum: u32 =
+            words.map(|(_, word)| u32::from(u16::from_ne_bytes([word[0], word[1]]))).sum();
+        let source_at = SOURCE as u32;
+        Ok(Self(Loaded::new("generate", |loader| {
+            loader
+                .override_global("SOURCE_AT", &source_at, true)
+                .override_global("OUT", &out, true)
+                .override_global("TEMPLATE", &template, true)
+                .override_global("CHECKSUM", &checksum, true);
+        })?))
+    }
+
+    pub fn set_sources(&mut self, sources: &[Source]) -> Result<()> {
+        set_sources(&mut self.0, sources)
+    }
+
+    /// Returns the time from the first to the last frame. To be called in the namespace of the interface.
+    pub fn send(&mut self, frame: &[u8], count: u32) -> Result<Duration> {
+        /// What a driver takes at once.
+        const BATCH: u32 = 64;
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            repeat: count,
+            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+            ..TestRunOptions::default()
+        };
+        let mut span: Array<&mut MapData, [u64; 4]> = self.0.map(".data.span")?;
+        span.set(0, [0, count.into(), 0, 0], 0)?;
+        self.0.xdp()?.test_run(options).context("cannot send frames")?;
+        let span: Array<&mut MapData, [u64; 4]> = self.0.map(".data.span")?;
+        let [made, _, first, last] = span.get(&0, 0)?;
+        ensure!(made == u64::from(count), "{made} frames were made, not {count}");
+        Ok(Duration::from_nanos(last - first))
+    }
+}
+
+/// Drops everything.
+pub struct Dropper(#[expect(dead_code, reason = "held, not used")] Loaded);
+
+impl Dropper {
+    pub fn attach(netns: &Netns, interface: &str) -> Result<Self> {
+        let mut loaded = Loaded::new("drop_xdp", |_| ())?;
+        loaded.attach(netns, interface)?;
+        Ok(Self(loaded))
+    }
+}
+
 /// The filter of LPM tries.
 pub struct Reference(Loaded);
 
@@ -157,6 +232,10 @@ impl Reference {
 
     pub fn fd(&mut self) -> Result<&ProgramFd> {
         self.0.fd()
+    }
+
+    pub fn attach(&mut self, netns: &Netns, interface: &str) -> Result<()> {
+        self.0.attach(netns, interface)
     }
 
     pub fn test_run(&mut self, frame: &[u8], repeat: u32) -> Result<u32> {

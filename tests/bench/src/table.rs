@@ -2,8 +2,10 @@
 //! the same in every run.
 
 use std::{
-    fmt,
+    fmt::{self, Write as _},
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
 };
 
 use anyhow::Result;
@@ -87,6 +89,17 @@ impl fmt::Display for Sources {
     }
 }
 
+/// How the prefixes of a policy are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Form {
+    /// As YAML lists.
+    #[serde(rename = "YAML")]
+    Yaml,
+    /// In a file of lines for each group.
+    #[serde(rename = "prefixes-file")]
+    Lines,
+}
+
 /// A source address as the driver writes it: IPv4 in the first four bytes, or the upper half of IPv6.
 pub type Source = [u8; 8];
 
@@ -140,6 +153,45 @@ impl Table {
             }],
             ..Policy::default()
         }
+    }
+
+    /// The policy as files below `directory`, with the prefixes of these families.
+    pub fn write_policy(&self, directory: &Path, families: &[Family], form: Form) -> Result<()> {
+        let mut text = String::from("version: 1\nrelays:\n  isp:\n    addresses:\n");
+        for relay in relays() {
+            writeln!(text, "      - {relay}")?;
+        }
+        text += "groups:\n";
+        for number in 0..GROUPS {
+            let prefixes: Vec<Prefix> = families
+                .iter()
+                .flat_map(|family| self.prefixes(*family))
+                .filter(|(_, group)| *group == number)
+                .map(|(prefix, _)| *prefix)
+                .collect();
+            if prefixes.is_empty() {
+                continue;
+            }
+            let name = group_name(number);
+            write!(text, "  {name}:\n    relays: [isp]\n")?;
+            match form {
+                Form::Yaml => {
+                    text += "    prefixes:\n";
+                    for prefix in prefixes {
+                        writeln!(text, "      - {prefix}")?;
+                    }
+                }
+                Form::Lines => {
+                    writeln!(text, "    prefixes-file: {name}.txt")?;
+                    let mut lines = String::new();
+                    for prefix in prefixes {
+                        writeln!(lines, "{prefix}")?;
+                    }
+                    fs::write(directory.join(format!("{name}.txt")), lines)?;
+                }
+            }
+        }
+        Ok(fs::write(directory.join("policy.yaml"), text)?)
     }
 
     /// `count` sources in random order.
@@ -214,10 +266,10 @@ fn mixed(family: Family, size: usize) -> Result<Vec<(Prefix, usize)>> {
     Ok(found.into_iter().map(|prefix| (prefix, random.usize(..GROUPS))).collect())
 }
 
-/// An address that no relay and no network of the bench has: from 1.0.0.0 to 191.255.255.255, or in 2400::/12.
+/// An address that no relay and no network of the bench has: from 1.0.0.0 to 126.255.255.255, or in 2400::/12.
 fn anywhere(family: Family, random: &mut Rng) -> u128 {
     match family {
-        Family::V4 => u128::from(random.u32(0x0100_0000..0xc000_0000)) << 96,
+        Family::V4 => u128::from(random.u32(0x0100_0000..0x7f00_0000)) << 96,
         Family::V6 => 0x240 << 116 | random.u128(..) >> 12,
     }
 }

@@ -1,6 +1,8 @@
 //! What opb has to reach: the one list of targets. Ratios, within one run, of medians.
 
 use crate::{
+    drop,
+    filters::Kind,
     parts::Results,
     report::Sheet,
     table::{Family, Sources},
@@ -25,6 +27,7 @@ impl Target {
 pub fn all(results: &Results) -> Vec<Target> {
     let mut targets = Vec::new();
     verdict_targets(&results.verdict, &mut targets);
+    drop_targets(&results.drop, &mut targets);
     targets
 }
 
@@ -114,6 +117,29 @@ fn verdict_targets(rows: &[verdict::Row], targets: &mut Vec<Target>) {
         unit: "ratio",
         measured: worst(growth),
     });
+}
+
+fn drop_targets(rows: &[drop::Row], targets: &mut Vec<Target>) {
+    let uniform = rows.iter().filter(|row| row.sources == Sources::Uniform);
+    for (size, limits) in [
+        (100_000, [(Kind::Iptables, 0.40), (Kind::Nftables, 0.17)]),
+        (16, [(Kind::Iptables, 0.33), (Kind::Nftables, 0.33)]),
+    ] {
+        for (peer, limit) in limits {
+            let ratios = uniform.clone().filter(|row| row.size == size && row.kind == Kind::OpbXdp);
+            let ratios = ratios.filter_map(|row| {
+                let same = |other: &&drop::Row| (other.kind, other.shape) == (peer, row.shape);
+                let peer = uniform.clone().filter(|other| other.size == size).find(same)?;
+                Some(row.ns() / peer.ns())
+            });
+            targets.push(Target {
+                what: format!("drop at XDP: {size} prefixes, uniform sources, of {peer}"),
+                limit,
+                unit: "ratio",
+                measured: worst(ratios),
+            });
+        }
+    }
 }
 
 fn worst(values: impl Iterator<Item = f64>) -> Option<f64> {

@@ -4,7 +4,7 @@
 //! source from a list: a driver writes it into the frame and calls the program under test by a tail call, and does the
 //! same for the empty program, which takes it out of the difference.
 
-use std::fmt;
+use std::{fmt, thread};
 
 use anyhow::{Context, Result, ensure};
 use opb_common::{outcome::Verdict, settings::Settings};
@@ -162,7 +162,15 @@ impl fmt::Display for Subject {
 }
 
 pub fn run(effort: Effort) -> Result<Vec<Row>> {
-    pin()?;
+    let pinned = || {
+        pin()?;
+        measure(effort)
+    };
+    thread::scope(|scope| scope.spawn(pinned).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn measure(effort: Effort) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for &size in effort.sizes() {
         for shape in effort.pick(&[Shape::Mixed][..], &[Shape::Contiguous, Shape::Mixed]) {

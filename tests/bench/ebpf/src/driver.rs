@@ -9,7 +9,7 @@ use core::cell::UnsafeCell;
 use aya_ebpf::{
     Global,
     bindings::{TC_ACT_SHOT, xdp_action},
-    helpers::generated::bpf_redirect,
+    helpers::generated::{bpf_ktime_get_ns, bpf_redirect},
     macros::{classifier, map, xdp},
     maps::{Array, ProgramArray},
     programs::{TcContext, XdpContext},
@@ -45,20 +45,31 @@ static CHECKSUM: Global<u32> = Global::new(0);
 
 #[unsafe(no_mangle)]
 #[cfg_attr(target_arch = "bpf", unsafe(link_section = ".data.next"))]
-static NEXT: Shared = Shared(UnsafeCell::new(0));
+static NEXT: Shared<u32> = Shared(UnsafeCell::new(0));
+
+/// When the first and the last frame of a run were made: setting up and taking down a run of live frames takes many
+/// milliseconds, which are not the filter's. In a section of its own, so that user space knows its layout.
+#[unsafe(no_mangle)]
+#[cfg_attr(target_arch = "bpf", unsafe(link_section = ".data.span"))]
+static SPAN: Shared<[u64; 4]> = Shared(UnsafeCell::new([0; 4]));
+// Places in it: frames made so far, frames in the run, times of the first and the last one.
+const MADE: usize = 0;
+const WANTED: usize = 1;
+const FIRST: usize = 2;
+const LAST: usize = 3;
 
 #[repr(transparent)]
-struct Shared(UnsafeCell<u32>);
+struct Shared<T>(UnsafeCell<T>);
 
 // SAFETY: one process runs the programs, on one CPU at a time.
-unsafe impl Sync for Shared {}
+unsafe impl<T> Sync for Shared<T> {}
 
 /// Fails closed and loud: with nothing to call, every verdict is a strange one.
 #[xdp(frags)]
 pub(crate) fn drive_xdp(context: XdpContext) -> u32 {
     write_source(context.data(), context.data_end());
     // SAFETY: what stands in the array is an XDP program.
-    let _ = unsafe { UNDER_TEST.tail_call(&context, 0) };
+    unsafe { UNDER_TEST.tail_call(&context, 0) };
     xdp_action::XDP_ABORTED
 }
 
@@ -66,7 +77,7 @@ pub(crate) fn drive_xdp(context: XdpContext) -> u32 {
 pub(crate) fn drive_tc(context: TcContext) -> i32 {
     write_source(context.data(), context.data_end());
     // SAFETY: what stands in the array is a TC program.
-    let _ = unsafe { UNDER_TEST.tail_call(&context, 0) };
+    unsafe { UNDER_TEST.tail_call(&context, 0) };
     TC_ACT_SHOT
 }
 
@@ -85,6 +96,17 @@ pub(crate) fn generate(context: XdpContext) -> u32 {
         let folded = (words & 0xffff) + (words >> 16);
         let folded = (folded & 0xffff) + (folded >> 16);
         write(start, end, SOURCE_AT.load() as usize - 2, !folded as u16);
+    }
+    // SAFETY: see `Shared`; a helper without arguments.
+    unsafe {
+        let span = SPAN.0.get();
+        (*span)[MADE] += 1;
+        if (*span)[MADE] == 1 {
+            (*span)[FIRST] = bpf_ktime_get_ns();
+        }
+        if (*span)[MADE] == (*span)[WANTED] {
+            (*span)[LAST] = bpf_ktime_get_ns();
+        }
     }
     // SAFETY: a helper without a pointer.
     unsafe { bpf_redirect(OUT.load(), 0) as u32 }

@@ -4,8 +4,6 @@
 //! exemptions, no swap of whole policies. Addresses are read only after the port has matched, and the relay is looked
 //! up only for subscribers, as anybody would do who cares for speed.
 
-use core::mem;
-
 use aya_ebpf::{
     bindings::xdp_action,
     macros::{map, xdp},
@@ -105,7 +103,7 @@ fn opens_smtp(context: &XdpContext, offset: usize) -> Option<()> {
 #[inline(always)]
 fn at<T>(context: &XdpContext, offset: usize) -> Option<&T> {
     let start = context.data() + offset;
-    if start + mem::size_of::<T>() > context.data_end() {
+    if start + size_of::<T>() > context.data_end() {
         return None;
     }
     // SAFETY: all of it lies in the packet; only arrays of bytes are read, which need no alignment.
