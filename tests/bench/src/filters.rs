@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::{
     gateway::ACCESS,
     node::Node,
-    programs::{Dropper, Reference},
+    programs::{Reference, Trivial},
     table::{Family, Form, Table, relays},
 };
 
@@ -29,9 +29,14 @@ pub const LIMIT: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
+    #[serde(rename = "no filter")]
+    Nothing,
+    /// An XDP program that lets everything pass: what XDP costs on this cable.
+    #[serde(rename = "empty XDP")]
+    Empty,
     /// An XDP program that drops everything: what generator and cable cost.
     #[serde(rename = "drop all")]
-    Floor,
+    DropAll,
     #[serde(rename = "opb XDP")]
     OpbXdp,
     #[serde(rename = "opb TC")]
@@ -48,26 +53,18 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 7] = [
-        Self::Floor,
-        Self::OpbXdp,
-        Self::OpbTc,
-        Self::Reference,
-        Self::Nftables,
-        Self::Iptables,
-        Self::XdpFilter,
-    ];
-
     /// Whether it looks at sources at all.
     pub fn knows_subscribers(self) -> bool {
-        !matches!(self, Self::Floor | Self::XdpFilter)
+        !matches!(self, Self::DropAll | Self::XdpFilter)
     }
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Floor => "drop all",
+            Self::Nothing => "no filter",
+            Self::Empty => "empty XDP",
+            Self::DropAll => "drop all",
             Self::OpbXdp => "opb XDP",
             Self::OpbTc => "opb TC",
             Self::Reference => "LPM tries",
@@ -80,7 +77,8 @@ impl fmt::Display for Kind {
 
 /// A filter in place. Dropping it takes it away.
 pub enum Filter {
-    Floor(Dropper),
+    Nothing,
+    Trivial(Trivial),
     Opb(Node),
     Reference(Reference),
     Nftables(Netns),
@@ -89,21 +87,17 @@ pub enum Filter {
 }
 
 impl Filter {
-    /// Puts a filter for `table` on a gateway's access interface, or both of `interfaces`.
-    pub fn new(
-        kind: Kind,
-        table: &Table,
-        gateway: &Netns,
-        interfaces: &[&str],
-        opb: &Path,
-    ) -> Result<Self> {
+    /// Puts a filter for `table` on a gateway's access interface.
+    pub fn new(kind: Kind, table: &Table, gateway: &Netns, opb: &Path) -> Result<Self> {
         let made = match kind {
-            Kind::Floor => Dropper::attach(gateway, ACCESS).map(Self::Floor),
-            Kind::OpbXdp => node(table, gateway, interfaces, opb, "xdp").map(Self::Opb),
-            Kind::OpbTc => node(table, gateway, interfaces, opb, "tc").map(Self::Opb),
+            Kind::Nothing => Ok(Self::Nothing),
+            Kind::Empty => Trivial::pass_all(gateway, ACCESS).map(Self::Trivial),
+            Kind::DropAll => Trivial::drop_all(gateway, ACCESS).map(Self::Trivial),
+            Kind::OpbXdp => node(table, gateway, opb, "xdp").map(Self::Opb),
+            Kind::OpbTc => node(table, gateway, opb, "tc").map(Self::Opb),
             Kind::Reference => reference(table, gateway).map(Self::Reference),
-            Kind::Nftables => nftables(table, gateway, interfaces).map(Self::Nftables),
-            Kind::Iptables => iptables(table, gateway, interfaces).map(Self::Iptables),
+            Kind::Nftables => nftables(table, gateway).map(Self::Nftables),
+            Kind::Iptables => iptables(table, gateway).map(Self::Iptables),
             Kind::XdpFilter => XdpFilter::start(gateway).map(Self::XdpFilter),
         };
         made.with_context(|| format!("{kind} cannot be measured on this machine"))
@@ -112,7 +106,7 @@ impl Filter {
     /// Packets that it says it dropped so far; `None` if it keeps no books.
     pub fn dropped(&mut self) -> Result<Option<u64>> {
         Ok(Some(match self {
-            Self::Floor(_) => return Ok(None),
+            Self::Nothing | Self::Trivial(_) => return Ok(None),
             Self::Opb(node) => node.counted("drop")?,
             Self::Reference(reference) => reference.dropped()?,
             Self::Nftables(netns) => {
@@ -137,18 +131,11 @@ impl Filter {
     }
 }
 
-fn node(
-    table: &Table,
-    gateway: &Netns,
-    interfaces: &[&str],
-    opb: &Path,
-    hook: &str,
-) -> Result<Node> {
-    let list =
-        interfaces.iter().map(|name| format!("{{name: {name}, role: subscriber, hook: {hook}}}"));
-    let list = format!("[{}]", list.collect::<Vec<_>>().join(", "));
-    let mut node = Node::prepare(opb, gateway, &list)?;
-    table.write_policy(&node.policy(), &Family::BOTH, Form::Lines)?;
+fn node(table: &Table, gateway: &Netns, opb: &Path, hook: &str) -> Result<Node> {
+    let mut node = Node::prepare(opb, gateway, hook)?;
+    let directory = node.directory("table")?;
+    table.write_policy(&directory, &Family::BOTH, Form::Lines)?;
+    node.select(&directory)?;
     node.run()?;
     Ok(node)
 }
@@ -160,16 +147,16 @@ fn reference(table: &Table, gateway: &Netns) -> Result<Reference> {
 }
 
 /// One set for all groups, because all have the same relays. The port comes first: most packets end there.
-fn nftables(table: &Table, gateway: &Netns, interfaces: &[&str]) -> Result<Netns> {
+fn nftables(table: &Table, gateway: &Netns) -> Result<Netns> {
     let scratch = Workdir::new("nft")?;
     let file = scratch.path().join("rules.nft");
-    fs::write(&file, nft_rules(table, interfaces))?;
+    fs::write(&file, nft_rules(table))?;
     load(gateway, "nft", &["-f"], &file)?;
     Ok(gateway.clone())
 }
 
 /// An operator's `nft -f` file.
-pub fn nft_rules(table: &Table, interfaces: &[&str]) -> String {
+pub fn nft_rules(table: &Table) -> String {
     let list =
         |prefixes: &mut dyn Iterator<Item = String>| prefixes.collect::<Vec<_>>().join(",\n");
     let subscribers =
@@ -177,7 +164,6 @@ pub fn nft_rules(table: &Table, interfaces: &[&str]) -> String {
     let relays = list(
         &mut relays().filter(|relay| !relay.is_ipv6()).map(|relay| relay.network().to_string()),
     );
-    let interfaces = interfaces.join(", ");
     format!(
         "\
 table netdev bench {{
@@ -193,7 +179,7 @@ table netdev bench {{
     elements = {{ {relays} }}
   }}
   chain ingress {{
-    type filter hook ingress devices = {{ {interfaces} }} priority 0; policy accept;
+    type filter hook ingress device {ACCESS} priority 0; policy accept;
     tcp dport 25 tcp flags & (syn | ack) == syn ip saddr @subscribers ip daddr != @relays counter name dropped drop
   }}
 }}
@@ -204,19 +190,22 @@ table netdev bench {{
 /// The kernel's own tables, not those that nftables emulates: they are the faster ones.
 const IPTABLES: &str = "iptables-legacy";
 
-fn iptables(table: &Table, gateway: &Netns, interfaces: &[&str]) -> Result<Netns> {
+fn iptables(table: &Table, gateway: &Netns) -> Result<Netns> {
     let scratch = Workdir::new("ipset")?;
     let file = scratch.path().join("sets");
     fs::write(&file, ipset_sets(table))?;
     load(gateway, "ipset", &["restore", "-file"], &file)?;
-    for interface in interfaces {
-        let rule = format!(
-            "-t raw -A PREROUTING -i {interface} -p tcp --dport 25 --syn \
-             -m set --match-set subscribers src -m set ! --match-set relays dst -j DROP"
-        );
-        process::check(gateway.command(IPTABLES).args(rule.split_whitespace()))?;
-    }
+    ipset_rule(gateway)?;
     Ok(gateway.clone())
+}
+
+/// The rule that uses the sets.
+pub fn ipset_rule(gateway: &Netns) -> Result<()> {
+    let rule = format!(
+        "-t raw -A PREROUTING -i {ACCESS} -p tcp --dport 25 --syn \
+         -m set --match-set subscribers src -m set ! --match-set relays dst -j DROP"
+    );
+    process::check(gateway.command(IPTABLES).args(rule.split_whitespace())).map(drop)
 }
 
 /// An operator's `ipset restore` file.

@@ -1,11 +1,11 @@
 //! A gateway under load: one cable from the generator, one towards the core, and something that filters between them.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use nix::net::if_::if_nametoindex;
 use opb_lab::{
-    frames::{Ethernet, Ipv4, Tcp},
+    frames::{Ethernet, Ipv4, Tcp, Udp},
     netns::{Netns, veth},
     process,
 };
@@ -26,10 +26,24 @@ const END: &str = "gen0";
 /// Frames are this long: the generator writes that much.
 const FRAME: usize = 80;
 
+/// What the generator sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frames {
+    /// SYNs to port 25.
+    Smtp,
+    /// Small UDP packets.
+    Udp,
+}
+
+/// Where a server can listen behind the gateway.
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 26);
+
 pub struct Gateway {
     pub netns: Netns,
-    generator: Netns,
-    _core: Netns,
+    /// Behind the access interface, also for programs of a subscriber.
+    pub generator: Netns,
+    /// Behind the uplink; it has the address [`SERVER`].
+    pub core: Netns,
     frame: Vec<u8>,
     program: Generator,
 }
@@ -46,7 +60,7 @@ pub struct Load {
 }
 
 impl Gateway {
-    pub fn new() -> Result<Self> {
+    pub fn new(frames: Frames) -> Result<Self> {
         let [generator, netns, core] =
             [Netns::new("generator")?, Netns::new("gateway")?, Netns::new("core")?];
         // Nothing but the load on the cables.
@@ -56,20 +70,33 @@ impl Gateway {
         }
         veth((&netns, ACCESS), (&generator, END))?;
         veth((&netns, UPLINK), (&core, "eth0"))?;
-        // A receiver takes redirected frames with XDP or GRO, and only opb and its like bring XDP.
-        process::check(netns.command("ethtool").args(["-K", ACCESS, "gro", "on"]))?;
+        // A receiver takes redirected frames with XDP or GRO, and only some filters bring XDP. XDP brings GRO along, so
+        // that without this the others would also have to do without it.
+        for (netns, interface) in
+            [(&netns, ACCESS), (&netns, UPLINK), (&generator, END), (&core, "eth0")]
+        {
+            process::check(netns.command("ethtool").args(["-K", interface, "gro", "on"]))?;
+        }
         netns.ip(&format!("link set {ACCESS} address 02:00:00:00:00:01"))?;
         netns.sysctl("net/ipv4/ip_forward", "1")?;
         netns.address(ACCESS, "192.88.99.1/24")?;
         netns.address(UPLINK, "192.0.2.1/24")?;
+        generator.address(END, "192.88.99.2/24")?;
+        generator.default_route(Ipv4Addr::new(192, 88, 99, 1).into())?;
+        core.address("eth0", &format!("{SERVER}/24"))?;
+        core.default_route(Ipv4Addr::new(192, 0, 2, 1).into())?;
         netns.ip(&format!("neigh add {} lladdr 02:00:00:00:00:09 dev {UPLINK}", OUTSIDE.0))?;
 
-        let packet = Ipv4::new([1, 2, 3, 4], OUTSIDE.0).carrying(Tcp::syn_to(25));
+        let packet = Ipv4::new([1, 2, 3, 4], OUTSIDE.0);
+        let packet = match frames {
+            Frames::Smtp => packet.carrying(Tcp::syn_to(25)),
+            Frames::Udp => packet.carrying(Udp::new(53, 53, b"not mail")),
+        };
         let mut frame = Ethernet::new().carrying(&packet);
         frame.resize(FRAME, 0);
         let out = generator.enter(|| Ok(if_nametoindex(END)?))?;
         let program = Generator::new(out, &frame)?;
-        Ok(Self { netns, generator, _core: core, frame, program })
+        Ok(Self { netns, generator, core, frame, program })
     }
 
     pub fn set_sources(&mut self, sources: &[Source]) -> Result<()> {

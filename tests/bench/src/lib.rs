@@ -12,6 +12,8 @@ pub mod gateway;
 pub mod node;
 pub mod filters;
 pub mod drop;
+pub mod forward;
+pub mod policy;
 
 pub mod parts;
 pub mod targets;

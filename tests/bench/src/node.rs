@@ -2,12 +2,19 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::{fs::symlink, net::UnixStream},
+    },
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{ArrayOfMaps, Map, MapData, MapError};
+use opb_common::ABI_VERSION;
 use opb_lab::{
     bpffs::Bpffs,
     netns::Netns,
@@ -15,6 +22,8 @@ use opb_lab::{
     workdir::Workdir,
 };
 use serde_json::Value;
+
+use crate::gateway::ACCESS;
 
 /// Longer than anything here takes: a hang has to end.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -28,9 +37,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Files of a node whose policy is the directory [`Node::policy`], still empty. `interfaces` is the value of the node
-    /// file's key.
-    pub fn prepare(opb: &Path, gateway: &Netns, interfaces: &str) -> Result<Self> {
+    /// Files of a node, which has no policy yet. `hook` is that of its one interface.
+    pub fn prepare(opb: &Path, gateway: &Netns, hook: &str) -> Result<Self> {
         let node = Self {
             daemon: None,
             binary: opb.canonicalize().with_context(|| format!("no opb at {}", opb.display()))?,
@@ -38,10 +46,9 @@ impl Node {
             bpffs: Bpffs::mount()?,
             workdir: Workdir::new("bench")?,
         };
-        fs::create_dir(node.policy())?;
         let text = format!(
-            "version: 1\npolicy: {}\ninterfaces: {interfaces}\nstate: {}\ncontrol: {}\nhttp: off\npins: {}\nwatch: off\n",
-            node.policy().display(),
+            "version: 1\npolicy: {}\ninterfaces: [{{name: {ACCESS}, role: subscriber, hook: {hook}}}]\nstate: {}\ncontrol: {}\nhttp: off\npins: {}\nwatch: off\n",
+            node.path("policy").display(),
             node.path("state").display(),
             node.path("opb.sock").display(),
             node.bpffs.path().join("opb").display(),
@@ -50,8 +57,18 @@ impl Node {
         Ok(node)
     }
 
-    pub fn policy(&self) -> PathBuf {
-        self.path("policy")
+    /// A directory for a policy.
+    pub fn directory(&self, name: &str) -> Result<PathBuf> {
+        let directory = self.path(name);
+        fs::create_dir(&directory)?;
+        Ok(directory)
+    }
+
+    /// Makes a directory the policy, for the next start or reload.
+    pub fn select(&self, directory: &Path) -> Result<()> {
+        let new = self.path("policy.new");
+        symlink(directory, &new)?;
+        Ok(fs::rename(new, self.path("policy"))?)
     }
 
     /// Starts the daemon and waits until it enforces.
@@ -101,6 +118,52 @@ impl Node {
             }
         }
         Ok(sum)
+    }
+
+    /// Sends JSON to the control socket. A refusal is an error.
+    pub fn post(&self, path: &str, body: &Value) -> Result<()> {
+        let body = body.to_string();
+        let mut socket = UnixStream::connect(self.path("opb.sock"))?;
+        write!(
+            socket,
+            "POST {path} HTTP/1.1\r\nHost: opb\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+        Ok(())
+    }
+
+    /// Bytes that the maps of the policy occupy in the kernel.
+    pub fn image_bytes(&self) -> Result<u64> {
+        let pin = self.bpffs.path().join("opb").join(format!("v{ABI_VERSION}/policy"));
+        let slots = ArrayOfMaps::try_from(Map::ArrayOfMaps(MapData::from_pin(&pin)?))?;
+        let mut sum = 0;
+        for slot in 0..slots.len() {
+            let map: MapData = match slots.get(&slot, 0) {
+                Ok(map) => map,
+                Err(MapError::KeyNotFound) => continue,
+                Err(error) => return Err(error).context("the policy's slots"),
+            };
+            let info = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+            let info = fs::read_to_string(info)?;
+            let locked = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+            sum += locked
+                .context("the kernel does not say how large a map is")?
+                .trim()
+                .parse::<u64>()?;
+        }
+        Ok(sum)
+    }
+
+    /// Resident memory of the daemon, in bytes.
+    pub fn resident(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()?))?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = resident.context("no VmRSS")?.trim().trim_end_matches(" kB");
+        Ok(kib.parse::<u64>()? * 1024)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

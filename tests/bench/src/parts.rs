@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::{
-    drop,
+    drop, forward,
     plan::Effort,
+    policy,
     report::{About, Record, Sheet},
     verdict,
 };
@@ -19,6 +20,10 @@ pub enum Part {
     Verdict,
     /// A flood over a cable, against nftables, iptables and others
     Drop,
+    /// What passing traffic pays on a gateway
+    Forward,
+    /// From file to enforced, changes, and memory
+    Policy,
 }
 
 impl Part {
@@ -26,6 +31,8 @@ impl Part {
         match self {
             Self::Verdict => "verdict",
             Self::Drop => "drop",
+            Self::Forward => "forward",
+            Self::Policy => "policy",
         }
     }
 }
@@ -44,6 +51,8 @@ pub struct Setting {
 pub struct Results {
     pub verdict: Vec<verdict::Row>,
     pub drop: Vec<drop::Row>,
+    pub forward: Vec<forward::Row>,
+    pub policy: Vec<policy::Row>,
 }
 
 /// Measures `parts`, writes what came of them, and returns it with the tables.
@@ -61,6 +70,14 @@ pub fn run(setting: &Setting, parts: &[Part]) -> Result<(Results, Vec<Sheet>)> {
             Part::Drop => {
                 results.drop = measure(*part, setting, || drop::run(setting))?;
                 sheets.extend(drop::sheets(&results.drop));
+            }
+            Part::Forward => {
+                results.forward = measure(*part, setting, || forward::run(setting))?;
+                sheets.extend(forward::sheets(&results.forward));
+            }
+            Part::Policy => {
+                results.policy = measure(*part, setting, || policy::run(setting))?;
+                sheets.extend(policy::sheets(&results.policy));
             }
         }
     }

@@ -186,12 +186,20 @@ impl Generator {
     }
 }
 
-/// Drops everything.
-pub struct Dropper(#[expect(dead_code, reason = "held, not used")] Loaded);
+/// An XDP program that does the same with every packet.
+pub struct Trivial(#[expect(dead_code, reason = "held, not used")] Loaded);
 
-impl Dropper {
-    pub fn attach(netns: &Netns, interface: &str) -> Result<Self> {
-        let mut loaded = Loaded::new("drop_xdp", |_| ())?;
+impl Trivial {
+    pub fn pass_all(netns: &Netns, interface: &str) -> Result<Self> {
+        Self::attach("empty_xdp", netns, interface)
+    }
+
+    pub fn drop_all(netns: &Netns, interface: &str) -> Result<Self> {
+        Self::attach("drop_xdp", netns, interface)
+    }
+
+    fn attach(name: &'static str, netns: &Netns, interface: &str) -> Result<Self> {
+        let mut loaded = Loaded::new(name, |_| ())?;
         loaded.attach(netns, interface)?;
         Ok(Self(loaded))
     }

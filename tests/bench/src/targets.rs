@@ -1,9 +1,12 @@
 //! What opb has to reach: the one list of targets. Ratios, within one run, of medians.
 
 use crate::{
+    clock::{interval, median},
     drop,
     filters::Kind,
+    forward,
     parts::Results,
+    policy::{self, Way, What},
     report::Sheet,
     table::{Family, Sources},
     verdict::{self, Hook, Link, Subject, Traffic},
@@ -27,7 +30,9 @@ impl Target {
 pub fn all(results: &Results) -> Vec<Target> {
     let mut targets = Vec::new();
     verdict_targets(&results.verdict, &mut targets);
+    forward_targets(&results.forward, &mut targets);
     drop_targets(&results.drop, &mut targets);
+    policy_targets(&results.policy, &mut targets);
     targets
 }
 
@@ -119,6 +124,25 @@ fn verdict_targets(rows: &[verdict::Row], targets: &mut Vec<Target>) {
     });
 }
 
+fn forward_targets(rows: &[forward::Row], targets: &mut Vec<Target>) {
+    for load in [forward::Load::Tcp, forward::Load::Udp] {
+        let find = |kind| rows.iter().find(|row| (row.load, row.kind) == (load, kind));
+        targets.push(Target {
+            // Not distinguishable from zero.
+            what: format!("forwarding {load:?}, opb XDP: overhead, lower end of its interval"),
+            limit: 0.0,
+            unit: "%",
+            measured: find(Kind::OpbXdp).map(|row| interval(&row.overhead).0),
+        });
+        targets.push(Target {
+            what: format!("forwarding {load:?}, opb TC: overhead"),
+            limit: 2.0,
+            unit: "%",
+            measured: find(Kind::OpbTc).map(|row| median(&row.overhead)),
+        });
+    }
+}
+
 fn drop_targets(rows: &[drop::Row], targets: &mut Vec<Target>) {
     let uniform = rows.iter().filter(|row| row.sources == Sources::Uniform);
     for (size, limits) in [
@@ -140,6 +164,26 @@ fn drop_targets(rows: &[drop::Row], targets: &mut Vec<Target>) {
             });
         }
     }
+}
+
+fn policy_targets(rows: &[policy::Row], targets: &mut Vec<Target>) {
+    let find = |way, what| {
+        let million = |row: &&policy::Row| (row.way, row.what, row.size) == (way, what, 1_000_000);
+        rows.iter().find(million).map(policy::result)
+    };
+    let mut target = |what: &str, limit, unit, measured| {
+        let what = format!("policy of 1,000,000: {what}");
+        targets.push(Target { what, limit, unit, measured });
+    };
+    let lines = find(Way::Lines, What::Load);
+    let ratio = lines.zip(find(Way::Nft, What::Load)).map(|(ours, theirs)| ours / theirs);
+    target("prefixes-file to enforced", 1000.0, "ms", lines);
+    target("prefixes-file to enforced, of nft -f", 0.1, "ratio", ratio);
+    target("YAML to enforced", 3000.0, "ms", find(Way::Yaml, What::Load));
+    target("one change, 99th percentile", 20.0, "ms", find(Way::Lines, What::Change));
+    target("100,000 entries imported", 1000.0, "ms", find(Way::Lines, What::Import));
+    target("memory in the kernel", 100.0, "bytes/prefix", find(Way::Lines, What::Kernel));
+    target("memory of the daemon", 200.0, "bytes/prefix", find(Way::Lines, What::Process));
 }
 
 fn worst(values: impl Iterator<Item = f64>) -> Option<f64> {
