@@ -14,6 +14,7 @@ pub mod filters;
 pub mod drop;
 pub mod forward;
 pub mod policy;
+pub mod growth;
 
 pub mod parts;
 pub mod targets;

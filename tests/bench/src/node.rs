@@ -37,8 +37,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// Files of a node, which has no policy yet. `hook` is that of its one interface.
+    /// Files of a node, which has no policy yet, for the gateway's access interface.
     pub fn prepare(opb: &Path, gateway: &Netns, hook: &str) -> Result<Self> {
+        Self::prepare_on(opb, gateway, ACCESS, hook)
+    }
+
+    /// The same for all interfaces that the pattern fits.
+    pub fn prepare_on(opb: &Path, gateway: &Netns, interfaces: &str, hook: &str) -> Result<Self> {
         let node = Self {
             daemon: None,
             binary: opb.canonicalize().with_context(|| format!("no opb at {}", opb.display()))?,
@@ -47,7 +52,7 @@ impl Node {
             workdir: Workdir::new("bench")?,
         };
         let text = format!(
-            "version: 1\npolicy: {}\ninterfaces: [{{name: {ACCESS}, role: subscriber, hook: {hook}}}]\nstate: {}\ncontrol: {}\nhttp: off\npins: {}\nwatch: off\n",
+            "version: 1\npolicy: {}\ninterfaces: [{{name: \"{interfaces}\", role: subscriber, hook: {hook}}}]\nstate: {}\ncontrol: {}\nhttp: off\npins: {}\nwatch: off\n",
             node.path("policy").display(),
             node.path("state").display(),
             node.path("opb.sock").display(),

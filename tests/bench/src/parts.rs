@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::{
-    drop, forward,
+    drop, forward, growth,
     plan::Effort,
     policy,
     report::{About, Record, Sheet},
@@ -24,6 +24,8 @@ pub enum Part {
     Forward,
     /// From file to enforced, changes, and memory
     Policy,
+    /// Groups, relays, VLAN tags, interfaces
+    Growth,
 }
 
 impl Part {
@@ -33,6 +35,7 @@ impl Part {
             Self::Drop => "drop",
             Self::Forward => "forward",
             Self::Policy => "policy",
+            Self::Growth => "growth",
         }
     }
 }
@@ -53,6 +56,7 @@ pub struct Results {
     pub drop: Vec<drop::Row>,
     pub forward: Vec<forward::Row>,
     pub policy: Vec<policy::Row>,
+    pub growth: Vec<growth::Row>,
 }
 
 /// Measures `parts`, writes what came of them, and returns it with the tables.
@@ -78,6 +82,10 @@ pub fn run(setting: &Setting, parts: &[Part]) -> Result<(Results, Vec<Sheet>)> {
             Part::Policy => {
                 results.policy = measure(*part, setting, || policy::run(setting))?;
                 sheets.extend(policy::sheets(&results.policy));
+            }
+            Part::Growth => {
+                results.growth = measure(*part, setting, || growth::run(setting))?;
+                sheets.extend(growth::sheets(&results.growth));
             }
         }
     }

@@ -352,7 +352,7 @@ fn frame(link: Link, family: Family, payload: impl Payload + 'static) -> Vec<u8>
 }
 
 /// Nanoseconds of processor time for each of `repeat` runs, and what came of the work.
-fn time<T>(repeat: u32, work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
+pub fn time<T>(repeat: u32, work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
     let (time, result) = processor_time(work).context("BPF_PROG_TEST_RUN")?;
     Ok((time.as_nanos() as f64 / f64::from(repeat), result))
 }
