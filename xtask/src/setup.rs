@@ -81,6 +81,19 @@ const VM: &[&str] = &[
     "nftables",
 ];
 
+/// Packages for the benchmarks: what opb is measured against, and what makes traffic.
+const BENCH: &[&str] = &[
+    // sets of intervals at the netdev hook
+    "nftables",
+    // the raw table, with sets beside it
+    "iptables",
+    "ipset",
+    // xdp-filter
+    "xdp-tools",
+    // bulk transfers through a gateway
+    "iperf3",
+];
+
 /// The lab starts mail servers of its own. The package's stays off the network.
 const POSTFIX_LOCAL: &str =
     "echo 'postfix postfix/main_mailer_type select Local only' | debconf-set-selections";
@@ -139,6 +152,15 @@ pub(crate) fn vm() -> Result<()> {
         bail!("virtual machines boot Debian's kernel packages, and this is not a Debian system");
     }
     install(&missing(VM)).context("cannot prepare virtual machines")
+}
+
+/// What `cargo xtask bench` needs beside the lab.
+pub(crate) fn bench() -> Result<()> {
+    if !has_dpkg() {
+        eprintln!("xtask: not a Debian system, so not checked: {}", BENCH.join(" "));
+        return Ok(());
+    }
+    install(&missing(BENCH)).context("the benchmarks lack programs")
 }
 
 fn install(packages: &[&str]) -> Result<()> {

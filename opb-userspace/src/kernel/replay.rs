@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::programs::{ProgramFd, TestRun, TestRunOptions};
 use opb_common::{outcome::Outcome, settings::Settings};
 
 use super::{
@@ -34,6 +34,14 @@ pub struct Replay {
 
 impl Replay {
     pub fn new(image: &Image, settings: Settings, hook: ReplayHook) -> Result<Self, Error> {
+        let (replay, mut slot) = Self::load(image, settings.with(Settings::TRACE), hook)?;
+        slot.publish(image)?;
+        Ok(replay)
+    }
+
+    /// The program to the instruction as it is on an interface, for benchmarks: it leaves no outcome, so there is no
+    /// [`Replay::run`] of it.
+    pub fn untraced(image: &Image, settings: Settings, hook: ReplayHook) -> Result<Self, Error> {
         let (replay, mut slot) = Self::load(image, settings, hook)?;
         slot.publish(Staged::new(image.nodes())?)?;
         Ok(replay)
@@ -45,7 +53,7 @@ impl Replay {
         settings: Settings,
         hook: ReplayHook,
     ) -> Result<Self, Error> {
-        Ok(Self::load(image, settings, hook)?.0)
+        Ok(Self::load(image, settings.with(Settings::TRACE), hook)?.0)
     }
 
     fn load(
@@ -67,7 +75,7 @@ impl Replay {
             sighting::open(&SightingPins::below(&root))?;
             maps.extend(SightingPins::below(&root).maps());
         }
-        let mut instance = Instance::load(kind, settings.with(Settings::TRACE), &maps, None)?;
+        let mut instance = Instance::load(kind, settings, &maps, None)?;
         instance.set_ports(&Ports::of(image))?;
         Ok((Self { instance, counters: read, _bpffs: bpffs }, slot))
     }
@@ -78,15 +86,20 @@ impl Replay {
         self.counters.by_group(slots)
     }
 
-    /// The program as the kernel runs it, before it is compiled: 8 bytes an instruction.
-    pub fn translated(&mut self) -> Result<Vec<u8>, Error> {
+    /// The program, for another one to call.
+    pub fn program(&mut self) -> Result<&ProgramFd, Error> {
         let name = self.instance.name();
         let fd = match self.instance.kind() {
             Kind::Xdp => self.instance.xdp()?.fd(),
             Kind::Tc => self.instance.tc()?.fd(),
         };
-        let fd = fd.map_err(Error::program(name))?;
-        sys::translated(fd.as_fd()).map_err(Error::call("to show a program"))
+        fd.map_err(Error::program(name))
+    }
+
+    /// The program as the kernel runs it, before it is compiled: 8 bytes an instruction.
+    pub fn translated(&mut self) -> Result<Vec<u8>, Error> {
+        let fd = self.program()?.as_fd();
+        sys::translated(fd).map_err(Error::call("to show a program"))
     }
 
     /// The outcome of one frame of at least 14 bytes.
