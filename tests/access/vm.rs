@@ -2,8 +2,12 @@
 
 mod net;
 
+mod doctor;
 mod hooks;
 mod links;
 mod nat;
+mod nic;
+mod node;
 mod ppp;
+mod status;
 mod tunnels;

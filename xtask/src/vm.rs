@@ -72,7 +72,7 @@ impl Extent {
 }
 
 /// One kernel may take this long. A test that hangs is found by the reader of the results, not by this.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(3600);
 
 /// A test binary and the names that choose its tests; no name, all of them.
 struct Payload {

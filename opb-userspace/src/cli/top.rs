@@ -270,8 +270,8 @@ mod tests {
             reason: "policy".to_owned(),
             packets,
             rate,
-            first: jiff::Timestamp::UNIX_EPOCH,
-            last: jiff::Timestamp::UNIX_EPOCH,
+            first: Timestamp::UNIX_EPOCH,
+            last: Timestamp::UNIX_EPOCH,
             peers: 300,
         }
     }

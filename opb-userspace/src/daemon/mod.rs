@@ -8,7 +8,7 @@ pub mod control;
 mod enforcer;
 mod files;
 mod http;
-mod interfaces;
+pub(crate) mod interfaces;
 mod links;
 mod logs;
 mod observer;

@@ -7,11 +7,11 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
     links::{FdLink, Link as _, LinkError, PinnedLink},
-    loaded_programs,
     tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     xdp::XdpLink,
 };
@@ -22,9 +22,10 @@ use serde::Serialize;
 
 use super::{
     Error,
-    orphans::{self, Place},
+    orphans::{self, Site},
     pins::Pins,
     programs::{Kind, Programs},
+    survey::{self, Device, Place},
     sys,
 };
 use crate::node::{Hook as HookChoice, Role};
@@ -93,12 +94,18 @@ pub struct Wanted {
 
 impl Wanted {
     /// Subscribers' packets come in on a subscriber interface and leave on a core interface.
-    fn side(&self) -> Side {
+    pub(super) fn side(&self) -> Side {
         if (self.role == Role::Subscriber) == (self.direction == Direction::Upstream) {
             Side::In
         } else {
             Side::Out
         }
+    }
+
+    /// Whether it is judged as it comes in, and not as it goes out.
+    #[must_use]
+    pub fn comes_in(&self) -> bool {
+        self.side() == Side::In
     }
 
     /// The name of the link at `hook`.
@@ -152,7 +159,7 @@ struct LinkName {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+pub(super) enum Side {
     In,
     Out,
 }
@@ -167,7 +174,7 @@ impl Side {
         }
     }
 
-    const fn tc_type(self) -> TcAttachType {
+    pub(super) const fn tc_type(self) -> TcAttachType {
         match self {
             Self::In => TcAttachType::Ingress,
             Self::Out => TcAttachType::Egress,
@@ -185,11 +192,11 @@ impl fmt::Display for LinkName {
 
 impl LinkName {
     /// Where such a link can be looked for. Filters on clsact have none.
-    fn place(&self) -> Option<Place> {
+    fn site(&self) -> Option<Site> {
         match (self.hook, self.side) {
-            (Hook::Xdp, Side::In) => Some(Place::Xdp { is_generic: false }),
-            (Hook::XdpGeneric, Side::In) => Some(Place::Xdp { is_generic: true }),
-            (Hook::Tcx, side) => Some(Place::Tcx(side.tc_type())),
+            (Hook::Xdp, Side::In) => Some(Site::Xdp { is_generic: false }),
+            (Hook::XdpGeneric, Side::In) => Some(Site::Xdp { is_generic: true }),
+            (Hook::Tcx, side) => Some(Site::Tcx(side.tc_type())),
             _ => None,
         }
     }
@@ -230,14 +237,14 @@ pub(super) fn attach(
 fn adopt(pins: &Pins, policy: u32, wanted: &Wanted) -> Result<(), Error> {
     for hook in Hook::ALL {
         let name = wanted.link(hook);
-        let Some(place) = name.place().filter(|_| !is_attached(pins, name)) else { continue };
+        let Some(site) = name.site().filter(|_| !is_attached(pins, name)) else { continue };
         let pinned = || -> Result<Vec<u32>, Error> {
             let names = pins.links()?.into_iter().filter_map(|name| LinkName::parse(&name));
             let names = names.filter(|name| name.index == wanted.index);
             Ok(names.filter_map(|name| Some(target(pins, name)?.id)).collect())
         };
         let interface = &wanted.interface;
-        let link = orphans::find(interface, wanted.index, place, pinned, Some(policy))?;
+        let link = orphans::find(interface, wanted.index, site, pinned, Some(policy))?;
         let Some(link) = link else { continue };
         let path = pins.link(&name.to_string());
         if path.exists() {
@@ -261,8 +268,8 @@ pub(super) fn detach_orphans() -> Result<Vec<String>, Error> {
             // The direction is not to be seen, and does not matter.
             let name =
                 LinkName { hook, side, direction: Direction::Upstream, index: interface.index() };
-            let Some(place) = name.place() else { continue };
-            if let Some(link) = orphans::find(&text, name.index, place, || Ok(Vec::new()), None)? {
+            let Some(site) = name.site() else { continue };
+            if let Some(link) = orphans::find(&text, name.index, site, || Ok(Vec::new()), None)? {
                 sys::detach_link(link.as_fd()).map_err(Error::call("to detach a link"))?;
                 removed.push(format!("{} program without a pin, {text}", hook.name()));
             }
@@ -408,7 +415,7 @@ fn put(
     Ok(())
 }
 
-fn pinned(path: &std::path::Path) -> Result<FdLink, Error> {
+fn pinned(path: &Path) -> Result<FdLink, Error> {
     let link = PinnedLink::from_pin(path)
         .map_err(|error| Error::path("open", path)(io::Error::other(error)))?;
     Ok(FdLink::from(link))
@@ -487,6 +494,38 @@ fn is_attached(pins: &Pins, name: LinkName) -> bool {
 fn target(pins: &Pins, name: LinkName) -> Option<sys::LinkTarget> {
     let link = sys::open_pin(&pins.link(&name.to_string())).ok()?;
     sys::link_target(link.as_fd()).ok()
+}
+
+/// Every program of ours that is pinned below `pins`, and whether it is still on its hook.
+pub(super) fn places(pins: &Path, devices: &[Device]) -> Result<Vec<Place>, Error> {
+    let mut places = Vec::new();
+    for path in Pins::peek(pins)? {
+        let name = path.file_name().and_then(|name| LinkName::parse(name.to_str()?));
+        let Some(name) = name else { continue };
+        let is_there = devices.iter().any(|device| device.index == name.index);
+        let program = match name.hook {
+            Hook::Clsact if is_there => clsact_program(name)?,
+            Hook::Clsact => None,
+            _ => {
+                let link = sys::open_pin(&path).map_err(Error::path("open", &path))?;
+                let target = sys::link_target(link.as_fd()).map_err(Error::path("read", &path))?;
+                (target.interface == name.index).then_some(target.program)
+            }
+        };
+        let LinkName { hook, direction, index, .. } = name;
+        places.push(Place { hook, direction, index, program });
+    }
+    Ok(places)
+}
+
+/// The program of our filter, if it is where we put it.
+fn clsact_program(name: LinkName) -> Result<Option<u32>, Error> {
+    let handle = u32::from(clsact_handle(name.direction));
+    let filters = survey::filters(name.index, name.side).map_err(Error::call("to list filters"))?;
+    let ours = |filter: &survey::ClsactFilter| {
+        filter.priority == CLSACT_PRIORITY && filter.handle == handle
+    };
+    Ok(filters.into_iter().find(ours).and_then(|filter| filter.program))
 }
 
 /// Takes the program off, and removes its pin.
@@ -576,9 +615,6 @@ fn refusal(source: ProgramError, wanted: &Wanted, hook: Hook, program: &'static 
 
 /// Names the program on the XDP hook of an interface.
 fn xdp_owner(index: u32) -> String {
-    let Ok(Some(found)) = sys::xdp_program(index) else { return "another program".into() };
-    let id = found.id;
-    let program = loaded_programs().flatten().find(|program| program.id() == id);
-    let name = program.as_ref().and_then(|program| program.name_as_str());
-    format!("program `{}` (id {id})", name.unwrap_or_default())
+    let Ok(Some(found)) = survey::xdp_program(index) else { return "another program".into() };
+    survey::program(found.id)
 }

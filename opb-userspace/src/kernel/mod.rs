@@ -4,7 +4,8 @@
 //! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what
 //! outlives the pins, [`orphans`] what has lost both), [`policy`] puts an image into the kernel, [`programs`] loads the BPF
 //! programs, [`attach`] puts them on interfaces, [`counters`] reads what they counted (by [`interfaces`], too), [`sighting`]
-//! what they wrote down of denied packets (both through [`memory`]). [`replay`] runs single packets through programs of its own.
+//! what they wrote down of denied packets (both through [`memory`]). [`replay`] runs single packets through programs of its
+//! own. [`survey`] looks at what else there is, [`netlink`] asks for it.
 
 mod attach;
 mod counters;
@@ -13,11 +14,13 @@ mod held;
 mod orphans;
 mod interfaces;
 mod memory;
+mod netlink;
 mod pins;
 mod policy;
 mod programs;
 mod replay;
 mod sighting;
+mod survey;
 mod sys;
 
 use std::{io, path::Path};
@@ -32,6 +35,7 @@ pub use policy::{Live, Staged};
 pub use programs::Logs;
 pub use replay::{Replay, ReplayHook};
 pub use sighting::{Books, Events, Sightings};
+pub use survey::{Device, FlowTable, Foreign, Memory, Need, Offloads, Place, Survey};
 
 use crate::image::{Image, Overlay, Slots};
 use counters::Counters;

@@ -18,7 +18,7 @@ use aya::{
 use super::{
     Error,
     programs::{TC_PROGRAM, XDP_PROGRAM},
-    sys,
+    survey, sys,
 };
 
 /// Name of the map by which programs of ours are told apart: one for each pin directory.
@@ -41,7 +41,7 @@ impl Presence {
 
 /// Where a program may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Site {
     Xdp { is_generic: bool },
     Tcx(TcAttachType),
 }
@@ -51,11 +51,11 @@ pub(super) enum Place {
 pub(super) fn find(
     interface: &str,
     index: u32,
-    place: Place,
+    site: Site,
     pinned: impl FnOnce() -> Result<Vec<u32>, Error>,
     policy: Option<u32>,
 ) -> Result<Option<OwnedFd>, Error> {
-    let ours = programs(interface, index, place)?;
+    let ours = programs(interface, index, site)?;
     let orphans = ours.into_iter().filter(|program| {
         policy_of(program).is_some_and(|its| Some(its) == policy || !has_daemon(its))
     });
@@ -76,11 +76,11 @@ pub(super) fn find(
 }
 
 /// The programs at a place that have a name of ours.
-fn programs(interface: &str, index: u32, place: Place) -> Result<Vec<ProgramInfo>, Error> {
+fn programs(interface: &str, index: u32, site: Site) -> Result<Vec<ProgramInfo>, Error> {
     let named = |program: &ProgramInfo, name| program.name_as_str() == Some(name);
-    Ok(match place {
-        Place::Xdp { is_generic } => {
-            let found = sys::xdp_program(index).map_err(Error::call("to say what is on XDP"))?;
+    Ok(match site {
+        Site::Xdp { is_generic } => {
+            let found = survey::xdp_program(index).map_err(Error::call("to say what is on XDP"))?;
             let Some(found) = found.filter(|found| found.is_generic == is_generic) else {
                 return Ok(Vec::new());
             };
@@ -89,7 +89,7 @@ fn programs(interface: &str, index: u32, place: Place) -> Result<Vec<ProgramInfo
             program.filter(|program| named(program, XDP_PROGRAM)).into_iter().collect()
         }
         // Before 6.6 there is no TCX to ask about.
-        Place::Tcx(side) => match SchedClassifier::query_tcx(interface, side) {
+        Site::Tcx(side) => match SchedClassifier::query_tcx(interface, side) {
             Ok((_, programs)) => {
                 programs.into_iter().filter(|program| named(program, TC_PROGRAM)).collect()
             }
