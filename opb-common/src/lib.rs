@@ -22,6 +22,7 @@ pub mod frame;
 pub mod found;
 pub mod walk;
 pub mod image;
+pub mod interface;
 pub mod judge;
 pub mod answer;
 pub mod outcome;

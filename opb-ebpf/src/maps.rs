@@ -3,18 +3,19 @@
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps},
-    helpers::{bpf_ktime_get_ns, generated::bpf_loop},
+    btf_maps::{self, ArrayOfMaps},
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_loop},
     macros::{btf_map, map},
-    maps::{LruHashMap, PerCpuArray},
+    maps::{Array, LruHashMap},
 };
 use opb_common::{
     answer,
     found::Found,
     frame::Frame,
     image::{BLOCK_NODES, Block, Descent, IMAGE_SLOT, MAX_STEPS, Node, Nodes, OVERLAY_SLOT},
+    interface::Bucket,
     judge::Tables,
-    outcome::{COUNTERS as COUNTER_ENTRIES, Counter, Direction, Outcome},
+    outcome::{Counter, Direction, Outcome},
     settings::{PortSet, Settings},
 };
 
@@ -25,16 +26,21 @@ const BPF_F_INNER_MAP: usize = 1 << 12;
 /// `BPF_F_MMAPABLE`: user space fills an image through memory (linux/bpf.h).
 const BPF_F_MMAPABLE: usize = 1 << 10;
 
-type Image = Array<Block, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
+type Image = btf_maps::Array<Block, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
 
 /// The policy in force, and the overlay of what has changed since. User space creates and pins it, because Linux 6.1 refuses an inner map
 /// without BTF in an outer map whose template has some.
 #[btf_map]
 static POLICY: ArrayOfMaps<Image, 2> = ArrayOfMaps::new();
 
-/// Counts of every outcome, per CPU. They outlive every policy.
+/// Counts of every outcome: a part for each CPU, which alone writes it. User space makes and pins it in the size that it
+/// needs, and reads it through memory.
 #[map]
-static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(COUNTER_ENTRIES, 0);
+static COUNTERS: Array<Counter> = Array::with_max_entries(1, BPF_F_MMAPABLE as u32);
+
+/// Which interfaces have counters of their own: made and written by user space.
+#[map]
+static INTERFACES: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE as u32);
 
 /// When each source may have its next reset. The least recently used gives way: a flood of invented sources costs
 /// answers, not memory.
@@ -109,8 +115,10 @@ fn snapshot(slot: u32) -> Option<Snapshot> {
     Some(Snapshot { image, first: image.get(0)? })
 }
 
-/// The maps of this object.
-pub(crate) struct Maps;
+/// The maps of this object, for a packet on `interface`.
+pub(crate) struct Maps {
+    pub(crate) interface: u32,
+}
 
 impl Tables for Maps {
     type Image<'a> = Snapshot;
@@ -146,13 +154,24 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn record(&self, direction: Direction, outcome: Outcome, bytes: usize) {
-        if let Some(counter) = COUNTERS.get_ptr_mut(outcome.counter(direction)) {
-            // SAFETY: the entry of this CPU, which no other program runs on meanwhile.
-            unsafe {
-                (*counter).packets += 1;
-                (*counter).bytes += bytes as u64;
-            }
-        }
+        let bucket = INTERFACES.get(Bucket::of(self.interface));
+        let interface = bucket.map_or(0, |bucket| bucket.slot(self.interface));
+        // SAFETY: a helper without arguments.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        let [of_group, of_interface] = outcome.counters(cpu, interface, direction);
+        count(of_group, bytes);
+        count(of_interface, bytes);
         globals::trace(globals::settings(), outcome);
+    }
+}
+
+#[inline(always)]
+fn count(counter: u32, bytes: usize) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(counter) {
+        // SAFETY: the entry of this CPU, which no other program runs on meanwhile.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += bytes as u64;
+        }
     }
 }

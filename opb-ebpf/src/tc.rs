@@ -9,7 +9,7 @@ use aya_ebpf::{
 use opb_common::{
     found::Found,
     frame::MAX_OFFSET,
-    judge::{Tables as _, judge},
+    judge::judge,
     outcome::Outcome,
     settings::Settings,
     walk::{Glance, glance, walk},
@@ -31,7 +31,7 @@ const OWN_ANSWER: u32 = 0x6f70_6200;
 pub(crate) fn opb_tc(context: TcContext) -> i32 {
     let settings = globals::settings();
     let skb = context.skb.skb;
-    let glance = glance(&Window::of_skb(skb), settings, Maps.ports(settings));
+    let glance = glance(&Window::of_skb(skb), settings, globals::ports(settings));
     if let Glance::Other = glance {
         return TC_ACT_UNSPEC;
     }
@@ -73,7 +73,13 @@ extern "C" fn tc_walk(skb: *mut __sk_buff) -> u64 {
             bpf_skb_pull_data(skb, if length < REACH { length } else { REACH });
         }
     }
-    walk(&Window::of_skb(skb), settings, Maps.ports(settings)).0
+    walk(&Window::of_skb(skb), settings, globals::ports(settings)).0
+}
+
+#[inline(always)]
+fn maps(skb: *mut __sk_buff) -> Maps {
+    // SAFETY: the kernel hands a valid context to every program.
+    Maps { interface: unsafe { (*skb).ifindex } }
 }
 
 /// The outcome, packed.
@@ -81,7 +87,7 @@ extern "C" fn tc_walk(skb: *mut __sk_buff) -> u64 {
 #[inline(never)]
 extern "C" fn tc_judge(skb: *mut __sk_buff, found: u64) -> u32 {
     let settings = globals::settings();
-    let outcome = judge(&Window::of_skb(skb), Found(found), settings, &Maps).pack();
+    let outcome = judge(&Window::of_skb(skb), Found(found), settings, &maps(skb)).pack();
     if sighting::wants(settings, outcome) {
         tc_note(skb, found, outcome);
     }
@@ -91,9 +97,7 @@ extern "C" fn tc_judge(skb: *mut __sk_buff, found: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tc_note(skb: *mut __sk_buff, found: u64, outcome: u32) -> u32 {
-    // SAFETY: the kernel hands a valid context to every program.
-    let interface = unsafe { (*skb).ifindex };
-    sighting::note(&Window::of_skb(skb), Found(found), outcome, interface)
+    sighting::note(&Window::of_skb(skb), Found(found), outcome, maps(skb).interface)
 }
 
 /// Turns the packet into the reset that answers it, and says where it goes: out of the interface it came from.

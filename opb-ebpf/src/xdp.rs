@@ -9,7 +9,7 @@ use aya_ebpf::{
 use opb_common::{
     found::Found,
     frame::Frame as _,
-    judge::{Tables as _, judge},
+    judge::judge,
     outcome::Outcome,
     settings::Settings,
     walk::{Glance, glance, walk},
@@ -25,7 +25,7 @@ const SHORTEST: usize = 60;
 pub(crate) fn opb_xdp(context: XdpContext) -> u32 {
     let settings = globals::settings();
     let frame = Window::of_xdp(context.ctx);
-    let (found, length) = match glance(&frame, settings, Maps.ports(settings)) {
+    let (found, length) = match glance(&frame, settings, globals::ports(settings)) {
         Glance::Other => return xdp_action::XDP_PASS,
         Glance::Found(found) => (found.0, frame.length()),
         Glance::Unclear => (xdp_walk(context.ctx), 0),
@@ -48,7 +48,7 @@ pub(crate) fn opb_xdp(context: XdpContext) -> u32 {
 #[inline(never)]
 extern "C" fn xdp_walk(context: *mut xdp_md) -> u64 {
     let settings = globals::settings();
-    walk(&whole(context), settings, Maps.ports(settings)).0
+    walk(&whole(context), settings, globals::ports(settings)).0
 }
 
 /// The outcome, packed. `length` is that of the frame, or 0 where it is not known: it costs
@@ -61,7 +61,7 @@ extern "C" fn xdp_judge(context: *mut xdp_md, found: u64, length: u64) -> u32 {
         0 => whole(context),
         _ => Window::of_xdp(context).with_length(length as usize),
     };
-    let outcome = judge(&frame, Found(found), settings, &Maps).pack();
+    let outcome = judge(&frame, Found(found), settings, &maps(context)).pack();
     if sighting::wants(settings, outcome) {
         xdp_note(context, found, outcome);
     }
@@ -71,9 +71,7 @@ extern "C" fn xdp_judge(context: *mut xdp_md, found: u64, length: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xdp_note(context: *mut xdp_md, found: u64, outcome: u32) -> u32 {
-    // SAFETY: the kernel hands a valid context to every program.
-    let interface = unsafe { (*context).ingress_ifindex };
-    sighting::note(&whole(context), Found(found), outcome, interface)
+    sighting::note(&whole(context), Found(found), outcome, maps(context).interface)
 }
 
 /// Turns the packet into the reset that answers it, and says where it goes.
@@ -97,6 +95,12 @@ extern "C" fn xdp_answer(context: *mut xdp_md, found: u64) -> u32 {
     }
     let written = answer::write(&mut Window::of_xdp(context), found, settings);
     if written.is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }
+}
+
+#[inline(always)]
+fn maps(context: *mut xdp_md) -> Maps {
+    // SAFETY: the kernel hands a valid context to every program.
+    Maps { interface: unsafe { (*context).ingress_ifindex } }
 }
 
 #[inline(always)]

@@ -88,7 +88,7 @@ fn without_an_image_only_what_is_judged_is_counted() {
 }
 
 fn counted(replay: &Replay, image: &Image) -> Vec<(&'static str, &'static str, u64)> {
-    let rows = replay.counters(image.slots()).expect("the counters are ours");
+    let rows = replay.counters(image.slots());
     rows.iter().map(|row| (row.verdict, row.reason, row.packets)).collect()
 }
 

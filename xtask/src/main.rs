@@ -1,10 +1,11 @@
-//! `cargo xtask`: set-up, build, lint, test lanes, fuzzing and demo of the opb workspace.
+//! `cargo xtask`: set-up, build, lint, test lanes, fuzzing, benchmarks and demo of the opb workspace.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod bpf;
 mod build;
 mod cost;
@@ -12,6 +13,7 @@ mod demo;
 mod exec;
 mod fuzz;
 mod lint;
+mod sessions;
 mod setup;
 mod soak;
 mod test;
@@ -40,8 +42,12 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Runs the no-gap test for a long time: a prober, and everything that can happen to a node
     Soak(soak::Args),
+    /// Prints how many session changes a second a daemon takes, and how long one takes
+    Sessions,
     /// Prints what the filter costs a packet, and what the verifier walked
     Cost,
+    /// Measures opb against what people use today
+    Bench(bench::Args),
     /// Shows the filter at work between real mail programs, in namespaces of its own
     Demo,
 }
@@ -65,7 +71,9 @@ fn run(task: Task) -> Result<()> {
         Task::Vm(args) => vm::run(args),
         Task::Fuzz(args) => fuzz::run(args),
         Task::Soak(args) => soak::run(&args),
+        Task::Sessions => sessions::run(),
         Task::Cost => cost::run(),
+        Task::Bench(args) => bench::run(&args),
         Task::Demo => demo::run(),
     }
 }

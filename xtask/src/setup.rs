@@ -52,6 +52,8 @@ const LAB: &[&str] = &[
     "curl",
     // a name server whose answers change
     "dnsmasq-base",
+    // a clock that jumps
+    "libfaketime",
     // a second look at what we loaded
     "bpftool",
     // the status page, in a browser
@@ -59,6 +61,9 @@ const LAB: &[&str] = &[
     "chromium-driver",
     // metrics, alert rules and dashboard
     "prometheus",
+    // events in a journal, and in a file that is rotated
+    "systemd",
+    "logrotate",
 ];
 
 /// Packages for virtual machines, and what only the tests in them use.
@@ -74,6 +79,19 @@ const VM: &[&str] = &[
     "ppp",
     // NAT and flow offload
     "nftables",
+];
+
+/// Packages for the benchmarks: what opb is measured against, and what makes traffic.
+const BENCH: &[&str] = &[
+    // sets of intervals at the netdev hook
+    "nftables",
+    // the raw table, with sets beside it
+    "iptables",
+    "ipset",
+    // xdp-filter
+    "xdp-tools",
+    // bulk transfers through a gateway
+    "iperf3",
 ];
 
 /// The lab starts mail servers of its own. The package's stays off the network.
@@ -134,6 +152,15 @@ pub(crate) fn vm() -> Result<()> {
         bail!("virtual machines boot Debian's kernel packages, and this is not a Debian system");
     }
     install(&missing(VM)).context("cannot prepare virtual machines")
+}
+
+/// What `cargo xtask bench` needs beside the lab.
+pub(crate) fn bench() -> Result<()> {
+    if !has_dpkg() {
+        eprintln!("xtask: not a Debian system, so not checked: {}", BENCH.join(" "));
+        return Ok(());
+    }
+    install(&missing(BENCH)).context("the benchmarks lack programs")
 }
 
 fn install(packages: &[&str]) -> Result<()> {

@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use super::{
     Error,
+    orphans::{self, Site},
     pins::Pins,
     programs::{Kind, Programs},
     survey::{self, Device, Place},
@@ -190,6 +191,16 @@ impl fmt::Display for LinkName {
 }
 
 impl LinkName {
+    /// Where such a link can be looked for. Filters on clsact have none.
+    fn site(&self) -> Option<Site> {
+        match (self.hook, self.side) {
+            (Hook::Xdp, Side::In) => Some(Site::Xdp { is_generic: false }),
+            (Hook::XdpGeneric, Side::In) => Some(Site::Xdp { is_generic: true }),
+            (Hook::Tcx, side) => Some(Site::Tcx(side.tc_type())),
+            _ => None,
+        }
+    }
+
     fn parse(name: &str) -> Option<Self> {
         let mut parts = name.split('~');
         let hook = parts.next()?;
@@ -205,15 +216,66 @@ impl LinkName {
 }
 
 /// Puts the program for `wanted` on its interface, or in the place of the one of ours that is there.
+///
+/// `policy` is the policy map of this process.
 pub(super) fn attach(
     pins: &Pins,
+    policy: u32,
     programs: &mut Programs,
     wanted: &Wanted,
 ) -> Result<Attached, Refused> {
-    let result = bare_ip(&wanted.interface)
-        .map_err(|source| Error::Interface { interface: wanted.interface.clone(), source })
+    let result = adopt(pins, policy, wanted)
+        .and_then(|()| {
+            bare_ip(&wanted.interface)
+                .map_err(|source| Error::Interface { interface: wanted.interface.clone(), source })
+        })
         .and_then(|bare_ip| try_hooks(pins, programs, wanted, bare_ip));
     result.map_err(|error| Refused { wanted: wanted.clone(), error })
+}
+
+/// Pins links of ours that no pin leads to where the program for `wanted` would stand: from then on they are like any other.
+fn adopt(pins: &Pins, policy: u32, wanted: &Wanted) -> Result<(), Error> {
+    for hook in Hook::ALL {
+        let name = wanted.link(hook);
+        let Some(site) = name.site().filter(|_| !is_attached(pins, name)) else { continue };
+        let pinned = || -> Result<Vec<u32>, Error> {
+            let names = pins.links()?.into_iter().filter_map(|name| LinkName::parse(&name));
+            let names = names.filter(|name| name.index == wanted.index);
+            Ok(names.filter_map(|name| Some(target(pins, name)?.id)).collect())
+        };
+        let interface = &wanted.interface;
+        let link = orphans::find(interface, wanted.index, site, pinned, Some(policy))?;
+        let Some(link) = link else { continue };
+        let path = pins.link(&name.to_string());
+        if path.exists() {
+            // Of an interface that had this number before.
+            fs::remove_file(&path).map_err(Error::path("remove", &path))?;
+        }
+        sys::pin(link.as_fd(), &path).map_err(Error::path("pin", &path))?;
+        tracing::warn!("{interface}: {} has a program of ours without a pin; adopted", hook.name());
+    }
+    Ok(())
+}
+
+/// Takes programs of ours that no pin leads to off all interfaces of this network namespace. Says which.
+pub(super) fn detach_orphans() -> Result<Vec<String>, Error> {
+    let names =
+        if_nameindex().map_err(io::Error::from).map_err(Error::call("to list interfaces"))?;
+    let mut removed = Vec::new();
+    for interface in &names {
+        let text = interface.name().to_string_lossy();
+        for (hook, side) in Hook::ALL.into_iter().flat_map(|hook| Side::ALL.map(|it| (hook, it))) {
+            // The direction is not to be seen, and does not matter.
+            let name =
+                LinkName { hook, side, direction: Direction::Upstream, index: interface.index() };
+            let Some(site) = name.site() else { continue };
+            if let Some(link) = orphans::find(&text, name.index, site, || Ok(Vec::new()), None)? {
+                sys::detach_link(link.as_fd()).map_err(Error::call("to detach a link"))?;
+                removed.push(format!("{} program without a pin, {text}", hook.name()));
+            }
+        }
+    }
+    Ok(removed)
 }
 
 fn try_hooks(
@@ -553,6 +615,6 @@ fn refusal(source: ProgramError, wanted: &Wanted, hook: Hook, program: &'static 
 
 /// Names the program on the XDP hook of an interface.
 fn xdp_owner(index: u32) -> String {
-    let Ok(Some(id)) = survey::xdp_program(index) else { return "another program".into() };
-    survey::program(id)
+    let Ok(Some(found)) = survey::xdp_program(index) else { return "another program".into() };
+    survey::program(found.id)
 }

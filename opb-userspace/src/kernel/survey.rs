@@ -79,8 +79,14 @@ pub struct Device {
     pub below: Option<u32>,
     /// The bridge or bond that it belongs to.
     pub master: Option<u32>,
-    /// Id of the program on its XDP hook.
-    pub xdp: Option<u32>,
+    pub xdp: Option<XdpProgram>,
+}
+
+/// A program on the XDP hook of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XdpProgram {
+    pub id: u32,
+    pub is_generic: bool,
 }
 
 /// What a device or its driver does with packets before anybody else sees them.
@@ -160,7 +166,8 @@ impl Survey {
         let ours: Vec<u32> = self.ours.iter().filter_map(|place| place.program).collect();
         let mut found = Vec::new();
         if side == Side::In
-            && let Some(id) = self.device(wanted.index).and_then(|device| device.xdp)
+            && let Some(XdpProgram { id, .. }) =
+                self.device(wanted.index).and_then(|device| device.xdp)
             && !ours.contains(&id)
         {
             found.push(Foreign { hook: "XDP", what: program(id) });
@@ -258,8 +265,9 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_EXT_MASK: u16 = 29;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 const IFLA_XDP: u16 = 43;
-/// IFLA_XDP_PROG_ID and those of the modes: driver, generic, hardware.
-const IFLA_XDP_PROG_IDS: std::ops::RangeInclusive<u16> = 4..=7;
+/// Those of the modes: driver, generic, hardware.
+const IFLA_XDP_PROG_IDS: std::ops::RangeInclusive<u16> = 5..=7;
+const IFLA_XDP_SKB_PROG_ID: u16 = 6;
 /// Bytes of struct ifinfomsg: family and type, index, flags, change.
 const IFINFOMSG: usize = 16;
 
@@ -284,16 +292,16 @@ fn device(message: &[u8]) -> Option<Device> {
     })
 }
 
-/// Id of the program on the XDP hook.
-fn xdp(attributes: Attributes<'_>) -> Option<u32> {
+fn xdp(attributes: Attributes<'_>) -> Option<XdpProgram> {
     let mut programs = attributes.within(IFLA_XDP);
-    let (_, id) = programs.find(|(kind, _)| IFLA_XDP_PROG_IDS.contains(kind))?;
-    Some(u32::from_ne_bytes(id.try_into().ok()?))
+    let (kind, id) = programs.find(|(kind, _)| IFLA_XDP_PROG_IDS.contains(kind))?;
+    let id = u32::from_ne_bytes(id.try_into().ok()?);
+    Some(XdpProgram { id, is_generic: kind == IFLA_XDP_SKB_PROG_ID })
 }
 
-/// Id of the program on the XDP hook of an interface of this network namespace, with or without a link: bpf(2) would
+/// The program on the XDP hook of an interface of this network namespace, with or without a link: bpf(2) would
 /// tell of links in all namespaces, where the same number is another interface.
-pub(super) fn xdp_program(interface: u32) -> io::Result<Option<u32>> {
+pub(super) fn xdp_program(interface: u32) -> io::Result<Option<XdpProgram>> {
     let request = [[0; 4], interface.to_ne_bytes(), [0; 4], [0; 4]].concat();
     let answer = netlink::get(SockProtocol::NetlinkRoute, libc::RTM_GETLINK, &request)?;
     Ok(device(&answer).and_then(|device| device.xdp))

@@ -77,9 +77,19 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     fd_from(bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?)
 }
 
+/// Opens any link of this machine.
+pub(super) fn open_link(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // This is the member for BPF_LINK_GET_FD_BY_ID.
+    attr.__bindgen_anon_6.__bindgen_anon_1.link_id = id;
+    fd_from(bpf(bpf_cmd::BPF_LINK_GET_FD_BY_ID, &mut attr)?)
+}
+
 /// What a link is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkTarget {
+    /// Of the link itself.
+    pub(super) id: u32,
     pub(super) program: u32,
     /// 0 when the interface is gone.
     pub(super) interface: u32,
@@ -92,7 +102,7 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     object_info(link, &mut info)?;
     // SAFETY: the kernel filled it; `xdp.ifindex` and `tcx.ifindex` are the first word of the same union.
     let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
-    Ok(LinkTarget { program: info.prog_id, interface })
+    Ok(LinkTarget { id: info.id, program: info.prog_id, interface })
 }
 
 /// The instructions of a program, as the verifier has left them.
