@@ -1,6 +1,6 @@
 //! What the kernel that runs the tests has: they run on several.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -15,6 +15,11 @@ pub fn has_tcx() -> Result<bool> {
 /// Where `hook: tc` leads, as a status names it.
 pub fn tc() -> Result<&'static str> {
     Ok(if has_tcx()? { "tcx" } else { "clsact" })
+}
+
+/// How long to wait for what has to come, if a few seconds are plenty for it on real processors.
+pub fn patience(seconds: u64) -> Result<Duration> {
+    Ok(Duration::from_secs(if is_emulated()? { 10 * seconds } else { seconds }))
 }
 
 /// Whether the processor is software, as in `cargo xtask vm`.

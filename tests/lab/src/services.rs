@@ -69,7 +69,7 @@ impl WebHost {
             host.programs.iter_mut().zip(["[::1]:80", "127.0.0.1:443", "[::1]:443"])
         {
             let at: SocketAddr = at.parse()?;
-            program.wait_ready(Duration::from_secs(10), || {
+            program.wait_ready(release::patience(10)?, || {
                 netns.enter(|| Ok(TcpStream::connect(at).is_ok()))
             })?;
         }
