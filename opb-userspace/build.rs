@@ -1,49 +1,12 @@
-//! Builds the BPF object that the daemon embeds, as `OUT_DIR/opb-ebpf`. There is no stub and no way to skip:
-//! what `cargo build` gives is always a binary with the kernel program of the same sources.
+//! Builds the BPF object that the daemon embeds, as `OUT_DIR/opb-ebpf`.
 
-#![allow(clippy::print_stdout, reason = "that is how a build script talks to cargo")]
-
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::{env, fs};
-
-use anyhow::{Context, Result, ensure};
 
 #[path = "../xtask/src/bpf.rs"]
 mod bpf;
+#[path = "../xtask/src/embed.rs"]
+mod embed;
 
 fn main() -> ExitCode {
-    match build() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            println!("cargo::error={error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn build() -> Result<()> {
-    // Whatever may change the object. Cargo itself watches bpf.rs, which is part of this script.
-    for input in ["../opb-ebpf", "../opb-common", "../Cargo.toml", "../Cargo.lock"] {
-        println!("cargo::rerun-if-changed={input}");
-    }
-    if let Some(linker) = bpf::linker() {
-        println!("cargo::rerun-if-changed={}", linker.display());
-    }
-
-    let var = |name| env::var(name).with_context(|| format!("cargo did not set {name}"));
-    let triple = bpf::triple(var("CARGO_CFG_TARGET_ENDIAN")? == "big");
-    let out_dir = PathBuf::from(var("OUT_DIR")?);
-    // Of its own: the outer cargo holds the lock on the workspace's target directory.
-    let target_dir = out_dir.join("target");
-
-    let mut build = bpf::cargo("build", triple, &var("CARGO_CFG_TARGET_ARCH")?)?;
-    build.arg("--target-dir").arg(&target_dir);
-    let status = build.status().with_context(|| format!("cannot run {build:?}"))?;
-    ensure!(status.success(), "the BPF object does not build: {status}");
-
-    let object = target_dir.join(triple).join("release/opb-ebpf");
-    fs::copy(&object, out_dir.join("opb-ebpf"))
-        .with_context(|| format!("cannot copy {}", object.display()))?;
-    Ok(())
+    embed::object("opb-ebpf", &["../opb-ebpf", "../opb-common", "../Cargo.toml", "../Cargo.lock"])
 }

@@ -1,4 +1,4 @@
-//! From the ground up: the net, the programs, the hooks, and then one form of access after another.
+//! From the ground up: the net, the hooks, and then one form of access after another.
 
 mod net;
 
@@ -6,5 +6,4 @@ mod hooks;
 mod links;
 mod nat;
 mod ppp;
-mod programs;
 mod tunnels;

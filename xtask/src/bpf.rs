@@ -1,5 +1,6 @@
-//! How a cargo command is run for the BPF target. The one recipe: opb-userspace's build script includes this
-//! file to build the object, `lint` calls it to run clippy with the very same compiler and flags.
+//! How a cargo command is run for the BPF target. The one recipe: the build scripts of opb-userspace and of the
+//! benchmarks include this file to build their objects, `lint` calls it to run clippy with the very same compiler and
+//! flags.
 //!
 //! Two toolchains bring `core` for BPF. Debian's rustc ships it precompiled and needs nothing but package
 //! registries; rustup's nightly compiles it from rust-src, on any distribution. Debian's is taken where it is
@@ -20,9 +21,9 @@ pub(crate) fn triple(big_endian: bool) -> &'static str {
     if big_endian { "bpfeb-unknown-none" } else { "bpfel-unknown-none" }
 }
 
-/// Prepares `cargo SUBCOMMAND --release --target TRIPLE` of the BPF binary; `arch` is the machine that it runs on,
-/// whose registers aya-ebpf must know.
-pub(crate) fn cargo(subcommand: &str, triple: &str, arch: &str) -> Result<Command> {
+/// Prepares `cargo SUBCOMMAND --release --target TRIPLE` of the BPF binary of a package, which has its name; `arch` is
+/// the machine that it runs on, whose registers aya-ebpf must know.
+pub(crate) fn cargo(subcommand: &str, package: &str, triple: &str, arch: &str) -> Result<Command> {
     let Some(linker) = linker() else { bail!("bpf-linker is missing; run: cargo xtask setup") };
 
     let mut cmd;
@@ -43,7 +44,7 @@ pub(crate) fn cargo(subcommand: &str, triple: &str, arch: &str) -> Result<Comman
         bail!("no compiler here has `core` for {triple}; run: cargo xtask setup");
     }
 
-    cmd.args(["--release", "--package", "opb-ebpf", "--bin", "opb-ebpf", "--target", triple]);
+    cmd.args(["--release", "--package", package, "--bin", package, "--target", triple]);
     cmd.env(format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_")), linker);
     // BTF comes out of the debug information. This also replaces the flags of the host build.
     let flags = [

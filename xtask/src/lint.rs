@@ -13,10 +13,14 @@ pub(crate) fn run() -> Result<()> {
     every_test_is_declared()?;
     exec(cargo("fmt").args(["--all", "--check"]))?;
     exec(cargo("clippy").args(["--workspace", "--all-targets"]).args(DENY_WARNINGS))?;
-    // On the host opb-ebpf is an empty `main`, or nearly so: what counts is the lint on its own target.
-    let mut clippy = bpf::cargo("clippy", bpf::triple(cfg!(target_endian = "big")), ARCH)?;
-    clippy.current_dir(root()).arg("--target-dir").arg(target_dir()?.join("bpf-lint"));
-    exec(clippy.args(DENY_WARNINGS))
+    // On the host these are an empty `main`, or nearly so: what counts is the lint on their own target.
+    for package in ["opb-ebpf", "opb-bench-ebpf"] {
+        let triple = bpf::triple(cfg!(target_endian = "big"));
+        let mut clippy = bpf::cargo("clippy", package, triple, ARCH)?;
+        clippy.current_dir(root()).arg("--target-dir").arg(target_dir()?.join("bpf-lint"));
+        exec(clippy.args(DENY_WARNINGS))?;
+    }
+    Ok(())
 }
 
 /// `autotests` is off in opb-userspace, so a file in tests/ that its manifest does not name is never run.

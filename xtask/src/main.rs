@@ -1,10 +1,11 @@
-//! `cargo xtask`: set-up, build, lint, test lanes, fuzzing and demo of the opb workspace.
+//! `cargo xtask`: set-up, build, lint, test lanes, fuzzing, benchmarks and demo of the opb workspace.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod bpf;
 mod build;
 mod cost;
@@ -45,6 +46,8 @@ enum Task {
     Sessions,
     /// Prints what the filter costs a packet, and what the verifier walked
     Cost,
+    /// Measures opb against what people use today
+    Bench(bench::Args),
     /// Shows the filter at work between real mail programs, in namespaces of its own
     Demo,
 }
@@ -70,6 +73,7 @@ fn run(task: Task) -> Result<()> {
         Task::Soak(args) => soak::run(&args),
         Task::Sessions => sessions::run(),
         Task::Cost => cost::run(),
+        Task::Bench(args) => bench::run(&args),
         Task::Demo => demo::run(),
     }
 }

@@ -61,6 +61,9 @@ const LAB: &[&str] = &[
     "chromium-driver",
     // metrics, alert rules and dashboard
     "prometheus",
+    // events in a journal, and in a file that is rotated
+    "systemd",
+    "logrotate",
 ];
 
 /// Packages for virtual machines, and what only the tests in them use.
@@ -76,6 +79,19 @@ const VM: &[&str] = &[
     "ppp",
     // NAT and flow offload
     "nftables",
+];
+
+/// Packages for the benchmarks: what opb is measured against, and what makes traffic.
+const BENCH: &[&str] = &[
+    // sets of intervals at the netdev hook
+    "nftables",
+    // the raw table, with sets beside it
+    "iptables",
+    "ipset",
+    // xdp-filter
+    "xdp-tools",
+    // bulk transfers through a gateway
+    "iperf3",
 ];
 
 /// The lab starts mail servers of its own. The package's stays off the network.
@@ -138,6 +154,15 @@ pub(crate) fn vm() -> Result<()> {
     install(&missing(VM)).context("cannot prepare virtual machines")
 }
 
+/// What `cargo xtask bench` needs beside the lab.
+pub(crate) fn bench() -> Result<()> {
+    if !has_dpkg() {
+        eprintln!("xtask: not a Debian system, so not checked: {}", BENCH.join(" "));
+        return Ok(());
+    }
+    install(&missing(BENCH)).context("the benchmarks lack programs")
+}
+
 fn install(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
@@ -151,7 +176,7 @@ fn install(packages: &[&str]) -> Result<()> {
     }
 
     eprintln!("xtask: installing from Debian: {}", packages.join(" "));
-    if let Err(error) = exec(&mut apt_get("update")) {
+    if let Err(error) = update() {
         // A foreign source that does not answer is no reason to stop; a package that is not found is.
         eprintln!("xtask: warning: {error:#}");
     }
@@ -159,6 +184,11 @@ fn install(packages: &[&str]) -> Result<()> {
         exec(Command::new("sh").args(["-c", POSTFIX_LOCAL]))?;
     }
     exec(apt_get("install").args(["--yes", "--no-install-recommends"]).args(packages))
+}
+
+/// Fetches the lists of Debian's packages.
+pub(crate) fn update() -> Result<()> {
+    exec(&mut apt_get("update"))
 }
 
 fn apt_get(subcommand: &str) -> Command {

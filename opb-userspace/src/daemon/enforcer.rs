@@ -22,8 +22,8 @@ use super::{
     files::Watch,
     interfaces::Plan,
     report::{
-        CounterLine, Fill, GroupStatus, InterfaceStatus, LastReload, OverlayStatus, PolicyStatus,
-        Problem, ReloadOutcome, State, Status, Trigger,
+        By, CounterLine, Fill, GroupStatus, InterfaceStatus, LastReload, OverlayStatus,
+        PolicyStatus, Problem, ReloadOutcome, State, Status, Trigger,
     },
 };
 use crate::{
@@ -219,23 +219,24 @@ impl Enforcer {
         Ok(explained)
     }
 
-    pub(super) fn counters(&self) -> Result<Vec<CounterLine>, kernel::Error> {
-        let rows = self.kernel.counters(self.compiled.image.slots())?;
-        let lines = rows.into_iter().map(|row| CounterLine {
-            group: row.group.unwrap_or_else(|| "-".to_owned()),
-            direction: row.direction.to_owned(),
-            verdict: row.verdict.to_owned(),
-            reason: row.reason.to_owned(),
-            packets: row.packets,
-            bytes: row.bytes,
-        });
-        Ok(lines.collect())
+    pub(super) fn counters(&self, by: By) -> Vec<CounterLine> {
+        match by {
+            By::Group => self.kernel.counters(self.compiled.image.slots()),
+            By::Interface => self.kernel.interface_counters(),
+        }
+        .into_iter()
+        .map(|row| CounterLine::new(by, row))
+        .collect()
     }
 
     /// What was counted, and the names of the groups.
-    pub(super) fn look(&self) -> Result<Look, kernel::Error> {
+    pub(super) fn look(&self) -> Look {
         let slots = self.slots();
-        Ok(Look { rows: self.kernel.counters(&slots)?, slots })
+        Look {
+            by_group: self.kernel.counters(&slots),
+            by_interface: self.kernel.interface_counters(),
+            slots,
+        }
     }
 
     pub(super) fn slots(&self) -> Slots {
@@ -452,6 +453,7 @@ fn refuse_restart_only(old: &Config, new: &Config) -> Result<(), Vec<Problem>> {
         ("state", old.state != new.state),
         ("control", old.control != new.control),
         ("http", old.http != new.http),
+        ("http-names", old.http_names != new.http_names),
         ("pins", old.pins != new.pins),
         ("log", old.log != new.log),
         ("events", old.observe.events != new.observe.events),

@@ -34,7 +34,10 @@ impl<'a> Tables<'a> {
 }
 
 impl opb_common::judge::Tables for Tables<'_> {
-    type Image = [Node];
+    type Image<'a>
+        = &'a [Node]
+    where
+        Self: 'a;
 
     fn ports(&self, settings: Settings) -> &PortSet {
         if settings.has(Settings::DOWNSTREAM) { &self.downstream } else { &self.upstream }

@@ -106,7 +106,9 @@ impl Wanted {
         LinkName { hook, direction: self.direction, side: self.side(), index: self.index }
     }
 
-    fn settings(&self, hook: Hook, bare_ip: bool) -> Settings {
+    /// What its program is told on `hook`; `bare_ip` where frames of the interface start at the IP header.
+    #[must_use]
+    pub fn settings(&self, hook: Hook, bare_ip: bool) -> Settings {
         [
             (self.side() == Side::Out, Settings::SILENT),
             (hook != Hook::Xdp, Settings::SOCKET_BUFFER),

@@ -2,15 +2,17 @@
 //! its attach interface in every release.
 //!
 //! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what
-//! outlives the pins, [`orphans`] what has lost both), [`policy`] puts an image into the kernel, [`programs`] loads the BPF programs, [`attach`]
-//! puts them on interfaces, [`counters`] reads what they counted, [`sighting`] what they wrote down of denied
-//! packets. [`replay`] runs single packets through programs of its own.
+//! outlives the pins, [`orphans`] what has lost both), [`policy`] puts an image into the kernel, [`programs`] loads the BPF
+//! programs, [`attach`] puts them on interfaces, [`counters`] reads what they counted (by [`interfaces`], too), [`sighting`]
+//! what they wrote down of denied packets (both through [`memory`]). [`replay`] runs single packets through programs of its own.
 
 mod attach;
 mod counters;
 mod error;
 mod held;
 mod orphans;
+mod interfaces;
+mod memory;
 mod pins;
 mod policy;
 mod programs;
@@ -32,7 +34,9 @@ pub use replay::{Replay, ReplayHook};
 pub use sighting::{Books, Events, Sightings};
 
 use crate::image::{Image, Overlay, Slots};
+use counters::Counters;
 use held::Held;
+use interfaces::Interfaces;
 use orphans::Presence;
 use pins::Pins;
 use policy::PolicySlot;
@@ -43,6 +47,8 @@ pub struct Kernel {
     pins: Pins,
     policy: PolicySlot,
     programs: Programs,
+    counters: Counters,
+    interfaces: Interfaces,
     held: Held,
     _presence: Presence,
 }
@@ -59,12 +65,13 @@ impl Kernel {
             io::ErrorKind::AddrInUse => Error::Locked { path: pins.policy() },
             _ => Error::call("a name in this network namespace")(error),
         })?;
-        counters::open(&pins.counters())?;
+        let counters = Counters::open(&pins.counters())?;
+        let interfaces = Interfaces::open(&pins.interfaces())?;
         sighting::open(&pins.sightings())?;
         let ports = policy.live()?.map(|live| Ports::of(&live.image)).unwrap_or_default();
         let programs = Programs::new(pins.maps(), ports, log);
         let held = Held::new(&pins)?;
-        Ok(Self { pins, policy, programs, held, _presence: presence })
+        Ok(Self { pins, policy, programs, counters, interfaces, held, _presence: presence })
     }
 
     /// Pins again what somebody has unpinned: until then, the filter would end with this process. Whether there was
@@ -112,6 +119,9 @@ impl Kernel {
 
     /// Puts the programs on interfaces, or replaces those that are there without a gap.
     pub fn attach(&mut self, wanted: &[Wanted]) -> Vec<Result<Attached, Refused>> {
+        for Wanted { interface, index, .. } in wanted {
+            self.interfaces.cover(interface, *index);
+        }
         let policy = self.policy.id();
         let attach = |wanted| attach::attach(&self.pins, policy, &mut self.programs, wanted);
         let results = wanted.iter().map(attach).collect();
@@ -130,9 +140,16 @@ impl Kernel {
         removed
     }
 
-    /// Everything that was counted since the pins were made; rows of zero are left out.
-    pub fn counters(&self, slots: &Slots) -> Result<Vec<CounterRow>, Error> {
-        counters::read(&self.pins.counters(), slots)
+    /// Everything that was counted since the pins were made, by group; rows of zero are left out.
+    #[must_use]
+    pub fn counters(&self, slots: &Slots) -> Vec<CounterRow> {
+        self.counters.by_group(slots)
+    }
+
+    /// The same packets by interface.
+    #[must_use]
+    pub fn interface_counters(&self) -> Vec<CounterRow> {
+        self.counters.by_interface(&self.interfaces)
     }
 
     /// Whether the programs write denied packets down, and whether with addresses. For those that are put on

@@ -3,6 +3,7 @@
 //! ```text
 //! PINS/v1/policy          the map of maps that holds the image in force, and the overlay on it
 //! PINS/v1/counters        counts of every outcome
+//! PINS/v1/interfaces      which interfaces have counters of their own
 //! PINS/v1/events          the ring of denied packets
 //! PINS/v1/talkers         who is denied how often
 //! PINS/v1/ledgers         what there is no event for
@@ -93,9 +94,17 @@ impl Pins {
         self.directory.join("counters")
     }
 
+    pub(super) fn interfaces(&self) -> PathBuf {
+        self.directory.join("interfaces")
+    }
+
     /// Which pin stands for which map of the programs.
     pub(super) fn maps(&self) -> Vec<(&'static str, PathBuf)> {
-        let mut maps = vec![("POLICY", self.policy()), ("COUNTERS", self.counters())];
+        let mut maps = vec![
+            ("POLICY", self.policy()),
+            ("COUNTERS", self.counters()),
+            ("INTERFACES", self.interfaces()),
+        ];
         maps.extend(self.sightings().maps());
         maps
     }

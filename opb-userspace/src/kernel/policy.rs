@@ -7,7 +7,7 @@ use std::path::Path;
 use aya::maps::{ArrayOfMaps, Map, MapData, MapError, MapType};
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
 use memmap2::MmapOptions;
-use opb_common::image::{IMAGE_SLOT, Node, OVERLAY_SLOT};
+use opb_common::image::{BLOCK_NODES, Block, IMAGE_SLOT, Node, OVERLAY_SLOT};
 
 use super::{
     Error,
@@ -73,9 +73,9 @@ impl PolicySlot {
             Err(MapError::KeyNotFound) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let count = map.info()?.max_entries() as usize;
-        let nodes = read(map.fd(), count).map_err(Error::call("to map the image in force"))?;
-        Ok(Some(nodes))
+        let blocks = map.info()?.max_entries() as usize;
+        let nodes = read(map.fd(), blocks * BLOCK_NODES);
+        Ok(Some(nodes.map_err(Error::call("to map the image in force"))?))
     }
 
     /// Puts an image in force. An overlay on an image of another generation is ignored from the same moment on.
@@ -107,17 +107,19 @@ impl Staged {
     }
 }
 
-fn image_shape(nodes: u32) -> MapShape {
+/// Of a map of that many blocks.
+fn image_shape(blocks: u32) -> MapShape {
     MapShape {
         kind: bpf_map_type::BPF_MAP_TYPE_ARRAY,
-        value_size: size_of::<Node>() as u32,
-        entries: nodes,
+        value_size: size_of::<Block>() as u32,
+        entries: blocks,
         flags: BPF_F_INNER_MAP | BPF_F_MMAPABLE,
     }
 }
 
 fn write(nodes: &[Node]) -> io::Result<OwnedFd> {
-    let map = sys::create_map(c"opb_image", &image_shape(nodes.len() as u32), None)?;
+    let blocks = nodes.len().div_ceil(BLOCK_NODES);
+    let map = sys::create_map(c"opb_image", &image_shape(blocks as u32), None)?;
     // SAFETY: a map that nobody else knows yet, mapped for exactly its length.
     let mut memory = unsafe { MmapOptions::new().len(size_of_val(nodes)).map_mut(&map)? };
     memory.copy_from_slice(bytemuck::cast_slice(nodes));

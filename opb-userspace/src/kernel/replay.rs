@@ -4,11 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::programs::{ProgramFd, TestRun, TestRunOptions};
 use opb_common::{outcome::Outcome, settings::Settings};
 
 use super::{
-    CounterRow, Error, counters,
+    CounterRow, Error,
+    counters::Counters,
     pins::SightingPins,
     policy::{PolicySlot, Staged},
     programs::{Instance, Kind, Ports},
@@ -26,13 +27,21 @@ pub enum ReplayHook {
 /// A program instance, a policy and counters that nobody else sees, and that end with this value.
 pub struct Replay {
     instance: Instance,
-    counters: PathBuf,
+    counters: Counters,
     /// Where policy and counters are pinned, for the programs to find them.
     _bpffs: OwnedFd,
 }
 
 impl Replay {
     pub fn new(image: &Image, settings: Settings, hook: ReplayHook) -> Result<Self, Error> {
+        let (replay, mut slot) = Self::load(image, settings.with(Settings::TRACE), hook)?;
+        slot.publish(image)?;
+        Ok(replay)
+    }
+
+    /// The program to the instruction as it is on an interface, for benchmarks: it leaves no outcome, so there is no
+    /// [`Replay::run`] of it.
+    pub fn untraced(image: &Image, settings: Settings, hook: ReplayHook) -> Result<Self, Error> {
         let (replay, mut slot) = Self::load(image, settings, hook)?;
         slot.publish(Staged::new(image.nodes())?)?;
         Ok(replay)
@@ -44,7 +53,7 @@ impl Replay {
         settings: Settings,
         hook: ReplayHook,
     ) -> Result<Self, Error> {
-        Ok(Self::load(image, settings, hook)?.0)
+        Ok(Self::load(image, settings.with(Settings::TRACE), hook)?.0)
     }
 
     fn load(
@@ -56,35 +65,41 @@ impl Replay {
         let root = PathBuf::from(format!("/proc/self/fd/{}", bpffs.as_raw_fd()));
         let (policy, counters) = (root.join("policy"), root.join("counters"));
         let slot = PolicySlot::open(&policy)?;
-        counters::open(&counters)?;
+        let read = Counters::open(&counters)?;
         let kind = match hook {
             ReplayHook::Xdp => Kind::Xdp,
             ReplayHook::Tc => Kind::Tc,
         };
-        let mut maps = vec![("POLICY", policy), ("COUNTERS", counters.clone())];
+        let mut maps = vec![("POLICY", policy), ("COUNTERS", counters)];
         if settings.has(Settings::SIGHT) {
             sighting::open(&SightingPins::below(&root))?;
             maps.extend(SightingPins::below(&root).maps());
         }
-        let mut instance = Instance::load(kind, settings.with(Settings::TRACE), &maps, None)?;
+        let mut instance = Instance::load(kind, settings, &maps, None)?;
         instance.set_ports(&Ports::of(image))?;
-        Ok((Self { instance, counters, _bpffs: bpffs }, slot))
+        Ok((Self { instance, counters: read, _bpffs: bpffs }, slot))
     }
 
     /// What the frames so far have moved; `slots` lends the names.
-    pub fn counters(&self, slots: &Slots) -> Result<Vec<CounterRow>, Error> {
-        counters::read(&self.counters, slots)
+    #[must_use]
+    pub fn counters(&self, slots: &Slots) -> Vec<CounterRow> {
+        self.counters.by_group(slots)
     }
 
-    /// The program as the kernel runs it, before it is compiled: 8 bytes an instruction.
-    pub fn translated(&mut self) -> Result<Vec<u8>, Error> {
+    /// The program, for another one to call.
+    pub fn program(&mut self) -> Result<&ProgramFd, Error> {
         let name = self.instance.name();
         let fd = match self.instance.kind() {
             Kind::Xdp => self.instance.xdp()?.fd(),
             Kind::Tc => self.instance.tc()?.fd(),
         };
-        let fd = fd.map_err(Error::program(name))?;
-        sys::translated(fd.as_fd()).map_err(Error::call("to show a program"))
+        fd.map_err(Error::program(name))
+    }
+
+    /// The program as the kernel runs it, before it is compiled: 8 bytes an instruction.
+    pub fn translated(&mut self) -> Result<Vec<u8>, Error> {
+        let fd = self.program()?.as_fd();
+        sys::translated(fd).map_err(Error::call("to show a program"))
     }
 
     /// The outcome of one frame of at least 14 bytes.

@@ -108,7 +108,7 @@ impl Machine {
                 let line = String::from_utf8_lossy(&line);
                 let line = line.trim_end_matches('\r');
                 report.add(line);
-                let _ = writeln!(stdout(), "{name} | {line}");
+                let _ = writeln!(stdout(), "{name} {:4} s | {line}", start.elapsed().as_secs());
             }
             let _ = sender.send(());
             report

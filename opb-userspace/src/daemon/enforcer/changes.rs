@@ -155,6 +155,13 @@ impl Enforcer {
             let Who { uid, user, .. } = &*entry.by;
             let user = user.clone().unwrap_or_else(|| format!("user {uid}"));
             first.push_str(&format!(", a run-time entry by {user}"));
+            // Of an exemption, the words are there already.
+            if entry.group.is_some() {
+                let until = entry.until.map(|until| format!("until {until}"));
+                let until = until.as_deref().unwrap_or("for good");
+                let reason = entry.reason.as_deref().unwrap_or("no reason given");
+                first.push_str(&format!(" {until} ({reason})"));
+            }
         }
     }
 

@@ -1,0 +1,168 @@
+//! A flood of SYNs to port 25 over a cable, against filters on the other end of it.
+//!
+//! Generator, cable and filter share one processor, so that the time of a packet is the sum of what all of them do. Each
+//! filter has a gateway of its own, and they take turns.
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::median,
+    filters::{Filter, Kind},
+    gateway::{Frames, Gateway},
+    parts::Setting,
+    plan::Effort,
+    programs::SOURCES,
+    report::Sheet,
+    table::{Family, Shape, Sources, Table},
+};
+
+const KINDS: [Kind; 7] = [
+    Kind::DropAll,
+    Kind::OpbXdp,
+    Kind::OpbTc,
+    Kind::Reference,
+    Kind::Nftables,
+    Kind::Iptables,
+    Kind::XdpFilter,
+];
+
+/// A filter under one load.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    pub kind: Kind,
+    pub shape: Shape,
+    pub size: usize,
+    pub sources: Sources,
+    /// Nanoseconds for each packet that reached the filter, in each round.
+    pub rounds: Vec<f64>,
+    /// Packets of all rounds: sent, found the cable full, delivered, and dropped as the filter says.
+    pub sent: u64,
+    pub lost: u64,
+    pub delivered: u64,
+    pub dropped: Option<u64>,
+}
+
+impl Row {
+    pub fn ns(&self) -> f64 {
+        median(&self.rounds)
+    }
+}
+
+pub fn run(setting: &Setting) -> Result<Vec<Row>> {
+    let effort = setting.effort;
+    let sizes = match effort {
+        Effort::Quick => &[16, 100_000],
+        Effort::Smoke | Effort::Full => effort.sizes(),
+    };
+    let mut rows = Vec::new();
+    for &size in sizes {
+        for shape in effort.pick(&[Shape::Mixed][..], &[Shape::Contiguous, Shape::Mixed]) {
+            eprintln!("bench: drop: {size} prefixes, {shape}");
+            rows.extend(measure(setting, &Table::new(*shape, size)?)?);
+        }
+    }
+    Ok(rows)
+}
+
+fn measure(setting: &Setting, table: &Table) -> Result<Vec<Row>> {
+    let count = match setting.effort {
+        Effort::Smoke => 1 << 10,
+        Effort::Quick => 150_000,
+        Effort::Full => 300_000,
+    };
+    let mut lines = Vec::new();
+    for kind in KINDS {
+        let gateway = Gateway::new(Frames::Smtp)?;
+        let filter = Filter::new(kind, table, &gateway.netns, &setting.opb)?;
+        // The filter goes before the interface that it is on.
+        lines.push((kind, filter, gateway));
+    }
+    let mut rows = Vec::new();
+    for sources in Sources::ALL {
+        let list = table.sources(Family::V4, sources, SOURCES);
+        let first = rows.len();
+        for (kind, filter, gateway) in &mut lines {
+            gateway.set_sources(&list)?;
+            // Until counted anew, what was dropped before.
+            let dropped = filter.dropped()?;
+            let (shape, size, rounds) = (table.shape, table.size, Vec::new());
+            let (kind, sent, lost, delivered) = (*kind, 0, 0, 0);
+            rows.push(Row { kind, shape, size, sources, rounds, sent, lost, delivered, dropped });
+        }
+        for _ in 0..setting.effort.rounds().min(5) {
+            for ((_, _, gateway), row) in lines.iter_mut().zip(&mut rows[first..]) {
+                let load = gateway.load(count)?;
+                row.rounds.push(load.time.as_nanos() as f64 / load.received as f64);
+                row.sent += u64::from(count);
+                row.lost += load.lost;
+                row.delivered += load.delivered;
+            }
+        }
+        for ((_, filter, _), row) in lines.iter_mut().zip(&mut rows[first..]) {
+            row.dropped = filter.dropped()?.zip(row.dropped).map(|(after, before)| after - before);
+            check(row)?;
+        }
+    }
+    Ok(rows)
+}
+
+/// Whoever does not do the work must not win.
+fn check(row: &Row) -> Result<()> {
+    let received = row.sent - row.lost;
+    let passes = row.sources == Sources::Strangers && row.kind.knows_subscribers();
+    let (dropped, delivered) = if passes { (0, received) } else { (received, 0) };
+    ensure!(
+        row.delivered == delivered && row.dropped.is_none_or(|count| count == dropped),
+        "{} should have dropped {dropped} packets and delivered {delivered}: {row:?}",
+        row.kind,
+    );
+    Ok(())
+}
+
+pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
+    let mut header: Vec<String> = ["sources", "shape", "prefixes"].map(str::to_owned).into();
+    header.extend(KINDS.iter().map(Kind::to_string));
+    let title = "SYNs to port 25 over a cable: ns a packet, with generator and cable".to_owned();
+    let mut times = Sheet { title, header, words: 2, rows: Vec::new() };
+    for group in rows.chunk_by(|a, b| (a.sources, a.shape, a.size) == (b.sources, b.shape, b.size))
+    {
+        let [first, ..] = group else { continue };
+        let words = [first.sources.to_string(), first.shape.to_string(), first.size.to_string()];
+        let cell = |kind| {
+            let row = group.iter().find(|row| row.kind == kind);
+            row.map_or_else(String::new, |row| format!("{:.0}", row.ns()))
+        };
+        times.rows.push(words.iter().cloned().chain(KINDS.map(cell)).collect());
+    }
+    vec![times, books(rows)]
+}
+
+/// Sums: that each single one is what it should be has been checked.
+fn books(rows: &[Row]) -> Sheet {
+    let title = "What became of these packets, all runs together";
+    let header = ["filter", "sources", "sent", "lost before", "dropped", "delivered"];
+    let mut sheet = Sheet::new(title, 2, &header);
+    for kind in KINDS {
+        for (words, strangers) in [("subscribers", false), ("no subscribers", true)] {
+            let found = rows
+                .iter()
+                .filter(|row| row.kind == kind && (row.sources == Sources::Strangers) == strangers);
+            let sum = |number: fn(&Row) -> u64| found.clone().map(number).sum::<u64>().to_string();
+            let dropped = found.clone().all(|row| row.dropped.is_some());
+            sheet.rows.push(vec![
+                kind.to_string(),
+                words.to_owned(),
+                sum(|row| row.sent),
+                sum(|row| row.lost),
+                if dropped {
+                    sum(|row| row.dropped.unwrap_or(0))
+                } else {
+                    "not counted".to_owned()
+                },
+                sum(|row| row.delivered),
+            ]);
+        }
+    }
+    sheet
+}
