@@ -35,7 +35,7 @@ pub struct Replay {
 impl Replay {
     pub fn new(image: &Image, settings: Settings, hook: ReplayHook) -> Result<Self, Error> {
         let (replay, mut slot) = Self::load(image, settings.with(Settings::TRACE), hook)?;
-        slot.publish(image)?;
+        slot.publish(Staged::new(image.nodes())?)?;
         Ok(replay)
     }
 
