@@ -8,3 +8,5 @@ mod judges;
 mod plain;
 #[path = "kernel/table.rs"]
 mod table;
+#[path = "kernel/verifier.rs"]
+mod verifier;

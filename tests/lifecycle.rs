@@ -1,5 +1,7 @@
 //! What outlives a daemon, and what does not: `opb run` and `opb detach` on a line, from outside.
 
+#[path = "lifecycle/doctor.rs"]
+mod doctor;
 #[path = "lifecycle/hooks.rs"]
 mod hooks;
 #[path = "lifecycle/node.rs"]

@@ -10,12 +10,16 @@ mod node;
 
 #[path = "live/entries.rs"]
 mod entries;
+#[path = "live/sessions.rs"]
+mod sessions;
 #[path = "live/reloads.rs"]
 mod reloads;
 #[path = "live/hosts.rs"]
 mod hosts;
 #[path = "live/interfaces.rs"]
 mod interfaces;
+#[path = "live/failures.rs"]
+mod failures;
 #[path = "live/nogap.rs"]
 mod nogap;
 #[path = "live/prober.rs"]

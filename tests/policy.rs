@@ -205,9 +205,17 @@ fn a_node_file_says_what_is_written_down() {
         events: EventLog::File("/var/log/opb/events.json".into()),
         addresses: Addresses::Hash,
         retain: std::time::Duration::from_secs(90 * 60),
-        suspect: Some(Suspect { per_minute: 200, command: Some("/usr/local/bin/tell-noc".into()) }),
+        suspect: Some(Suspect {
+            per_minute: 200,
+            command: Some("/usr/local/bin/tell-noc".into()),
+            webhook: Some("http://[::1]/opb?key=1".parse().expect("a webhook")),
+        }),
     };
     assert_eq!(config.observe, expected);
+    let webhook = expected.suspect.and_then(|it| it.webhook).expect("the one above");
+    assert_eq!((webhook.host(), webhook.port(), webhook.path()), ("::1", 80, "/opb?key=1"));
+    assert_eq!(webhook.to_string(), "webhook http://[::1]", "nothing that may be secret");
+    assert_eq!(config.http_names, ["noc.example.net", "bras1"]);
     let config = node::Config::load(&fixture("node-minimal.yaml")).expect("valid");
     assert_eq!(config.observe, Observe::default());
 }

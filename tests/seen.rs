@@ -15,5 +15,15 @@ mod prometheus;
 mod privacy;
 #[path = "seen/cost.rs"]
 mod cost;
+#[path = "seen/explain.rs"]
+mod explain;
 #[path = "seen/follow.rs"]
 mod follow;
+#[path = "seen/interfaces.rs"]
+mod interfaces;
+#[path = "seen/listener.rs"]
+mod listener;
+#[path = "seen/terminal.rs"]
+mod terminal;
+#[path = "seen/written.rs"]
+mod written;

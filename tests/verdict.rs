@@ -1,4 +1,5 @@
-//! The verdict on the host: the packet table, frames at random, and a judge that is not ours.
+//! The verdict on the host: the packet table, frames at random, a judge that is not ours, and the answers to rejected
+//! frames.
 
 #[path = "verdict/contract.rs"]
 mod contract;
@@ -6,6 +7,8 @@ mod contract;
 mod lab;
 #[path = "verdict/oracle.rs"]
 mod oracle;
+#[path = "verdict/resets.rs"]
+mod resets;
 #[path = "verdict/table.rs"]
 mod table;
 

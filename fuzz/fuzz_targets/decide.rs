@@ -26,8 +26,10 @@ fuzz_target!(|input: &[u8]| {
     };
     TABLE.with(|policy| {
         let outcome = policy.decide(&sample);
-        let nothing = policy.walk(&sample).is_nothing();
-        assert!(nothing || !policy.cheap(&sample), "passed cheaply, and the walk finds something");
+        let walked = policy.walk(&sample);
+        let glance = policy.glance(&sample);
+        assert!(glance.is_none_or(|found| found == walked), "{glance:?}, but the walk finds {walked:?}");
+        let nothing = walked.is_nothing();
         assert_eq!(nothing, outcome == Outcome::OTHER);
         assert_eq!(nothing, policy.take_record().is_none());
         assert_eq!(Outcome::unpack(outcome.pack()), Some(outcome));

@@ -21,6 +21,15 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"opb1");
 pub const IMAGE_SLOT: u32 = 0;
 pub const OVERLAY_SLOT: u32 = 1;
 
+/// Nodes of one value of the kernel's map, which holds an image in as many values as it needs: 1 MiB.
+///
+/// Getting at a value is a call, and a call costs more than all that is done with a node. So that a small policy costs
+/// one, and a large one as few as it has cache misses, a value is much larger than a node.
+pub const BLOCK_NODES: usize = 1 << 14;
+
+/// One value of the kernel's map.
+pub type Block = [Node; BLOCK_NODES];
+
 /// The steps that no lookup exceeds: two halves of 64 bits, 8 bits a step at the least, and one step for the answer.
 pub const MAX_STEPS: u32 = 18;
 
@@ -197,13 +206,13 @@ impl Slot {
     }
 }
 
-/// The nodes of one image.
-pub trait Nodes {
+/// The nodes of one image, by reference.
+pub trait Nodes<'a>: Copy {
     /// `None` beyond the end, which no lookup in an image of ours reaches.
-    fn node(&self, index: u32) -> Option<&Node>;
+    fn node(self, index: u32) -> Option<&'a Node>;
 
     /// Calls [`Descent::step`] until it returns `true`, but at most [`MAX_STEPS`] times.
-    fn descend(descent: &mut Descent<'_, Self>);
+    fn descend(descent: &mut Descent<Self>);
 
     /// `value`, with everything forgotten that the verifier knows of it. The identity.
     fn opaque(value: u64) -> u64;
@@ -213,14 +222,14 @@ pub trait Nodes {
     fn plain(value: u64) -> u64;
 }
 
-impl Nodes for [Node] {
+impl<'a> Nodes<'a> for &'a [Node] {
     #[inline]
-    fn node(&self, index: u32) -> Option<&Node> {
+    fn node(self, index: u32) -> Option<&'a Node> {
         self.get(index as usize)
     }
 
     #[inline]
-    fn descend(descent: &mut Descent<'_, Self>) {
+    fn descend(descent: &mut Descent<Self>) {
         let _steps = (0..MAX_STEPS).find(|_| descent.step());
     }
 
@@ -237,7 +246,7 @@ impl Nodes for [Node] {
 
 /// Reads node `index` as a `T`.
 #[inline(always)]
-pub fn read<T: bytemuck::Pod, N: Nodes + ?Sized>(nodes: &N, index: u32) -> Option<&T> {
+pub fn read<'a, T: bytemuck::Pod, N: Nodes<'a>>(nodes: N, index: u32) -> Option<&'a T> {
     const { assert!(size_of::<T>() == size_of::<Node>() && align_of::<T>() <= align_of::<Node>()) };
     nodes.node(index).map(bytemuck::cast_ref)
 }
@@ -245,15 +254,16 @@ pub fn read<T: bytemuck::Pod, N: Nodes + ?Sized>(nodes: &N, index: u32) -> Optio
 /// The class of an address: `high` and `low` are its halves from the highest bit on. An IPv4 address stands
 /// in the upper 32 bits of `high`.
 #[inline(always)]
-pub fn lookup<N: Nodes + ?Sized>(nodes: &N, root: u32, high: u64, low: u64) -> u16 {
+pub fn lookup<'a, N: Nodes<'a>>(nodes: N, root: u32, high: u64, low: u64) -> u16 {
     let mut descent = Descent { nodes, slot: Slot(root), class: 0, rest: high, low };
     N::descend(&mut descent);
     N::opaque(descent.class.into()) as u16
 }
 
 /// A lookup on its way down a tree.
-pub struct Descent<'a, N: ?Sized> {
-    nodes: &'a N,
+#[derive(Clone, Copy)]
+pub struct Descent<N> {
+    nodes: N,
     slot: Slot,
     class: u16,
     /// What is left of this half of the address, highest bit first.
@@ -262,7 +272,7 @@ pub struct Descent<'a, N: ?Sized> {
     low: u64,
 }
 
-impl<N: Nodes + ?Sized> Descent<'_, N> {
+impl<'a, N: Nodes<'a>> Descent<N> {
     /// Reads one node. Returns whether the class is known.
     #[inline(always)]
     pub fn step(&mut self) -> bool {
@@ -301,20 +311,17 @@ impl<N: Nodes + ?Sized> Descent<'_, N> {
 
 /// Position of the last of `keys` that is not larger than `key`; `keys[0]` is 0.
 ///
-/// Without a branch on data: on random addresses every one would be mispredicted half of the time, and each
-/// would be a state of its own for the verifier.
+/// Counts the others that are not larger: without a branch on data, because on random addresses every one would be
+/// mispredicted half of the time, and each would be a state of its own for the verifier; and without a chain of loads
+/// that wait for each other.
 #[inline(always)]
-fn search<N: Nodes + ?Sized, const KEYS: usize>(keys: &[u16; KEYS], key: u16) -> usize {
-    const { assert!(KEYS.is_power_of_two()) };
+fn search<'a, N: Nodes<'a>, const KEYS: usize>(keys: &[u16; KEYS], key: u16) -> usize {
+    let above = N::plain(u64::from(key) + 1);
     let mut at = 0;
-    let mut step = KEYS / 2;
-    while step > 0 {
-        let candidate = keys[(at + step) & (KEYS - 1)];
-        let at_most = u64::from(candidate).wrapping_sub(u64::from(key)).wrapping_sub(1) >> 63;
-        // Multiplied, not masked: the compiler must not see that the bits are disjoint, or it makes the sum an OR and
-        // drops the mask above, and Linux 6.1 forgets the bounds of what it is given by OR.
-        at += N::plain(at_most) as usize * step;
-        step /= 2;
+    let mut other = 1;
+    while other < KEYS {
+        at += (u64::from(keys[other]).wrapping_sub(above) >> 63) as usize;
+        other += 1;
     }
-    at & (KEYS - 1)
+    at
 }

@@ -6,22 +6,24 @@ use crate::{
     image::{self, Group, Header, Node, Nodes, SubscriberClass, UNCHANGED},
     outcome::{Direction, Outcome, Reason, Verdict},
     settings::{PortSet, Settings},
-    walk::{plainly_other, walk},
+    walk::{Glance, glance, walk},
 };
 
 /// Where a verdict comes from and where it is written down.
 pub trait Tables {
-    type Image: Nodes + ?Sized;
+    type Image<'a>: Nodes<'a>
+    where
+        Self: 'a;
 
     /// The ports that some group filters in the direction of this instance.
     fn ports(&self, settings: Settings) -> &PortSet;
 
     /// The policy in force. Fetched once a packet, so that no packet ever sees two of them.
-    fn image(&self) -> Option<&Self::Image>;
+    fn image(&self) -> Option<Self::Image<'_>>;
 
     /// What has changed since that image was compiled, in an image of its own (see [`crate::image::UNCHANGED`]).
     /// Fetched before the policy.
-    fn overlay(&self) -> Option<&Self::Image> {
+    fn overlay(&self) -> Option<Self::Image<'_>> {
         None
     }
 
@@ -37,10 +39,12 @@ pub trait Tables {
 /// Verdict on one frame: the only place where the three steps are chained, but for the BPF adapters, which
 /// put the same three into functions of their own.
 pub fn decide<F: Frame + ?Sized, T: Tables>(frame: &F, settings: Settings, tables: &T) -> Outcome {
-    if plainly_other(frame, settings, tables.ports(settings)) {
-        return Outcome::OTHER;
-    }
-    let found = walk(frame, settings, tables.ports(settings));
+    let ports = tables.ports(settings);
+    let found = match glance(frame, settings, ports) {
+        Glance::Other => Found::NOTHING,
+        Glance::Found(found) => found,
+        Glance::Unclear => walk(frame, settings, ports),
+    };
     if found.is_nothing() {
         return Outcome::OTHER;
     }
@@ -93,12 +97,12 @@ fn answered<F: Frame + ?Sized, T: Tables>(
 }
 
 #[inline(always)]
-fn verdict<F: Frame + ?Sized, N: Nodes + ?Sized>(
+fn verdict<'a, F: Frame + ?Sized, N: Nodes<'a>>(
     frame: &F,
     found: Found,
     settings: Settings,
-    image: &N,
-    overlay: Option<&N>,
+    image: N,
+    overlay: Option<N>,
 ) -> Outcome {
     let hidden = hiding(found);
     if found.is_unreadable() {
@@ -166,12 +170,12 @@ fn verdict<F: Frame + ?Sized, N: Nodes + ?Sized>(
 /// An overlay names the generation that it changes. It was fetched before the image: if a new image has come
 /// between the two, it holds these changes already, and the generations differ.
 #[inline(always)]
-fn changed_class<F: Frame + ?Sized, N: Nodes + ?Sized>(
+fn changed_class<'a, F: Frame + ?Sized, N: Nodes<'a>>(
     frame: &F,
     found: Found,
     downstream: bool,
     header: &Header,
-    overlay: Option<&N>,
+    overlay: Option<N>,
     family: usize,
 ) -> u16 {
     let Some(overlay) = overlay else { return UNCHANGED };
@@ -185,11 +189,11 @@ fn changed_class<F: Frame + ?Sized, N: Nodes + ?Sized>(
 
 /// Class of the destination address, or of the source address, in the tree at `root`.
 #[inline(always)]
-fn class<F: Frame + ?Sized, N: Nodes + ?Sized>(
+fn class<'a, F: Frame + ?Sized, N: Nodes<'a>>(
     frame: &F,
     found: Found,
     destination: bool,
-    image: &N,
+    image: N,
     root: u32,
 ) -> u16 {
     let ip = found.ip(frame);
@@ -210,7 +214,7 @@ fn class<F: Frame + ?Sized, N: Nodes + ?Sized>(
 
 /// Whether `group` may reach the relays of class `relay`. Class 0 is no relay.
 #[inline(always)]
-fn is_relay_of<N: Nodes + ?Sized>(image: &N, header: &Header, relay: u16, group: u16) -> bool {
+fn is_relay_of<'a, N: Nodes<'a>>(image: N, header: &Header, relay: u16, group: u16) -> bool {
     if relay == 0 {
         return false;
     }

@@ -3,7 +3,7 @@
 //! One packet takes one way through this crate, and the modules stand in that order:
 //!
 //! 1. [`frame`]: how bytes are read, the same from packet memory and from a slice;
-//! 2. [`walk`]: the cheap "certainly passes" test, and the walk from the link layer to the TCP header;
+//! 2. [`walk`]: a glance, which settles most frames, and the walk from the link layer to the TCP header;
 //!    [`found`] is what it hands on;
 //! 3. [`image`]: the policy image and the lookup of an address in it;
 //! 4. [`judge`]: the verdict, and [`judge::decide`], which chains the three;
@@ -22,6 +22,7 @@ pub mod frame;
 pub mod found;
 pub mod walk;
 pub mod image;
+pub mod interface;
 pub mod judge;
 pub mod answer;
 pub mod outcome;

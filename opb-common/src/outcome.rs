@@ -1,5 +1,7 @@
 //! What a verdict is called, why it was given, and where it is counted.
 
+use crate::interface::MAX_INTERFACES;
+
 /// What happens to a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -122,13 +124,13 @@ impl Reason {
 /// The most groups that a policy may have. Group 0 is "no group".
 pub const MAX_GROUPS: u32 = 512;
 
-/// Counters of one group: 2 directions × 4 verdicts × 16 reasons.
-pub const COUNTERS_PER_GROUP: u32 = 2 * 4 * 16;
+/// Counters on one sheet: 2 directions × 4 verdicts × 16 reasons.
+pub const COUNTERS_PER_SHEET: u32 = 2 * 4 * 16;
 
-/// Entries of the counter map.
-pub const COUNTERS: u32 = MAX_GROUPS * COUNTERS_PER_GROUP;
+/// Counters of one CPU: a sheet for each group, then one for each interface. Every packet is counted on one of either.
+pub const COUNTERS_PER_CPU: u32 = (MAX_GROUPS + MAX_INTERFACES) * COUNTERS_PER_SHEET;
 
-/// One counter, per CPU.
+/// One counter of one CPU, which alone writes it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Counter {
@@ -149,14 +151,16 @@ impl Outcome {
     /// A packet that was not judged.
     pub const OTHER: Self = Self { verdict: Verdict::Pass, reason: Reason::Other, group: 0 };
 
-    /// Index into the counter map.
+    /// Where this CPU counts the packet: on the sheet of its group, and on that of its interface's slot.
     #[inline(always)]
     #[must_use]
-    pub const fn counter(self, direction: Direction) -> u32 {
-        self.group as u32 * COUNTERS_PER_GROUP
-            + (direction as u32) * 64
-            + (self.verdict as u32) * 16
-            + self.reason as u32
+    pub const fn counters(self, cpu: u32, interface: u32, direction: Direction) -> [u32; 2] {
+        let place = (direction as u32) * 64 + (self.verdict as u32) * 16 + self.reason as u32;
+        let first = cpu * COUNTERS_PER_CPU + place;
+        [
+            first + self.group as u32 * COUNTERS_PER_SHEET,
+            first + (MAX_GROUPS + interface) * COUNTERS_PER_SHEET,
+        ]
     }
 
     /// As the one scalar that a global BPF function may return.

@@ -1,12 +1,12 @@
 //! What is written down of a denied packet beside the counters: an event, and who is being denied how often.
 //!
-//! Memory is bounded whatever is sent. Each CPU has [`BUCKETS`] buckets of [`WAYS`] entries; a subscriber belongs to
-//! one bucket, and where a bucket is full a newcomer costs every entry one credit, and takes the first place
+//! A talker is a subscriber with the direction in which its packets are denied. Memory is bounded whatever is sent. Each CPU
+//! has [`BUCKETS`] buckets of [`WAYS`] entries; a subscriber belongs to one bucket, and where a bucket is full a newcomer costs every entry one credit, and takes the first place
 //! whose credit is used up (the algorithm of Misra and Gries, a bucket at a time). What that guarantees: a subscriber
 //! that sends more than a fifth of the denied packets of its bucket on a CPU keeps its place, however many
 //! invented addresses there are. What it does not: the counts of one that lost its place start again.
 
-use crate::{found::Found, frame::Frame};
+use crate::{found::Found, frame::Frame, outcome::Direction};
 
 /// Entries of a bucket.
 pub const WAYS: usize = 4;
@@ -44,7 +44,7 @@ pub struct Event {
     pub bytes: u32,
 }
 
-/// One subscriber whose packets are denied.
+/// One subscriber whose packets are denied in one direction.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Talker {
@@ -57,13 +57,48 @@ pub struct Talker {
     pub peers: u64,
     /// When the next event may be sent.
     pub next: u64,
-    /// Outcome of the last packet, packed.
-    pub outcome: u32,
+    /// Outcome of the last packet, packed, and [`Talker::DOWNSTREAM`].
+    pub kind: u32,
     /// What it has above those that want its place.
     pub credit: u32,
 }
 
 impl Talker {
+    /// No packed outcome has this bit.
+    const DOWNSTREAM: u32 = 1 << 7;
+
+    #[inline(always)]
+    const fn kind_of(event: &Event) -> u32 {
+        if event.downstream == 0 { event.outcome } else { event.outcome | Self::DOWNSTREAM }
+    }
+
+    /// Outcome of the last packet, packed.
+    #[must_use]
+    pub const fn outcome(&self) -> u32 {
+        self.kind & !Self::DOWNSTREAM
+    }
+
+    #[must_use]
+    pub const fn direction(&self) -> Direction {
+        if self.kind & Self::DOWNSTREAM == 0 { Direction::Upstream } else { Direction::Downstream }
+    }
+
+    /// The talker that such an event makes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(event: &Event) -> Self {
+        Self {
+            subscriber: event.subscriber,
+            packets: 1,
+            first: event.time,
+            last: event.time,
+            peers: peer_bit(event),
+            next: event.time + SOURCE_INTERVAL,
+            kind: Self::kind_of(event),
+            credit: 1,
+        }
+    }
+
     /// How many different peers there were, by the share of bits that is still clear (linear counting). Rises up to 266;
     /// a full set says "at least that many".
     #[must_use]
@@ -156,18 +191,19 @@ impl Bucket {
     /// Writes one denied packet down.
     #[inline(always)]
     pub fn note(&mut self, event: &Event) -> Standing {
-        let peer = 1 << (mix(event.peer[0].rotate_left(32) ^ event.peer[1]) & 63);
+        let kind = Talker::kind_of(event);
         let mut free = WAYS;
         let mut way = 0;
         while way < WAYS {
             let talker = &mut self.0[way];
             if talker.subscriber[0] == event.subscriber[0]
                 && talker.subscriber[1] == event.subscriber[1]
+                && (talker.kind ^ kind) & Talker::DOWNSTREAM == 0
             {
                 talker.packets += 1;
                 talker.last = event.time;
-                talker.peers |= peer;
-                talker.outcome = event.outcome;
+                talker.peers |= peer_bit(event);
+                talker.kind = kind;
                 talker.credit = talker.credit.saturating_add(1);
                 let next = next_arrival(talker.next, event.time, SOURCE_BURST, SOURCE_INTERVAL);
                 let Some(next) = next else { return Standing::Limited };
@@ -182,16 +218,7 @@ impl Bucket {
         if free < WAYS {
             let place = &mut self.0[free];
             let was_taken = place.packets != 0;
-            *place = Talker {
-                subscriber: event.subscriber,
-                packets: 1,
-                first: event.time,
-                last: event.time,
-                peers: peer,
-                next: event.time + SOURCE_INTERVAL,
-                outcome: event.outcome,
-                credit: 1,
-            };
+            *place = Talker::new(event);
             return if was_taken { Standing::Replaces } else { Standing::New };
         }
         way = 0;
@@ -262,6 +289,12 @@ const fn next_arrival(previous: u64, now: u64, burst: u64, interval: u64) -> Opt
     if expected - now > (burst - 1) * interval { None } else { Some(expected + interval) }
 }
 
+/// The other end, hashed to one bit.
+#[inline(always)]
+const fn peer_bit(event: &Event) -> u64 {
+    1 << (mix(event.peer[0].rotate_left(32) ^ event.peer[1]) & 63)
+}
+
 /// The finalizer of MurmurHash3.
 #[inline(always)]
 const fn mix(mut value: u64) -> u64 {
@@ -314,6 +347,21 @@ mod tests {
         }
         assert!(!note(&mut ledger, None, &event(99, 1, 3)), "the newcomers' share is used up");
         assert!(note(&mut ledger, Some(&mut bucket), &event(7, 1, 3)));
+    }
+
+    #[test]
+    fn directions_are_talkers_of_their_own() {
+        let (mut ledger, mut bucket) = (Ledger::default(), Bucket::default());
+        for packet in 0..3 {
+            let downstream = u16::from(packet == 2);
+            note(&mut ledger, Some(&mut bucket), &Event { downstream, ..event(7, 1, packet) });
+        }
+        let of = |direction| {
+            let talkers =
+                bucket.0.iter().filter(|it| it.packets > 0 && it.direction() == direction);
+            talkers.fold((0, 0), |(count, packets), talker| (count + 1, packets + talker.packets))
+        };
+        assert_eq!((of(Direction::Upstream), of(Direction::Downstream)), ((1, 2), (1, 1)));
     }
 
     #[test]

@@ -46,80 +46,137 @@ const TCP_HEADER: usize = 20;
 /// Above this no length field of IP can be right: a GSO packet (BIG TCP) with a length of 0.
 const LARGEST_IP: usize = 65535;
 
-/// Says "certainly passes" of what is plainly no TCP to (or from) a filtered port, and nothing else.
+/// What can be said of a frame without walking it.
+pub enum Glance {
+    /// Certainly passes: plainly no TCP to (or from) a filtered port.
+    Other,
+    /// What [`walk`] finds in it: plainly TCP to (or from) a filtered port, with every length in order.
+    Found(Found),
+    /// Not plain: for [`walk`], which starts again from byte 0.
+    Unclear,
+}
+
+/// Looks at the headers of a frame where those of most frames are.
 ///
-/// It hands nothing on: whatever it does not know goes to [`walk`], which starts again from byte 0. Contract,
-/// fuzzed: where this says `true`, [`walk`] finds nothing.
+/// `frame.length()` may be less than there is, but not more. Contract, fuzzed and proved in
+/// `docs/certainly-passes.md`: where this says [`Glance::Other`], [`walk`] finds nothing, and where it says
+/// [`Glance::Found`], [`walk`] finds the same.
 #[inline(always)]
-pub fn plainly_other<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &PortSet) -> bool {
+pub fn glance<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &PortSet) -> Glance {
     let (mut at, mut protocol) = if settings.has(Settings::BARE_IP) {
-        let Some(first) = frame.header::<2>(0) else { return false };
+        let Some(first) = frame.header::<2>(0) else { return Glance::Unclear };
         match first[0] >> 4 {
             4 => (0, ETH_IPV4),
             6 => (0, ETH_IPV6),
-            _ => return false,
+            _ => return Glance::Unclear,
         }
     } else {
-        let Some(ethernet) = frame.header::<ETHERNET_HEADER>(0) else { return false };
+        let Some(ethernet) = frame.header::<ETHERNET_HEADER>(0) else { return Glance::Unclear };
         (ETHERNET_HEADER, be16(ethernet, 12))
     };
 
     if is_tag(protocol) {
-        let Some(tag) = frame.header::<4>(at) else { return false };
+        let Some(tag) = frame.header::<4>(at) else { return Glance::Unclear };
         (at, protocol) = (at + 4, be16(tag, 2));
         if is_tag(protocol) {
-            let Some(tag) = frame.header::<4>(at) else { return false };
+            let Some(tag) = frame.header::<4>(at) else { return Glance::Unclear };
             (at, protocol) = (at + 4, be16(tag, 2));
         }
     }
 
     // With PPPoE, its length must hold the headers that are read below; without, the frame does.
-    let mut room = LARGEST_IP;
+    let mut room = None;
     if protocol == ETH_PPPOE_SESSION {
-        let Some(pppoe) = frame.header::<8>(at) else { return false };
-        room = be16(pppoe, 4) as usize;
+        let Some(pppoe) = frame.header::<8>(at) else { return Glance::Unclear };
         protocol = match be16(pppoe, 6) {
             PPP_IPV4 => ETH_IPV4,
             PPP_IPV6 => ETH_IPV6,
-            _ => return false,
+            _ => return Glance::Unclear,
         };
+        // It counts the two bytes of PPP protocol in front of the IP header.
+        room = Some((be16(pppoe, 4) as usize).wrapping_sub(2));
         at += 8;
     }
 
     if protocol == ETH_IPV4 {
-        let Some(ip) = frame.header::<24>(at) else { return false };
+        let Some(ip) = frame.header::<24>(at) else { return Glance::Unclear };
         if ip[0] != 0x45 {
-            return false;
+            return Glance::Unclear;
         }
         match ip[9] {
-            TCP => {
-                be16(ip, 6) & 0x3fff == 0
-                    && be16(ip, 2) as usize >= IPV4_HEADER + TCP_HEADER
-                    && room >= 2 + IPV4_HEADER + TCP_HEADER
-                    && frame.header::<{ IPV4_HEADER + TCP_HEADER }>(at).is_some()
-                    && !port_in(ports, deciding_port(ip, IPV4_HEADER, settings))
-            }
-            IPV6_INSIDE => false,
-            _ => true,
+            TCP => {}
+            IPV6_INSIDE => return Glance::Unclear,
+            _ => return Glance::Other,
         }
+        let length = be16(ip, 2) as usize;
+        if be16(ip, 6) & 0x3fff != 0 {
+            return Glance::Unclear;
+        }
+        segment::<F, IPV4_HEADER, { IPV4_HEADER + TCP_HEADER }>(
+            frame,
+            settings,
+            ports,
+            Plain { at, length, room },
+        )
     } else if protocol == ETH_IPV6 {
-        let Some(ip) = frame.header::<44>(at) else { return false };
+        let Some(ip) = frame.header::<44>(at) else { return Glance::Unclear };
         if ip[0] >> 4 != 6 {
-            return false;
+            return Glance::Unclear;
         }
         match ip[6] {
-            TCP => {
-                be16(ip, 4) as usize >= TCP_HEADER
-                    && room >= 2 + IPV6_HEADER + TCP_HEADER
-                    && frame.header::<{ IPV6_HEADER + TCP_HEADER }>(at).is_some()
-                    && !port_in(ports, deciding_port(ip, IPV6_HEADER, settings))
-            }
-            UDP | ICMPV6 => true,
-            _ => false,
+            TCP => {}
+            UDP | ICMPV6 => return Glance::Other,
+            _ => return Glance::Unclear,
         }
+        let length = IPV6_HEADER + be16(ip, 4) as usize;
+        segment::<F, IPV6_HEADER, { IPV6_HEADER + TCP_HEADER }>(
+            frame,
+            settings,
+            ports,
+            Plain { at, length, room },
+        )
+    } else if is_tag(protocol) || protocol == ETH_PPPOE_SESSION {
+        Glance::Unclear
     } else {
-        !is_tag(protocol) && protocol != ETH_PPPOE_SESSION
+        Glance::Other
     }
+}
+
+/// An IP packet that is no fragment, with TCP right behind its header of the usual length.
+struct Plain {
+    /// Where it starts.
+    at: usize,
+    /// How long it says it is.
+    length: usize,
+    /// How long PPPoE says it is.
+    room: Option<usize>,
+}
+
+/// The end of [`glance`]: `IP` bytes of IP header, and `BOTH` with the TCP header.
+#[inline(always)]
+fn segment<F: Frame + ?Sized, const IP: usize, const BOTH: usize>(
+    frame: &F,
+    settings: Settings,
+    ports: &PortSet,
+    Plain { at, length, room }: Plain,
+) -> Glance {
+    let Some(headers) = frame.header::<BOTH>(at) else { return Glance::Unclear };
+    if length < BOTH || room.is_some_and(|room| (room as isize) < BOTH as isize) {
+        return Glance::Unclear;
+    }
+    let port = deciding_port(headers, IP, settings);
+    if !port_in(ports, port) {
+        return Glance::Other;
+    }
+    let (offset, flags) = (headers[IP + 12], headers[IP + 13]);
+    let end = at + room.unwrap_or(length);
+    if offset >> 4 < 5 || end > frame.length() || at + length > end {
+        return Glance::Unclear;
+    }
+    let family = if IP == IPV6_HEADER { Place::IPV6 } else { 0 };
+    let marks = family | if room.is_some() { 2 } else { 0 };
+    let ip = Place { at, end, marks };
+    Glance::Found(Found::tcp(ip, Place { at: at + IP, ..ip }, port, offset, flags))
 }
 
 /// Walks from byte 0 to the TCP header, through everything that section "Verdicts" of the design names.

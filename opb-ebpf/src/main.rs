@@ -1,9 +1,12 @@
 //! The BPF programs: adapters around [`opb_common`], and nothing else.
 //!
 //! Each hook has three functions, because the verifier wants them apart (one inlined verdict is beyond a
-//! million instructions): the entry with the cheap "certainly passes" test, which most packets never leave;
-//! a global function for the walk; a global function for the judgement. One more writes down what was denied. Global
-//! functions are verified once, with arguments of which nothing is known.
+//! million instructions): the entry with a glance, which most packets never leave; a global function for the walk, for
+//! what is not plain; a global function for the judgement. One more writes down what was denied, and one answers what was
+//! rejected. Global functions are verified once, with arguments of which nothing is known.
+//!
+//! A call of a function or helper costs more than most of what is done between two of them. A plain SYN costs two
+//! before its first lookup in a large policy: the judgement, and the first block of the image.
 //!
 //! On the host this crate only type-checks, so that `cargo check --workspace` and clippy see it.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]

@@ -1,23 +1,21 @@
 //! The maps, and the tables of a verdict made of them.
 
-use core::{
-    ffi::c_void,
-    ptr::{self, NonNull},
-};
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps},
-    helpers::{bpf_ktime_get_ns, generated::bpf_loop},
+    btf_maps::{self, ArrayOfMaps},
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_loop},
     macros::{btf_map, map},
-    maps::{LruHashMap, PerCpuArray},
+    maps::{Array, LruHashMap},
 };
 use opb_common::{
     answer,
     found::Found,
     frame::Frame,
-    image::{Descent, IMAGE_SLOT, MAX_STEPS, Node, Nodes, OVERLAY_SLOT},
+    image::{BLOCK_NODES, Block, Descent, IMAGE_SLOT, MAX_STEPS, Node, Nodes, OVERLAY_SLOT},
+    interface::Bucket,
     judge::Tables,
-    outcome::{COUNTERS as COUNTER_ENTRIES, Counter, Direction, Outcome},
+    outcome::{Counter, Direction, Outcome},
     settings::{PortSet, Settings},
 };
 
@@ -28,38 +26,53 @@ const BPF_F_INNER_MAP: usize = 1 << 12;
 /// `BPF_F_MMAPABLE`: user space fills an image through memory (linux/bpf.h).
 const BPF_F_MMAPABLE: usize = 1 << 10;
 
-type Image = Array<Node, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
+type Image = btf_maps::Array<Block, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
 
 /// The policy in force, and the overlay of what has changed since. User space creates and pins it, because Linux 6.1 refuses an inner map
 /// without BTF in an outer map whose template has some.
 #[btf_map]
 static POLICY: ArrayOfMaps<Image, 2> = ArrayOfMaps::new();
 
-/// Counts of every outcome, per CPU. They outlive every policy.
+/// Counts of every outcome: a part for each CPU, which alone writes it. User space makes and pins it in the size that it
+/// needs, and reads it through memory.
 #[map]
-static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(COUNTER_ENTRIES, 0);
+static COUNTERS: Array<Counter> = Array::with_max_entries(1, BPF_F_MMAPABLE as u32);
+
+/// Which interfaces have counters of their own: made and written by user space.
+#[map]
+static INTERFACES: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE as u32);
 
 /// When each source may have its next reset. The least recently used gives way: a flood of invented sources costs
 /// answers, not memory.
 #[map]
 static ANSWERS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(16384, 0);
 
-/// The image that was in force when the packet came.
-#[repr(transparent)]
-pub(crate) struct Snapshot(Image);
+/// The image that was in force when the packet came, and its first block, which holds most of what a verdict reads:
+/// every other block is a call away.
+#[derive(Clone, Copy)]
+pub(crate) struct Snapshot {
+    image: &'static Image,
+    first: &'static Block,
+}
 
-impl Nodes for Snapshot {
+impl<'a> Nodes<'a> for Snapshot {
     #[inline(always)]
-    fn node(&self, index: u32) -> Option<&Node> {
-        self.0.get(index)
+    fn node(self, index: u32) -> Option<&'a Node> {
+        let index = index as usize;
+        let block = if index < BLOCK_NODES {
+            self.first
+        } else {
+            self.image.get((index / BLOCK_NODES) as u32)?
+        };
+        Some(&block[index % BLOCK_NODES])
     }
 
     /// The steps that most lookups need in a loop, which is fast, and the rest by a helper, whose step is verified
     /// once. The loop alone would cost the verifier all the steps that there can be.
     #[inline(always)]
-    fn descend(descent: &mut Descent<'_, Self>) {
+    fn descend(descent: &mut Descent<Self>) {
         const USUAL_STEPS: u32 = 5;
-        unsafe extern "C" fn step(_number: u32, descent: *mut Descent<'_, Snapshot>) -> i64 {
+        unsafe extern "C" fn step(_number: u32, descent: *mut Descent<Snapshot>) -> i64 {
             // SAFETY: the descent of the call below, which nobody else uses meanwhile.
             i64::from(unsafe { (*descent).step() })
         }
@@ -68,8 +81,11 @@ impl Nodes for Snapshot {
                 return;
             }
         }
+        // A copy, because the helper gets its address, and what has one stays out of registers.
+        let mut rest = *descent;
         // SAFETY: `step` has the signature that the helper calls.
-        unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, ptr::from_mut(descent).cast(), 0) };
+        unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, ptr::from_mut(&mut rest).cast(), 0) };
+        *descent = rest;
     }
 
     #[inline(always)]
@@ -94,17 +110,18 @@ impl Nodes for Snapshot {
 }
 
 #[inline(always)]
-fn snapshot(slot: u32) -> Option<&'static Snapshot> {
-    let image = NonNull::from(POLICY.get(slot)?).cast::<Snapshot>();
-    // SAFETY: `Snapshot` is a transparent wrapper of what `get` returned.
-    Some(unsafe { image.as_ref() })
+fn snapshot(slot: u32) -> Option<Snapshot> {
+    let image = POLICY.get(slot)?;
+    Some(Snapshot { image, first: image.get(0)? })
 }
 
-/// The maps of this object.
-pub(crate) struct Maps;
+/// The maps of this object, for a packet on `interface`.
+pub(crate) struct Maps {
+    pub(crate) interface: u32,
+}
 
 impl Tables for Maps {
-    type Image = Snapshot;
+    type Image<'a> = Snapshot;
 
     #[inline(always)]
     fn ports(&self, settings: Settings) -> &PortSet {
@@ -112,12 +129,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn image(&self) -> Option<&Snapshot> {
+    fn image(&self) -> Option<Snapshot> {
         snapshot(IMAGE_SLOT)
     }
 
     #[inline(always)]
-    fn overlay(&self) -> Option<&Snapshot> {
+    fn overlay(&self) -> Option<Snapshot> {
         snapshot(OVERLAY_SLOT)
     }
 
@@ -137,13 +154,24 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn record(&self, direction: Direction, outcome: Outcome, bytes: usize) {
-        if let Some(counter) = COUNTERS.get_ptr_mut(outcome.counter(direction)) {
-            // SAFETY: the entry of this CPU, which no other program runs on meanwhile.
-            unsafe {
-                (*counter).packets += 1;
-                (*counter).bytes += bytes as u64;
-            }
-        }
+        let bucket = INTERFACES.get(Bucket::of(self.interface));
+        let interface = bucket.map_or(0, |bucket| bucket.slot(self.interface));
+        // SAFETY: a helper without arguments.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        let [of_group, of_interface] = outcome.counters(cpu, interface, direction);
+        count(of_group, bytes);
+        count(of_interface, bytes);
         globals::trace(globals::settings(), outcome);
+    }
+}
+
+#[inline(always)]
+fn count(counter: u32, bytes: usize) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(counter) {
+        // SAFETY: the entry of this CPU, which no other program runs on meanwhile.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += bytes as u64;
+        }
     }
 }

@@ -9,10 +9,10 @@ use aya_ebpf::{
 use opb_common::{
     found::Found,
     frame::MAX_OFFSET,
-    judge::{Tables as _, judge},
+    judge::judge,
     outcome::Outcome,
     settings::Settings,
-    walk::{plainly_other, walk},
+    walk::{Glance, glance, walk},
 };
 
 use crate::{
@@ -31,7 +31,8 @@ const OWN_ANSWER: u32 = 0x6f70_6200;
 pub(crate) fn opb_tc(context: TcContext) -> i32 {
     let settings = globals::settings();
     let skb = context.skb.skb;
-    if plainly_other(&Window::of_skb(skb), settings, Maps.ports(settings)) {
+    let glance = glance(&Window::of_skb(skb), settings, globals::ports(settings));
+    if let Glance::Other = glance {
         return TC_ACT_UNSPEC;
     }
     // SAFETY: the kernel hands a valid context to every program; here and below.
@@ -40,12 +41,24 @@ pub(crate) fn opb_tc(context: TcContext) -> i32 {
         unsafe { (*skb).mark = 0 };
         return TC_ACT_UNSPEC;
     }
-    let result = tc_walk(skb);
-    log::outcome(&context, result as u32);
-    (result >> 32) as i32
+    let found = match glance {
+        Glance::Found(found) => found.0,
+        _ => tc_walk(skb),
+    };
+    if Found(found).is_nothing() {
+        return TC_ACT_UNSPEC;
+    }
+    let outcome = tc_judge(skb, found);
+    log::outcome(&context, outcome);
+    if Outcome::packed_forwards(outcome) {
+        TC_ACT_UNSPEC
+    } else if Outcome::packed_rejects(outcome) {
+        tc_answer(skb, found)
+    } else {
+        TC_ACT_SHOT
+    }
 }
 
-/// The outcome, packed, and above it what to return.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tc_walk(skb: *mut __sk_buff) -> u64 {
@@ -60,42 +73,31 @@ extern "C" fn tc_walk(skb: *mut __sk_buff) -> u64 {
             bpf_skb_pull_data(skb, if length < REACH { length } else { REACH });
         }
     }
-    let found = walk(&Window::of_skb(skb), settings, Maps.ports(settings));
-    if found.is_nothing() {
-        return result(Outcome::OTHER.pack(), TC_ACT_UNSPEC);
-    }
-    let outcome = tc_judge(skb, found.0);
-    if sighting::wants(settings, outcome) {
-        tc_note(skb, found.0, outcome);
-    }
-    let action = if Outcome::packed_forwards(outcome) {
-        TC_ACT_UNSPEC
-    } else if Outcome::packed_rejects(outcome) {
-        tc_answer(skb, found.0)
-    } else {
-        TC_ACT_SHOT
-    };
-    result(outcome, action)
+    walk(&Window::of_skb(skb), settings, globals::ports(settings)).0
 }
 
 #[inline(always)]
-fn result(outcome: u32, action: i32) -> u64 {
-    u64::from(outcome) | u64::from(action as u32) << 32
+fn maps(skb: *mut __sk_buff) -> Maps {
+    // SAFETY: the kernel hands a valid context to every program.
+    Maps { interface: unsafe { (*skb).ifindex } }
 }
 
 /// The outcome, packed.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tc_judge(skb: *mut __sk_buff, found: u64) -> u32 {
-    judge(&Window::of_skb(skb), Found(found), globals::settings(), &Maps).pack()
+    let settings = globals::settings();
+    let outcome = judge(&Window::of_skb(skb), Found(found), settings, &maps(skb)).pack();
+    if sighting::wants(settings, outcome) {
+        tc_note(skb, found, outcome);
+    }
+    outcome
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tc_note(skb: *mut __sk_buff, found: u64, outcome: u32) -> u32 {
-    // SAFETY: the kernel hands a valid context to every program.
-    let interface = unsafe { (*skb).ifindex };
-    sighting::note(&Window::of_skb(skb), Found(found), outcome, interface)
+    sighting::note(&Window::of_skb(skb), Found(found), outcome, maps(skb).interface)
 }
 
 /// Turns the packet into the reset that answers it, and says where it goes: out of the interface it came from.

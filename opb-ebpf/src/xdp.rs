@@ -9,10 +9,10 @@ use aya_ebpf::{
 use opb_common::{
     found::Found,
     frame::Frame as _,
-    judge::{Tables as _, judge},
+    judge::judge,
     outcome::Outcome,
     settings::Settings,
-    walk::{plainly_other, walk},
+    walk::{Glance, glance, walk},
 };
 
 use crate::{answer, globals, log, maps::Maps, sighting, window::Window};
@@ -24,56 +24,54 @@ const SHORTEST: usize = 60;
 #[xdp(frags)]
 pub(crate) fn opb_xdp(context: XdpContext) -> u32 {
     let settings = globals::settings();
-    if plainly_other(&Window::of_xdp(context.ctx), settings, Maps.ports(settings)) {
+    let frame = Window::of_xdp(context.ctx);
+    let (found, length) = match glance(&frame, settings, globals::ports(settings)) {
+        Glance::Other => return xdp_action::XDP_PASS,
+        Glance::Found(found) => (found.0, frame.length()),
+        Glance::Unclear => (xdp_walk(context.ctx), 0),
+    };
+    if Found(found).is_nothing() {
         return xdp_action::XDP_PASS;
     }
-    let result = xdp_walk(context.ctx);
-    log::outcome(&context, result as u32);
-    (result >> 32) as u32
+    let outcome = xdp_judge(context.ctx, found, length as u64);
+    log::outcome(&context, outcome);
+    if Outcome::packed_forwards(outcome) {
+        xdp_action::XDP_PASS
+    } else if Outcome::packed_rejects(outcome) {
+        xdp_answer(context.ctx, found)
+    } else {
+        xdp_action::XDP_DROP
+    }
 }
 
-/// The outcome, packed, and above it what to return.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xdp_walk(context: *mut xdp_md) -> u64 {
     let settings = globals::settings();
-    let frame = whole(context);
-    let found = walk(&frame, settings, Maps.ports(settings));
-    if found.is_nothing() {
-        return result(Outcome::OTHER.pack(), xdp_action::XDP_PASS);
-    }
-    let outcome = xdp_judge(context, found.0);
-    if sighting::wants(settings, outcome) {
-        xdp_note(context, found.0, outcome);
-    }
-    let action = if Outcome::packed_forwards(outcome) {
-        xdp_action::XDP_PASS
-    } else if Outcome::packed_rejects(outcome) {
-        xdp_answer(context, found.0)
-    } else {
-        xdp_action::XDP_DROP
-    };
-    result(outcome, action)
+    walk(&whole(context), settings, globals::ports(settings)).0
 }
 
-#[inline(always)]
-fn result(outcome: u32, action: u32) -> u64 {
-    u64::from(outcome) | u64::from(action) << 32
-}
-
-/// The outcome, packed.
+/// The outcome, packed. `length` is that of the frame, or 0 where it is not known: it costs
+/// a call to find out.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xdp_judge(context: *mut xdp_md, found: u64) -> u32 {
-    judge(&whole(context), Found(found), globals::settings(), &Maps).pack()
+extern "C" fn xdp_judge(context: *mut xdp_md, found: u64, length: u64) -> u32 {
+    let settings = globals::settings();
+    let frame = match length {
+        0 => whole(context),
+        _ => Window::of_xdp(context).with_length(length as usize),
+    };
+    let outcome = judge(&frame, Found(found), settings, &maps(context)).pack();
+    if sighting::wants(settings, outcome) {
+        xdp_note(context, found, outcome);
+    }
+    outcome
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xdp_note(context: *mut xdp_md, found: u64, outcome: u32) -> u32 {
-    // SAFETY: the kernel hands a valid context to every program.
-    let interface = unsafe { (*context).ingress_ifindex };
-    sighting::note(&whole(context), Found(found), outcome, interface)
+    sighting::note(&whole(context), Found(found), outcome, maps(context).interface)
 }
 
 /// Turns the packet into the reset that answers it, and says where it goes.
@@ -97,6 +95,12 @@ extern "C" fn xdp_answer(context: *mut xdp_md, found: u64) -> u32 {
     }
     let written = answer::write(&mut Window::of_xdp(context), found, settings);
     if written.is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }
+}
+
+#[inline(always)]
+fn maps(context: *mut xdp_md) -> Maps {
+    // SAFETY: the kernel hands a valid context to every program.
+    Maps { interface: unsafe { (*context).ingress_ifindex } }
 }
 
 #[inline(always)]

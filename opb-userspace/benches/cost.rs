@@ -1,9 +1,10 @@
-//! What the filter costs a packet, over an empty program, and what the verifier walked: `cargo xtask cost`.
+//! What the filter costs a packet, over an empty program, with and without writing denied packets down, what the verifier
+//! walked, and how long the counters take to read: `cargo xtask cost`.
 //!
-//! Every case alternates with the empty program for a number of rounds in one run; the medians are compared. A machine
-//! that is busy moves both.
+//! Every case alternates between the programs for a number of rounds in one run; the medians are compared. A machine
+//! that is busy moves all of them.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Instant};
 
 use anyhow::{Context, Result};
 use opb_common::settings::Settings;
@@ -41,23 +42,49 @@ fn run() -> Result<()> {
     {
         let empty = trivial::load(kind)?;
         // As on a subscriber interface, but for the word that a replay leaves of a judged packet.
-        let mut replay = Replay::new(&image, Settings::SUBSCRIBER, hook)?;
-        let walked = replay.verified_instructions()?.context("the kernel does not say")?;
-        println!("{hook:?}: {walked} instructions verified (of 1,000,000 that a kernel allows)");
+        let mut off = Replay::new(&image, Settings::SUBSCRIBER, hook)?;
+        let mut on = Replay::new(&image, Settings::SUBSCRIBER.with(Settings::SIGHT), hook)?;
+        let walked = |replay: &mut Replay| {
+            replay.verified_instructions()?.context("the kernel does not say")
+        };
+        println!(
+            "{hook:?}: {} instructions verified with `events: off`, {} with events (of 1,000,000 that a kernel allows)",
+            walked(&mut off)?,
+            walked(&mut on)?
+        );
+        println!(
+            "  {:<44} {:>9} {:>16} {:>16}",
+            "ns a packet", "empty", "events: off", "with events"
+        );
         for (what, frame) in cases() {
-            let mut ours = Vec::new();
-            let mut theirs = Vec::new();
+            let mut times = [const { Vec::new() }; 3];
             for _ in 0..ROUNDS {
-                ours.push(replay.test_run(&frame, REPEAT)?.1);
-                theirs.push(trivial::test_run(&empty, &frame, REPEAT)?.as_nanos() as f64);
+                times[0].push(trivial::test_run(&empty, &frame, REPEAT)?.as_nanos() as f64);
+                times[1].push(off.test_run(&frame, REPEAT)?.1);
+                times[2].push(on.test_run(&frame, REPEAT)?.1);
             }
-            let (ours, theirs) = (median(ours), median(theirs));
-            println!(
-                "  {what:<44} {ours:>5.0} ns, empty {theirs:>4.0} ns, over empty {:>5.0} ns",
-                ours - theirs
-            );
+            let [empty, off, on] = times.map(median);
+            let over = |ours: f64| format!("{ours:.0} (+{:.0})", ours - empty);
+            println!("  {what:<44} {empty:>9.0} {:>16} {:>16}", over(off), over(on));
         }
     }
+    reading(&image)
+}
+
+/// With as many groups as there can be.
+#[expect(clippy::print_stdout, reason = "as above")]
+fn reading(image: &Image) -> Result<()> {
+    let names: Vec<_> = (0..Policy::MAX_GROUPS).map(|number| format!("group{number}")).collect();
+    let mut slots = Slots::default();
+    slots.assign(names.iter().map(String::as_str))?;
+    let replay = Replay::new(image, Settings::SUBSCRIBER, ReplayHook::Xdp)?;
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        std::hint::black_box(replay.counters(&slots));
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    println!("reading all counters of {} groups: {:.2} ms", names.len(), median(times));
     Ok(())
 }
 

@@ -1,22 +1,28 @@
 //! A policy as it holds now, and the image of it: what the daemon publishes, and what `explain` and `replay` judge by.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
 use crate::{
     image::{CompileError, Image, Slots},
-    policy::{Diagnostics, Policy},
+    policy::{Diagnostics, Policy, Prefix},
     relays::Hosts,
-    subscribers::{self, overlay},
+    subscribers::{self, follow, overlay},
 };
 
-/// A policy without the exemptions that have expired and with what run time added, and its image.
+/// A policy without the exemptions that have expired and with what run time added, and the image of it or of what it was
+/// before the last small changes.
 pub struct Compiled {
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     pub image: Image,
     made: Timestamp,
-    /// When an exemption or a run-time entry runs out, so that the image no longer says what the policy does.
+    /// When an exemption of the files runs out.
     expires: Option<Timestamp>,
 }
 
@@ -60,12 +66,23 @@ impl Compiled {
         run_time.hosts.apply(&mut policy);
         let image = Image::compile_as(&policy, digest, slots, generation, now)?;
         let exemptions = files.exemptions.iter().filter_map(|exemption| exemption.until);
-        let entries = run_time.entries.values().filter_map(|entry| entry.until);
-        let expires = exemptions.chain(entries).filter(|&until| until > now).min();
-        Ok(Self { policy, image, made: now, expires })
+        let expires = exemptions.filter(|&until| until > now).min();
+        Ok(Self { policy: Arc::new(policy), image, made: now, expires })
     }
 
-    /// Whether something has run out since, or the clock was set back and something may be in force again.
+    /// Brings the policy up to date with the entries at `changed`, and leaves the image alone. Says for which prefixes the
+    /// image is wrong now.
+    pub fn follow(
+        &mut self,
+        files: &Policy,
+        entries: &subscribers::Map,
+        changed: &BTreeSet<Prefix>,
+        now: Timestamp,
+    ) -> Vec<Prefix> {
+        follow(Arc::make_mut(&mut self.policy), files, entries, changed, now)
+    }
+
+    /// Whether an exemption of the files has run out since, or the clock was set back and one may be in force again.
     pub fn is_stale(&self, now: Timestamp) -> bool {
         now < self.made || self.expires.is_some_and(|expires| now >= expires)
     }

@@ -15,7 +15,7 @@ use opb_common::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    image::{Image, Tables},
+    image::{Image, Overlay, Tables},
     policy::{Downstream, Group, Matching, Owner, Policy, RelaySet},
 };
 
@@ -93,10 +93,11 @@ pub struct CounterName {
     pub reason: String,
 }
 
-/// The verdict of `image` on `query`, in the words of `policy`, from which it was compiled.
+/// The verdict of `image` and the `overlay` on it on `query`, in the words of `policy`, from which they were compiled.
 pub fn explain(
     query: &Query,
     image: &Image,
+    overlay: Option<&Overlay>,
     policy: &Policy,
     now: Timestamp,
 ) -> Result<Explanation, MixedFamilies> {
@@ -105,7 +106,8 @@ pub fn explain(
         Direction::Upstream => Settings::SUBSCRIBER,
         Direction::Downstream => Settings::SUBSCRIBER.with(Settings::DOWNSTREAM),
     };
-    let outcome = judge::decide(frame.as_slice(), settings, &Tables::new(image));
+    let tables = Tables::new(image).with_overlay(overlay);
+    let outcome = judge::decide(frame.as_slice(), settings, &tables);
     let group = image.slots().name(outcome.group).map(str::to_owned);
     let counter = CounterName {
         group: group.clone().unwrap_or_else(|| "-".to_owned()),

@@ -12,5 +12,6 @@ pub mod explain;
 pub mod diff;
 pub mod telemetry;
 pub mod daemon;
+pub mod doctor;
 pub mod period;
 pub mod errors;

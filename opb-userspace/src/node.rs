@@ -7,7 +7,7 @@ use serde::Serialize;
 
 mod observe;
 
-pub use observe::{Addresses, EventLog, Observe, Suspect};
+pub use observe::{Addresses, EventLog, Observe, Suspect, Webhook};
 
 use crate::period::Period;
 use crate::policy::Diagnostics;
@@ -30,6 +30,8 @@ pub struct Config {
     pub control: PathBuf,
     /// Where metrics and the status page are served; nowhere if absent.
     pub http: Option<SocketAddr>,
+    /// Names by which that may be asked for, beside addresses, `localhost` and the name of the machine.
+    pub http_names: Vec<String>,
     /// The directory in a BPF file system for what must outlive the daemon.
     pub pins: PathBuf,
     pub log: LogLevel,
@@ -195,6 +197,7 @@ fn read(report: &mut Report, path: &Path) -> Option<Config> {
         state: absolute_path(&mut decoder, &mut fields, "state", "/var/lib/opb"),
         control: absolute_path(&mut decoder, &mut fields, "control", "/run/opb/opb.sock"),
         http: http(&mut decoder, &mut fields),
+        http_names: http_names(&mut decoder, &mut fields),
         pins: absolute_path(&mut decoder, &mut fields, "pins", "/sys/fs/bpf/opb"),
         log: log(&mut decoder, &mut fields),
         watch: watch(&mut decoder, &mut fields),
@@ -390,6 +393,21 @@ fn http(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> Option<Socket
             decoder.mistyped("`http`", "`off` or an address and port such as 127.0.0.1:9625", node)
         }
     }
+}
+
+fn http_names(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> Vec<String> {
+    let mut names = Vec::new();
+    let Some(node) = fields.take("http-names") else { return names };
+    for node in decoder.list("`http-names`", node).into_iter().flatten() {
+        let Some(text) = decoder.text("a name of `http-names`", node) else { continue };
+        let is_name = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
+        if text.is_empty() || !text.chars().all(is_name) {
+            let message = format!("`{text}` is not a host name (without scheme and port)");
+            decoder.report.error(decoder.spot(node), message);
+        }
+        names.push(text.to_owned());
+    }
+    names
 }
 
 fn log(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> LogLevel {

@@ -1,13 +1,13 @@
 //! Ethernet in its forms: tags, a switch, bundled links, routing domains of their own.
 
-use anyhow::Result;
-use opb_lab::netns::Netns;
+use anyhow::{Context, Result};
+use opb_lab::{netns::Netns, process::wait_until};
 use opb_userspace::{kernel::Hook as Effective, node::Hook};
 
-use super::net::{ACCESS, LINE, Net, tc};
+use super::net::{ACCESS, LINE, Net, PATIENCE, UPLINK, tc};
 
 /// A VLAN device `name` on `parent`.
-fn vlan(netns: &Netns, parent: &str, name: &str, protocol: &str, id: u16) -> Result<()> {
+pub(crate) fn vlan(netns: &Netns, parent: &str, name: &str, protocol: &str, id: u16) -> Result<()> {
     netns.ip(&format!("link add link {parent} name {name} type vlan proto {protocol} id {id}"))?;
     netns.ip(&format!("link set {name} up"))
 }
@@ -85,19 +85,21 @@ fn bond() -> Result<()> {
 #[ignore = "vm: cargo xtask test --lane vm"]
 fn vrf() -> Result<()> {
     let net = Net::lay()?;
+    // Enslaving takes a device down and up. Its IPv6 addresses would go with that.
+    net.gateway.sysctl("net/ipv6/conf/all/keep_addr_on_down", "1")?;
     net.gateway.ip("link add name customers type vrf table 10")?;
     net.gateway.ip("link set customers up")?;
-    net.gateway.ip(&format!("link set {ACCESS} master customers"))?;
-    net.gateway.ip(&format!("link set {} master customers", super::net::UPLINK))?;
-    // Enslaving moved the connected routes; the others have to be told.
+    for device in [ACCESS, UPLINK] {
+        net.gateway.ip(&format!("link set {device} master customers"))?;
+    }
+    // The connected routes moved along, the others have to be told; IPv6 has its own only when the carrier is back.
     for (relay, foreign) in
         [("198.51.100.25", "192.0.2.25"), ("2001:db8:25::1", "2001:db8:7000::25")]
     {
-        net.gateway.ip(&format!("route replace {relay} via {foreign} table 10"))?;
+        let route = format!("route replace {relay} via {foreign} table 10");
+        let told = wait_until(PATIENCE, || Ok(net.gateway.ip(&route).ok()))?;
+        told.with_context(|| format!("never accepted: {route}"))?;
     }
-    net.gateway
-        .address(super::net::UPLINK, "2001:db8:7000::1/64")
-        .or_else(|_kept| Ok::<_, anyhow::Error>(()))?;
     net.address(LINE, ACCESS)?;
     net.filter_on(&[(ACCESS, Hook::Auto, Effective::Xdp), (ACCESS, Hook::Tc, tc()?)])
 }

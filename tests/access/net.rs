@@ -8,18 +8,31 @@
 //! What stands on the line (tags, sessions, tunnels) is the business of each test.
 
 use std::{
+    collections::BTreeSet,
     fs,
-    io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd,
+    process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use nix::net::if_::if_nametoindex;
+use nix::{
+    errno::Errno,
+    net::if_::if_nametoindex,
+    sys::{
+        socket::{
+            AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket,
+            sockopt::SendTimeout,
+        },
+        time::{TimeVal, TimeValLike},
+    },
+};
 use opb_common::outcome::Direction;
 use opb_lab::{
     bpffs::Bpffs,
     netns::{Netns, veth},
+    process,
     topology::Family,
 };
 use opb_userspace::{
@@ -38,19 +51,48 @@ pub(crate) const POLICY: &str = "\
 version: 1
 relays: {isp: {addresses: [198.51.100.25, 2001:db8:25::/64]}}
 groups: {dynamic: {prefixes: [203.0.113.0/24, 2001:db8:1000::/36], relays: [isp]}}
+exemptions:
+  - {prefix: 203.0.113.77/32, reason: fixed address}
+  - {prefix: 2001:db8:1000::77/128, reason: fixed address}
 ";
 
 /// The subscriber, and the gateway on its line.
 pub(crate) const SUBSCRIBER: [&str; 2] = ["203.0.113.9", "2001:db8:1000::9"];
 pub(crate) const ROUTER: [&str; 2] = ["203.0.113.1", "2001:db8:1000::1"];
+/// Another one on the same line, with a fixed address.
+pub(crate) const FIXED: [&str; 2] = ["203.0.113.77", "2001:db8:1000::77"];
 const FOREIGN: [&str; 2] = ["192.0.2.25", "2001:db8:7000::25"];
 const RELAY: [&str; 2] = ["198.51.100.25", "2001:db8:25::1"];
+
+/// Which way a session is opened.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum From {
+    Subscriber,
+    /// The subscriber with the fixed address.
+    Fixed,
+    /// Somebody out there, to the subscriber.
+    Outside,
+}
+
+/// The part of the provider's FAQ that the form of access could change, as TCP sessions: number of the row (as in
+/// `opb_lab::faq`), who opens, to whom, to which port. Row 1 is denied, the others are not.
+type Session = (u8, From, [&'static str; 2], u16);
+const SESSIONS: [Session; 8] = [
+    (1, From::Subscriber, FOREIGN, 25),
+    (2, From::Subscriber, RELAY, 25),
+    (3, From::Subscriber, FOREIGN, 587),
+    (3, From::Subscriber, FOREIGN, 465),
+    (4, From::Subscriber, FOREIGN, 80),
+    (4, From::Subscriber, FOREIGN, 993),
+    (7, From::Outside, SUBSCRIBER, 25),
+    (8, From::Fixed, FOREIGN, 25),
+];
 
 /// Somebody whose sessions are accepted by the test.
 const LISTENER: &str = "192.0.2.26";
 
 /// Emulated machines are slow: what connects has time.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// What is blocked is known by the counter, not by the time.
 const IMPATIENCE: Duration = Duration::from_millis(400);
 
@@ -65,9 +107,27 @@ pub(crate) struct Net {
 impl Net {
     /// Lays the cables and sets the core up; the line has no addresses yet.
     pub(crate) fn lay() -> Result<Self> {
-        let (subscriber, gateway, core) =
-            (Netns::new("subscriber")?, Netns::new("gateway")?, Netns::new("core")?);
+        let (subscriber, gateway) = (Netns::new("subscriber")?, Netns::new("gateway")?);
         veth((&subscriber, LINE), (&gateway, ACCESS))?;
+        Self::behind(subscriber, gateway)
+    }
+
+    /// The same with two devices of this namespace, which are connected, as the ends of the subscriber's cable.
+    pub(crate) fn over([near, far]: &[String; 2]) -> Result<Self> {
+        let (subscriber, gateway) = (Netns::new("subscriber")?, Netns::new("gateway")?);
+        for (device, netns, name) in [(near, &subscriber, LINE), (far, &gateway, ACCESS)] {
+            let place = netns.path();
+            let place = place.display().to_string();
+            let mut command = Command::new("ip");
+            command.args(["link", "set", "dev", device, "netns", &place, "name", name]);
+            process::check(&mut command)?;
+            netns.ip(&format!("link set {name} up"))?;
+        }
+        Self::behind(subscriber, gateway)
+    }
+
+    fn behind(subscriber: Netns, gateway: Netns) -> Result<Self> {
+        let core = Netns::new("core")?;
         veth((&gateway, UPLINK), (&core, LINE))?;
         gateway.forward()?;
         for (prefix, [router, foreign], relay) in [
@@ -81,62 +141,115 @@ impl Net {
             core.default_route(router.parse()?)?;
         }
         core.address(LINE, &format!("{LISTENER}/24"))?;
-        let listeners = core.enter(|| {
-            let addresses = FOREIGN.into_iter().chain(RELAY);
-            let places = addresses.flat_map(|address| [(address, 25), (address, 80)]);
-            places.map(|place| Ok(TcpListener::bind(place)?)).collect()
+        let mut listeners: Vec<TcpListener> = core.enter(|| {
+            let outside = SESSIONS.iter().filter(|(_, from, ..)| *from != From::Outside);
+            let places: BTreeSet<_> =
+                outside.flat_map(|(.., to, port)| to.map(|address| (address, *port))).collect();
+            places.into_iter().map(|place| Ok(TcpListener::bind(place)?)).collect()
         })?;
+        listeners.push(subscriber.enter(|| Ok(TcpListener::bind(("::", 25))?))?);
         Ok(Self { subscriber, gateway, core, _listeners: listeners })
     }
 
     /// Gives the subscriber's device and the gateway's their addresses, and the subscriber its way out.
     pub(crate) fn address(&self, at_subscriber: &str, at_gateway: &str) -> Result<()> {
-        for ((subscriber, router), prefix) in SUBSCRIBER.iter().zip(ROUTER).zip([24, 64]) {
-            self.subscriber.address(at_subscriber, &format!("{subscriber}/{prefix}"))?;
-            self.gateway.address(at_gateway, &format!("{router}/{prefix}"))?;
+        self.gateway_address(at_gateway)?;
+        for (family, prefix) in [(0, 24), (1, 64)] {
+            let router = ROUTER[family];
+            for address in [SUBSCRIBER[family], FIXED[family]] {
+                self.subscriber.address(at_subscriber, &format!("{address}/{prefix}"))?;
+            }
             self.subscriber.default_route(router.parse()?)?;
         }
         Ok(())
     }
 
-    /// Fails unless the subscriber's sessions get through, over each family, to all that there is.
+    /// The gateway's addresses on the line.
+    pub(crate) fn gateway_address(&self, device: &str) -> Result<()> {
+        for (router, prefix) in ROUTER.into_iter().zip([24, 64]) {
+            self.gateway.address(device, &format!("{router}/{prefix}"))?;
+        }
+        Ok(())
+    }
+
+    /// Fails unless all sessions come about, over each family.
     pub(crate) fn is_open(&self) -> Result<()> {
-        for family in Family::BOTH.map(|family| family as usize) {
-            for (to, port) in [(FOREIGN[family], 25), (RELAY[family], 25), (FOREIGN[family], 80)] {
-                ensure!(self.connects(to, port, PATIENCE)?, "{to} port {port} cannot be reached");
+        for family in Family::BOTH {
+            for session in &SESSIONS {
+                self.comes_about(session, family)?;
             }
         }
         Ok(())
     }
 
-    /// Fails unless mail to anybody is denied and counted, and mail to the relay and the web are as they were.
+    /// Fails unless the policy is in force over each family: mail to strangers is denied, by the filter, and nothing else.
     pub(crate) fn is_filtered(&self, filter: &Filter) -> Result<()> {
-        self.is_filtered_in(filter, &Family::BOTH)
+        self.denies(filter, &Family::BOTH, &[1])
     }
 
-    fn is_filtered_in(&self, filter: &Filter, families: &[Family]) -> Result<()> {
-        for family in families.iter().map(|&family| family as usize) {
-            let before = filter.denied()?;
-            let foreign = FOREIGN[family];
-            ensure!(!self.connects(foreign, 25, IMPATIENCE)?, "{foreign} port 25 can be reached");
-            ensure!(filter.denied()? > before, "{foreign} port 25: blocked, but not by the filter");
-            let counted = filter.denied()?;
-            for (to, port) in [(RELAY[family], 25), (foreign, 80)] {
-                ensure!(self.connects(to, port, PATIENCE)?, "{to} port {port} cannot be reached");
+    /// Fails unless the filter denies the sessions of these rows, and no others.
+    pub(crate) fn denies(&self, filter: &Filter, families: &[Family], rows: &[u8]) -> Result<()> {
+        for &family in families {
+            let (denied, allowed): (Vec<_>, Vec<_>) =
+                SESSIONS.iter().partition(|(row, ..)| rows.contains(row));
+            for session in denied {
+                let before = filter.denied()?;
+                let answer = self.connects(session, family, IMPATIENCE)?;
+                ensure!(answer == Answer::None, "{session:?} over {family}: {answer:?}");
+                ensure!(filter.denied()? > before, "{session:?}: blocked, but not by the filter");
             }
-            // The blocked connection is over, and nothing else may have been denied.
-            ensure!(filter.denied()? == counted, "something else was denied over {foreign}");
+            let counted = filter.denied()?;
+            for session in allowed {
+                self.comes_about(session, family)?;
+            }
+            // The blocked connections are over, and nothing else may have been denied.
+            ensure!(filter.denied()? == counted, "something else was denied over {family}");
         }
         Ok(())
     }
 
-    fn connects(&self, to: &str, port: u16, limit: Duration) -> Result<bool> {
-        let to = SocketAddr::new(to.parse::<IpAddr>()?, port);
-        self.subscriber.enter(|| match TcpStream::connect_timeout(&to, limit) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::TimedOut => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("{to}")),
-        })
+    /// Fails unless mail to strangers gets no answer, and everything else does.
+    pub(crate) fn is_denied_and_allowed(&self) -> Result<()> {
+        for family in Family::BOTH {
+            for session in &SESSIONS {
+                let (denied, limit) = match session.0 {
+                    1 => (true, IMPATIENCE),
+                    _ => (false, PATIENCE),
+                };
+                let answer = self.connects(session, family, limit)?;
+                let expected = if denied { Answer::None } else { Answer::Connected };
+                ensure!(answer == expected, "{session:?} over {family}: {answer:?}");
+            }
+        }
+        Ok(())
+    }
+
+    fn comes_about(&self, session: &Session, family: Family) -> Result<()> {
+        let answer = self.connects(session, family, PATIENCE)?;
+        ensure!(answer == Answer::Connected, "{session:?} over {family}: {answer:?}");
+        Ok(())
+    }
+
+    /// What the subscriber's mail to a stranger is answered.
+    pub(crate) fn mail_is_answered(&self, family: Family) -> Result<Answer> {
+        self.connects(&SESSIONS[0], family, PATIENCE)
+    }
+
+    fn connects(
+        &self,
+        &(_, from, to, port): &Session,
+        family: Family,
+        limit: Duration,
+    ) -> Result<Answer> {
+        let (netns, source) = match from {
+            From::Subscriber => (&self.subscriber, Some(SUBSCRIBER)),
+            From::Fixed => (&self.subscriber, Some(FIXED)),
+            From::Outside => (&self.core, None),
+        };
+        let family = family as usize;
+        let to = SocketAddr::new(to[family].parse()?, port);
+        let source = source.map(|source| source[family].parse()).transpose()?;
+        netns.enter(|| connect(source, to, limit)).with_context(|| format!("{source:?} to {to}"))
     }
 
     /// A connection to somebody's port 25, both ends of it.
@@ -164,11 +277,34 @@ impl Net {
         for &(interface, hook, effective) in places {
             filter
                 .on(self, interface, Role::Subscriber, hook, effective)
-                .and_then(|()| self.is_filtered_in(&filter, families))
+                .and_then(|()| self.denies(&filter, families, &[1]))
                 .and_then(|()| filter.off(self))
                 .with_context(|| format!("with the filter on {interface}, hook {hook:?}"))?;
         }
         self.is_open().context("after the filter was taken off")
+    }
+}
+
+/// What comes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Answer {
+    Connected,
+    Refused,
+    None,
+}
+
+fn connect(source: Option<IpAddr>, to: SocketAddr, limit: Duration) -> Result<Answer> {
+    let family = if to.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    if let Some(source) = source {
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0)))?;
+    }
+    setsockopt(&socket, SendTimeout, &TimeVal::milliseconds(limit.as_millis() as i64))?;
+    match nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
+        Ok(()) => Ok(Answer::Connected),
+        Err(Errno::ECONNREFUSED) => Ok(Answer::Refused),
+        Err(Errno::EINPROGRESS | Errno::ETIMEDOUT) => Ok(Answer::None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -246,7 +382,7 @@ impl Filter {
 
     pub(crate) fn denied(&self) -> Result<u64> {
         let kernel = self.kernel.as_ref().context("the filter has no process")?;
-        let rows = kernel.counters(&self.slots)?;
+        let rows = kernel.counters(&self.slots);
         Ok(rows.iter().filter(|row| row.verdict == "drop").map(|row| row.packets).sum())
     }
 }

@@ -11,7 +11,7 @@ use opb_lab::{
 };
 use opb_userspace::{kernel::Hook as Effective, node::Hook};
 
-use super::net::{ACCESS, LINE, Net, ROUTER, SUBSCRIBER, tc};
+use super::net::{ACCESS, FIXED, LINE, Net, ROUTER, SUBSCRIBER, tc};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -53,6 +53,11 @@ fn pppoe() -> Result<()> {
     net.subscriber.ip("route add default dev ppp0")?;
     net.subscriber.address("ppp0", &format!("{}/128", SUBSCRIBER[1]))?;
     net.subscriber.ip("-6 route add default dev ppp0")?;
+    for fixed in FIXED {
+        let length = if fixed.contains(':') { 128 } else { 32 };
+        net.subscriber.address("ppp0", &format!("{fixed}/{length}"))?;
+        net.gateway.ip(&format!("route add {fixed}/{length} dev ppp0"))?;
+    }
     net.gateway.ip(&format!("-6 route add {}/128 dev ppp0", SUBSCRIBER[1]))?;
 
     net.filter_on(&[

@@ -5,7 +5,7 @@ use anyhow::Result;
 use opb_lab::topology::Family;
 use opb_userspace::{kernel::Hook as Effective, node::Hook};
 
-use super::net::{ACCESS, LINE, Net, ROUTER, SUBSCRIBER, tc};
+use super::net::{ACCESS, FIXED, LINE, Net, ROUTER, SUBSCRIBER, tc};
 
 #[test]
 #[ignore = "vm: cargo xtask test --lane vm"]
@@ -36,6 +36,8 @@ fn between(inner: Family, kind: &str) -> Result<()> {
         netns.ip("link set tunnel up")?;
         netns.address("tunnel", &format!("{}/{}", here[carried], length[carried]))?;
     }
+    net.subscriber.address("tunnel", &format!("{}/{}", FIXED[carried], length[carried]))?;
+    net.subscriber.address(LINE, &format!("{}/{}", FIXED[carrier], length[carrier]))?;
     for router in ROUTER {
         net.subscriber.default_route(router.parse()?)?;
     }

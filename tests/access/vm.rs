@@ -1,10 +1,13 @@
-//! From the ground up: the net, the programs, the hooks, and then one form of access after another.
+//! From the ground up: the net, the hooks, and then one form of access after another.
 
 mod net;
 
+mod doctor;
 mod hooks;
 mod links;
 mod nat;
+mod nic;
+mod node;
 mod ppp;
-mod programs;
+mod status;
 mod tunnels;

@@ -1,10 +1,9 @@
 //! Every row of the packet table, over the image that the real compiler makes of its policy.
 
-use opb_common::settings::Settings;
 use opb_lab::packets::{Row, rows};
 use opb_userspace::{image::Tables, kernel::ReplayHook};
 
-use crate::judges::{HOOKS, Programs, image, named, on_the_host, takes, words};
+use crate::judges::{Programs, image, named, on_the_host, takes, words};
 
 #[test]
 fn every_row_gets_its_verdict_on_the_host() {
@@ -47,30 +46,4 @@ fn compare<'a>(rows: impl Iterator<Item = &'a Row>, mut judge: impl FnMut(&Row) 
     assert!(wrong.is_empty(), "{} of {count} rows:\n{}", wrong.len(), wrong.join("\n"));
     // The table is the contract; half of one would be none.
     assert!(count > 250, "only {count} rows");
-}
-
-/// A tenth of the million at which the kernel gives up.
-const MOST_VERIFIED: u32 = 100_000;
-
-/// With every setting that adds to the programs.
-#[test]
-#[ignore = "root: cargo xtask test --lane kernel"]
-fn the_verifier_has_room() {
-    let image = image();
-    let subscriber = Settings::SUBSCRIBER.with(Settings::UNKNOWN_DROP);
-    for hook in HOOKS {
-        let mut programs = Programs::new(&image, hook);
-        for settings in [
-            Settings(0),
-            subscriber,
-            subscriber.with(Settings::SOCKET_BUFFER),
-            Settings::DOWNSTREAM.with(Settings::SILENT),
-            Settings::BARE_IP.with(Settings::SOCKET_BUFFER),
-        ] {
-            let verified = programs.with(settings).verified_instructions();
-            let verified = verified.expect("the kernel tells").expect("since Linux 5.16");
-            println!("{hook:?} {settings:?}: {verified} instructions");
-            assert!(verified <= MOST_VERIFIED, "{hook:?} {settings:?}: {verified}");
-        }
-    }
 }

@@ -101,6 +101,29 @@ impl Node {
         Ok(())
     }
 
+    /// A second daemon with files of its own on the same interfaces.
+    pub(crate) fn run_beside(&self, config: &str, control: &str) -> Result<Process> {
+        let mut command = self.command(&["run", "--config"]);
+        command.arg(self.path(config));
+        let mut daemon = Process::spawn("opb run", &mut command, &self.path("second.log"))?;
+        daemon.wait_ready(LIMIT, || {
+            let mut status = self.command(&["status", "--json", "--control"]);
+            Ok(!process::run(status.arg(self.path(control)), LIMIT)?.stdout.is_empty())
+        })?;
+        Ok(daemon)
+    }
+
+    /// Pins every link once more, where the daemon does not look. Until it is dropped.
+    pub(crate) fn hold_links(&self) -> Result<Bpffs> {
+        let elsewhere = Bpffs::mount()?;
+        for (name, (link, _)) in self.links()? {
+            let pin = elsewhere.path().join(name);
+            let (link, pin) = (link.to_string(), pin.display().to_string());
+            process::check(Command::new("bpftool").args(["link", "pin", "id", &link, &pin]))?;
+        }
+        Ok(elsewhere)
+    }
+
     /// Without any chance to clean up.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.daemon.take().context("opb does not run")?.kill()?;
@@ -191,7 +214,7 @@ impl Node {
     /// The links (or, for clsact, the programs that stand for them) that are pinned.
     pub(crate) fn links(&self) -> Result<Links> {
         let mut links = Links::new();
-        for pin in self.pinned()?.iter().filter(|pin| pin.contains("/links/")) {
+        for pin in self.pinned()?.iter().filter(|pin| pin.starts_with("opb/v1/links/")) {
             let path = self.bpffs.path().join(pin);
             let kind = if pin.contains("clsact") { "prog" } else { "link" };
             let shown = bpftool(&[kind, "show", "pinned", &path.display().to_string()])?;

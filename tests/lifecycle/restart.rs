@@ -7,9 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use opb_lab::{line::Line, process::Output};
+use opb_lab::{
+    line::{Line, Way},
+    process::Output,
+};
 
-use crate::node::{Node, mail_to, syn};
+use crate::node::{Node, POLICY, mail_to, syn};
 
 const HOOKS: [&str; 4] = ["xdp", "xdp-generic", "tc", "clsact"];
 
@@ -69,6 +72,54 @@ fn a_program_moves_to_another_hook_without_a_gap() -> Result<()> {
     }
     node.stop()?;
     node.detach()
+}
+
+/// The pins are gone, the daemon is dead, and something else keeps the links alive: the next daemon finds them.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn links_that_lost_their_pins_are_found_and_adopted() -> Result<()> {
+    for hook in ["xdp", "xdp-generic", "tc"] {
+        let mut node = Node::new(&subscriber(hook))?;
+        node.run("enforcing")?;
+        let first = node.links()?;
+        let held = node.hold_links()?;
+
+        // A daemon with other pins leaves them to the one that is alive.
+        let config = std::fs::read_to_string(node.path("opb.yaml"))?;
+        let config = config.replace("opb.sock", "second.sock").replace("/state\n", "/second\n");
+        node.write("second.yaml", &config.replace("/opb\n", "/second\n"))?;
+        let second = node.run_beside("second.yaml", "second.sock")?;
+        ensure!(node.links()? == first, "{hook}: {first:?} became {:?}", node.links()?);
+        drop(second);
+        node.opb_with(&["detach"], &node.path("second.yaml"))?;
+        ensure!(node.links()? == first, "{hook}: {first:?} became {:?}", node.links()?);
+
+        node.kill()?;
+        std::fs::remove_dir_all(node.pins())?;
+        node.enforces("without pins")?;
+        // Another policy, so that it is seen whose is enforced.
+        node.write("policy.yaml", &POLICY.replace("198.51.100.25", "192.0.2.25"))?;
+        node.run("enforcing")?;
+        ensure!(node.said()?.contains("a program of ours without a pin; adopted"));
+        let relay = |address| node.ends.passes(Way::Up, &mail_to(address));
+        ensure!(relay([192, 0, 2, 25])?, "{hook}: the old policy is still enforced");
+        ensure!(!relay([198, 51, 100, 25])?, "{hook}: the new policy is not enforced");
+        let second = node.links()?;
+        ensure!(first.keys().eq(second.keys()), "{hook}: {first:?} became {second:?}");
+        for (old, new) in first.values().zip(second.values()) {
+            ensure!(old.0 == new.0, "{hook}: another link: {first:?} became {second:?}");
+            ensure!(old.1 != new.1, "{hook}: the old program: {first:?} became {second:?}");
+        }
+
+        // And without a daemon `opb detach` does.
+        node.kill()?;
+        std::fs::remove_dir_all(node.pins())?;
+        let Output { status, stdout, stderr } = node.opb_with_config(&["detach"])?;
+        ensure!(status.success() && stdout.contains("without a pin, access"), "{stdout}{stderr}");
+        node.enforces_nothing("after opb detach")?;
+        drop(held);
+    }
+    Ok(())
 }
 
 #[test]

@@ -93,11 +93,11 @@ impl Gate {
 
     /// What has been counted so far: `group direction verdict reason`, with `-` for no group.
     pub(crate) fn counts(&self) -> Result<Counts> {
-        let rows = self.kernel.counters(&self.slots)?;
+        let rows = self.kernel.counters(&self.slots);
         Ok(rows
             .into_iter()
             .map(|row| {
-                let group = row.group.as_deref().unwrap_or("-");
+                let group = row.of.as_deref().unwrap_or("-");
                 let key = format!("{group} {} {} {}", row.direction, row.verdict, row.reason);
                 (key, row.packets)
             })

@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use etherparse::{IpNumber, Ipv4Header, Ipv6Header, TcpHeader, TcpSlice};
 use opb_common::outcome::Direction;
 use opb_lab::{
     frames::{Ethernet, Ipv4, Ipv6, Tcp, flags},
@@ -16,7 +15,7 @@ use opb_lab::{
         Host,
         hosts::{ANY, OUTSIDE, REJECTING},
     },
-    process,
+    process, reset,
 };
 use opb_userspace::node::Role;
 
@@ -87,7 +86,7 @@ fn answers_are_exact() -> Result<()> {
                 for request in [v4, v6] {
                     let answer = answer(&gate.ends, &request)?
                         .with_context(|| format!("{hook:?}, {name}, {what}: no answer"))?;
-                    let expected = expected(&request, headers, pppoe);
+                    let expected = reset::of(&request, headers, pppoe);
                     let (answer, padding) = answer.split_at(expected.len().min(answer.len()));
                     assert_eq!(
                         hex(answer),
@@ -246,61 +245,6 @@ fn answer(ends: &Ends, frame: &[u8]) -> Result<Option<Vec<u8>>> {
         !answers.is_empty()
     })?;
     Ok(answers.pop())
-}
-
-/// The reset as a foreign library builds it, behind the headers of the request.
-fn expected(request: &[u8], headers: usize, ppp: usize) -> Vec<u8> {
-    let (link, packet) = request.split_at(headers);
-    let mut answer = [&link[6..12], &link[..6], &link[12..]].concat();
-    let is_v4 = packet[0] >> 4 == 4;
-    let (length, header, tcp) = if is_v4 {
-        let (ip, payload) = Ipv4Header::from_slice(packet).expect("IPv4");
-        let tcp = reset(payload);
-        let mut header =
-            Ipv4Header::new(20, 64, IpNumber::TCP, ip.destination, ip.source).expect("short");
-        (header.identification, header.dont_fragment) = (0, true);
-        header.header_checksum = header.calc_header_checksum();
-        let checksum = tcp.calc_checksum_ipv4(&header, &[]).expect("short");
-        (40, header.to_bytes().to_vec(), TcpHeader { checksum, ..tcp })
-    } else {
-        let (ip, payload) = Ipv6Header::from_slice(packet).expect("IPv6");
-        let tcp = reset(payload);
-        let header = Ipv6Header {
-            payload_length: 20,
-            next_header: IpNumber::TCP,
-            hop_limit: 64,
-            source: ip.destination,
-            destination: ip.source,
-            ..Ipv6Header::default()
-        };
-        let checksum = tcp.calc_checksum_ipv6(&header, &[]).expect("short");
-        (60, header.to_bytes().to_vec(), TcpHeader { checksum, ..tcp })
-    };
-    if ppp > 0 {
-        let at = headers - ppp - 2;
-        answer[at..at + 2].copy_from_slice(&(length as u16 + ppp as u16).to_be_bytes());
-    }
-    answer.extend(header);
-    answer.extend(tcp.to_bytes());
-    answer
-}
-
-/// All but the checksum.
-fn reset(segment: &[u8]) -> TcpHeader {
-    let request = TcpSlice::from_slice(segment).expect("TCP");
-    let (source, destination) = (request.destination_port(), request.source_port());
-    if request.ack() {
-        let header = TcpHeader::new(source, destination, request.acknowledgment_number(), 0);
-        return TcpHeader { rst: true, ..header };
-    }
-    let length =
-        request.payload().len() as u32 + u32::from(request.syn()) + u32::from(request.fin());
-    TcpHeader {
-        rst: true,
-        ack: true,
-        acknowledgment_number: request.sequence_number().wrapping_add(length),
-        ..TcpHeader::new(source, destination, 0, 0)
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -130,6 +130,12 @@ fn the_daemon_answers_as_the_document_says() -> Result<()> {
     check(("GET", "/v1/explain?src=203.0.113.9&dst=192.0.2.1"), None, 200)?;
     check(("GET", "/v1/explain?src=203.0.113.9"), None, 400)?;
     check(("GET", "/v1/counters"), None, 200)?;
+    check(("GET", "/v1/counters?by=interface"), None, 200)?;
+    check(("GET", "/v1/counters?by=colour"), None, 400)?;
+    check(("GET", "/v1/events"), None, 200)?;
+    check(("GET", "/v1/events?after=yesterday"), None, 400)?;
+    check(("GET", "/v1/talkers"), None, 200)?;
+    check(("GET", "/v1/talkers?limit=all"), None, 400)?;
 
     let relays = "relays:\n  named: {hosts: [mail.isp.example]}\n";
     node.write("policy.yaml", &POLICY.replace("relays:\n", relays).replace("/25]", "/26]"))?;

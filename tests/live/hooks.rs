@@ -60,38 +60,3 @@ fn radius_accounting_enters_and_removes() -> Result<()> {
     assert_eq!(node.verdict("100.64.0.8", MX)?, "pass unknown");
     Ok(())
 }
-
-#[test]
-#[ignore = "root: cargo xtask test --lane kernel"]
-fn sessions_that_come_together_share_a_publication() -> Result<()> {
-    let node = Node::start("")?;
-    let before = node.status()?["policy"]["generation"].as_u64().context("a generation")?;
-    let (clients, each) = (100u32, 5);
-    thread::scope(|scope| {
-        let node = &node;
-        let threads: Vec<_> = (0..clients)
-            .map(|client| {
-                scope.spawn(move || -> Result<()> {
-                    for number in 0..each {
-                        let prefix = format!("100.65.{client}.{number}/32");
-                        let entries = json!({"entries": [{"prefix": prefix, "group": "dyn"}]});
-                        let (code, answer) =
-                            api::call(node, "POST", "/v1/subscribers", Some(&entries))?;
-                        anyhow::ensure!(code == 200 && answer["added"] == 1, "{code} {answer}");
-                        if number % 2 == 0 {
-                            let prefixes = json!({"prefixes": [prefix]});
-                            api::call(node, "POST", "/v1/subscribers/remove", Some(&prefixes))?;
-                        }
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
-        threads.into_iter().try_for_each(|client| client.join().expect("no panic"))
-    })?;
-    assert_eq!(node.status()?["entries"]["count"], clients * 2);
-    let after = node.status()?["policy"]["generation"].as_u64().context("a generation")?;
-    let requests = u64::from(clients * 8);
-    assert!(after - before < requests / 4, "{} publications for {requests}", after - before);
-    Ok(())
-}

@@ -1,6 +1,6 @@
 //! Relay hosts, resolved by a real name server whose answers change.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use opb_lab::process::Process;
 
@@ -16,21 +16,43 @@ groups:
 ";
 
 /// dnsmasq in the gateway's namespace, answering for one name.
-fn name_server(node: &Node, addresses: &[&str]) -> Result<Process> {
-    let mut command = node.gateway.command(Path::new("dnsmasq"));
-    command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-hosts", "--no-resolv"]);
-    command.args(["--port=5353", "--listen-address=127.0.0.1", "--bind-interfaces", "--pid-file="]);
-    command.args(["--user=root", "--local-ttl=1", "--local=/isp.example/"]);
-    for address in addresses {
-        command.arg(format!("--host-record=mail.isp.example,{address}"));
+pub(crate) struct NameServer {
+    process: Process,
+    hosts: PathBuf,
+}
+
+impl NameServer {
+    pub(crate) fn start(node: &Node, addresses: &[&str]) -> Result<Self> {
+        let hosts = node.path("hosts");
+        let mut command = node.gateway.command("dnsmasq");
+        command.args([
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-hosts",
+            "--no-resolv",
+        ]);
+        command.args(["--port=5353", "--listen-address=127.0.0.1", "--bind-interfaces"]);
+        command.args(["--pid-file=", "--user=root", "--local-ttl=1", "--local=/isp.example/"]);
+        command.arg(format!("--addn-hosts={}", hosts.display()));
+        fs::write(&hosts, Self::text(addresses))?;
+        let mut process = Process::spawn("dnsmasq", &mut command, &node.path("dnsmasq.log"))?;
+        // Bound to an interface, it answers over TCP, too.
+        process.wait_ready(LIMIT, || {
+            let connect = || Ok(std::net::TcpStream::connect("127.0.0.1:5353").is_ok());
+            node.gateway.enter(connect)
+        })?;
+        Ok(Self { process, hosts })
     }
-    let mut server = Process::spawn("dnsmasq", &mut command, &node.path("dnsmasq.log"))?;
-    // Bound to an interface, it answers over TCP, too.
-    server.wait_ready(LIMIT, || {
-        let connect = || Ok(std::net::TcpStream::connect("127.0.0.1:5353").is_ok());
-        node.gateway.enter(connect)
-    })?;
-    Ok(server)
+
+    /// Another answer from now on.
+    pub(crate) fn answer(&self, addresses: &[&str]) -> Result<()> {
+        fs::write(&self.hosts, Self::text(addresses))?;
+        self.process.signal(nix::sys::signal::Signal::SIGHUP)
+    }
+
+    fn text(addresses: &[&str]) -> String {
+        addresses.iter().map(|address| format!("{address} mail.isp.example\n")).collect()
+    }
 }
 
 #[test]
@@ -38,7 +60,7 @@ fn name_server(node: &Node, addresses: &[&str]) -> Result<Process> {
 fn answers_are_followed_and_kept_over_failures() -> Result<()> {
     let mut node = Node::prepare("dns: {servers: [\"127.0.0.1:5353\"], hold: 4s}\n")?;
     node.write("policy.yaml", POLICY)?;
-    let server = name_server(&node, &["198.51.100.25", "2001:db8:25::25"])?;
+    let server = NameServer::start(&node, &["198.51.100.25", "2001:db8:25::25"])?;
     node.run()?;
     let subscriber = "203.0.113.9";
     node.wait_verdict(subscriber, "198.51.100.25", "pass relay")?;
@@ -46,8 +68,7 @@ fn answers_are_followed_and_kept_over_failures() -> Result<()> {
     assert_eq!(node.verdict(subscriber, "198.51.100.26")?, "drop policy");
 
     // Another answer: the new address at once, the old one for as long as the hold says.
-    drop(server);
-    let server = name_server(&node, &["198.51.100.26", "2001:db8:25::25"])?;
+    server.answer(&["198.51.100.26", "2001:db8:25::25"])?;
     node.wait_verdict(subscriber, "198.51.100.26", "pass relay")?;
     assert_eq!(node.verdict(subscriber, "198.51.100.25")?, "pass relay", "held");
     node.wait_verdict(subscriber, "198.51.100.25", "drop policy")?;

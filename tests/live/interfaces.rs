@@ -3,14 +3,14 @@
 use super::*;
 use crate::node::{LIMIT, Node};
 
-fn covered(status: &Value, prefix: &str) -> usize {
+pub(crate) fn covered(status: &Value, prefix: &str) -> usize {
     let interfaces = status["interfaces"].as_array();
     let name = |it: &&Value| it["name"].as_str().is_some_and(|name| name.starts_with(prefix));
     interfaces.map_or(0, |interfaces| interfaces.iter().filter(name).count())
 }
 
 /// Runs `ip` on many lines at once.
-fn batch(node: &Node, lines: &str) -> Result<()> {
+pub(crate) fn batch(node: &Node, lines: &str) -> Result<()> {
     fs::write(node.path("batch"), lines)?;
     let mut command = node.gateway.command(std::path::Path::new("ip"));
     command.arg("-batch").arg(node.path("batch"));

@@ -91,6 +91,10 @@ impl Node {
         self.daemon.as_ref().context("opb does not run")?.signal(signal)
     }
 
+    pub(crate) fn pid(&self) -> Result<u32> {
+        Ok(self.daemon.as_ref().context("opb does not run")?.id())
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -122,7 +126,19 @@ impl Node {
         let mut command = self.gateway.command(Path::new(env!("CARGO_BIN_EXE_opb")));
         command.args(arguments).current_dir(self.directory.path());
         command.env_remove("OPB_CONFIG").env("OPB_CONTROL", self.path("opb.sock"));
+        let clock = self.path("clock");
+        if clock.exists() {
+            // libfaketime, between the program and the C library's clock.
+            command.env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1");
+            command.env("FAKETIME_TIMESTAMP_FILE", clock).env("FAKETIME_CACHE_DURATION", "1");
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DISABLE_SHM", "1");
+        }
         command
+    }
+
+    /// Sets the clock of daemon and commands, and from the first time on gives them one of their own.
+    pub(crate) fn set_clock(&self, ahead: Duration) -> Result<()> {
+        self.write("clock", &format!("+{}s", ahead.as_secs()))
     }
 
     pub(crate) fn opb(&self, arguments: &[&str]) -> Result<Output> {

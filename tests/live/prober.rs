@@ -22,8 +22,8 @@ use opb_lab::frames::{Ethernet, Ipv4, Tcp};
 const SUBSCRIBER: [u8; 4] = [203, 0, 113, 9];
 const RELAY: [u8; 4] = [198, 51, 100, 25];
 const FOREIGN: [u8; 4] = [198, 18, 0, 25];
-/// Pairs of one denied and one allowed SYN.
-const PAIRS_A_SECOND: f64 = 5000.0;
+/// Of the denied SYNs and of the allowed ones.
+pub(crate) const EACH_A_SECOND: u32 = 10_000;
 /// Room for some ten seconds of frames, should the receiver get no time.
 const BUFFER: usize = 128 << 20;
 
@@ -40,15 +40,15 @@ impl Sender {
         Ok(Self(packet_socket(interface)?))
     }
 
-    /// Sends until `stop`, and counts the pairs in `sent`.
-    pub(crate) fn send(&self, stop: &AtomicBool, sent: &AtomicU32) -> Result<()> {
+    /// Sends so many pairs of one denied and one allowed SYN a second until `stop`, and counts them in `sent`.
+    pub(crate) fn send(&self, rate: u32, stop: &AtomicBool, sent: &AtomicU32) -> Result<()> {
         let mut frames = [FOREIGN, RELAY].map(|destination| {
             let packet = Ipv4::new(SUBSCRIBER, destination).carrying(Tcp::syn_to(25));
             Ethernet::new().carrying(&packet)
         });
         let start = Instant::now();
         while !stop.load(Ordering::SeqCst) {
-            let due = (start.elapsed().as_secs_f64() * PAIRS_A_SECOND) as u32;
+            let due = (start.elapsed().as_secs_f64() * f64::from(rate)) as u32;
             while sent.load(Ordering::SeqCst) < due {
                 let number = sent.load(Ordering::SeqCst);
                 for frame in &mut frames {
@@ -66,6 +66,8 @@ impl Sender {
         loop {
             match send(self.0.as_raw_fd(), frame, MsgFlags::empty()) {
                 Ok(_) => return Ok(()),
+                // The cable is down: nothing gets through, so nothing is lost to us.
+                Err(Errno::ENETDOWN) => return Ok(()),
                 Err(Errno::ENOBUFS | Errno::EAGAIN) => thread::sleep(Duration::from_micros(200)),
                 Err(error) => return Err(error).context("cannot send"),
             }
@@ -101,7 +103,7 @@ impl Receiver {
         loop {
             let length = match recv(self.0.as_raw_fd(), &mut frame, MsgFlags::empty()) {
                 Ok(length) => length,
-                Err(Errno::EINTR) => continue,
+                Err(Errno::EINTR | Errno::ENETDOWN) => continue,
                 Err(Errno::EAGAIN) if stop.load(Ordering::SeqCst) => break,
                 Err(Errno::EAGAIN) => continue,
                 Err(error) => return Err(error).context("cannot receive"),
@@ -124,6 +126,20 @@ impl Receiver {
         seen.overrun = overrun(&self.0)?;
         Ok(seen)
     }
+}
+
+/// How many pairs were sent in a tenth of a second, and what was seen of them.
+pub(crate) fn probe(receiver: &Receiver, sender: &Sender) -> Result<(u32, Seen)> {
+    let (stop, sent) = (AtomicBool::new(false), AtomicU32::new(0));
+    let seen = thread::scope(|scope| {
+        let receiving = scope.spawn(|| receiver.count(&stop, &sent));
+        let sending = scope.spawn(|| sender.send(1000, &stop, &sent));
+        thread::sleep(Duration::from_millis(100));
+        stop.store(true, Ordering::SeqCst);
+        sending.join().expect("no panic")?;
+        receiving.join().expect("no panic")
+    })?;
+    Ok((sent.into_inner(), seen))
 }
 
 fn packet_socket(interface: &str) -> Result<OwnedFd> {

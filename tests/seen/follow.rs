@@ -1,12 +1,19 @@
-//! Events as they happen, and the command for a suspect.
+//! Events as they happen, and who is told of a suspect.
 
-use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    sync::mpsc,
+    thread,
+};
 
 use anyhow::{Context, Result, ensure};
 use opb_lab::process::Process;
 use serde_json::Value;
 
-use crate::node::{Node, OUTSIDE, Wire, syn};
+use crate::node::{LIMIT, Node, OUTSIDE, Wire, syn};
 
 const BOT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 
@@ -37,6 +44,12 @@ fn events_follow_and_a_suspect_runs_the_command() -> Result<()> {
         .map(serde_json::from_str)
         .collect::<Result<_, _>>()
         .with_context(|| events.clone())?;
+    events.iter().try_for_each(|event| Node::conforms("Event", event))?;
+    for (command, schema) in [("counters", "Counter"), ("top", "Talker")] {
+        let rows = node.rows(&[command, "--json"])?;
+        ensure!(!rows.is_empty(), "{command}");
+        rows.iter().try_for_each(|row| Node::conforms(schema, row))?;
+    }
     let denied: Vec<_> = events.iter().filter(|event| event["kind"] == "denied").collect();
     // The burst of one source; one more if the machine was slow enough for a second to pass.
     ensure!((5..=8).contains(&denied.len()), "{denied:?}");
@@ -59,8 +72,71 @@ fn events_follow_and_a_suspect_runs_the_command() -> Result<()> {
         wire.send(&syn(BOT, OUTSIDE))?;
         Ok(fs::read_to_string(&watched)?.contains("\"added_packets\":").then_some(()))
     })?;
-    watch.wait_success(crate::node::LIMIT)?;
+    watch.wait_success(LIMIT)?;
     // A daemon that stops does not wait for those that follow.
     follow.kill()?;
+    node.end()
+}
+
+/// Head and body of one request.
+fn request(stream: &mut TcpStream) -> Result<(String, Value)> {
+    let mut bytes = Vec::new();
+    loop {
+        let mut more = [0; 4096];
+        let count = stream.read(&mut more)?;
+        ensure!(count > 0, "broke off after {:?}", String::from_utf8_lossy(&bytes));
+        bytes.extend_from_slice(&more[..count]);
+        let text = String::from_utf8_lossy(&bytes);
+        // The body is one object, and the only thing in braces.
+        if let Some((head, body)) = text.split_once("\r\n\r\n")
+            && let Ok(body) = serde_json::from_str(body)
+        {
+            return Ok((head.to_lowercase(), body));
+        }
+    }
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn suspects_are_posted_to_a_webhook_whatever_it_does() -> Result<()> {
+    let suspect = "suspect: {per-minute: 20, webhook: \"http://127.0.0.1:8025/hook?key=s3cret\"}\n";
+    let mut node = Node::prepare("auto", suspect)?;
+    let listener = node.gateway.enter(|| Ok(TcpListener::bind("127.0.0.1:8025")?))?;
+    node.launch(node.daemon())?;
+    let (say, hear) = mpsc::channel();
+    thread::spawn(move || -> Result<()> {
+        // The first never gets an answer, the second a bad one.
+        let failure = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n";
+        let mut open = Vec::new();
+        for answer in ["", failure, "HTTP/1.1 204 No Content\r\n\r\n"] {
+            let (mut stream, _) = listener.accept()?;
+            say.send(request(&mut stream)?)?;
+            stream.write_all(answer.as_bytes())?;
+            open.push(stream);
+        }
+        Ok(())
+    });
+    let wire = Wire::open(&node.subscribers, "far0")?;
+    for last in [9, 10, 11] {
+        (0..30).try_for_each(|_| wire.send(&syn([203, 0, 113, last].into(), OUTSIDE)))?;
+    }
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let (head, body) = hear.recv_timeout(LIMIT)?;
+        ensure!(head.starts_with("post /hook?key=s3cret http/1.1\r\n"), "{head}");
+        ensure!(head.contains("host: 127.0.0.1:8025"), "{head}");
+        ensure!(head.contains("content-type: application/json"), "{head}");
+        ensure!(body["kind"] == "suspect" && body["packets"] == 30, "{body}");
+        told.push(body["subscriber"].as_str().unwrap_or_default().to_owned());
+    }
+    told.sort();
+    ensure!(told == ["203.0.113.10", "203.0.113.11", "203.0.113.9"], "{told:?}");
+    let log = node.wait("both failures in the log", || {
+        let log = fs::read_to_string(node.path("opb.log"))?;
+        let all = log.contains("not within 10s") && log.contains("the answer is 500");
+        Ok(all.then_some(log))
+    })?;
+    ensure!(log.contains("webhook http://127.0.0.1:8025 was not told"), "{log}");
+    ensure!(!log.contains("s3cret"), "a secret in the log: {log}");
     node.end()
 }

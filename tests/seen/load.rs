@@ -6,15 +6,17 @@ use anyhow::{Result, ensure};
 use opb_lab::frames::{Ethernet, Ipv4, Ipv6, Tcp, Udp};
 use serde_json::Value;
 
-use crate::node::{Node, OUTSIDE, Wire};
+use crate::node::{INTERFACES, Node, OUTSIDE, Wire};
 
 /// Frames of each case and interface.
 const ROUNDS: u64 = 2000;
 
 type Expected = Option<(&'static str, &'static str, &'static str)>;
+/// Group or interface, direction, verdict and reason, with packets and bytes.
+type Counted = BTreeMap<[String; 4], [u64; 2]>;
 
-/// Frames, and the group, verdict and reason that each must count for.
-fn cases() -> Vec<(Vec<u8>, Expected)> {
+/// Frames from subscribers, and the group, verdict and reason that each must count for.
+fn upstream() -> Vec<(Vec<u8>, Expected)> {
     let dynamic = [203, 0, 113, 9];
     let dynamic6: std::net::Ipv6Addr = "2001:db8:1000::9".parse().expect("an address");
     let outside6: std::net::Ipv6Addr = "2001:db8:ffff::25".parse().expect("an address");
@@ -55,30 +57,48 @@ fn cases() -> Vec<(Vec<u8>, Expected)> {
     ]
 }
 
+/// Frames to subscribers: answers of a mail server of theirs, and of somebody else's.
+fn downstream() -> Vec<(Vec<u8>, Expected)> {
+    let to_subscriber = |source: [u8; 4]| {
+        let answer = Tcp::new(25, 40_000, 0x12);
+        Ethernet::new().carrying(&Ipv4::new(source, [203, 0, 113, 200]).carrying(answer))
+    };
+    vec![
+        (to_subscriber(OUTSIDE.octets()), Some(("served", "drop", "policy"))),
+        (to_subscriber([198, 51, 100, 25]), Some(("served", "pass", "relay"))),
+    ]
+}
+
 fn exact(hook: &str) -> Result<()> {
     let node = Node::start(hook, "")?;
-    let cases = cases();
-    ensure!(cases.len() == 12);
-    let mut expected: BTreeMap<[String; 3], [u64; 2]> = BTreeMap::new();
-    for (frame, counts) in &cases {
-        if let Some((group, verdict, reason)) = counts {
-            let sum =
-                expected.entry([group, verdict, reason].map(ToString::to_string)).or_default();
-            sum[0] += 2 * ROUNDS;
-            sum[1] += 2 * ROUNDS * frame.len() as u64;
+    let loads = [("upstream", upstream()), ("downstream", downstream())];
+    ensure!(loads[0].1.len() == 12);
+    let (mut by_group, mut by_interface) = (Counted::new(), Counted::new());
+    for (direction, cases) in &loads {
+        for (frame, counts) in cases {
+            let Some((group, verdict, reason)) = *counts else { continue };
+            let add = |counted: &mut Counted, of: &str, packets: u64| {
+                let key = [of, direction, verdict, reason].map(str::to_owned);
+                let sum = counted.entry(key).or_default();
+                sum[0] += packets;
+                sum[1] += packets * frame.len() as u64;
+            };
+            add(&mut by_group, group, 2 * ROUNDS);
+            INTERFACES.iter().for_each(|name| add(&mut by_interface, name, ROUNDS));
         }
     }
     thread::scope(|scope| {
-        let senders: Vec<_> = ["far0", "far1"]
-            .into_iter()
+        let senders: Vec<_> = (INTERFACES.into_iter().zip(["far0", "far1"]))
             .enumerate()
-            .map(|(cpu, interface)| {
-                let (node, cases) = (&node, &cases);
+            .map(|(cpu, (near, far))| {
+                let (node, [(_, upstream), (_, downstream)]) = (&node, &loads);
                 scope.spawn(move || {
-                    let wire = Wire::open(&node.subscribers, interface)?;
+                    let inwards = Wire::open(&node.subscribers, far)?;
+                    let outwards = Wire::open(&node.gateway, near)?;
                     pin_to(cpu)?;
                     for _ in 0..ROUNDS {
-                        cases.iter().try_for_each(|(frame, _)| wire.send(frame))?;
+                        upstream.iter().try_for_each(|(frame, _)| inwards.send(frame))?;
+                        downstream.iter().try_for_each(|(frame, _)| outwards.send_out(frame))?;
                     }
                     anyhow::Ok(())
                 })
@@ -87,17 +107,19 @@ fn exact(hook: &str) -> Result<()> {
         senders.into_iter().try_for_each(|sender| sender.join().expect("no panic"))
     })?;
 
-    let mut found = BTreeMap::new();
-    // The last frames may still be on their way.
-    let agreed = node.wait("the counters that were expected", || {
-        found = counters(&node)?;
-        Ok((found == expected).then_some(()))
-    });
-    ensure!(agreed.is_ok(), "{hook}: counted {found:?}\nexpected {expected:?}\n{agreed:?}");
+    for (by, expected) in [(&[][..], &by_group), (&["--by-interface"], &by_interface)] {
+        let mut found = Counted::new();
+        // The last frames may still be on their way.
+        let agreed = node.wait("the counters that were expected", || {
+            found = counters(&node, by)?;
+            Ok((found == *expected).then_some(()))
+        });
+        ensure!(agreed.is_ok(), "{hook}: counted {found:?}\nexpected {expected:?}\n{agreed:?}");
+    }
 
     // Each denied packet has its event, or is counted as lost.
-    let denied: u64 = (expected.iter())
-        .filter(|([_, verdict, _], _)| verdict != "pass")
+    let denied: u64 = (by_group.iter())
+        .filter(|([_, _, verdict, _], _)| verdict != "pass")
         .map(|(_, [packets, _])| packets)
         .sum();
     node.wait("events and losses that add up", || {
@@ -107,15 +129,16 @@ fn exact(hook: &str) -> Result<()> {
     node.end()
 }
 
-fn counters(node: &Node) -> Result<BTreeMap<[String; 3], [u64; 2]>> {
+fn counters(node: &Node, by: &[&str]) -> Result<Counted> {
+    let of = if by.is_empty() { "group" } else { "interface" };
     let text = |row: &Value, key| row[key].as_str().unwrap_or_default().to_owned();
     let number = |row: &Value, key| row[key].as_u64().unwrap_or_default();
-    let rows = node.rows(&["counters", "--json"])?;
+    let rows = node.rows(&[&["counters", "--json"], by].concat())?;
     // What the kernel itself sends there is no TCP.
     Ok(rows
         .iter()
         .map(|row| {
-            let key = [text(row, "group"), text(row, "verdict"), text(row, "reason")];
+            let key = [of, "direction", "verdict", "reason"].map(|key| text(row, key));
             (key, [number(row, "packets"), number(row, "bytes")])
         })
         .collect())

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use opb_lab::{
     bpffs::Bpffs,
@@ -32,6 +32,7 @@ groups:
     prefixes: [203.0.113.0/25, 10.0.0.0/8, \"2001:db8:1000::/36\"]
     relays: [isp]
   watched: {prefixes: [203.0.113.128/26], relays: [isp], action: monitor}
+  served: {prefixes: [203.0.113.192/26], relays: [isp], downstream: drop}
 exemptions:
   - {prefix: 203.0.113.77/32, reason: fixed address}
 ";
@@ -48,6 +49,13 @@ pub(crate) struct Node {
 impl Node {
     /// `extra` is added to the node file.
     pub(crate) fn start(hook: &str, extra: &str) -> Result<Self> {
+        let mut node = Self::prepare(hook, extra)?;
+        node.launch(node.daemon())?;
+        Ok(node)
+    }
+
+    /// Namespaces, cables and files; nothing runs.
+    pub(crate) fn prepare(hook: &str, extra: &str) -> Result<Self> {
         let (gateway, subscribers) = (Netns::new("gateway")?, Netns::new("subscribers")?);
         for (near, far) in INTERFACES.iter().zip(["far0", "far1"]) {
             veth((&gateway, near), (&subscribers, far))?;
@@ -67,15 +75,33 @@ impl Node {
             bpffs.path().join("opb").display(),
         );
         fs::write(path("opb.yaml"), config)?;
-        let mut node = Self { daemon: None, gateway, subscribers, _bpffs: bpffs, work };
-        let mut command = node.opb(&["run"]);
-        command.arg("--config").arg(node.path("opb.yaml"));
-        let mut daemon = Process::spawn("opb run", &mut command, &node.path("opb.log"))?;
+        Ok(Self { daemon: None, gateway, subscribers, _bpffs: bpffs, work })
+    }
+
+    /// The command that [`Node::launch`] usually starts.
+    pub(crate) fn daemon(&self) -> Command {
+        let mut command = self.opb(&["run"]);
+        command.arg("--config").arg(self.path("opb.yaml"));
+        command
+    }
+
+    /// Starts the daemon by a command that becomes it.
+    pub(crate) fn launch(&mut self, mut command: Command) -> Result<()> {
+        let mut daemon = Process::spawn("opb run", &mut command, &self.path("opb.log"))?;
         daemon.wait_ready(LIMIT, || {
-            Ok(node.run(&["status", "--json"])?.status.success() && node.get("/healthz").is_ok())
+            Ok(self.run(&["status", "--json"])?.status.success() && self.get("/healthz").is_ok())
         })?;
-        node.daemon = Some(daemon);
-        Ok(node)
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
+        let status = daemon.stop()?;
+        if !status.success() {
+            bail!("opb run: {status}\n{}", daemon.said()?);
+        }
+        Ok(())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -107,6 +133,17 @@ impl Node {
             bail!("opb {arguments:?}: {}", output.stderr);
         }
         output.stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// Compares JSON with a schema of `docs/openapi.yaml`.
+    pub(crate) fn conforms(schema: &str, found: &Value) -> Result<()> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.yaml");
+        let mut document: Value = serde_yaml::from_str(&fs::read_to_string(path)?)?;
+        document["$ref"] = format!("#/components/schemas/{schema}").into();
+        let validator = jsonschema::draft202012::new(&document)?;
+        let errors: Vec<_> = validator.iter_errors(found).map(|error| error.to_string()).collect();
+        ensure!(errors.is_empty(), "{schema}: {errors:?}\n{found:#}");
+        Ok(())
     }
 
     /// A page of the read-only listener.
@@ -150,12 +187,7 @@ impl Node {
 
     /// Detaches; what is left after that would be a fault.
     pub(crate) fn end(mut self) -> Result<()> {
-        if let Some(mut daemon) = self.daemon.take() {
-            let status = daemon.stop()?;
-            if !status.success() {
-                bail!("opb run: {status}\n{}", daemon.said()?);
-            }
-        }
+        self.stop()?;
         process::check(self.opb(&["detach"]).arg("--config").arg(self.path("opb.yaml")))?;
         let left = self._bpffs.pins()?;
         if !left.is_empty() {
@@ -218,6 +250,14 @@ impl Wire {
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Sends a frame that may be dropped on the way out: Linux then says that there is no room.
+    pub(crate) fn send_out(&self, frame: &[u8]) -> Result<()> {
+        match nix::unistd::write(&self.0, frame) {
+            Ok(_) | Err(nix::errno::Errno::ENOBUFS) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 }

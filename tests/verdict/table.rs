@@ -51,7 +51,7 @@ fn every_verdict_and_reason_has_a_row() {
     }
 }
 
-/// What becomes of the row, in words; checks on the way that the cheap test and the counters agree.
+/// What becomes of the row, in words; checks on the way that glance, walk and counters agree.
 fn outcome(policy: &Naive, row: &Row) -> String {
     let outcome = policy.decide(&row.sample());
     let record = policy.take_record();
@@ -66,8 +66,9 @@ fn outcome(policy: &Naive, row: &Row) -> String {
         let expected = Record { direction, outcome, bytes: row.sample().frame.len() };
         assert_eq!(record, Some(expected), "{}: not counted", row.name);
     }
-    if policy.cheap(&row.sample()) && !policy.walk(&row.sample()).is_nothing() {
-        return format!("{} by the walk, not by the cheap test", outcome.reason.name());
+    let (glance, walked) = (policy.glance(&row.sample()), policy.walk(&row.sample()));
+    if glance.is_some_and(|found| found != walked) {
+        return format!("{glance:?} at a glance, but {walked:?} by the walk");
     }
     let Outcome { verdict, reason, group } = outcome;
     words(verdict.name(), reason.name(), policy.group(group))

@@ -13,6 +13,7 @@ mod demo;
 mod exec;
 mod fuzz;
 mod lint;
+mod sessions;
 mod setup;
 mod soak;
 mod test;
@@ -41,6 +42,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Runs the no-gap test for a long time: a prober, and everything that can happen to a node
     Soak(soak::Args),
+    /// Prints how many session changes a second a daemon takes, and how long one takes
+    Sessions,
     /// Prints what the filter costs a packet, and what the verifier walked
     Cost,
     /// Measures opb against what people use today
@@ -68,6 +71,7 @@ fn run(task: Task) -> Result<()> {
         Task::Vm(args) => vm::run(args),
         Task::Fuzz(args) => fuzz::run(args),
         Task::Soak(args) => soak::run(&args),
+        Task::Sessions => sessions::run(),
         Task::Cost => cost::run(),
         Task::Bench(args) => bench::run(&args),
         Task::Demo => demo::run(),

@@ -52,6 +52,8 @@ const LAB: &[&str] = &[
     "curl",
     // a name server whose answers change
     "dnsmasq-base",
+    // a clock that jumps
+    "libfaketime",
     // a second look at what we loaded
     "bpftool",
     // the status page, in a browser
@@ -59,6 +61,9 @@ const LAB: &[&str] = &[
     "chromium-driver",
     // metrics, alert rules and dashboard
     "prometheus",
+    // events in a journal, and in a file that is rotated
+    "systemd",
+    "logrotate",
 ];
 
 /// Packages for virtual machines, and what only the tests in them use.
@@ -171,7 +176,7 @@ fn install(packages: &[&str]) -> Result<()> {
     }
 
     eprintln!("xtask: installing from Debian: {}", packages.join(" "));
-    if let Err(error) = exec(&mut apt_get("update")) {
+    if let Err(error) = update() {
         // A foreign source that does not answer is no reason to stop; a package that is not found is.
         eprintln!("xtask: warning: {error:#}");
     }
@@ -179,6 +184,11 @@ fn install(packages: &[&str]) -> Result<()> {
         exec(Command::new("sh").args(["-c", POSTFIX_LOCAL]))?;
     }
     exec(apt_get("install").args(["--yes", "--no-install-recommends"]).args(packages))
+}
+
+/// Fetches the lists of Debian's packages.
+pub(crate) fn update() -> Result<()> {
+    exec(&mut apt_get("update"))
 }
 
 fn apt_get(subcommand: &str) -> Command {

@@ -7,7 +7,7 @@
 //! Nothing skips: the tests that must report are listed by the binary before the machine starts, and one that says
 //! nothing has failed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// Runs on this kernel only; may be given more than once
     #[arg(long = "kernel", value_name = "KERNEL", value_enum)]
     kernels: Vec<Kernel>,
+    /// Runs what `cargo xtask test` runs, and not the full matrix
+    #[arg(long, conflicts_with_all = ["record", "binaries"])]
+    short: bool,
     /// Writes the results into docs/compatibility.md
     #[arg(long)]
     record: bool,
@@ -41,14 +44,35 @@ pub(crate) struct Args {
     filters: Vec<String>,
 }
 
-/// What runs in every machine unless the command line says otherwise.
-///
-/// `access` is for virtual machines only: it needs devices that few hosts have. Of the others only what a kernel can
-/// change, and what emulation can do in seconds.
-const CHOSEN: &[(&str, &[&str])] = &[("access", &[])];
+/// How much of what could run in the machines does.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Extent {
+    /// Whether this version works on those kernels at all: seconds, for every run of the tests.
+    Short,
+    /// All of `access`, and of the other binaries what a kernel can change.
+    Full,
+}
+
+/// The tests that run nowhere else: they need devices that few hosts have.
+const ACCESS: &str = "access";
+
+impl Extent {
+    /// Test binaries, and what their tests' names contain; where nothing is said, all of them.
+    fn choice(self) -> Vec<(String, Vec<String>)> {
+        let choice: &[(&str, &[&str])] = match self {
+            Self::Short => &[
+                ("kernel", &["the_verifier_has_room", "every_row_gets_its_verdict_in_"]),
+                (ACCESS, &["vm::hooks::native_xdp", "vm::hooks::tc_on_the_way_"]),
+            ],
+            Self::Full => &[("kernel", &["the_verifier_has_room"]), (ACCESS, &[])],
+        };
+        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        choice.iter().map(|&(binary, names)| (binary.to_owned(), owned(names))).collect()
+    }
+}
 
 /// One kernel may take this long. A test that hangs is found by the reader of the results, not by this.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(3600);
 
 /// A test binary and the names that choose its tests; no name, all of them.
 struct Payload {
@@ -65,40 +89,54 @@ pub(crate) fn run(args: Args) -> Result<()> {
     test::kernel_preflight()?;
     setup::lab()?;
     setup::build()?;
-    let chosen: Vec<(String, Vec<String>)> = if args.binaries.is_empty() {
-        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        let only = |names: &[&str]| {
-            if args.filters.is_empty() { owned(names) } else { args.filters.clone() }
-        };
-        CHOSEN.iter().map(|&(binary, names)| (binary.to_owned(), only(names))).collect()
-    } else {
-        args.binaries.into_iter().map(|binary| (binary, args.filters.clone())).collect()
+    let chosen = match args {
+        Args { short: true, .. } => Extent::Short.choice(),
+        Args { binaries, filters, .. } if binaries.is_empty() && filters.is_empty() => {
+            Extent::Full.choice()
+        }
+        Args { binaries, filters, .. } if binaries.is_empty() => vec![(ACCESS.to_owned(), filters)],
+        Args { binaries, filters, .. } => {
+            binaries.into_iter().map(|binary| (binary, filters.clone())).collect()
+        }
     };
-    run_on(&kernels, &chosen, args.record)
+    run_on(&kernels, &chosen, &test_binaries()?, args.record).map(drop)
 }
 
-/// The lane of `cargo xtask test`. Returns how many tests of the `access` binary each kernel ran.
-pub(crate) fn lane() -> Result<u64> {
-    let chosen: Vec<(String, Vec<String>)> = CHOSEN
-        .iter()
-        .map(|&(binary, names)| {
-            (binary.to_owned(), names.iter().map(|&name| name.to_owned()).collect())
-        })
-        .collect();
-    let binary = test_binary("access")?;
-    run_on(&Kernel::ALL, &chosen, false)?;
-    Ok(list(&binary, &[])?.len() as u64)
+/// What the lane of `cargo xtask test` did, on each kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Ran {
+    /// Tests of all binaries.
+    pub(crate) all: u64,
+    /// Tests of `access` among them, which run in no other lane.
+    pub(crate) access: u64,
+    /// Tests that `access` has.
+    pub(crate) access_has: u64,
 }
 
-fn run_on(kernels: &[Kernel], chosen: &[(String, Vec<String>)], record: bool) -> Result<()> {
+pub(crate) fn lane(extent: Extent) -> Result<Ran> {
+    let binaries = test_binaries()?;
+    let ran = run_on(&Kernel::ALL, &extent.choice(), &binaries, false)?;
+    let access = ran.iter().filter(|name| name.starts_with("access::")).count();
+    let access_has = list(found(&binaries, ACCESS)?, &[])?.len();
+    Ok(Ran { all: ran.len() as u64, access: access as u64, access_has: access_has as u64 })
+}
+
+/// Boots the kernels and runs what is chosen on each. The names of the tests that passed on all of them.
+fn run_on(
+    kernels: &[Kernel],
+    chosen: &[(String, Vec<String>)],
+    binaries: &BTreeMap<String, PathBuf>,
+    record: bool,
+) -> Result<BTreeSet<String>> {
     setup::vm()?;
     let mut plan = Vec::new();
     let mut expected = BTreeSet::new();
     for (name, filters) in chosen {
-        let binary = test_binary(name)?;
-        let tests = list(&binary, filters)?;
+        let binary = found(binaries, name)?;
+        let tests = list(binary, filters)?;
         expected.extend(tests.into_iter().map(|test| format!("{name}::{test}")));
-        plan.push(Payload { name: name.clone(), binary, filters: filters.clone() });
+        let (name, binary) = (name.clone(), binary.to_owned());
+        plan.push(Payload { name, binary, filters: filters.clone() });
     }
 
     let cache = target_dir()?.join("vm");
@@ -134,11 +172,11 @@ fn run_on(kernels: &[Kernel], chosen: &[(String, Vec<String>)], record: bool) ->
         );
     }
     ensure!(wrong.is_empty(), "in virtual machines:\n  {}", wrong.join("\n  "));
-    Ok(())
+    Ok(expected)
 }
 
-/// Builds the tests as the kernel lane does, and finds one of the binaries.
-fn test_binary(name: &str) -> Result<PathBuf> {
+/// Builds the tests as the kernel lane does; the binaries by their names.
+fn test_binaries() -> Result<BTreeMap<String, PathBuf>> {
     let mut cmd = cargo("test");
     cmd.args([
         "--workspace",
@@ -150,14 +188,19 @@ fn test_binary(name: &str) -> Result<PathBuf> {
     let output = cmd.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
     ensure!(output.status.success(), "cargo cannot build the tests: {}", output.status);
     let messages = String::from_utf8_lossy(&output.stdout);
-    let found = messages.lines().find_map(|line| {
+    let binary = |line: &str| -> Option<(String, PathBuf)> {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let is_it = message.pointer("/target/name")?.as_str()? == name
-            && message.pointer("/profile/test")?.as_bool()?;
+        let is_test = message.pointer("/profile/test")?.as_bool()?;
+        let name = message.pointer("/target/name")?.as_str()?;
         let path = message.get("executable")?.as_str()?;
-        is_it.then(|| PathBuf::from(path))
-    });
-    found.with_context(|| format!("there is no test binary {name}"))
+        is_test.then(|| (name.to_owned(), path.into()))
+    };
+    Ok(messages.lines().filter_map(binary).collect())
+}
+
+fn found<'a>(binaries: &'a BTreeMap<String, PathBuf>, name: &str) -> Result<&'a Path> {
+    let binary = binaries.get(name).map(PathBuf::as_path);
+    binary.with_context(|| format!("there is no test binary {name}"))
 }
 
 /// The tests that a binary will run. A name that chooses none is an error.

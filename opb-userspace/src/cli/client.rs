@@ -28,6 +28,10 @@ pub(crate) enum Rejectable<T> {
 }
 
 impl Control {
+    pub(crate) fn at(control: PathBuf) -> Self {
+        Self { control }
+    }
+
     /// Asks for `path`, query included.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.call(Method::GET, path, Upload::default())

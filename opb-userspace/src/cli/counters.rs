@@ -4,7 +4,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use opb_userspace::daemon::report::CounterLine;
+use opb_userspace::daemon::{
+    control::CountersQuery,
+    report::{By, CounterLine},
+};
 use serde::Serialize;
 
 use super::{
@@ -13,9 +16,13 @@ use super::{
     output::{Format, Output},
 };
 
-/// Shows how many packets got which verdict, by group and reason
+/// Shows how many packets got which verdict, by group (or interface) and reason
 #[derive(Debug, clap::Args)]
 pub(crate) struct Counters {
+    /// By interface in place of group
+    #[arg(long)]
+    by_interface: bool,
+
     /// Shows what was added, again and again, until it is interrupted
     #[arg(long)]
     watch: bool,
@@ -48,12 +55,19 @@ impl Counters {
         } else if lines.is_empty() {
             output.line("nothing has been counted yet")?;
         } else {
-            let header = ["group", "direction", "verdict", "reason", "packets", "bytes"];
+            let header = [self.name(), "direction", "verdict", "reason", "packets", "bytes"];
             output.table(
                 header,
                 lines.into_iter().map(|line| {
                     let (packets, bytes) = (line.packets.to_string(), line.bytes.to_string());
-                    [line.group, line.direction, line.verdict, line.reason, packets, bytes]
+                    [
+                        line.of().to_owned(),
+                        line.direction,
+                        line.verdict,
+                        line.reason,
+                        packets,
+                        bytes,
+                    ]
                 }),
             )?;
         }
@@ -86,11 +100,20 @@ impl Counters {
             output.line("nothing was counted")?;
         }
         output.table(
-            ["group", "direction", "verdict", "reason", "packets", "added", "a second", "bit/s"],
+            [
+                self.name(),
+                "direction",
+                "verdict",
+                "reason",
+                "packets",
+                "added",
+                "a second",
+                "bit/s",
+            ],
             changes.iter().map(|change| {
-                let CounterLine { group, direction, verdict, reason, packets, .. } = change.line;
+                let CounterLine { direction, verdict, reason, packets, .. } = change.line;
                 [
-                    group.clone(),
+                    change.line.of().to_owned(),
                     direction.clone(),
                     verdict.clone(),
                     reason.clone(),
@@ -106,7 +129,15 @@ impl Counters {
     }
 
     fn ask(&self) -> Result<Vec<CounterLine>, Failure> {
-        self.control.get("/v1/counters")
+        let by = if self.by_interface { By::Interface } else { By::Group };
+        let query = serde_urlencoded::to_string(CountersQuery { by })
+            .map_err(|error| Failure::from_error(&error))?;
+        self.control.get(&format!("/v1/counters?{query}"))
+    }
+
+    /// Header of the first column.
+    fn name(&self) -> &'static str {
+        if self.by_interface { "interface" } else { "group" }
     }
 }
 
@@ -124,7 +155,7 @@ struct Change<'a> {
 
 fn changes<'a>(before: &[CounterLine], after: &'a [CounterLine], seconds: f64) -> Vec<Change<'a>> {
     let key = |line: &CounterLine| {
-        [&line.group, &line.direction, &line.verdict, &line.reason].map(Clone::clone)
+        [line.of(), &line.direction, &line.verdict, &line.reason].map(str::to_owned)
     };
     let known: HashMap<_, _> =
         before.iter().map(|line| (key(line), (line.packets, line.bytes))).collect();
@@ -152,7 +183,8 @@ mod tests {
     #[test]
     fn only_what_moved_is_a_change() {
         let line = |group: &str, packets| CounterLine {
-            group: group.to_owned(),
+            group: Some(group.to_owned()),
+            interface: None,
             direction: "upstream".to_owned(),
             verdict: "drop".to_owned(),
             reason: "policy".to_owned(),
@@ -163,9 +195,7 @@ mod tests {
         let after = [line("a", 30), line("b", 3), line("c", 1)];
         let changes = changes(&before, &after, 2.0);
         let found: Vec<_> = (changes.iter())
-            .map(|it| {
-                (it.line.group.as_str(), it.added_packets, it.added_bytes, it.packets_per_second)
-            })
+            .map(|it| (it.line.of(), it.added_packets, it.added_bytes, it.packets_per_second))
             .collect();
         assert_eq!(found, [("a", 20, 20 * 54, 10.0), ("c", 1, 54, 0.5)]);
     }

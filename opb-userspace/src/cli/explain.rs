@@ -78,7 +78,7 @@ impl Explain {
 
 fn offline(query: &Query, path: PathBuf) -> Result<Explanation, Failure> {
     let Compiled { policy, image, .. } = Compiled::load(path, &Slots::default(), 1)?;
-    explain(query, &image, &policy, Timestamp::now())
+    explain(query, &image, None, &policy, Timestamp::now())
         .map_err(|error| Failure::invalid(error.to_string()))
 }
 

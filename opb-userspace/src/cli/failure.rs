@@ -1,6 +1,11 @@
 //! How a command ends that did not do what it was asked for: what is printed, and the exit code.
 
-use std::{error::Error, fmt::Display, io, process::ExitCode};
+use std::{
+    error::Error,
+    fmt::{self, Display},
+    io,
+    process::ExitCode,
+};
 
 use opb_userspace::policy::Diagnostics;
 
@@ -84,6 +89,14 @@ impl Failure {
             Kind::Failed | Kind::Negative => ExitCode::from(1),
             Kind::Invalid | Kind::NegativeInvalid => ExitCode::from(2),
         }
+    }
+}
+
+/// The messages and their causes on one line.
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<_> = self.messages.iter().chain(&self.causes).map(String::as_str).collect();
+        f.write_str(&all.join(": "))
     }
 }
 

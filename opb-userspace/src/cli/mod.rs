@@ -6,6 +6,7 @@ mod confirm;
 mod counters;
 mod detach;
 mod diff;
+mod doctor;
 mod events;
 mod explain;
 mod failure;
@@ -42,6 +43,7 @@ enum Command {
     Reload(reload::Reload),
     Confirm(confirm::Confirm),
     Diff(diff::Diff),
+    Doctor(doctor::Doctor),
     #[command(subcommand)]
     Subscriber(subscriber::Subscriber),
     Explain(explain::Explain),
@@ -92,6 +94,7 @@ impl Command {
             Self::Reload(command) => command.execute(),
             Self::Confirm(command) => command.execute(),
             Self::Diff(command) => command.execute(),
+            Self::Doctor(command) => command.execute(),
             Self::Subscriber(command) => command.execute(),
             Self::Explain(command) => command.execute(),
             Self::Replay(command) => command.execute(),

@@ -46,8 +46,11 @@ fn describe(output: &mut Output, status: &report::Status) -> Result<(), Failure>
     status.problems.iter().try_for_each(|text| output.line(format_args!("problem: {text}")))?;
     status.warnings.iter().try_for_each(|text| output.line(format_args!("warning: {text}")))?;
 
-    let PolicyStatus { generation, digest, image_bytes, nodes, groups } = policy;
+    let PolicyStatus { generation, digest, image_bytes, nodes, overlay, groups } = policy;
     output.line(format_args!("\npolicy: generation {generation}, digest {digest}"))?;
+    if overlay.prefixes > 0 {
+        output.line(format_args!("changed since: {} prefixes", overlay.prefixes))?;
+    }
     let percent = nodes.used as f64 * 100.0 / nodes.max as f64;
     output.line(format_args!(
         "image: {image_bytes} bytes, {} of {} nodes ({percent:.1} %)",

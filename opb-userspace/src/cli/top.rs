@@ -1,5 +1,6 @@
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use opb_userspace::{daemon::control::TalkersQuery, telemetry::talkers::TalkerLine};
 use ratatui::{
     DefaultTerminal, Frame,
@@ -92,6 +93,7 @@ impl Top {
                 asked = Instant::now();
                 if !view.paused {
                     view.rows = ask(&self.control, view.group.as_deref(), ROWS)?;
+                    view.now = Timestamp::now();
                 }
             }
         }
@@ -104,19 +106,32 @@ fn ask(control: &Control, group: Option<&str>, limit: usize) -> Result<Vec<Talke
     control.get(&format!("/v1/talkers?{query}"))
 }
 
-const HEADER: [&str; 6] = ["subscriber", "group", "packets", "per second", "peers", "last"];
+const HEADER: [&str; 7] =
+    ["subscriber", "group", "direction", "packets", "a second", "peers", "last"];
 
-fn cells(row: &TalkerLine) -> [String; 6] {
+fn cells(row: &TalkerLine) -> [String; 7] {
+    let last = row.last.strftime("%Y-%m-%d %H:%M:%SZ").to_string();
+    let [subscriber, group, direction] =
+        [&row.subscriber, &row.group, &row.direction].map(Clone::clone);
+    let [packets, rate, peers] = numbers(row);
+    [subscriber, group, direction, packets, rate, peers, last]
+}
+
+/// Packets, packets a second, peers.
+fn numbers(row: &TalkerLine) -> [String; 3] {
     let peers = if row.peers >= 266 { "266+".to_owned() } else { row.peers.to_string() };
-    let last = row.last.strftime("%m-%d %H:%M:%SZ").to_string();
-    [
-        row.subscriber.clone(),
-        row.group.clone(),
-        row.packets.to_string(),
-        format!("{:.1}", row.rate),
-        peers,
-        last,
-    ]
+    [row.packets.to_string(), format!("{:.1}", row.rate), peers]
+}
+
+/// Seconds, minutes, hours or days, in four characters.
+fn age(of: Timestamp, now: Timestamp) -> String {
+    let seconds = (now - of).get_seconds().max(0);
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7_199 => format!("{}m", seconds / 60),
+        7_200..=172_799 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
 }
 
 /// What rows are sorted by.
@@ -132,6 +147,8 @@ enum Order {
 /// The live view.
 struct View {
     rows: Vec<TalkerLine>,
+    /// When the rows were fetched.
+    now: Timestamp,
     order: Order,
     paused: bool,
     group: Option<String>,
@@ -142,7 +159,8 @@ struct View {
 
 impl View {
     fn new(rows: Vec<TalkerLine>, group: Option<String>) -> Self {
-        Self { rows, order: Order::Packets, paused: false, group, typing: None, first: 0 }
+        let now = Timestamp::now();
+        Self { rows, now, order: Order::Packets, paused: false, group, typing: None, first: 0 }
     }
 
     /// Whether that was the last key.
@@ -208,17 +226,25 @@ impl View {
             Paragraph::new(title).style(Style::new().add_modifier(Modifier::BOLD)),
             head,
         );
+        // An address is no use without its end: the name of the group gives way.
+        let longest = rows.iter().map(|row| row.subscriber.len()).max().unwrap_or(0);
         let widths = [
-            Constraint::Min(18),
-            Constraint::Length(14),
+            Constraint::Length(longest.clamp(10, 39) as u16),
+            Constraint::Min(4),
+            Constraint::Length(4),
             Constraint::Length(10),
-            Constraint::Length(10),
+            Constraint::Length(8),
             Constraint::Length(5),
-            Constraint::Length(15),
+            Constraint::Length(4),
         ];
-        let lines = rows.iter().skip(self.first).map(|row| Row::new(cells(row)));
-        let header = Row::new(HEADER.map(str::to_uppercase))
-            .style(Style::new().add_modifier(Modifier::REVERSED));
+        let lines = rows.iter().skip(self.first).map(|row| {
+            let [packets, rate, peers] = numbers(row);
+            let way = if row.direction == "downstream" { "down" } else { "up" }.to_owned();
+            let (subscriber, group) = (row.subscriber.clone(), row.group.clone());
+            Row::new([subscriber, group, way, packets, rate, peers, age(row.last, self.now)])
+        });
+        let header = ["SUBSCRIBER", "GROUP", "WAY", "PACKETS", "A SECOND", "PEERS", "LAST"];
+        let header = Row::new(header).style(Style::new().add_modifier(Modifier::REVERSED));
         frame.render_widget(Table::new(lines, widths).header(header).column_spacing(1), body);
         let keys = match &self.typing {
             Some(text) => format!("group: {text}_   (Enter: show it, empty: all, Esc: as it was)"),
@@ -238,19 +264,22 @@ mod tests {
     fn row(subscriber: &str, group: &str, packets: u64, rate: f64) -> TalkerLine {
         TalkerLine {
             subscriber: subscriber.to_owned(),
+            direction: "upstream".to_owned(),
             group: group.to_owned(),
             verdict: "drop".to_owned(),
             reason: "policy".to_owned(),
             packets,
             rate,
-            first: jiff::Timestamp::UNIX_EPOCH,
-            last: jiff::Timestamp::UNIX_EPOCH,
+            first: Timestamp::UNIX_EPOCH,
+            last: Timestamp::UNIX_EPOCH,
             peers: 300,
         }
     }
 
     fn view() -> View {
-        View::new(vec![row("203.0.113.1", "a", 9, 0.5), row("2001:db8::1", "b", 4, 7.0)], None)
+        let rows = vec![row("203.0.113.1", "a", 9, 0.5), row("2001:db8::1", "b", 4, 7.0)];
+        let now = Timestamp::from_second(90 * 60).expect("a time");
+        View { now, ..View::new(rows, None) }
     }
 
     fn screen(view: &View) -> Vec<String> {
@@ -267,12 +296,21 @@ mod tests {
         assert_eq!(screen[0], "opb top: 2 denied subscribers, group all, by packets");
         assert!(screen[1].starts_with("SUBSCRIBER") && screen[1].contains("LAST"), "{}", screen[1]);
         assert!(
-            screen[2].starts_with("203.0.113.1 ") && screen[2].ends_with("01-01 00:00:00Z"),
+            screen[2].starts_with("203.0.113.1 ") && screen[2].ends_with(" 90m"),
             "{}",
             screen[2]
         );
         assert!(screen[2].contains("266+"));
         assert!(screen[23].ends_with("pause  q"), "{}", screen[23]);
+    }
+
+    #[test]
+    fn the_longest_address_is_whole() {
+        let longest = "2001:db8:1000:1000:1000:1000:1000:1000";
+        let screen = screen(&View::new(vec![row(longest, "dynamic", 99_999_999, 99_999.9)], None));
+        let words: Vec<_> = screen[2].split_whitespace().collect();
+        assert_eq!(words[..2], [longest, "dynam"], "{}", screen[2]);
+        assert_eq!(words[2..6], ["up", "99999999", "99999.9", "266+"], "{}", screen[2]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     enforcer::{Enforcer, ExplainError},
-    report::{ReloadOutcome, Status, Trigger},
+    report::{By, ReloadOutcome, Status, Trigger},
     subscribers::{self, Desk},
     worker::{Gone, Worker},
 };
@@ -116,11 +116,21 @@ async fn explain(
     }
 }
 
-async fn counters(State(app): State<App>) -> Result<Response, Refused> {
-    match app.enforcer.call(|it| it.counters()).await? {
-        Ok(lines) => Ok(Json(lines).into_response()),
-        Err(error) => Err(Refused::from(StatusCode::INTERNAL_SERVER_ERROR, &error)),
-    }
+/// What `GET /v1/counters` is asked.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CountersQuery {
+    #[serde(default)]
+    pub by: By,
+}
+
+async fn counters(
+    State(app): State<App>,
+    query: Result<Parameters<CountersQuery>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let Parameters(CountersQuery { by }) =
+        query.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    Ok(Json(app.enforcer.call(move |it| it.counters(by)).await?).into_response())
 }
 
 /// What `GET /v1/events` is asked.

@@ -1,6 +1,7 @@
 //! The part of the daemon that blocks: files, compiling, the kernel. One thing after the other.
 
 mod changes;
+mod delta;
 mod trial;
 
 use std::{
@@ -15,14 +16,14 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 pub(super) use self::changes::Waiting;
-use self::trial::Trial;
+use self::{delta::Delta, trial::Trial};
 use super::{
     Error,
     files::Watch,
     interfaces::Plan,
     report::{
-        CounterLine, Fill, GroupStatus, InterfaceStatus, LastReload, PolicyStatus, Problem,
-        ReloadOutcome, State, Status, Trigger,
+        By, CounterLine, Fill, GroupStatus, InterfaceStatus, LastReload, OverlayStatus,
+        PolicyStatus, Problem, ReloadOutcome, State, Status, Trigger,
     },
 };
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
     errors::one_line,
     explain::{Explanation, MixedFamilies, Query, explain},
     image::Slots,
-    kernel::{self, Attached, Kernel, Logs, Refused, Wanted},
+    kernel::{self, Attached, Kernel, Live, Logs, Refused, Wanted},
     node::{Addresses, Config, EventLog, LogLevel, Observe, PolicySource},
     policy::{Diagnostic, Group, Policy},
     relays::{Hosts, resolver::Task},
@@ -52,6 +53,7 @@ pub(super) struct Enforcer {
     hosts: Hosts,
     /// What files, entries and hosts make together.
     compiled: Compiled,
+    delta: Delta,
     trial: Option<Trial>,
     watch: Watch,
     plan: Plan,
@@ -70,6 +72,7 @@ pub(super) struct Enforcer {
 enum Subject {
     Interfaces,
     Pins,
+    Store,
     /// What is published is not what it should be.
     Image,
     Trial,
@@ -114,7 +117,7 @@ impl Enforcer {
         kernel.sight(sight(&config.observe));
         let live = kernel.live()?;
         let (slots, generation) = match &live {
-            Some(live) => (live.slots().clone(), live.generation()),
+            Some(Live { image, .. }) => (image.slots().clone(), image.generation()),
             None => (Slots::default(), 0),
         };
         let run_time = RunTime { entries: entries.map(), hosts: &hosts };
@@ -137,6 +140,7 @@ impl Enforcer {
             entries,
             hosts,
             compiled,
+            delta: Delta::default(),
             trial: None,
             watch,
             plan: Plan::default(),
@@ -149,8 +153,8 @@ impl Enforcer {
         };
         enforcer.warn_of_policy();
         enforcer.cover(Which::All);
-        if let Some(live) = live {
-            let (generation, digest) = (live.generation(), hex(live.digest()));
+        if let Some(Live { image, .. }) = live {
+            let (generation, digest) = (image.generation(), hex(image.digest()));
             info!(generation, digest, "adopted what an earlier daemon left enforcing");
             // Only now: the programs of that daemon do not know of ports that the new policy may add.
             enforcer.kernel.publish(&enforcer.compiled.image)?;
@@ -184,7 +188,13 @@ impl Enforcer {
 
     /// Follows what changes by itself: interfaces and files, and whatever runs out.
     pub(super) fn resync(&mut self) {
-        let changes = [self.roll_back(), self.expire(), self.release(), self.cover(Which::Missing)];
+        let changes = [
+            self.roll_back(),
+            self.expire(),
+            self.release(),
+            self.merge(),
+            self.cover(Which::Missing),
+        ];
         if changes.contains(&true) {
             self.report();
         }
@@ -202,29 +212,31 @@ impl Enforcer {
 
     /// The verdict of the image that is in force in the kernel.
     pub(super) fn explain(&self, query: &Query) -> Result<Explanation, ExplainError> {
-        let live = self.kernel.live()?.ok_or(ExplainError::NoPolicy)?;
-        let mut explained = explain(query, &live, &self.compiled.policy, Timestamp::now())?;
+        let Live { image, overlay } = self.kernel.live()?.ok_or(ExplainError::NoPolicy)?;
+        let policy = &self.compiled.policy;
+        let mut explained = explain(query, &image, overlay.as_ref(), policy, Timestamp::now())?;
         self.name_entry(query, &mut explained);
         Ok(explained)
     }
 
-    pub(super) fn counters(&self) -> Result<Vec<CounterLine>, kernel::Error> {
-        let rows = self.kernel.counters(self.compiled.image.slots())?;
-        let lines = rows.into_iter().map(|row| CounterLine {
-            group: row.group.unwrap_or_else(|| "-".to_owned()),
-            direction: row.direction.to_owned(),
-            verdict: row.verdict.to_owned(),
-            reason: row.reason.to_owned(),
-            packets: row.packets,
-            bytes: row.bytes,
-        });
-        Ok(lines.collect())
+    pub(super) fn counters(&self, by: By) -> Vec<CounterLine> {
+        match by {
+            By::Group => self.kernel.counters(self.compiled.image.slots()),
+            By::Interface => self.kernel.interface_counters(),
+        }
+        .into_iter()
+        .map(|row| CounterLine::new(by, row))
+        .collect()
     }
 
     /// What was counted, and the names of the groups.
-    pub(super) fn look(&self) -> Result<Look, kernel::Error> {
+    pub(super) fn look(&self) -> Look {
         let slots = self.slots();
-        Ok(Look { rows: self.kernel.counters(&slots)?, slots })
+        Look {
+            by_group: self.kernel.counters(&slots),
+            by_interface: self.kernel.interface_counters(),
+            slots,
+        }
     }
 
     pub(super) fn slots(&self) -> Slots {
@@ -247,10 +259,8 @@ impl Enforcer {
             self.compile(&files).map_err(|error| vec![Problem::from(one_line(&error))])?;
         let new_interfaces = config.interfaces != self.config.interfaces;
         let new_policy = compiled.image.digest() != self.compiled.image.digest();
-        if new_policy || self.troubles.contains_key(&Subject::Image) {
-            self.kernel.publish(&compiled.image).map_err(|error| vec![one_line(&error).into()])?;
-            self.compiled = compiled;
-            self.troubles.remove(&Subject::Image);
+        if new_policy || self.is_image_wrong() {
+            self.publish(compiled).map_err(|error| vec![one_line(&error).into()])?;
         } else {
             // The files may still differ in what does not matter to the image: warnings.
             self.compiled.policy = compiled.policy;
@@ -400,6 +410,10 @@ impl Enforcer {
                 digest: hex(image.digest()),
                 image_bytes: image.bytes(),
                 nodes: Fill { used: image.nodes().len(), max: Slot::MAX_NODES },
+                overlay: OverlayStatus {
+                    prefixes: self.delta.len(),
+                    revision: self.delta.revision(),
+                },
                 groups: policy.groups.iter().map(group).collect(),
             },
             last_reload: self.last_reload.clone(),
@@ -439,6 +453,7 @@ fn refuse_restart_only(old: &Config, new: &Config) -> Result<(), Vec<Problem>> {
         ("state", old.state != new.state),
         ("control", old.control != new.control),
         ("http", old.http != new.http),
+        ("http-names", old.http_names != new.http_names),
         ("pins", old.pins != new.pins),
         ("log", old.log != new.log),
         ("events", old.observe.events != new.observe.events),

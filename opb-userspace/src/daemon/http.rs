@@ -1,15 +1,20 @@
 //! The read-only listener: metrics, health, and the status page. docs/status-page.md describes them.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
-    extract::{Query as Parameters, State},
+    extract::{Query as Parameters, Request, State},
     http::{HeaderMap, HeaderName, StatusCode, header},
-    middleware::map_response,
+    middleware::{Next, from_fn_with_state, map_response},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
+use nix::unistd::gethostname;
 use serde::Deserialize;
 use tokio::{net::TcpListener, sync::watch, time::sleep};
 use tracing::{info, warn};
@@ -44,12 +49,13 @@ struct App {
 /// filter: it is tried again.
 pub(super) fn start(
     address: Option<SocketAddr>,
+    names: Vec<String>,
     enforcer: Worker<Enforcer>,
     status: watch::Receiver<Option<Status>>,
     telemetry: Arc<Telemetry>,
 ) {
     let Some(address) = address else { return };
-    let app = router(App { enforcer, status, telemetry });
+    let app = router(App { enforcer, status, telemetry }, Names::new(names));
     tokio::spawn(async move {
         let mut complained = false;
         let listener = loop {
@@ -70,7 +76,7 @@ pub(super) fn start(
     });
 }
 
-fn router(app: App) -> Router {
+fn router(app: App, names: Names) -> Router {
     Router::new()
         .route("/", get(show))
         .route("/live", get(live))
@@ -79,8 +85,46 @@ fn router(app: App) -> Router {
         .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
         .route("/style.css", get(async || asset("text/css", include_str!("page/style.css"))))
         .route("/page.js", get(async || asset("text/javascript", include_str!("page/page.js"))))
+        .layer(from_fn_with_state(Arc::new(names), only_by_name))
         .layer(map_response(protect))
         .with_state(app)
+}
+
+/// By which names the listener may be asked. A web page from elsewhere can make its own name mean our address and have a
+/// browser inside read what we say (DNS rebinding); the browser then asks by that name.
+struct Names(Vec<String>);
+
+impl Names {
+    /// `names`, `localhost`, and what the machine is called.
+    fn new(mut names: Vec<String>) -> Self {
+        names.push("localhost".to_owned());
+        names.extend(gethostname().ok().and_then(|name| name.into_string().ok()));
+        Self(names)
+    }
+
+    /// `host` is the value of the header: a name or an address, perhaps with a port.
+    fn allow(&self, host: &str) -> bool {
+        let bare = match host.rsplit_once(':') {
+            Some((bare, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => bare,
+            _ => host,
+        };
+        let address = bare.trim_start_matches('[').trim_end_matches(']');
+        let name = bare.trim_end_matches('.');
+        address.parse::<IpAddr>().is_ok() || self.0.iter().any(|it| it.eq_ignore_ascii_case(name))
+    }
+}
+
+async fn only_by_name(State(names): State<Arc<Names>>, request: Request, next: Next) -> Response {
+    // Browsers always send it.
+    let Some(host) = request.headers().get(header::HOST) else { return next.run(request).await };
+    let host = String::from_utf8_lossy(host.as_bytes());
+    if names.allow(&host) {
+        return next.run(request).await;
+    }
+    let text = format!(
+        "opb does not answer to the name {host:?}: list it under `http-names` in the node file\n"
+    );
+    (StatusCode::MISDIRECTED_REQUEST, text).into_response()
 }
 
 /// On every answer.
@@ -196,5 +240,23 @@ fn words(form: &Form, headers: &HeaderMap) -> &'static Words {
         ("en", _) => &Words::ENGLISH,
         (_, Some(accepts)) if accepts.trim_start().starts_with("ja") => &Words::JAPANESE,
         _ => &Words::ENGLISH,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_and_known_names_are_answered() {
+        let names = Names::new(vec!["noc.example.net".to_owned()]);
+        for host in ["127.0.0.1:9625", "192.0.2.1", "[::1]:9625", "[2001:db8::1]", "localhost:9625"]
+        {
+            assert!(names.allow(host), "{host}");
+        }
+        assert!(names.allow("NOC.example.net.:9625"));
+        for host in ["evil.example:9625", "127.0.0.1.evil.example", "localhost.evil.example", ""] {
+            assert!(!names.allow(host), "{host}");
+        }
     }
 }

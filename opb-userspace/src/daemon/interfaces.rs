@@ -12,15 +12,15 @@ use crate::{
 
 /// What should be covered, and what cannot be because it is not there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub(super) wanted: Vec<Wanted>,
+pub(crate) struct Plan {
+    pub(crate) wanted: Vec<Wanted>,
     /// Interfaces that the node file names and that do not exist.
-    pub(super) missing: Vec<String>,
+    pub(crate) missing: Vec<String>,
 }
 
 impl Plan {
     /// For the interfaces of this network namespace. `/sys/class/net` would show those of whoever mounted it.
-    pub(super) fn current(config: &Config) -> io::Result<Self> {
+    pub(crate) fn current(config: &Config) -> io::Result<Self> {
         let interfaces = if_nameindex()?;
         Ok(Self::new(
             config,

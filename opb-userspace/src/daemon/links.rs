@@ -15,6 +15,7 @@ use nix::{
     },
 };
 use tokio::io::unix::AsyncFd;
+use tracing::info;
 
 /// linux/rtnetlink.h: messages about links.
 const RTMGRP_LINK: u32 = 1;
@@ -39,8 +40,10 @@ impl Links {
         let mut buffer = [0; 8192];
         loop {
             match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                // Lost messages: the list tells what they would have told.
-                Ok(_) | Err(Errno::EINTR | Errno::ENOBUFS) => {}
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::ENOBUFS) => {
+                    info!("messages about interfaces were lost: all are listed anew");
+                }
                 Err(Errno::EAGAIN) => break ready.clear_ready(),
                 Err(error) => return Err(error.into()),
             }

@@ -2,13 +2,13 @@
 //!
 //! What blocks — files, compiling, the kernel — is done by [`enforcer`] on a thread of its own, one thing after the other.
 //! The rest of the process waits for signals, answers on the control socket and on the read-only listener, and reads
-//! what the programs write down ([`observer`]).
+//! what the programs write down ([`observer`]), of which it tells others ([`suspects`]).
 
 pub mod control;
 mod enforcer;
 mod files;
 mod http;
-mod interfaces;
+pub(crate) mod interfaces;
 mod links;
 mod logs;
 mod observer;
@@ -16,6 +16,7 @@ mod page;
 pub mod report;
 mod socket;
 mod subscribers;
+mod suspects;
 mod words;
 mod worker;
 
@@ -84,7 +85,8 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
     let outlets = Outlets { status, logs, hosts };
     // Before interfaces are listed for the first time: what comes later is told.
     let links = Links::new().map_err(Error::Links)?;
-    let (observe, state, address) = (config.observe.clone(), config.state.clone(), config.http);
+    let (observe, state) = (config.observe.clone(), config.state.clone());
+    let (address, names) = (config.http, config.http_names.clone());
     let enforcer = Worker::start(move || Enforcer::start(path, config, outlets)).await??;
 
     let (resolved, mut answers) = mpsc::unbounded_channel();
@@ -92,7 +94,7 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
 
     let (stop, stopped) = oneshot::channel::<()>();
     let telemetry = observer::start(&enforcer, &observe, &state).await;
-    http::start(address, enforcer.clone(), reports.clone(), Arc::clone(&telemetry));
+    http::start(address, names, enforcer.clone(), reports.clone(), Arc::clone(&telemetry));
     let app = control::router(enforcer.clone(), reports, Arc::clone(&telemetry));
     let app = app.into_make_service_with_connect_info::<subscribers::Peer>();
     let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });

@@ -4,22 +4,19 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    process::Stdio,
     sync::Arc,
     time::Duration,
 };
 
+use nix::syslog::{Facility, LogFlags, Severity, openlog, syslog};
 use tokio::{
-    io::{AsyncWriteExt as _, Interest, unix::AsyncFd},
-    process::Command,
-    sync::mpsc,
-    time::{MissedTickBehavior, interval, timeout},
+    io::{Interest, unix::AsyncFd},
+    time::{MissedTickBehavior, interval},
 };
 use tracing::{info, warn};
 
-use super::{enforcer::Enforcer, worker::Worker};
+use super::{enforcer::Enforcer, suspects::Alarms, worker::Worker};
 use crate::{
-    errors::one_line,
     kernel::{Books, Events},
     node::{EventLog, Observe},
     telemetry::{Telemetry, events::Event, privacy::Privacy},
@@ -27,10 +24,6 @@ use crate::{
 
 /// How often counters and talkers are read.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long the command for a suspect may run.
-const COMMAND_LIMIT: Duration = Duration::from_secs(10);
-/// Suspects that wait for the command; more of them are only events.
-const WAITING: usize = 64;
 
 /// Starts to observe. What cannot be opened is left out with a warning: the filter matters more.
 pub(super) async fn start(
@@ -49,12 +42,8 @@ pub(super) async fn start(
     };
     let (events, books) = sightings.split();
     let log = Arc::new(Log::open(&observe.events));
-    let suspects = observe.suspect.as_ref().and_then(|suspect| suspect.command.clone());
-    let (report, queue) = mpsc::channel(WAITING);
-    if let Some(command) = suspects {
-        tokio::spawn(run_commands(command, queue));
-    }
-    tokio::spawn(look(Arc::clone(&telemetry), enforcer.clone(), books, Arc::clone(&log), report));
+    let alarms = Alarms::start(observe.suspect.as_ref());
+    tokio::spawn(look(Arc::clone(&telemetry), enforcer.clone(), books, Arc::clone(&log), alarms));
     if observe.events != EventLog::Off {
         let (telemetry, enforcer) = (Arc::clone(&telemetry), enforcer.clone());
         tokio::spawn(async move {
@@ -71,26 +60,19 @@ async fn look(
     enforcer: Worker<Enforcer>,
     books: Books,
     log: Arc<Log>,
-    report: mpsc::Sender<Event>,
+    alarms: Alarms,
 ) {
     let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let look = match enforcer.call(|it| it.look()).await {
-            Ok(Ok(look)) => look,
-            Ok(Err(error)) => {
-                warn!("{}", one_line(&error));
-                continue;
-            }
-            // The daemon stops.
-            Err(_) => return,
-        };
+        // Nobody there: the daemon stops.
+        let Ok(look) = enforcer.call(|it| it.look()).await else { return };
         for suspect in telemetry.look(look, &books) {
             let (group, packets) = (&suspect.group, suspect.packets);
             info!(group, packets, "suspect: a subscriber was denied too often within a minute");
             log.write(&suspect);
-            drop(report.try_send(suspect));
+            alarms.raise(&suspect);
         }
     }
 }
@@ -121,6 +103,7 @@ async fn drain(
 enum Log {
     None,
     Journal,
+    Syslog,
     File(PathBuf),
 }
 
@@ -129,6 +112,12 @@ impl Log {
         match events {
             EventLog::Off | EventLog::Memory => Self::None,
             EventLog::Journal => Self::Journal,
+            EventLog::Syslog => {
+                if let Err(error) = openlog(Some(c"opb"), LogFlags::LOG_PID, Facility::LOG_DAEMON) {
+                    warn!("events go to syslog without a name: {error}");
+                }
+                Self::Syslog
+            }
             EventLog::File(path) => Self::File(path.clone()),
         }
     }
@@ -138,6 +127,11 @@ impl Log {
         match self {
             Self::None => {}
             Self::Journal => info!(target: "opb::event", "{line}"),
+            Self::Syslog => {
+                if let Err(error) = syslog(Severity::LOG_NOTICE, &line) {
+                    warn!("an event cannot be written to syslog: {error}");
+                }
+            }
             Self::File(path) => {
                 // Opened for each line, so that whatever rotates it need not tell us. One write a line.
                 let appended = append(path)
@@ -153,30 +147,4 @@ impl Log {
 fn append(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
     OpenOptions::new().append(true).create(true).mode(0o640).open(path)
-}
-
-/// One after the other: a command that hangs must not pile up.
-async fn run_commands(command: PathBuf, mut queue: mpsc::Receiver<Event>) {
-    while let Some(suspect) = queue.recv().await {
-        match timeout(COMMAND_LIMIT, run_command(&command, &suspect)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!("{} failed: {error}", command.display()),
-            Err(_) => warn!("{} did not end in time", command.display()),
-        }
-    }
-}
-
-async fn run_command(command: &Path, suspect: &Event) -> io::Result<()> {
-    let mut child = Command::new(command)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut input) = child.stdin.take() {
-        let line = serde_json::to_vec(suspect)?;
-        // A command that does not read is no failure.
-        drop(input.write_all(&line).await);
-    }
-    let status = child.wait().await?;
-    if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }
 }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     explain::Explanation,
+    kernel::CounterRow,
     telemetry::{
         Telemetry,
         events::{Event, Kind},
@@ -186,6 +187,7 @@ fn talkers(words: &Words, telemetry: &Telemetry) -> Markup {
         [
             row.subscriber,
             row.group,
+            row.direction,
             row.packets.to_string(),
             format!("{:.1}", row.rate),
             row.peers.to_string(),
@@ -213,13 +215,22 @@ fn events(words: &Words, events: &[Event]) -> Markup {
 }
 
 fn counters(words: &Words, telemetry: &Telemetry) -> Markup {
-    let rows = telemetry.totals().rows.into_iter().map(|row| {
-        let group = row.group.unwrap_or_else(|| "-".to_owned());
+    let totals = telemetry.totals();
+    let cells = |row: CounterRow| {
+        let of = row.of.unwrap_or_else(|| "-".to_owned());
         let [direction, verdict, reason] =
             [row.direction, row.verdict, row.reason].map(str::to_owned);
-        [group, direction, verdict, reason, row.packets.to_string(), row.bytes.to_string()]
-    });
-    table("counters", words.counters, words.none, words.counter_columns, rows.collect())
+        [of, direction, verdict, reason, row.packets.to_string(), row.bytes.to_string()]
+    };
+    let rows = |rows: Vec<CounterRow>| rows.into_iter().map(cells).collect();
+    let mut columns = words.counter_columns;
+    let by_group = table("counters", words.counters, words.none, columns, rows(totals.by_group));
+    columns[0] = words.interface_columns[0];
+    let by_interface = (words.interface_counters, rows(totals.by_interface));
+    html! {
+        (by_group)
+        (table("interface-counters", by_interface.0, words.none, columns, by_interface.1))
+    }
 }
 
 fn setup(words: &Words, status: &Status) -> Markup {

@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{compiled::hex, diff::Change, policy::Diagnostic, relays::HostStatus};
+use crate::{
+    compiled::hex, diff::Change, kernel::CounterRow, policy::Diagnostic, relays::HostStatus,
+};
 
 /// Answer of `GET /v1/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,7 +48,17 @@ pub struct PolicyStatus {
     pub digest: String,
     pub image_bytes: usize,
     pub nodes: Fill,
+    #[serde(default)]
+    pub overlay: OverlayStatus,
     pub groups: Vec<GroupStatus>,
+}
+
+/// Changes by run-time entries that are in force beside the image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverlayStatus {
+    pub prefixes: usize,
+    /// Counts the publications of such changes since the generation began.
+    pub revision: u64,
 }
 
 /// Run-time entries.
@@ -179,14 +191,52 @@ impl From<&Diagnostic> for Problem {
     }
 }
 
+/// What packets are counted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    #[default]
+    Group,
+    Interface,
+}
+
 /// One row of `GET /v1/counters`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CounterLine {
-    /// `-` for no group.
-    pub group: String,
+    /// `-` for no group. Absent where packets are counted by interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// `-` for those without counters of their own. Absent where packets are counted by group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     pub direction: String,
     pub verdict: String,
     pub reason: String,
     pub packets: u64,
     pub bytes: u64,
+}
+
+impl CounterLine {
+    pub(super) fn new(by: By, row: CounterRow) -> Self {
+        let of = row.of.unwrap_or_else(|| "-".to_owned());
+        let (group, interface) = match by {
+            By::Group => (Some(of), None),
+            By::Interface => (None, Some(of)),
+        };
+        Self {
+            group,
+            interface,
+            direction: row.direction.to_owned(),
+            verdict: row.verdict.to_owned(),
+            reason: row.reason.to_owned(),
+            packets: row.packets,
+            bytes: row.bytes,
+        }
+    }
+
+    /// The group's name, or the interface's.
+    #[must_use]
+    pub fn of(&self) -> &str {
+        self.group.as_deref().or(self.interface.as_deref()).unwrap_or("-")
+    }
 }

@@ -82,7 +82,8 @@ fn verdicts(policy: &Policy, image: &Image, subscriber: IpAddr) -> Vec<(String, 
                 (if upstream { "dport" } else { "sport" }): port,
             });
             let query: Query = serde_json::from_value(query).expect("a query");
-            let explained = explain(&query, image, policy, Timestamp::now()).expect("one family");
+            let explained =
+                explain(&query, image, None, policy, Timestamp::now()).expect("one family");
             // `unknown-source: drop` tells the unknown from the others, on the port that every group has.
             let unknown = port == 25 && upstream && explained.reason == "unknown";
             verdicts.push((explained.verdict, unknown));

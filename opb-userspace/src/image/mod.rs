@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use opb_common::{
     ABI_VERSION,
-    image::{Group, Header, MAGIC, MAX_PORTS, Node, Slot, SubscriberClass},
+    image::{BLOCK_NODES, Block, Group, Header, MAGIC, MAX_PORTS, Node, Slot, SubscriberClass},
     outcome::Verdict,
 };
 use serde::{Deserialize, Serialize};
@@ -109,12 +109,13 @@ impl Image {
         let mut nodes = vec![Node([0; 8])];
         let groups = group_table(&mut nodes, policy, &slot_of);
         let relay_table = relay_table(&mut nodes, policy, &slot_of)?;
+        // Subscribers last: what they need may be large, and the rest is better off in the first block.
+        let relays = relay_table.bounds.map(|bounds| tree::build(&mut nodes, &bounds).0);
         let subscribers = [false, true].map(|ipv6| {
             let bounds =
                 flatten(subscriber_entries(policy, &slot_of, ipv6, now), 0, inner_subscriber_class);
             tree::build(&mut nodes, &bounds).0
         });
-        let relays = relay_table.bounds.map(|bounds| tree::build(&mut nodes, &bounds).0);
         let (notes_at, notes_length) = append_notes(&mut nodes, &notes);
         if nodes.len() > Slot::MAX_NODES {
             return Err(CompileError::TooLarge { nodes: nodes.len() });
@@ -135,7 +136,7 @@ impl Image {
     }
 
     /// Reads back an image, from kernel memory for example.
-    pub fn from_nodes(nodes: Vec<Node>) -> Result<Self, FormatError> {
+    pub fn from_nodes(mut nodes: Vec<Node>) -> Result<Self, FormatError> {
         let header: Header = *nodes.first().map(bytemuck::cast_ref).ok_or(FormatError::Magic)?;
         if header.magic != MAGIC {
             return Err(FormatError::Magic);
@@ -149,6 +150,9 @@ impl Image {
             .and_then(|bytes| bytes.get(..header.notes_length as usize))
             .ok_or(FormatError::Notes)?;
         let notes = serde_json::from_slice(text)?;
+        // They come last. What the kernel has behind them fills its last block.
+        let notes_nodes = (header.notes_length as usize).div_ceil(size_of::<Node>());
+        nodes.truncate(header.notes as usize + notes_nodes);
         Ok(Self { nodes, notes })
     }
 
@@ -180,7 +184,7 @@ impl Image {
     /// Size in the kernel.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        size_of_val(self.nodes.as_slice())
+        self.nodes.len().div_ceil(BLOCK_NODES) * size_of::<Block>()
     }
 
     /// Destination ports that some group filters, in order.

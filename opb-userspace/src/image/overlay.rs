@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use opb_common::{
     ABI_VERSION,
-    image::{Header, MAGIC, Node, UNCHANGED},
+    image::{Header, MAGIC, Node, SubscriberClass, UNCHANGED},
 };
 
 use super::{
@@ -14,19 +14,20 @@ use super::{
     ranges::{Bound, Entry, flatten},
     tree,
 };
-use crate::policy::{Policy, Prefix};
+use crate::policy::{Exemption, Policy, Prefix};
 
 /// Above this a compilation of everything is the better deal.
 const MOST_ENTRIES: usize = 50_000;
 
-/// Changes to one image.
+/// Changes to the images of one generation.
 pub struct Overlay {
     nodes: Vec<Node>,
 }
 
 impl Overlay {
     /// The classes that `policy` gives to all addresses under the prefixes `changed`, for an image of generation
-    /// `generation` that was compiled from `policy` before those changes.
+    /// `generation` that was compiled from `policy` before those changes, or between them: what it holds already, the overlay
+    /// says once more.
     ///
     /// `None` if that is too much for an overlay, or if `policy` has a group that the image does not know: then only
     /// a new image will do.
@@ -65,6 +66,19 @@ impl Overlay {
         Some(Self { nodes })
     }
 
+    /// No change to any image.
+    #[must_use]
+    pub fn none() -> Self {
+        let header = Header { magic: MAGIC, abi: ABI_VERSION, ..bytemuck::Zeroable::zeroed() };
+        Self { nodes: vec![bytemuck::cast(header)] }
+    }
+
+    /// Reads one back from kernel memory.
+    #[must_use]
+    pub fn from_nodes(nodes: Vec<Node>) -> Self {
+        Self { nodes }
+    }
+
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
@@ -79,37 +93,59 @@ struct Tables<'a> {
 }
 
 impl Tables<'_> {
-    /// All entries that cover `prefix`, are it, or lie in it.
+    /// What holds around `prefix`, and all entries that are it or lie in it.
     fn around_and_under(&self, prefix: Prefix) -> Vec<Entry<u16>> {
         let Self { policy, slot_of, now } = *self;
-        let ancestors: Vec<Prefix> = prefix.ancestors().skip(1).collect();
-        let mut entries = Vec::new();
         let exemptions = &policy.exemptions;
-        let exempt = |at: usize| exemptions[at].in_force(now);
-        for ancestor in &ancestors {
-            let at = exemptions.binary_search_by_key(ancestor, |exemption| exemption.prefix);
-            if at.is_ok_and(exempt) {
-                entries.push((*ancestor, EXEMPT));
-            }
-        }
+        let mut entries = Vec::new();
+        // Of what covers the prefix, only the longest of all groups counts, and an exemption in it.
+        let groups = policy.groups.iter().zip(slot_of);
+        let around = groups.filter_map(|(group, &slot)| {
+            let at = covering(&group.prefixes, |&prefix| prefix, prefix, |_| true)?;
+            Some((group.prefixes[at], SubscriberClass::new(slot, false).0))
+        });
+        entries.extend(around.max_by_key(|(prefix, _)| prefix.length()));
+        let exempt = |exemption: &Exemption| exemption.in_force(now);
+        let at = covering(exemptions, |exemption| exemption.prefix, prefix, exempt);
+        entries.extend(at.map(|at| (exemptions[at].prefix, EXEMPT)));
+
         let under = exemptions.partition_point(|exemption| exemption.prefix < prefix);
         let in_it =
             exemptions[under..].iter().take_while(|exemption| prefix.covers(&exemption.prefix));
-        entries.extend(
-            in_it
-                .filter(|exemption| exemption.in_force(now))
-                .map(|exemption| (exemption.prefix, EXEMPT)),
-        );
-
+        let in_it = in_it.filter(|exemption| exemption.in_force(now));
+        entries.extend(in_it.map(|exemption| (exemption.prefix, EXEMPT)));
         for (group, &slot) in policy.groups.iter().zip(slot_of) {
-            let class = opb_common::image::SubscriberClass::new(slot, false).0;
-            let has = |ancestor: &&Prefix| group.prefixes.binary_search(ancestor).is_ok();
-            entries.extend(ancestors.iter().filter(has).map(|&ancestor| (ancestor, class)));
+            let class = SubscriberClass::new(slot, false).0;
             let under = group.prefixes.partition_point(|other| *other < prefix);
             let in_it = group.prefixes[under..].iter().take_while(|other| prefix.covers(other));
             entries.extend(in_it.map(|&prefix| (prefix, class)));
         }
         entries.into_iter().map(super::entry).collect()
+    }
+}
+
+/// Place of the longest prefix of a sorted list that is shorter than `inner`, covers it, and `counts`.
+///
+/// Looks at the neighbour below: either it covers, or whatever does covers both, and is found below what they have in common.
+fn covering<T>(
+    list: &[T],
+    prefix: impl Fn(&T) -> Prefix,
+    inner: Prefix,
+    counts: impl Fn(&T) -> bool,
+) -> Option<usize> {
+    let mut below = inner;
+    let mut end = list.partition_point(|item| prefix(item) < below);
+    loop {
+        let at = end.checked_sub(1)?;
+        let found = prefix(&list[at]);
+        let covers = found.covers(&inner);
+        if covers && counts(&list[at]) {
+            return Some(at);
+        }
+        below = if covers { found } else { found.common(&below)? };
+        // The common prefix itself may be in the list, too.
+        let is_below = |item: &T| if covers { prefix(item) < below } else { prefix(item) <= below };
+        end = list[..at].partition_point(is_below);
     }
 }
 

@@ -6,11 +6,12 @@ use opb_common::{
     settings::{PORTS, PortSet, Settings},
 };
 
-use super::Image;
+use super::{Image, Overlay};
 
-/// An image and its ports.
+/// An image and its ports, and what has changed since it was compiled.
 pub struct Tables<'a> {
     nodes: &'a [Node],
+    overlay: Option<&'a [Node]>,
     upstream: Box<PortSet>,
     downstream: Box<PortSet>,
 }
@@ -20,14 +21,23 @@ impl<'a> Tables<'a> {
     pub fn new(image: &'a Image) -> Self {
         Self {
             nodes: image.nodes(),
+            overlay: None,
             upstream: port_set(image.upstream_ports()),
             downstream: port_set(image.downstream_ports()),
         }
     }
+
+    #[must_use]
+    pub fn with_overlay(self, overlay: Option<&'a Overlay>) -> Self {
+        Self { overlay: overlay.map(Overlay::nodes), ..self }
+    }
 }
 
 impl opb_common::judge::Tables for Tables<'_> {
-    type Image = [Node];
+    type Image<'a>
+        = &'a [Node]
+    where
+        Self: 'a;
 
     fn ports(&self, settings: Settings) -> &PortSet {
         if settings.has(Settings::DOWNSTREAM) { &self.downstream } else { &self.upstream }
@@ -35,6 +45,10 @@ impl opb_common::judge::Tables for Tables<'_> {
 
     fn image(&self) -> Option<&[Node]> {
         Some(self.nodes)
+    }
+
+    fn overlay(&self) -> Option<&[Node]> {
+        self.overlay
     }
 
     /// What is asked on the host is no traffic.

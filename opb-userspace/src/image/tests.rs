@@ -179,16 +179,22 @@ mod overlay {
         fn image_and_overlay_equal_a_new_image(
             before in prop::collection::btree_map(prefix(), 0..3u8, 0..40),
             changes in prop::collection::vec((prefix(), prop::option::of(0..3u8)), 1..10),
+            known in 0..10usize,
             random in prop::collection::vec(any::<u128>(), 20),
         ) {
             let now = Timestamp::now();
-            let mut after = before.clone();
-            for &(prefix, owner) in &changes {
-                match owner {
-                    Some(owner) => after.insert(prefix, owner),
-                    None => after.remove(&prefix),
-                };
-            }
+            let after_some = |count| {
+                let mut owners = before.clone();
+                for &(prefix, owner) in changes.iter().take(count) {
+                    match owner {
+                        Some(owner) => owners.insert(prefix, owner),
+                        None => owners.remove(&prefix),
+                    };
+                }
+                owners
+            };
+            // What the image knows already, the overlay may say once more.
+            let (before, after) = (after_some(known), after_some(changes.len()));
             let changed: Vec<Prefix> = changes.iter().map(|&(prefix, _)| prefix).collect();
             let old = Image::compile(&policy(&before), &Slots::default(), 7, now).expect("an image");
             let new = Image::compile(&policy(&after), old.slots(), 8, now).expect("an image");

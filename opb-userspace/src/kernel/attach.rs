@@ -7,11 +7,11 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
     links::{FdLink, Link as _, LinkError, PinnedLink},
-    loaded_programs,
     tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     xdp::XdpLink,
 };
@@ -22,8 +22,10 @@ use serde::Serialize;
 
 use super::{
     Error,
+    orphans::{self, Site},
     pins::Pins,
     programs::{Kind, Programs},
+    survey::{self, Device, Place},
     sys,
 };
 use crate::node::{Hook as HookChoice, Role};
@@ -92,7 +94,7 @@ pub struct Wanted {
 
 impl Wanted {
     /// Subscribers' packets come in on a subscriber interface and leave on a core interface.
-    fn side(&self) -> Side {
+    pub(super) fn side(&self) -> Side {
         if (self.role == Role::Subscriber) == (self.direction == Direction::Upstream) {
             Side::In
         } else {
@@ -100,12 +102,20 @@ impl Wanted {
         }
     }
 
+    /// Whether it is judged as it comes in, and not as it goes out.
+    #[must_use]
+    pub fn comes_in(&self) -> bool {
+        self.side() == Side::In
+    }
+
     /// The name of the link at `hook`.
     fn link(&self, hook: Hook) -> LinkName {
         LinkName { hook, direction: self.direction, side: self.side(), index: self.index }
     }
 
-    fn settings(&self, hook: Hook, bare_ip: bool) -> Settings {
+    /// What its program is told on `hook`; `bare_ip` where frames of the interface start at the IP header.
+    #[must_use]
+    pub fn settings(&self, hook: Hook, bare_ip: bool) -> Settings {
         [
             (self.side() == Side::Out, Settings::SILENT),
             (hook != Hook::Xdp, Settings::SOCKET_BUFFER),
@@ -149,7 +159,7 @@ struct LinkName {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+pub(super) enum Side {
     In,
     Out,
 }
@@ -164,7 +174,7 @@ impl Side {
         }
     }
 
-    const fn tc_type(self) -> TcAttachType {
+    pub(super) const fn tc_type(self) -> TcAttachType {
         match self {
             Self::In => TcAttachType::Ingress,
             Self::Out => TcAttachType::Egress,
@@ -181,6 +191,16 @@ impl fmt::Display for LinkName {
 }
 
 impl LinkName {
+    /// Where such a link can be looked for. Filters on clsact have none.
+    fn site(&self) -> Option<Site> {
+        match (self.hook, self.side) {
+            (Hook::Xdp, Side::In) => Some(Site::Xdp { is_generic: false }),
+            (Hook::XdpGeneric, Side::In) => Some(Site::Xdp { is_generic: true }),
+            (Hook::Tcx, side) => Some(Site::Tcx(side.tc_type())),
+            _ => None,
+        }
+    }
+
     fn parse(name: &str) -> Option<Self> {
         let mut parts = name.split('~');
         let hook = parts.next()?;
@@ -196,15 +216,66 @@ impl LinkName {
 }
 
 /// Puts the program for `wanted` on its interface, or in the place of the one of ours that is there.
+///
+/// `policy` is the policy map of this process.
 pub(super) fn attach(
     pins: &Pins,
+    policy: u32,
     programs: &mut Programs,
     wanted: &Wanted,
 ) -> Result<Attached, Refused> {
-    let result = bare_ip(&wanted.interface)
-        .map_err(|source| Error::Interface { interface: wanted.interface.clone(), source })
+    let result = adopt(pins, policy, wanted)
+        .and_then(|()| {
+            bare_ip(&wanted.interface)
+                .map_err(|source| Error::Interface { interface: wanted.interface.clone(), source })
+        })
         .and_then(|bare_ip| try_hooks(pins, programs, wanted, bare_ip));
     result.map_err(|error| Refused { wanted: wanted.clone(), error })
+}
+
+/// Pins links of ours that no pin leads to where the program for `wanted` would stand: from then on they are like any other.
+fn adopt(pins: &Pins, policy: u32, wanted: &Wanted) -> Result<(), Error> {
+    for hook in Hook::ALL {
+        let name = wanted.link(hook);
+        let Some(site) = name.site().filter(|_| !is_attached(pins, name)) else { continue };
+        let pinned = || -> Result<Vec<u32>, Error> {
+            let names = pins.links()?.into_iter().filter_map(|name| LinkName::parse(&name));
+            let names = names.filter(|name| name.index == wanted.index);
+            Ok(names.filter_map(|name| Some(target(pins, name)?.id)).collect())
+        };
+        let interface = &wanted.interface;
+        let link = orphans::find(interface, wanted.index, site, pinned, Some(policy))?;
+        let Some(link) = link else { continue };
+        let path = pins.link(&name.to_string());
+        if path.exists() {
+            // Of an interface that had this number before.
+            fs::remove_file(&path).map_err(Error::path("remove", &path))?;
+        }
+        sys::pin(link.as_fd(), &path).map_err(Error::path("pin", &path))?;
+        tracing::warn!("{interface}: {} has a program of ours without a pin; adopted", hook.name());
+    }
+    Ok(())
+}
+
+/// Takes programs of ours that no pin leads to off all interfaces of this network namespace. Says which.
+pub(super) fn detach_orphans() -> Result<Vec<String>, Error> {
+    let names =
+        if_nameindex().map_err(io::Error::from).map_err(Error::call("to list interfaces"))?;
+    let mut removed = Vec::new();
+    for interface in &names {
+        let text = interface.name().to_string_lossy();
+        for (hook, side) in Hook::ALL.into_iter().flat_map(|hook| Side::ALL.map(|it| (hook, it))) {
+            // The direction is not to be seen, and does not matter.
+            let name =
+                LinkName { hook, side, direction: Direction::Upstream, index: interface.index() };
+            let Some(site) = name.site() else { continue };
+            if let Some(link) = orphans::find(&text, name.index, site, || Ok(Vec::new()), None)? {
+                sys::detach_link(link.as_fd()).map_err(Error::call("to detach a link"))?;
+                removed.push(format!("{} program without a pin, {text}", hook.name()));
+            }
+        }
+    }
+    Ok(removed)
 }
 
 fn try_hooks(
@@ -344,7 +415,7 @@ fn put(
     Ok(())
 }
 
-fn pinned(path: &std::path::Path) -> Result<FdLink, Error> {
+fn pinned(path: &Path) -> Result<FdLink, Error> {
     let link = PinnedLink::from_pin(path)
         .map_err(|error| Error::path("open", path)(io::Error::other(error)))?;
     Ok(FdLink::from(link))
@@ -423,6 +494,38 @@ fn is_attached(pins: &Pins, name: LinkName) -> bool {
 fn target(pins: &Pins, name: LinkName) -> Option<sys::LinkTarget> {
     let link = sys::open_pin(&pins.link(&name.to_string())).ok()?;
     sys::link_target(link.as_fd()).ok()
+}
+
+/// Every program of ours that is pinned below `pins`, and whether it is still on its hook.
+pub(super) fn places(pins: &Path, devices: &[Device]) -> Result<Vec<Place>, Error> {
+    let mut places = Vec::new();
+    for path in Pins::peek(pins)? {
+        let name = path.file_name().and_then(|name| LinkName::parse(name.to_str()?));
+        let Some(name) = name else { continue };
+        let is_there = devices.iter().any(|device| device.index == name.index);
+        let program = match name.hook {
+            Hook::Clsact if is_there => clsact_program(name)?,
+            Hook::Clsact => None,
+            _ => {
+                let link = sys::open_pin(&path).map_err(Error::path("open", &path))?;
+                let target = sys::link_target(link.as_fd()).map_err(Error::path("read", &path))?;
+                (target.interface == name.index).then_some(target.program)
+            }
+        };
+        let LinkName { hook, direction, index, .. } = name;
+        places.push(Place { hook, direction, index, program });
+    }
+    Ok(places)
+}
+
+/// The program of our filter, if it is where we put it.
+fn clsact_program(name: LinkName) -> Result<Option<u32>, Error> {
+    let handle = u32::from(clsact_handle(name.direction));
+    let filters = survey::filters(name.index, name.side).map_err(Error::call("to list filters"))?;
+    let ours = |filter: &survey::ClsactFilter| {
+        filter.priority == CLSACT_PRIORITY && filter.handle == handle
+    };
+    Ok(filters.into_iter().find(ours).and_then(|filter| filter.program))
 }
 
 /// Takes the program off, and removes its pin.
@@ -512,8 +615,6 @@ fn refusal(source: ProgramError, wanted: &Wanted, hook: Hook, program: &'static 
 
 /// Names the program on the XDP hook of an interface.
 fn xdp_owner(index: u32) -> String {
-    let Ok(Some(id)) = sys::xdp_program(index) else { return "another program".into() };
-    let program = loaded_programs().flatten().find(|program| program.id() == id);
-    let name = program.as_ref().and_then(|program| program.name_as_str());
-    format!("program `{}` (id {id})", name.unwrap_or_default())
+    let Ok(Some(found)) = survey::xdp_program(index) else { return "another program".into() };
+    survey::program(found.id)
 }

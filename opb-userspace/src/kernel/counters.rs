@@ -1,23 +1,26 @@
 //! Reading the counters.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::maps::{Map, MapData, MapType, PerCpuArray};
-use aya_obj::generated::bpf_map_type;
-use opb_common::outcome::{COUNTERS, Counter, Direction, Outcome, Reason, Verdict};
+use aya::maps::MapType;
+use opb_common::outcome::{COUNTERS_PER_CPU, Counter, Direction, Outcome, Reason, Verdict};
 use serde::Serialize;
 
 use super::{
-    Error, pins,
-    sys::{self, MapShape},
+    Error,
+    interfaces::Interfaces,
+    memory::{Table, cpus},
+    pins, sys,
 };
 use crate::image::Slots;
 
 /// Packets and bytes with one outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CounterRow {
-    /// `None` for packets that no group can be told for.
-    pub group: Option<String>,
+    /// Name of the group or of the interface that they belong to. `None` where no group can be told, and for interfaces without
+    /// counters of their own.
+    pub of: Option<String>,
     pub direction: &'static str,
     pub verdict: &'static str,
     pub reason: &'static str,
@@ -25,45 +28,71 @@ pub struct CounterRow {
     pub bytes: u64,
 }
 
-/// Makes the counters if there are none; they outlive programs and policies.
-pub(super) fn open(path: &Path) -> Result<(), Error> {
-    let shape = MapShape {
-        kind: bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY,
-        value_size: size_of::<Counter>() as u32,
-        entries: COUNTERS,
-        flags: 0,
-    };
-    let create = || sys::create_map(c"opb_counters", &shape, None);
-    pins::open_or_create(path, MapType::PerCpuArray, &shape, create).map(drop)
+/// The counters of all CPUs. They outlive programs and policies.
+pub(super) struct Counters {
+    table: Table<Counter>,
+    cpus: u32,
 }
 
-/// All rows that are not zero.
-pub(super) fn read(path: &Path, slots: &Slots) -> Result<Vec<CounterRow>, Error> {
-    let map: PerCpuArray<_, [u64; 2]> = Map::PerCpuArray(MapData::from_pin(path)?).try_into()?;
-    let mut rows = Vec::new();
-    let groups = slots.iter().map(|(name, slot)| (Some(name), slot));
-    for (name, group) in std::iter::once((None, 0)).chain(groups) {
-        for direction in Direction::ALL {
-            for verdict in Verdict::ALL {
-                for &reason in Reason::ALL {
-                    let index = Outcome { verdict, reason, group }.counter(direction);
-                    let [packets, bytes] = map
-                        .get(&index, 0)?
-                        .iter()
-                        .fold([0; 2], |sum, cpu| [sum[0] + cpu[0], sum[1] + cpu[1]]);
-                    if packets > 0 {
-                        rows.push(CounterRow {
-                            group: name.map(str::to_owned),
-                            direction: direction.name(),
-                            verdict: verdict.name(),
-                            reason: reason.name(),
-                            packets,
-                            bytes,
-                        });
+impl Counters {
+    /// Makes the map if there is none.
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let cpus = cpus()?;
+        let shape = Table::<Counter>::shape(cpus * COUNTERS_PER_CPU);
+        let create = || sys::create_map(c"opb_counters", &shape, None);
+        let map = pins::open_or_create(path, MapType::Array, &shape, create)?;
+        Ok(Self { table: Table::map(map.as_fd(), shape.entries)?, cpus })
+    }
+
+    /// By group: all rows that are not zero.
+    pub(super) fn by_group(&self, slots: &Slots) -> Vec<CounterRow> {
+        let groups = slots.iter().map(|(name, slot)| (Some(name), slot));
+        let sheets = std::iter::once((None, 0)).chain(groups);
+        self.rows(sheets, |cpu, group, direction, verdict, reason| {
+            Outcome { verdict, reason, group }.counters(cpu, 0, direction)[0]
+        })
+    }
+
+    /// By interface: all rows that are not zero.
+    pub(super) fn by_interface(&self, interfaces: &Interfaces) -> Vec<CounterRow> {
+        let interfaces = interfaces.iter().map(|(name, slot)| (Some(name), slot));
+        let sheets = std::iter::once((None, 0)).chain(interfaces);
+        self.rows(sheets, |cpu, interface, direction, verdict, reason| {
+            Outcome { verdict, reason, group: 0 }.counters(cpu, interface, direction)[1]
+        })
+    }
+
+    fn rows<'a, S: Copy>(
+        &self,
+        sheets: impl Iterator<Item = (Option<&'a str>, S)>,
+        index: impl Fn(u32, S, Direction, Verdict, Reason) -> u32,
+    ) -> Vec<CounterRow> {
+        let mut rows = Vec::new();
+        for (name, sheet) in sheets {
+            for direction in Direction::ALL {
+                for verdict in Verdict::ALL {
+                    for &reason in Reason::ALL {
+                        let (mut packets, mut bytes) = (0, 0);
+                        for cpu in 0..self.cpus {
+                            let index = index(cpu, sheet, direction, verdict, reason);
+                            let counter = self.table.read(index as usize);
+                            packets += counter.packets;
+                            bytes += counter.bytes;
+                        }
+                        if packets > 0 {
+                            rows.push(CounterRow {
+                                of: name.map(str::to_owned),
+                                direction: direction.name(),
+                                verdict: verdict.name(),
+                                reason: reason.name(),
+                                packets,
+                                bytes,
+                            });
+                        }
                     }
                 }
             }
         }
+        rows
     }
-    Ok(rows)
 }

@@ -99,7 +99,7 @@ impl Error {
         move |source| Self::Path { action, path, source }
     }
 
-    pub(super) fn call(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn call(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Call { what, source }
     }
 }

@@ -2,22 +2,28 @@
 //! its attach interface in every release.
 //!
 //! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what
-//! outlives the pins), [`policy`] puts an image into the kernel, [`programs`] loads the BPF programs, [`attach`]
-//! puts them on interfaces, [`counters`] reads what they counted, [`sighting`] what they wrote down of denied
-//! packets. [`replay`] runs single packets through programs of its own.
+//! outlives the pins, [`orphans`] what has lost both), [`policy`] puts an image into the kernel, [`programs`] loads the BPF
+//! programs, [`attach`] puts them on interfaces, [`counters`] reads what they counted (by [`interfaces`], too), [`sighting`]
+//! what they wrote down of denied packets (both through [`memory`]). [`replay`] runs single packets through programs of its
+//! own. [`survey`] looks at what else there is, [`netlink`] asks for it.
 
 mod attach;
 mod counters;
 mod error;
 mod held;
+mod orphans;
+mod interfaces;
+mod memory;
+mod netlink;
 mod pins;
 mod policy;
 mod programs;
 mod replay;
 mod sighting;
+mod survey;
 mod sys;
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use opb_common::settings::Settings;
 use tracing::Level;
@@ -25,12 +31,17 @@ use tracing::Level;
 pub use attach::{Attached, Hook, Refused, Wanted};
 pub use counters::CounterRow;
 pub use error::Error;
+pub use policy::{Live, Staged};
 pub use programs::Logs;
 pub use replay::{Replay, ReplayHook};
 pub use sighting::{Books, Events, Sightings};
+pub use survey::{Device, FlowTable, Foreign, Memory, Need, Offloads, Place, Survey};
 
 use crate::image::{Image, Overlay, Slots};
+use counters::Counters;
 use held::Held;
+use interfaces::Interfaces;
+use orphans::Presence;
 use pins::Pins;
 use policy::PolicySlot;
 use programs::{Ports, Programs};
@@ -40,7 +51,10 @@ pub struct Kernel {
     pins: Pins,
     policy: PolicySlot,
     programs: Programs,
+    counters: Counters,
+    interfaces: Interfaces,
     held: Held,
+    _presence: Presence,
 }
 
 impl Kernel {
@@ -51,12 +65,17 @@ impl Kernel {
     pub fn open(pins: &Path, log: Option<Level>) -> Result<Self, Error> {
         let pins = Pins::open(pins)?;
         let policy = PolicySlot::open(&pins.policy())?;
-        counters::open(&pins.counters())?;
+        let presence = Presence::new(policy.id()).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => Error::Locked { path: pins.policy() },
+            _ => Error::call("a name in this network namespace")(error),
+        })?;
+        let counters = Counters::open(&pins.counters())?;
+        let interfaces = Interfaces::open(&pins.interfaces())?;
         sighting::open(&pins.sightings())?;
-        let ports = policy.image()?.as_ref().map(Ports::of).unwrap_or_default();
+        let ports = policy.live()?.map(|live| Ports::of(&live.image)).unwrap_or_default();
         let programs = Programs::new(pins.maps(), ports, log);
         let held = Held::new(&pins)?;
-        Ok(Self { pins, policy, programs, held })
+        Ok(Self { pins, policy, programs, counters, interfaces, held, _presence: presence })
     }
 
     /// Pins again what somebody has unpinned: until then, the filter would end with this process. Whether there was
@@ -65,9 +84,9 @@ impl Kernel {
         self.held.repair(&mut self.pins)
     }
 
-    /// The image in force, read back from the kernel.
-    pub fn live(&self) -> Result<Option<Image>, Error> {
-        self.policy.image()
+    /// What is in force, read back from the kernel.
+    pub fn live(&self) -> Result<Option<Live>, Error> {
+        self.policy.live()
     }
 
     /// Puts `image` in force, in one step.
@@ -75,9 +94,10 @@ impl Kernel {
     /// The port sets of the programs are only a pre-filter, and first hold the ports of both policies: no packet
     /// that either policy denies is let through by them at any moment.
     pub fn publish(&mut self, image: &Image) -> Result<(), Error> {
+        let staged = Self::stage(image)?;
         let new = Ports::of(image);
         self.programs.set_ports(&self.programs.ports().union(&new))?;
-        self.policy.publish(image)?;
+        self.policy.publish(staged)?;
         // The image is in force, whatever happens now: ports too many cost time, and no verdict.
         if let Err(error) = self.programs.set_ports(&new) {
             tracing::warn!(%error, "the ports of the policy before stay in the programs' pre-filter");
@@ -90,9 +110,24 @@ impl Kernel {
         self.policy.publish_overlay(overlay)
     }
 
+    /// Gives an image to the kernel without putting it in force. What takes long of a publication, for any thread.
+    pub fn stage(image: &Image) -> Result<Staged, Error> {
+        Staged::new(image.nodes())
+    }
+
+    /// Puts an image in force that is of the same generation and says nothing else than the one in force with the
+    /// overlay on it.
+    pub fn replace(&mut self, image: Staged) -> Result<(), Error> {
+        self.policy.publish(image)
+    }
+
     /// Puts the programs on interfaces, or replaces those that are there without a gap.
     pub fn attach(&mut self, wanted: &[Wanted]) -> Vec<Result<Attached, Refused>> {
-        let attach = |wanted| attach::attach(&self.pins, &mut self.programs, wanted);
+        for Wanted { interface, index, .. } in wanted {
+            self.interfaces.cover(interface, *index);
+        }
+        let policy = self.policy.id();
+        let attach = |wanted| attach::attach(&self.pins, policy, &mut self.programs, wanted);
         let results = wanted.iter().map(attach).collect();
         let indices: Vec<_> = wanted.iter().map(|wanted| wanted.index).collect();
         if let Err(error) = self.held.follow(&self.pins, &indices) {
@@ -109,9 +144,16 @@ impl Kernel {
         removed
     }
 
-    /// Everything that was counted since the pins were made; rows of zero are left out.
-    pub fn counters(&self, slots: &Slots) -> Result<Vec<CounterRow>, Error> {
-        counters::read(&self.pins.counters(), slots)
+    /// Everything that was counted since the pins were made, by group; rows of zero are left out.
+    #[must_use]
+    pub fn counters(&self, slots: &Slots) -> Vec<CounterRow> {
+        self.counters.by_group(slots)
+    }
+
+    /// The same packets by interface.
+    #[must_use]
+    pub fn interface_counters(&self) -> Vec<CounterRow> {
+        self.counters.by_interface(&self.interfaces)
     }
 
     /// Whether the programs write denied packets down, and whether with addresses. For those that are put on
@@ -131,10 +173,14 @@ impl Kernel {
     }
 }
 
-/// Removes every program, link, map and pin of ours under `pins`, with no daemon running. Says what it removed.
+/// Removes every program, link, map and pin of ours under `pins`, with no daemon running, and what lies on interfaces of this
+/// network namespace without a pin. Says what it removed.
 pub fn detach(pins: &Path) -> Result<Vec<String>, Error> {
-    let Some(pins) = Pins::open_existing(pins)? else { return Ok(Vec::new()) };
-    let mut removed = attach::detach_all_but(&pins, &[])?;
-    removed.extend(pins.remove()?);
+    let mut removed = Vec::new();
+    if let Some(pins) = Pins::open_existing(pins)? {
+        removed.extend(attach::detach_all_but(&pins, &[])?);
+        removed.extend(pins.remove()?);
+    }
+    removed.extend(attach::detach_orphans()?);
     Ok(removed)
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! PINS/v1/policy          the map of maps that holds the image in force, and the overlay on it
 //! PINS/v1/counters        counts of every outcome
+//! PINS/v1/interfaces      which interfaces have counters of their own
 //! PINS/v1/events          the ring of denied packets
 //! PINS/v1/talkers         who is denied how often
 //! PINS/v1/ledgers         what there is no event for
@@ -54,6 +55,17 @@ impl Pins {
         Self::lock(directory).map(Some)
     }
 
+    /// Where the links of this ABI version are pinned, without a lock.
+    pub(super) fn peek(pins: &Path) -> Result<Vec<PathBuf>, Error> {
+        let links = pins.join(format!("v{ABI_VERSION}")).join("links");
+        let list = || fs::read_dir(&links)?.map(|entry| Ok(entry?.path())).collect();
+        let listed: io::Result<Vec<PathBuf>> = list();
+        match listed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            listed => listed.map_err(Error::path("list", &links)),
+        }
+    }
+
     /// Makes the directories again that somebody removed, or that went with an unmounted file system.
     pub(super) fn renew(&mut self) -> Result<(), Error> {
         let root = self.directory.parent().unwrap_or(&self.directory).to_owned();
@@ -93,9 +105,17 @@ impl Pins {
         self.directory.join("counters")
     }
 
+    pub(super) fn interfaces(&self) -> PathBuf {
+        self.directory.join("interfaces")
+    }
+
     /// Which pin stands for which map of the programs.
     pub(super) fn maps(&self) -> Vec<(&'static str, PathBuf)> {
-        let mut maps = vec![("POLICY", self.policy()), ("COUNTERS", self.counters())];
+        let mut maps = vec![
+            ("POLICY", self.policy()),
+            ("COUNTERS", self.counters()),
+            ("INTERFACES", self.interfaces()),
+        ];
         maps.extend(self.sightings().maps());
         maps
     }
@@ -145,7 +165,7 @@ impl Pins {
 }
 
 /// Whether what is made at `pins` would be on a BPF file system.
-fn check_bpffs(pins: &Path) -> Result<(), Error> {
+pub(super) fn check_bpffs(pins: &Path) -> Result<(), Error> {
     let above = pins.ancestors().find(|path| path.exists()).unwrap_or(pins);
     let kind = statfs(above).map_err(io::Error::from).map_err(Error::path("examine", above))?;
     if kind.filesystem_type() == BPF_FS_MAGIC {

@@ -7,16 +7,31 @@ use std::path::Path;
 use aya::maps::{ArrayOfMaps, Map, MapData, MapError, MapType};
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
 use memmap2::MmapOptions;
-use opb_common::image::{IMAGE_SLOT, Node, OVERLAY_SLOT};
+use opb_common::image::{BLOCK_NODES, Block, IMAGE_SLOT, Node, OVERLAY_SLOT};
 
 use super::{
-    Error, pins,
+    Error,
+    orphans::POLICY_MAP,
+    pins,
     sys::{self, MapShape},
 };
 use crate::image::{Image, Overlay};
 
+/// What the programs judge by.
+pub struct Live {
+    pub image: Image,
+    /// Holds if it is of the image's generation.
+    pub overlay: Option<Overlay>,
+}
+
+/// An image that the kernel has, and that is not in force yet.
+pub struct Staged(OwnedFd);
+
 /// The pinned map of maps with the two slots.
-pub(super) struct PolicySlot(ArrayOfMaps<MapData>);
+pub(super) struct PolicySlot {
+    maps: ArrayOfMaps<MapData>,
+    id: u32,
+}
 
 impl PolicySlot {
     /// Opens or makes the slot at `path`.
@@ -32,57 +47,79 @@ impl PolicySlot {
         };
         let map = pins::open_or_create(path, MapType::ArrayOfMaps, &shape, || {
             let template = sys::create_map(c"opb_image", &image_shape(1), None)?;
-            sys::create_map(c"opb_policy", &shape, Some(template.as_fd()))
+            sys::create_map(POLICY_MAP, &shape, Some(template.as_fd()))
         })?;
-        Ok(Self(ArrayOfMaps::try_from(Map::ArrayOfMaps(MapData::from_fd(map)?))?))
+        let map = MapData::from_fd(map)?;
+        let id = map.info()?.id();
+        Ok(Self { maps: ArrayOfMaps::try_from(Map::ArrayOfMaps(map))?, id })
     }
 
-    /// The image in force.
-    pub(super) fn image(&self) -> Result<Option<Image>, Error> {
-        let map = match self.0.get(&IMAGE_SLOT, 0) {
+    /// Number of the map in the kernel.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The image in force, and the overlay that was published last.
+    pub(super) fn live(&self) -> Result<Option<Live>, Error> {
+        // In the order of the programs: see the judge.
+        let overlay = self.nodes(OVERLAY_SLOT)?.map(Overlay::from_nodes);
+        let Some(image) = self.nodes(IMAGE_SLOT)? else { return Ok(None) };
+        Ok(Some(Live { image: Image::from_nodes(image)?, overlay }))
+    }
+
+    fn nodes(&self, slot: u32) -> Result<Option<Vec<Node>>, Error> {
+        let map = match self.maps.get(&slot, 0) {
             Ok(map) => map,
             Err(MapError::KeyNotFound) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let count = map.info()?.max_entries() as usize;
-        let nodes = read(map.fd(), count).map_err(Error::call("to map the image in force"))?;
-        Ok(Some(Image::from_nodes(nodes)?))
+        let blocks = map.info()?.max_entries() as usize;
+        let nodes = read(map.fd(), blocks * BLOCK_NODES);
+        Ok(Some(nodes.map_err(Error::call("to map the image in force"))?))
     }
 
-    /// Puts `image` in force. An overlay on the image before is ignored from the same moment on: it names another
-    /// generation.
-    pub(super) fn publish(&mut self, image: &Image) -> Result<(), Error> {
-        self.put(IMAGE_SLOT, image.nodes())
+    /// Puts an image in force. An overlay on an image of another generation is ignored from the same moment on.
+    pub(super) fn publish(&mut self, image: Staged) -> Result<(), Error> {
+        self.put(IMAGE_SLOT, image)
     }
 
     /// Puts changes to the image in force, in place of those before.
     pub(super) fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), Error> {
-        self.put(OVERLAY_SLOT, overlay.nodes())
+        self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?)
     }
 
-    /// Writes `nodes` into a map of its own, compares what the kernel has, and swaps it in.
-    fn put(&mut self, slot: u32, nodes: &[Node]) -> Result<(), Error> {
+    /// Returns when no program can still see what was there before: the kernel waits for that.
+    fn put(&mut self, slot: u32, Staged(map): Staged) -> Result<(), Error> {
+        Ok(self.maps.set(slot, &MapData::from_fd(map)?, 0)?)
+    }
+}
+
+impl Staged {
+    /// Writes `nodes` into a map of its own, and compares what the kernel has.
+    pub(super) fn new(nodes: &[Node]) -> Result<Self, Error> {
         let map = write(nodes).map_err(Error::call("a map for the image"))?;
         let kept = read(&map, nodes.len()).map_err(Error::call("to map the new image"))?;
         if kept != nodes {
             return Err(Error::ReadBack);
         }
         sys::freeze(map.as_fd()).map_err(Error::call("to freeze the new image"))?;
-        Ok(self.0.set(slot, &MapData::from_fd(map)?, 0)?)
+        Ok(Self(map))
     }
 }
 
-fn image_shape(nodes: u32) -> MapShape {
+/// Of a map of that many blocks.
+fn image_shape(blocks: u32) -> MapShape {
     MapShape {
         kind: bpf_map_type::BPF_MAP_TYPE_ARRAY,
-        value_size: size_of::<Node>() as u32,
-        entries: nodes,
+        value_size: size_of::<Block>() as u32,
+        entries: blocks,
         flags: BPF_F_INNER_MAP | BPF_F_MMAPABLE,
     }
 }
 
 fn write(nodes: &[Node]) -> io::Result<OwnedFd> {
-    let map = sys::create_map(c"opb_image", &image_shape(nodes.len() as u32), None)?;
+    let blocks = nodes.len().div_ceil(BLOCK_NODES);
+    let map = sys::create_map(c"opb_image", &image_shape(blocks as u32), None)?;
     // SAFETY: a map that nobody else knows yet, mapped for exactly its length.
     let mut memory = unsafe { MmapOptions::new().len(size_of_val(nodes)).map_mut(&map)? };
     memory.copy_from_slice(bytemuck::cast_slice(nodes));

@@ -8,9 +8,10 @@ use aya::programs::{ProgramFd, TestRun, TestRunOptions};
 use opb_common::{outcome::Outcome, settings::Settings};
 
 use super::{
-    CounterRow, Error, counters,
+    CounterRow, Error,
+    counters::Counters,
     pins::SightingPins,
-    policy::PolicySlot,
+    policy::{PolicySlot, Staged},
     programs::{Instance, Kind, Ports},
     sighting, sys,
 };
@@ -26,7 +27,7 @@ pub enum ReplayHook {
 /// A program instance, a policy and counters that nobody else sees, and that end with this value.
 pub struct Replay {
     instance: Instance,
-    counters: PathBuf,
+    counters: Counters,
     /// Where policy and counters are pinned, for the programs to find them.
     _bpffs: OwnedFd,
 }
@@ -34,7 +35,7 @@ pub struct Replay {
 impl Replay {
     pub fn new(image: &Image, settings: Settings, hook: ReplayHook) -> Result<Self, Error> {
         let (replay, mut slot) = Self::load(image, settings.with(Settings::TRACE), hook)?;
-        slot.publish(image)?;
+        slot.publish(Staged::new(image.nodes())?)?;
         Ok(replay)
     }
 
@@ -42,7 +43,7 @@ impl Replay {
     /// [`Replay::run`] of it.
     pub fn untraced(image: &Image, settings: Settings, hook: ReplayHook) -> Result<Self, Error> {
         let (replay, mut slot) = Self::load(image, settings, hook)?;
-        slot.publish(image)?;
+        slot.publish(Staged::new(image.nodes())?)?;
         Ok(replay)
     }
 
@@ -64,24 +65,25 @@ impl Replay {
         let root = PathBuf::from(format!("/proc/self/fd/{}", bpffs.as_raw_fd()));
         let (policy, counters) = (root.join("policy"), root.join("counters"));
         let slot = PolicySlot::open(&policy)?;
-        counters::open(&counters)?;
+        let read = Counters::open(&counters)?;
         let kind = match hook {
             ReplayHook::Xdp => Kind::Xdp,
             ReplayHook::Tc => Kind::Tc,
         };
-        let mut maps = vec![("POLICY", policy), ("COUNTERS", counters.clone())];
+        let mut maps = vec![("POLICY", policy), ("COUNTERS", counters)];
         if settings.has(Settings::SIGHT) {
             sighting::open(&SightingPins::below(&root))?;
             maps.extend(SightingPins::below(&root).maps());
         }
         let mut instance = Instance::load(kind, settings, &maps, None)?;
         instance.set_ports(&Ports::of(image))?;
-        Ok((Self { instance, counters, _bpffs: bpffs }, slot))
+        Ok((Self { instance, counters: read, _bpffs: bpffs }, slot))
     }
 
     /// What the frames so far have moved; `slots` lends the names.
-    pub fn counters(&self, slots: &Slots) -> Result<Vec<CounterRow>, Error> {
-        counters::read(&self.counters, slots)
+    #[must_use]
+    pub fn counters(&self, slots: &Slots) -> Vec<CounterRow> {
+        self.counters.by_group(slots)
     }
 
     /// The program, for another one to call.

@@ -1,16 +1,16 @@
 //! What the programs write down of denied packets: the ring of events, the talkers, the books of each CPU.
 
 use std::hash::{BuildHasher, RandomState};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::Path;
 
 use aya::maps::{Map, MapData, MapType, RingBuf};
-use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
-use memmap2::{MmapOptions, MmapRaw};
+use aya_obj::generated::bpf_map_type;
 use opb_common::sighting::{BUCKETS, Bucket, Event, Ledger, RING_BYTES, Talker};
 
 use super::{
     Error,
+    memory::{Table, cpus},
     pins::{self, SightingPins},
     sys::{self, MapShape},
 };
@@ -26,15 +26,15 @@ pub(super) fn open(pins: &SightingPins) -> Result<(), Error> {
     let create = || sys::create_map(c"opb_events", &ring, None);
     pins::open_or_create(&pins.events, MapType::RingBuf, &ring, create)?;
     let cpus = cpus()?;
-    let talkers = array(size_of::<Bucket>(), cpus * BUCKETS);
+    let talkers = Table::<Bucket>::shape(cpus * BUCKETS);
     let create = || sys::create_map(c"opb_talkers", &talkers, None);
     pins::open_or_create(&pins.talkers, MapType::Array, &talkers, create)?;
-    let ledgers = array(size_of::<Ledger>(), cpus);
+    let ledgers = Table::<Ledger>::shape(cpus);
     let create = || sys::create_map(c"opb_ledgers", &ledgers, None);
     let map = pins::open_or_create(&pins.ledgers, MapType::Array, &ledgers, create)?;
 
-    let books: Table<Ledger> = Table::map(map.as_raw_fd(), cpus as usize)?;
-    for cpu in 0..books.count {
+    let books: Table<Ledger> = Table::map(map.as_fd(), cpus)?;
+    for cpu in 0..books.len() {
         let mut ledger = books.read(cpu);
         if ledger.seed == 0 {
             ledger.seed = RandomState::new().hash_one(cpu) | 1;
@@ -64,8 +64,8 @@ impl Sightings {
         Ok(Self {
             ring: Map::RingBuf(MapData::from_pin(&pins.events)?).try_into()?,
             books: Books {
-                talkers: Table::map(talkers.as_raw_fd(), (cpus * BUCKETS) as usize)?,
-                ledgers: Table::map(ledgers.as_raw_fd(), cpus as usize)?,
+                talkers: Table::map(talkers.as_fd(), cpus * BUCKETS)?,
+                ledgers: Table::map(ledgers.as_fd(), cpus)?,
             },
         })
     }
@@ -97,7 +97,7 @@ impl Books {
     /// All CPUs' ledgers together; the seed means nothing then.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
-        (0..self.ledgers.count).map(|cpu| self.ledgers.read(cpu)).fold(
+        (0..self.ledgers.len()).map(|cpu| self.ledgers.read(cpu)).fold(
             Ledger::default(),
             |mut sum, ledger| {
                 sum.events += ledger.events;
@@ -112,7 +112,7 @@ impl Books {
 
     /// Every talker of every CPU. Those that were last seen before `cutoff` are forgotten.
     pub fn talkers(&self, cutoff: u64, mut each: impl FnMut(&Talker)) {
-        for index in 0..self.talkers.count {
+        for index in 0..self.talkers.len() {
             let mut bucket = self.talkers.read(index);
             let mut forgets = false;
             for talker in &mut bucket.0 {
@@ -130,49 +130,4 @@ impl Books {
             }
         }
     }
-}
-
-/// An array map as memory.
-struct Table<T> {
-    memory: MmapRaw,
-    count: usize,
-    _entries: std::marker::PhantomData<T>,
-}
-
-impl<T: bytemuck::Pod> Table<T> {
-    fn map(map: RawFd, count: usize) -> Result<Self, Error> {
-        let length = count * size_of::<T>();
-        let memory = MmapOptions::new()
-            .len(length)
-            .map_raw(map)
-            .map_err(Error::call("to map talkers and ledgers"))?;
-        Ok(Self { memory, count, _entries: std::marker::PhantomData })
-    }
-
-    /// An entry that a CPU may be writing: single numbers are whole, what they say together may be one packet old.
-    fn read(&self, index: usize) -> T {
-        assert!(index < self.count);
-        // SAFETY: inside the mapping, which is page-aligned; volatile because the kernel writes it.
-        unsafe { self.memory.as_ptr().cast::<T>().add(index).read_volatile() }
-    }
-
-    fn write(&self, index: usize, value: T) {
-        assert!(index < self.count);
-        // SAFETY: as above.
-        unsafe { self.memory.as_mut_ptr().cast::<T>().add(index).write_volatile(value) }
-    }
-}
-
-fn array(value_size: usize, entries: u32) -> MapShape {
-    MapShape {
-        kind: bpf_map_type::BPF_MAP_TYPE_ARRAY,
-        value_size: value_size as u32,
-        entries,
-        flags: BPF_F_MMAPABLE,
-    }
-}
-
-fn cpus() -> Result<u32, Error> {
-    let count = aya::util::nr_cpus().map_err(|(what, source)| Error::path("read", what)(source))?;
-    Ok(count as u32)
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::netlink::text;
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type, bpf_prog_info};
 
 /// How a map is made.
@@ -76,9 +77,19 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     fd_from(bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?)
 }
 
+/// Opens any link of this machine.
+pub(super) fn open_link(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // This is the member for BPF_LINK_GET_FD_BY_ID.
+    attr.__bindgen_anon_6.__bindgen_anon_1.link_id = id;
+    fd_from(bpf(bpf_cmd::BPF_LINK_GET_FD_BY_ID, &mut attr)?)
+}
+
 /// What a link is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkTarget {
+    /// Of the link itself.
+    pub(super) id: u32,
     pub(super) program: u32,
     /// 0 when the interface is gone.
     pub(super) interface: u32,
@@ -91,7 +102,7 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     object_info(link, &mut info)?;
     // SAFETY: the kernel filled it; `xdp.ifindex` and `tcx.ifindex` are the first word of the same union.
     let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
-    Ok(LinkTarget { program: info.prog_id, interface })
+    Ok(LinkTarget { id: info.id, program: info.prog_id, interface })
 }
 
 /// The instructions of a program, as the verifier has left them.
@@ -130,8 +141,49 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
 /// The `ARPHRD_` number of an interface: what its frames start with. One call for one interface, because a node may have
 /// thousands of them.
 pub(super) fn hardware_type(interface: &str) -> io::Result<u16> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-    let any = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let mut request = request_for(interface)?;
+    ask(&mut request, libc::SIOCGIFHWADDR)?;
+    // SAFETY: the member that SIOCGIFHWADDR fills.
+    Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
+}
+
+/// The features that are on at an interface, by the names that `ethtool -k` shows (linux/ethtool.h).
+pub(super) fn active_features(interface: &str) -> io::Result<Vec<String>> {
+    const ETHTOOL_GSTRINGS: u32 = 0x1b;
+    const ETHTOOL_GSSET_INFO: u32 = 0x37;
+    const ETHTOOL_GFEATURES: u32 = 0x3a;
+    const ETH_SS_FEATURES: u32 = 4;
+    /// Bytes of one name.
+    const ETH_GSTRING_LEN: usize = 32;
+    let mut request = request_for(interface)?;
+    let mut ethtool = |words: &mut [u32]| {
+        request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
+        ask(&mut request, libc::SIOCETHTOOL as libc::c_ulong)
+    };
+    // command, reserved, mask of the sets (64 bits), and the answer: strings in the set
+    let mut count = [ETHTOOL_GSSET_INFO, 0, 1 << ETH_SS_FEATURES, 0, 0];
+    ethtool(&mut count)?;
+    let count = count[4] as usize;
+    // command, set, strings, and room for them
+    let mut names = vec![ETHTOOL_GSTRINGS, ETH_SS_FEATURES, count as u32];
+    names.resize(3 + count * ETH_GSTRING_LEN / 4, 0);
+    ethtool(&mut names)?;
+    // command, blocks, and for each 32 features: available, requested, active, never changed
+    let blocks = count.div_ceil(32);
+    let mut features = vec![ETHTOOL_GFEATURES, blocks as u32];
+    features.resize(2 + blocks * 4, 0);
+    ethtool(&mut features)?;
+
+    let names: Vec<u8> = names.iter().skip(3).flat_map(|word| word.to_ne_bytes()).collect();
+    let is_active = |feature: usize| {
+        features.get(2 + feature / 32 * 4 + 2).is_some_and(|bits| bits >> (feature % 32) & 1 != 0)
+    };
+    let names = names.chunks(ETH_GSTRING_LEN).enumerate();
+    Ok(names.filter(|(feature, _)| is_active(*feature)).map(|(_, name)| text(name)).collect())
+}
+
+/// A request about one interface.
+fn request_for(interface: &str) -> io::Result<libc::ifreq> {
     // SAFETY: plain old data, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if interface.len() >= request.ifr_name.len() {
@@ -140,11 +192,16 @@ pub(super) fn hardware_type(interface: &str) -> io::Result<u16> {
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
         *to = from as libc::c_char;
     }
-    // SAFETY: the request lives as long as the call, and the kernel writes nothing but it.
-    let result = unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) };
-    checked(result.into())?;
-    // SAFETY: the member that SIOCGIFHWADDR fills.
-    Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
+    Ok(request)
+}
+
+/// ioctl(2) on any socket. What the request points to must be as long as the call `code` takes it to be.
+fn ask(request: &mut libc::ifreq, code: libc::c_ulong) -> io::Result<()> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let any = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // SAFETY: the request lives as long as the call, which writes to it and to what the caller has let it point to.
+    let result = unsafe { libc::ioctl(any.as_raw_fd(), code, std::ptr::from_mut(request)) };
+    checked(result.into()).map(drop)
 }
 
 /// A bpffs that no path leads to but the descriptor's own: what is pinned there ends with it.
@@ -157,58 +214,6 @@ pub(super) fn detached_bpffs() -> io::Result<OwnedFd> {
         checked(libc::syscall(libc::SYS_fsconfig, raw, FSCONFIG_CMD_CREATE, 0, 0, 0))?;
         fd_from(checked(libc::syscall(libc::SYS_fsmount, raw, 1, 0))?)
     }
-}
-
-/// Id of the program on the XDP hook of an interface of this network namespace, with or without a link: bpf(2) would
-/// tell of links in all namespaces, where the same number is another interface.
-pub(super) fn xdp_program(interface: u32) -> io::Result<Option<u32>> {
-    const IFLA_XDP: u16 = 43;
-    /// IFLA_XDP_PROG_ID and those of the modes: driver, generic, hardware (linux/if_link.h).
-    const PROGRAM_IDS: std::ops::RangeInclusive<u16> = 4..=7;
-    const HEADERS: usize = size_of::<Request>();
-
-    #[repr(C)]
-    struct Request {
-        header: libc::nlmsghdr,
-        interface: [u32; 4], // struct ifinfomsg: family and type, index, flags, change
-    }
-    let request = Request {
-        header: libc::nlmsghdr {
-            nlmsg_len: HEADERS as u32,
-            nlmsg_type: libc::RTM_GETLINK,
-            nlmsg_flags: libc::NLM_F_REQUEST as u16,
-            nlmsg_seq: 1,
-            nlmsg_pid: 0,
-        },
-        interface: [0, interface, 0, 0],
-    };
-    let mut answer = vec![0u8; 1 << 16];
-    // SAFETY: system calls on a plain structure and on a buffer of the length given.
-    let length = unsafe {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
-        let socket =
-            fd_from(checked(libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE).into())?)?;
-        let raw = socket.as_raw_fd();
-        checked(libc::send(raw, (&raw const request).cast(), HEADERS, 0) as i64)?;
-        checked(libc::recv(raw, answer.as_mut_ptr().cast(), answer.len(), 0) as i64)?
-    };
-    let attributes = answer.get(HEADERS..length as usize).unwrap_or_default();
-    let xdp = netlink_attributes(attributes).find(|(kind, _)| *kind == IFLA_XDP);
-    let programs = netlink_attributes(xdp.map_or(&[], |(_, value)| value));
-    let ids = programs.filter(|(kind, _)| PROGRAM_IDS.contains(kind));
-    Ok(ids.filter_map(|(_, id)| Some(u32::from_ne_bytes(id.try_into().ok()?))).next())
-}
-
-/// Kind and value of each attribute (linux/netlink.h): length, kind, value, aligned to four bytes.
-fn netlink_attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    const NESTED_OR_BIG_ENDIAN: u16 = 3 << 14;
-    std::iter::from_fn(move || {
-        let &[low, high, kind_low, kind_high, ..] = rest else { return None };
-        let length = usize::from(u16::from_ne_bytes([low, high]));
-        let value = rest.get(4..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([kind_low, kind_high]) & !NESTED_OR_BIG_ENDIAN, value))
-    })
 }
 
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {

@@ -1,7 +1,11 @@
 //! What the node file says about watching: `events`, `privacy` and `suspect`.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
+
+use hyper::Uri;
 
 use super::absolute;
 use crate::policy::decode::{Decoder, Fields};
@@ -37,6 +41,8 @@ pub enum EventLog {
     Memory,
     /// The log of the daemon, one line of JSON an event.
     Journal,
+    /// syslog(3), one line of JSON an event.
+    Syslog,
     File(PathBuf),
 }
 
@@ -59,11 +65,72 @@ pub struct Suspect {
     pub per_minute: u64,
     /// What to run then; the event comes on its standard input.
     pub command: Option<PathBuf>,
+    /// Where the event is posted then.
+    pub webhook: Option<Webhook>,
+}
+
+/// An `http://` URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook(Uri);
+
+impl FromStr for Webhook {
+    /// What is wrong with it.
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let url: Uri = text.parse().map_err(|_| "is not a URL")?;
+        match (url.scheme_str(), url.host()) {
+            (Some("http"), Some(host)) if !host.is_empty() => {}
+            (Some("https"), _) => {
+                return Err("needs TLS, which the daemon does not speak: \
+                            post to a proxy on this machine, or use `command` with curl");
+            }
+            _ => return Err("is no URL that starts with http:// and a host"),
+        }
+        match url.authority() {
+            Some(authority) if authority.as_str().contains('@') => {
+                Err("has a user name, which would not be sent: put a secret into the path")
+            }
+            _ => Ok(Self(url)),
+        }
+    }
+}
+
+impl Webhook {
+    /// Name or address, without the brackets of IPv6.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.0.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
+    }
+
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.0.port_u16().unwrap_or(80)
+    }
+
+    /// Host and port as they are written.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        self.0.authority().map_or("", |authority| authority.as_str())
+    }
+
+    /// Path and query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.0.path_and_query().map_or("/", |path| path.as_str())
+    }
+}
+
+/// Without path and query, where secrets are.
+impl fmt::Display for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "webhook http://{}", self.authority())
+    }
 }
 
 impl Default for Suspect {
     fn default() -> Self {
-        Self { per_minute: 60, command: None }
+        Self { per_minute: 60, command: None, webhook: None }
     }
 }
 
@@ -74,17 +141,18 @@ pub(super) fn read(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> Ob
             Value::Text(text) if text == "off" => observe.events = EventLog::Off,
             Value::Text(text) if text == "on" => observe.events = EventLog::Memory,
             Value::Text(text) if text == "journal" => observe.events = EventLog::Journal,
+            Value::Text(text) if text == "syslog" => observe.events = EventLog::Syslog,
             Value::Text(text) if text.starts_with('/') => {
                 observe.events = EventLog::File(text.to_string().into());
             }
             Value::Text(text) => {
                 let message = format!(
-                    "`events` must be `on`, `off`, `journal` or an absolute path, not `{text}`"
+                    "`events` must be `on`, `off`, `journal`, `syslog` or an absolute path, not `{text}`"
                 );
                 decoder.report.error(decoder.spot(node), message);
             }
             _ => {
-                let expected = "`on`, `off`, `journal` or an absolute path";
+                let expected = "`on`, `off`, `journal`, `syslog` or an absolute path";
                 decoder.mistyped::<()>("`events`", expected, node);
             }
         }
@@ -144,6 +212,16 @@ fn suspect(decoder: &mut Decoder<'_>, node: &crate::policy::yaml::Node<'_>) -> O
         && let Some(text) = decoder.text("`command`", node)
     {
         suspect.command = Some(absolute(decoder, "command", node, text));
+    }
+    if let Some(node) = fields.take("webhook")
+        && let Some(text) = decoder.text("`webhook`", node)
+    {
+        match text.parse() {
+            Ok(webhook) => suspect.webhook = Some(webhook),
+            Err(what) => {
+                decoder.report.error(decoder.spot(node), format!("`webhook`: `{text}` {what}"));
+            }
+        }
     }
     fields.finish(decoder);
     Some(suspect)

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -82,7 +83,7 @@ pub struct RelaySet {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exemption {
     pub prefix: Prefix,
-    pub reason: Option<String>,
+    pub reason: Option<Arc<str>>,
     pub until: Option<Timestamp>,
 }
 

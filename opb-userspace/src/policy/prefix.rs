@@ -91,6 +91,13 @@ impl Prefix {
             && masked(other.bits, self.length) == self.bits
     }
 
+    /// The longest prefix that covers both; none for two families.
+    pub fn common(&self, other: &Self) -> Option<Self> {
+        let length = (self.bits() ^ other.bits()).leading_zeros().min(128) as u8;
+        let length = length.min(self.length).min(other.length);
+        (self.ipv6 == other.ipv6).then(|| Self { bits: masked(self.bits, length), length, ..*self })
+    }
+
     /// The prefix itself and all the shorter ones that cover it, longest first.
     pub fn ancestors(self) -> impl Iterator<Item = Self> {
         let Self { ipv6, bits, length } = self;

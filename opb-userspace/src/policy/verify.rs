@@ -214,7 +214,8 @@ fn build_group(draft: GroupDraft, count: usize, relay_index: &HashMap<String, us
 
 fn build_exemption(draft: &ExemptionDraft) -> Exemption {
     let ExemptionDraft { prefix, spot: _, reason, until } = draft;
-    Exemption { prefix: *prefix, reason: reason.clone(), until: until.map(|(until, _)| until) }
+    let reason = reason.as_deref().map(Into::into);
+    Exemption { prefix: *prefix, reason, until: until.map(|(until, _)| until) }
 }
 
 fn build_relay(draft: RelayDraft) -> RelaySet {

@@ -16,7 +16,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use overlay::overlay;
+pub use overlay::{follow, overlay};
 pub use store::{Error, Store};
 
 use crate::policy::{Owner, Policy, Prefix};
@@ -70,13 +70,24 @@ impl Entry {
 pub struct Entries {
     map: Map,
     store: Store,
+    /// How many there are of each group, and of none.
+    counts: BTreeMap<Option<Arc<str>>, usize>,
+    /// What runs out, the next first.
+    ends: BTreeSet<(Timestamp, Prefix)>,
 }
 
 impl Entries {
     /// Opens the store in the directory `state`, and reads it.
     pub fn open(state: &Path) -> Result<Self, Error> {
-        let store = Store::open(state)?;
-        Ok(Self { map: store.entries()?, store })
+        Self::read(Store::open(state)?)
+    }
+
+    fn read(store: Store) -> Result<Self, Error> {
+        let map = store.entries()?;
+        let mut entries =
+            Self { map: Map::new(), store, counts: BTreeMap::new(), ends: BTreeSet::new() };
+        map.into_iter().for_each(|(prefix, entry)| entries.set(prefix, Some(entry)));
+        Ok(entries)
     }
 
     pub fn map(&self) -> &Map {
@@ -93,35 +104,58 @@ impl Entries {
             return Ok(());
         }
         self.store.commit(&changes)?;
-        for (prefix, entry) in changes {
-            match entry {
-                Some(entry) => drop(self.map.insert(prefix, entry)),
-                None => drop(self.map.remove(&prefix)),
-            }
-        }
+        changes.into_iter().for_each(|(prefix, entry)| self.set(prefix, entry));
         Ok(())
+    }
+
+    fn set(&mut self, prefix: Prefix, entry: Option<Entry>) {
+        if let Some(entry) = &entry {
+            *self.counts.entry(entry.group.clone()).or_default() += 1;
+            self.ends.extend(entry.until.map(|until| (until, prefix)));
+        }
+        let before = match entry {
+            Some(entry) => self.map.insert(prefix, entry),
+            None => self.map.remove(&prefix),
+        };
+        let Some(before) = before else { return };
+        if let Some(count) = self.counts.get_mut(&before.group) {
+            *count -= 1;
+        }
+        let now = self.map.get(&prefix).and_then(|entry| entry.until);
+        if let Some(until) = before.until.filter(|&until| Some(until) != now) {
+            self.ends.remove(&(until, prefix));
+        }
+    }
+
+    /// What has run out at the time `now`.
+    pub fn expired(&self, now: Timestamp) -> BTreeSet<Prefix> {
+        let expired = self.ends.iter().take_while(|(until, _)| *until <= now);
+        expired.map(|&(_, prefix)| prefix).collect()
     }
 
     /// Removes what has run out. Says how many entries that were.
     pub fn expire(&mut self, now: Timestamp) -> Result<usize, Error> {
-        let expired: BTreeMap<_, _> = (self.map.iter())
-            .filter(|(_, entry)| !entry.in_force(now))
-            .map(|(&prefix, _)| (prefix, None))
-            .collect();
+        let expired = self.expired(now);
         let count = expired.len();
-        self.commit(expired)?;
+        self.commit(expired.into_iter().map(|prefix| (prefix, None)).collect())?;
         Ok(count)
     }
 
-    /// When the next entry runs out.
-    pub fn next_expiry(&self) -> Option<Timestamp> {
-        self.map.values().filter_map(|entry| entry.until).min()
+    /// How many entries there are of groups that `policy` does not have.
+    pub fn meaningless(&self, policy: &Policy) -> usize {
+        let unknown = self.unknown(policy);
+        unknown.map(|(_, count)| count).sum()
     }
 
     /// Names of groups that entries are in and that `policy` does not have.
     pub fn unknown_groups(&self, policy: &Policy) -> BTreeSet<Arc<str>> {
-        let unknown = self.map.values().filter(|entry| !entry.is_meaningful(policy));
-        unknown.filter_map(|entry| entry.group.clone()).collect()
+        self.unknown(policy).map(|(group, _)| group.clone()).collect()
+    }
+
+    fn unknown(&self, policy: &Policy) -> impl Iterator<Item = (&Arc<str>, usize)> {
+        let groups =
+            self.counts.iter().filter_map(|(group, &count)| Some((group.as_ref()?, count)));
+        groups.filter(|(group, count)| *count > 0 && policy.group(group).is_none())
     }
 
     /// Every entry as `opb subscriber list` shows it; `files` is the policy without entries.

@@ -1,9 +1,11 @@
 //! Run-time entries laid over a policy.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 
 use super::{Entry, Map};
-use crate::policy::{Exemption, Policy, Prefix};
+use crate::policy::{Exemption, Owner, Policy, Prefix};
 
 /// Turns the policy of the files into the one that is in force: an entry takes the place of whatever the files say about the
 /// very same prefix. Entries that have run out, and those of groups that the policy does not have, change nothing.
@@ -25,7 +27,7 @@ pub fn overlay(policy: &mut Policy, entries: &Map, now: Timestamp) {
             Some(index) => policy.groups[index].prefixes.push(prefix),
             None => policy.exemptions.push(Exemption {
                 prefix,
-                reason: entry.reason.as_deref().map(str::to_owned),
+                reason: entry.reason.clone(),
                 until: entry.until,
             }),
         }
@@ -43,4 +45,94 @@ fn remove<T>(list: &mut Vec<T>, prefix: impl Fn(&T) -> Prefix, entries: &[(Prefi
         while entries.next_if(|&entry| entry < prefix).is_some() {}
         entries.peek() != Some(&prefix)
     });
+}
+
+/// Brings `policy`, which [`overlay`] made of `files`, up to date with the entries at `changed`. Says which of these prefixes
+/// belong to somebody else now.
+///
+/// Costs a walk over the lists that change, and nothing that grows with the number of the others.
+pub fn follow(
+    policy: &mut Policy,
+    files: &Policy,
+    entries: &Map,
+    changed: &BTreeSet<Prefix>,
+    now: Timestamp,
+) -> Vec<Prefix> {
+    let mut groups: BTreeMap<usize, Vec<(Prefix, Option<Prefix>)>> = BTreeMap::new();
+    let mut exemptions: Vec<(Prefix, Option<Exemption>)> = Vec::new();
+    let mut moved = Vec::new();
+    for &prefix in changed {
+        let (before, after) = (policy.owner(prefix), Holder::of(prefix, files, entries, now));
+        match (before, &after) {
+            (None, Holder::Nobody) => continue,
+            (Some(Owner::Group(old)), Holder::Group(new)) if old == *new => continue,
+            (Some(Owner::Exemption(_)), Holder::Exemption(_)) => {}
+            _ => moved.push(prefix),
+        }
+        match before {
+            Some(Owner::Group(old)) => groups.entry(old).or_default().push((prefix, None)),
+            Some(Owner::Exemption(_)) if !matches!(after, Holder::Exemption(_)) => {
+                exemptions.push((prefix, None));
+            }
+            _ => {}
+        }
+        match after {
+            Holder::Group(new) => groups.entry(new).or_default().push((prefix, Some(prefix))),
+            Holder::Exemption(exemption) => exemptions.push((prefix, Some(exemption))),
+            Holder::Nobody => {}
+        }
+    }
+    for (group, edits) in groups {
+        edit(&mut policy.groups[group].prefixes, |&prefix| prefix, edits);
+    }
+    edit(&mut policy.exemptions, |exemption| exemption.prefix, exemptions);
+    moved
+}
+
+/// Who has a prefix, by index in the files.
+enum Holder {
+    Nobody,
+    Group(usize),
+    Exemption(Exemption),
+}
+
+impl Holder {
+    fn of(prefix: Prefix, files: &Policy, entries: &Map, now: Timestamp) -> Self {
+        let entry = entries.get(&prefix);
+        if let Some(entry) = entry.filter(|it| it.in_force(now) && it.is_meaningful(files)) {
+            let Entry { group, reason, until, .. } = entry;
+            return match group.as_deref().and_then(|name| files.group(name)) {
+                Some(index) => Self::Group(index),
+                None => {
+                    Self::Exemption(Exemption { prefix, reason: reason.clone(), until: *until })
+                }
+            };
+        }
+        match files.owner(prefix) {
+            Some(Owner::Group(index)) => Self::Group(index),
+            Some(Owner::Exemption(index)) if files.exemptions[index].in_force(now) => {
+                Self::Exemption(files.exemptions[index].clone())
+            }
+            _ => Self::Nobody,
+        }
+    }
+}
+
+/// Replaces, adds and (`None`) removes items. List and edits are sorted by prefix.
+fn edit<T>(list: &mut Vec<T>, prefix: impl Fn(&T) -> Prefix, edits: Vec<(Prefix, Option<T>)>) {
+    if edits.is_empty() {
+        return;
+    }
+    let mut edited = Vec::with_capacity(list.len() + edits.len());
+    let mut rest = std::mem::take(list).into_iter();
+    for (place, item) in edits {
+        let before = rest.as_slice().partition_point(|item| prefix(item) < place);
+        edited.extend(rest.by_ref().take(before));
+        if rest.as_slice().first().is_some_and(|item| prefix(item) == place) {
+            rest.next();
+        }
+        edited.extend(item);
+    }
+    edited.extend(rest);
+    *list = edited;
 }

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fs, io,
+    fs::{self, File},
+    io,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -25,7 +26,7 @@ const VERSION: u64 = 1;
 /// The store cannot do what it should.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the directory {} cannot be made", path.display())]
+    #[error("the directory {} cannot be made or written", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error("another daemon uses the store {}", path.display())]
     InUse { path: PathBuf },
@@ -49,15 +50,32 @@ impl Store {
     /// Opens the database in `directory`, or makes both.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let path = directory.join(FILE);
-        fs::create_dir_all(directory)
-            .map_err(|source| Error::Directory { path: directory.into(), source })?;
-        let database = match Database::create(&path) {
-            Ok(database) => database,
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(Error::InUse { path }),
-            Err(error) => {
-                return Err(Error::Database { path, source: Box::new(error.into()) });
+        let failed = |source| Error::Directory { path: directory.into(), source };
+        fs::create_dir_all(directory).map_err(failed)?;
+        if !path.try_exists().map_err(failed)? {
+            // A database that lost its power while it was being made cannot be opened: it gets its name when it is whole.
+            let draft = path.with_extension("redb.new");
+            match fs::remove_file(&draft) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => drop(Self::open_file(draft.clone())?),
             }
-        };
+            let entered =
+                fs::rename(&draft, &path).and_then(|()| File::open(directory)?.sync_all());
+            entered.map_err(failed)?;
+        }
+        Self::open_file(path)
+    }
+
+    fn open_file(path: PathBuf) -> Result<Self, Error> {
+        match Database::create(&path) {
+            Ok(database) => Self::on(path, database),
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => Err(Error::InUse { path }),
+            Err(error) => Err(Error::Database { path, source: Box::new(error.into()) }),
+        }
+    }
+
+    /// With tables and version in it. `path` is for error messages.
+    fn on(path: PathBuf, database: Database) -> Result<Self, Error> {
         let store = Self { path, database };
         store.check_version()?;
         Ok(store)
@@ -198,3 +216,6 @@ fn shared<T: ?Sized + Eq + std::hash::Hash>(known: &mut HashSet<Arc<T>>, it: &Ar
     known.insert(it.clone());
     it.clone()
 }
+
+#[cfg(test)]
+mod power_cut;

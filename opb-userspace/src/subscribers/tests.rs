@@ -1,11 +1,15 @@
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Entries, Entry, Who,
     changes::{Addition, Answer, NewEntry, Removal, Request, Staging},
-    overlay,
+    follow, overlay,
 };
 use crate::policy::{Owner, Policy, Prefix};
 
@@ -81,6 +85,48 @@ fn an_entry_takes_the_place_of_the_very_same_prefix_only() {
     assert_eq!(owner("198.51.100.2"), Some((prefix("198.51.100.0/24"), b)), "has run out");
 }
 
+/// Changes one at a time, or several together, lead where laying all entries over the files leads.
+#[test]
+fn following_equals_laying_over() {
+    let files = policy(&POLICY.replace("203.0.113.0/24, ", "203.0.113.0/24, 203.0.113.64/26, "));
+    let now = Timestamp::now();
+    let mut random = fastrand::Rng::with_seed(25);
+    for _ in 0..300 {
+        let mut entries = super::Map::new();
+        let mut followed = files.clone();
+        for _ in 0..20 {
+            let mut changed = BTreeSet::new();
+            for _ in 0..random.usize(1..4) {
+                let address = std::net::Ipv4Addr::from(0xcb00_7100 | random.u32(..4) << 6);
+                let prefix = Prefix::truncated(address.into(), random.u8(23..28)).expect("short");
+                let group =
+                    *random.choice(&[Some("a"), Some("b"), Some("gone"), None]).expect("one");
+                let until = random.bool().then_some(now);
+                let new = random.bool().then(|| entry(group, until));
+                changed.insert(prefix);
+                match new {
+                    Some(new) => drop(entries.insert(prefix, new)),
+                    None => drop(entries.remove(&prefix)),
+                }
+            }
+            let before = followed.clone();
+            let moved = follow(&mut followed, &files, &entries, &changed, now);
+            let mut laid = files.clone();
+            overlay(&mut laid, &entries, now);
+            assert_eq!((&followed.groups, &followed.exemptions), (&laid.groups, &laid.exemptions));
+            for prefix in changed {
+                let kind = |policy: &Policy| {
+                    policy.owner(prefix).map(|owner| match owner {
+                        Owner::Group(index) => Some(index),
+                        Owner::Exemption(_) => None,
+                    })
+                };
+                assert_eq!(kind(&before) != kind(&followed), moved.contains(&prefix));
+            }
+        }
+    }
+}
+
 #[test]
 fn the_same_again_changes_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -149,6 +195,15 @@ fn the_store_gives_back_what_it_got() {
 }
 
 #[test]
+fn a_store_that_was_not_finished_is_made_anew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let draft = directory.path().join("entries.redb.new");
+    std::fs::write(&draft, [0; 8192]).expect("writes");
+    drop(open(directory.path()));
+    assert!(!draft.exists());
+}
+
+#[test]
 fn what_has_run_out_leaves_the_store() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut entries = open(directory.path());
@@ -161,7 +216,8 @@ fn what_has_run_out_leaves_the_store() {
     ]);
     entries.commit(changes).expect("the store works");
     assert_eq!(entries.expire(now).expect("the store works"), 1);
-    assert_eq!(entries.next_expiry(), Some(soon));
+    assert!(entries.expired(now).is_empty());
+    assert_eq!(entries.expired(soon), [prefix("203.0.113.2/32")].into());
     drop(entries);
     assert_eq!(open(directory.path()).map().len(), 2);
 }

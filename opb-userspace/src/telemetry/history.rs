@@ -73,7 +73,7 @@ mod tests {
 
     fn rows(drop: u64) -> Vec<CounterRow> {
         vec![CounterRow {
-            group: None,
+            of: None,
             direction: "upstream",
             verdict: "drop",
             reason: "policy",

@@ -5,7 +5,10 @@ use prometheus::{
 };
 
 use super::Totals;
-use crate::daemon::report::{State, Status};
+use crate::{
+    daemon::report::{State, Status},
+    kernel::CounterRow,
+};
 
 /// The content type of [`render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -26,19 +29,13 @@ struct Metrics {
 }
 
 impl Metrics {
-    /// Groups × directions × verdicts × reasons, and only rows that are not zero: bounded by the counter map.
+    /// Groups, and interfaces, × directions × verdicts × reasons, and only rows that are not zero: bounded by the
+    /// counter map.
     fn counters(&self, totals: &Totals) -> Result<(), prometheus::Error> {
-        let labels = ["group", "direction", "verdict", "reason"];
-        let packets =
-            self.counter_vec("opb_packets_total", "Packets by what became of them.", &labels)?;
-        let bytes =
-            self.counter_vec("opb_bytes_total", "Bytes by what became of their packets.", &labels)?;
-        for row in &totals.rows {
-            let group = row.group.as_deref().unwrap_or("-");
-            let labels = [group, row.direction, row.verdict, row.reason];
-            packets.with_label_values(&labels).inc_by(row.packets);
-            bytes.with_label_values(&labels).inc_by(row.bytes);
-        }
+        let groups = ["opb_packets_total", "opb_bytes_total"];
+        self.rows(groups, "group", &totals.by_group)?;
+        let interfaces = ["opb_interface_packets_total", "opb_interface_bytes_total"];
+        self.rows(interfaces, "interface", &totals.by_interface)?;
         for (name, help, value) in [
             ("opb_events_total", "Denied packets for which an event was written.", totals.events),
             (
@@ -62,6 +59,25 @@ impl Metrics {
             self.registry.register(Box::new(counter))?;
         }
         self.gauge("opb_talkers", "Denied subscribers that are held now.", totals.talkers as i64)
+    }
+
+    fn rows(
+        &self,
+        [packets, bytes]: [&str; 2],
+        of: &str,
+        rows: &[CounterRow],
+    ) -> Result<(), prometheus::Error> {
+        let labels = [of, "direction", "verdict", "reason"];
+        let help = |what, of| format!("{what} by what became of them, by {of}.");
+        let packets = self.counter_vec(packets, &help("Packets", of), &labels)?;
+        let bytes = self.counter_vec(bytes, &help("Bytes of packets", of), &labels)?;
+        for row in rows {
+            let of = row.of.as_deref().unwrap_or("-");
+            let labels = [of, row.direction, row.verdict, row.reason];
+            packets.with_label_values(&labels).inc_by(row.packets);
+            bytes.with_label_values(&labels).inc_by(row.bytes);
+        }
+        Ok(())
     }
 
     fn policy(&self, status: &Status) -> Result<(), prometheus::Error> {

@@ -53,7 +53,8 @@ struct Memory {
     interfaces: HashMap<u32, String>,
     recent: Recent,
     talkers: Talkers,
-    rows: Vec<CounterRow>,
+    by_group: Vec<CounterRow>,
+    by_interface: Vec<CounterRow>,
     history: History,
     ledger: Ledger,
 }
@@ -61,14 +62,16 @@ struct Memory {
 /// What one look at the kernel brought.
 #[derive(Clone, Debug, Default)]
 pub struct Look {
-    pub rows: Vec<CounterRow>,
+    pub by_group: Vec<CounterRow>,
+    pub by_interface: Vec<CounterRow>,
     pub slots: Slots,
 }
 
 /// For the metrics and the page.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
-    pub rows: Vec<CounterRow>,
+    pub by_group: Vec<CounterRow>,
+    pub by_interface: Vec<CounterRow>,
     pub events: u64,
     pub lost: u64,
     pub evicted: u64,
@@ -89,7 +92,8 @@ impl Telemetry {
                 interfaces: HashMap::new(),
                 recent: Recent::default(),
                 talkers: Talkers::default(),
-                rows: Vec::new(),
+                by_group: Vec::new(),
+                by_interface: Vec::new(),
                 history: History::default(),
                 ledger: Ledger::default(),
             }),
@@ -103,8 +107,8 @@ impl Telemetry {
         let mut memory = self.memory();
         memory.clock = Clock::now();
         memory.slots = look.slots;
-        memory.history.add(now, &look.rows);
-        memory.rows = look.rows;
+        memory.history.add(now, &look.by_group);
+        (memory.by_group, memory.by_interface) = (look.by_group, look.by_interface);
         memory.recent.forget(now, self.retain);
         memory.ledger = books.ledger();
         let cutoff = talkers::cutoff(monotonic, self.retain);
@@ -178,7 +182,8 @@ impl Telemetry {
     pub fn totals(&self) -> Totals {
         let memory = self.memory();
         Totals {
-            rows: memory.rows.clone(),
+            by_group: memory.by_group.clone(),
+            by_interface: memory.by_interface.clone(),
             events: memory.ledger.events,
             lost: memory.ledger.lost(),
             evicted: memory.ledger.evicted,

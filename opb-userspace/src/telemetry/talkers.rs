@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
 use opb_common::{
-    outcome::Outcome,
+    outcome::{Direction, Outcome},
     sighting::{Address, Talker},
 };
 use serde::{Deserialize, Serialize};
@@ -15,12 +15,16 @@ use crate::image::Slots;
 const MINUTE: u64 = 60_000_000_000;
 /// A suspect is reported again after this long.
 const AGAIN: u64 = 60 * MINUTE;
+/// Talkers that are held, whatever the number of CPUs. More would double the table.
+const HELD: usize = 57_344;
 
 /// One row of `GET /v1/talkers`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TalkerLine {
     /// As the node's privacy rule shows it.
     pub subscriber: String,
+    /// The way of the denied packets.
+    pub direction: String,
     /// Group, verdict and reason of the last packet.
     pub group: String,
     pub verdict: String,
@@ -35,7 +39,10 @@ pub struct TalkerLine {
     pub peers: u32,
 }
 
-/// One subscriber, or those of one truncated address, on all CPUs together.
+/// A subscriber, or those of one truncated address, with the direction of the denied packets.
+type Key = (Address, Direction);
+
+/// What all CPUs together know of one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {
     packets: u64,
@@ -51,10 +58,12 @@ struct Sum {
     reported: u64,
 }
 
-/// All of them, as of the last look. Bounded by what the kernel's table holds.
-#[derive(Debug, Default)]
+/// All of them, as of the last look: at most [`HELD`].
+#[derive(Debug)]
 pub struct Talkers {
-    sums: HashMap<Address, Sum>,
+    sums: HashMap<Key, Sum>,
+    /// Those of the look before, kept for their room.
+    spare: HashMap<Key, Sum>,
     looked: u64,
     /// Suspects reported since the daemon started.
     pub suspects: u64,
@@ -68,54 +77,52 @@ pub struct Suspicion {
     pub outcome: u32,
 }
 
+impl Default for Talkers {
+    /// With room for all: tables that grow would be two at a time, and leave holes. What is not used takes no memory.
+    fn default() -> Self {
+        let table = || HashMap::with_capacity(HELD);
+        Self { sums: table(), spare: table(), looked: 0, suspects: 0 }
+    }
+}
+
 impl Talkers {
-    /// Takes over what the kernel's table holds at `now`; `limit` denied packets a minute make a suspect.
+    /// Takes over what the kernel's table holds at `now`; `limit` denied packets a minute upstream make a suspect.
+    /// `read` shows every entry; it is called twice.
     pub fn look(
         &mut self,
         now: u64,
         limit: Option<u64>,
         privacy: &Privacy,
-        read: impl FnOnce(&mut dyn FnMut(&Talker)),
+        read: impl Fn(&mut dyn FnMut(&Talker)),
     ) -> Vec<Suspicion> {
-        let mut sums: HashMap<Address, Sum> = HashMap::with_capacity(self.sums.len());
+        let least = least(&read);
+        let mut sums = std::mem::take(&mut self.spare);
+        sums.clear();
         read(&mut |talker| {
-            let sum = sums.entry(privacy.keep(talker.subscriber)).or_default();
-            sum.packets += talker.packets;
-            sum.peers |= talker.peers;
-            sum.first = if sum.first == 0 { talker.first } else { sum.first.min(talker.first) };
-            if talker.last >= sum.last {
-                sum.last = talker.last;
-                sum.outcome = talker.outcome;
+            let key = (privacy.keep(talker.subscriber), talker.direction());
+            // The kernel's table may have moved since the first reading.
+            let has_room = sums.len() < HELD || sums.contains_key(&key);
+            if talker.packets >= least && has_room {
+                let new = Sum { first: u64::MAX, ..Sum::default() };
+                sums.entry(key).or_insert(new).add(talker);
             }
         });
         let seconds = now.saturating_sub(self.looked) as f64 / 1e9;
         let mut suspicions = Vec::new();
-        for (&subscriber, sum) in &mut sums {
-            let before = self
-                .sums
-                .get(&subscriber)
-                .copied()
-                .unwrap_or(Sum { minute: sum.first, ..Sum::default() });
-            // It may have lost its place in the meantime, and started again.
-            let (packets, base) =
-                if before.packets > sum.packets { (0, 0) } else { (before.packets, before.base) };
-            let fresh = (sum.packets - packets) as f64 / seconds.max(0.001);
-            // Over about five looks.
-            sum.rate = before.rate + (fresh - before.rate) * 0.2;
-            (sum.minute, sum.base, sum.reported) = (before.minute, base, before.reported);
-            if now.saturating_sub(sum.minute) > MINUTE {
-                (sum.minute, sum.base) = (now, packets);
-            }
-            let count = sum.packets - sum.base;
+        for (key, sum) in &mut sums {
+            let count = sum.settle(self.sums.get(key), now, seconds);
             let due = sum.reported == 0 || now.saturating_sub(sum.reported) > AGAIN;
-            if due && limit.is_some_and(|limit| count > limit) {
+            let &(subscriber, direction) = key;
+            // What comes downstream was sent by somebody else.
+            let is_suspect = direction == Direction::Upstream && limit.is_some_and(|it| count > it);
+            if due && is_suspect {
                 sum.reported = now.max(1);
                 suspicions.push(Suspicion { subscriber, packets: count, outcome: sum.outcome });
             }
         }
-        self.suspects += suspicions.len() as u64;
-        self.sums = sums;
         self.looked = now;
+        self.spare = std::mem::replace(&mut self.sums, sums);
+        self.suspects += suspicions.len() as u64;
         suspicions
     }
 
@@ -133,12 +140,15 @@ impl Talkers {
         let mut sums: Vec<_> = (self.sums.iter())
             .filter(|(_, sum)| slot.is_none_or(|slot| (sum.outcome >> 16) as u16 == slot))
             .collect();
-        sums.sort_unstable_by_key(|&(address, sum)| (std::cmp::Reverse(sum.packets), *address));
+        sums.sort_unstable_by_key(|&(&(address, direction), sum)| {
+            (std::cmp::Reverse(sum.packets), address, direction as u8)
+        });
         sums.truncate(count);
-        let line = |(&address, sum): (&Address, &Sum)| {
+        let line = |(&(address, direction), sum): (&Key, &Sum)| {
             let outcome = Outcome::unpack(sum.outcome).unwrap_or(Outcome::OTHER);
             TalkerLine {
                 subscriber: privacy.show(address),
+                direction: direction.name().to_owned(),
                 group: slots.name(outcome.group).unwrap_or("-").to_owned(),
                 verdict: outcome.verdict.name().to_owned(),
                 reason: outcome.reason.name().to_owned(),
@@ -163,6 +173,49 @@ impl Talkers {
     }
 }
 
+impl Sum {
+    /// One CPU's part.
+    fn add(&mut self, talker: &Talker) {
+        self.packets += talker.packets;
+        self.peers |= talker.peers;
+        self.first = self.first.min(talker.first);
+        if talker.last >= self.last {
+            self.last = talker.last;
+            self.outcome = talker.outcome();
+        }
+    }
+
+    /// Goes on with rate and minute from what was known `seconds` ago. Denied packets of this minute.
+    fn settle(&mut self, known: Option<&Self>, now: u64, seconds: f64) -> u64 {
+        let before = known.copied().unwrap_or(Self { minute: self.first, ..Self::default() });
+        // It may have lost its place in the meantime, and started again.
+        let (packets, base) =
+            if before.packets > self.packets { (0, 0) } else { (before.packets, before.base) };
+        let fresh = (self.packets - packets) as f64 / seconds.max(0.001);
+        // Over about five looks.
+        self.rate = before.rate + (fresh - before.rate) * 0.2;
+        (self.minute, self.base, self.reported) = (before.minute, base, before.reported);
+        if now.saturating_sub(self.minute) > MINUTE {
+            (self.minute, self.base) = (now, packets);
+        }
+        self.packets - self.base
+    }
+}
+
+/// The fewest packets that an entry must have for all such entries to be held: a power of two.
+fn least(read: &impl Fn(&mut dyn FnMut(&Talker))) -> u64 {
+    let mut counts = [0; 64];
+    read(&mut |talker| counts[talker.packets.max(1).ilog2() as usize] += 1);
+    let mut sum = 0;
+    let fits = |count: &&usize| {
+        sum += **count;
+        sum <= HELD
+    };
+    let levels = counts.iter().rev().take_while(fits).count();
+    // Nobody can have been denied 2^63 packets.
+    1 << (64 - levels).min(63)
+}
+
 /// What was last seen before this is forgotten.
 #[must_use]
 pub fn cutoff(now: u64, retain: Duration) -> u64 {
@@ -171,20 +224,16 @@ pub fn cutoff(now: u64, retain: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use opb_common::sighting::Event;
+
     use super::*;
 
     const BOT: Address = [0, 0xffff_cb00_7109];
 
     fn talker(packets: u64, last: u64) -> Talker {
-        Talker {
-            subscriber: BOT,
-            packets,
-            first: 1,
-            last,
-            peers: 3,
-            outcome: 1 << 16 | 7 << 8 | 1,
-            ..Talker::default()
-        }
+        let event =
+            Event { subscriber: BOT, time: 1, outcome: 1 << 16 | 7 << 8 | 1, ..Event::default() };
+        Talker { packets, last, ..Talker::new(&event) }
     }
 
     fn look(talkers: &mut Talkers, seconds: u64, packets: u64) -> usize {
@@ -211,6 +260,34 @@ mod tests {
         for minute in 0..100 {
             assert_eq!(look(&mut talkers, minute * 61, minute * 59), 0);
         }
+    }
+
+    #[test]
+    fn what_others_send_makes_no_suspect() {
+        let mut talkers = Talkers::default();
+        let event = Event { subscriber: BOT, time: 1, downstream: 1, ..Event::default() };
+        let victim = Talker { packets: 1000, last: 9, ..Talker::new(&event) };
+        let suspects = talkers.look(9, Some(60), &Privacy::Full, |each| each(&victim));
+        assert_eq!(suspects, []);
+        let top = talkers.top(1, None, &Slots::default(), &Privacy::Full, Clock::now());
+        assert_eq!((top[0].direction.as_str(), top[0].packets), ("downstream", 1000));
+    }
+
+    #[test]
+    fn however_many_cpus_there_are_memory_is_bounded() {
+        let mut talkers = Talkers::default();
+        let mut table: Vec<_> = (0..1_000_000)
+            .map(|number| Talker { subscriber: [9, number], ..talker(1 + number % 3, 5) })
+            .collect();
+        table.push(talker(500, 5));
+        talkers.look(9, None, &Privacy::Full, |each| table.iter().for_each(each));
+        assert!(talkers.len() <= HELD, "{}", talkers.len());
+        let top = talkers.top(1, None, &Slots::default(), &Privacy::Full, Clock::now());
+        assert_eq!((top[0].subscriber.as_str(), top[0].packets), ("203.0.113.9", 500));
+        // What fits is held completely.
+        table.truncate(HELD);
+        talkers.look(10, None, &Privacy::Full, |each| table.iter().for_each(each));
+        assert_eq!(talkers.len(), HELD);
     }
 
     #[test]

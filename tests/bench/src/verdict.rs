@@ -333,7 +333,7 @@ impl<'a> Bench<'a> {
     }
 
     fn dropped_by_opb(&self) -> Result<u64> {
-        let rows = self.opb.counters(&self.slots)?;
+        let rows = self.opb.counters(&self.slots);
         Ok(rows
             .iter()
             .filter(|row| row.verdict == Verdict::Drop.name())

@@ -5,7 +5,8 @@
 //! 1. [`frames`] builds a frame byte by byte;
 //! 2. [`naive`] turns a policy into an image the slow and obvious way;
 //! 3. [`packets`] is the packet table: one policy, and frames with the verdict that each must get;
-//! 4. [`generate`] makes frames at random, for tests that compare two judges.
+//! 4. [`generate`] makes frames at random, for tests that compare two judges;
+//! 5. [`reset`] is the answer that a rejected frame must get.
 //!
 //! And a small internet on one machine, from the ground up: an empty network, processes in it, mail and web
 //! servers, the filter under test, and on top of them the conformance table that the filter has to pass.
@@ -16,6 +17,7 @@ pub mod frames;
 pub mod naive;
 pub mod packets;
 pub mod generate;
+pub mod reset;
 
 pub mod preflight;
 

@@ -15,7 +15,7 @@ use opb_common::{
     judge::{Tables, decide},
     outcome::{Direction, Outcome, Verdict},
     settings::{PORTS, PortSet, Settings},
-    walk::{plainly_other, walk},
+    walk::{Glance, glance, walk},
 };
 use serde::Deserialize;
 
@@ -90,17 +90,21 @@ impl Naive {
 
     /// The verdict on `sample`.
     ///
-    /// Like [`Naive::cheap`] and [`Naive::walk`] not generic, so that it is compiled with this crate, which is
+    /// Like [`Naive::glance`] and [`Naive::walk`] not generic, so that it is compiled with this crate, which is
     /// optimised: tests judge millions of frames.
     #[must_use]
     pub fn decide(&self, sample: &Sample) -> Outcome {
         decide(sample, sample.settings, self)
     }
 
-    /// Whether the cheap test lets `sample` pass.
+    /// What a glance says that [`Self::walk`] finds in `sample`, if it says anything.
     #[must_use]
-    pub fn cheap(&self, sample: &Sample) -> bool {
-        plainly_other(sample, sample.settings, self.ports(sample.settings))
+    pub fn glance(&self, sample: &Sample) -> Option<Found> {
+        match glance(sample, sample.settings, self.ports(sample.settings)) {
+            Glance::Other => Some(Found::NOTHING),
+            Glance::Found(found) => Some(found),
+            Glance::Unclear => None,
+        }
     }
 
     /// What the walk finds in `sample`.
@@ -134,7 +138,10 @@ impl Frame for Sample {
 }
 
 impl Tables for Naive {
-    type Image = [Node];
+    type Image<'a>
+        = &'a [Node]
+    where
+        Self: 'a;
 
     fn ports(&self, settings: Settings) -> &PortSet {
         if settings.has(Settings::DOWNSTREAM) { &self.downstream } else { &self.upstream }

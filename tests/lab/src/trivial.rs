@@ -102,17 +102,31 @@ pub fn test_run(program: &OwnedFd, frame: &[u8], repeat: u32) -> Result<Duration
 pub fn pass_in_xdp(netns: &Netns, interface: &str) -> Result<OwnedFd> {
     const BPF_XDP: u32 = 37;
     const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
-    let program = load(Kind::Xdp)?;
+    link(Kind::Xdp, netns, interface, BPF_XDP, XDP_FLAGS_DRV_MODE)
+}
+
+/// Puts a TC program that lets everything pass before all others on the TCX hook of what comes in, likewise.
+pub fn pass_in_tcx(netns: &Netns, interface: &str) -> Result<OwnedFd> {
+    const BPF_TCX_INGRESS: u32 = 46;
+    const BPF_F_BEFORE: u32 = 1 << 3;
+    link(Kind::Tc, netns, interface, BPF_TCX_INGRESS, BPF_F_BEFORE)
+}
+
+fn link(
+    kind: Kind,
+    netns: &Netns,
+    interface: &str,
+    attach_type: u32,
+    flags: u32,
+) -> Result<OwnedFd> {
+    let program = load(kind)?;
     let link = netns.enter(|| {
-        let mut create = LinkCreate {
-            program: program.as_raw_fd() as u32,
-            interface: if_nametoindex(interface)?,
-            attach_type: BPF_XDP,
-            flags: XDP_FLAGS_DRV_MODE,
-        };
+        let interface = if_nametoindex(interface)?;
+        let program = program.as_raw_fd() as u32;
+        let mut create = LinkCreate { program, interface, attach_type, flags };
         Ok(bpf(BPF_LINK_CREATE, &mut create)?)
     });
-    let link = link.with_context(|| format!("no XDP program on {interface}"))?;
+    let link = link.with_context(|| format!("no {kind:?} program on {interface}"))?;
     // SAFETY: as above.
     Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use crate::exec::exec;
+use crate::setup;
 
 /// A series that Debian 12 has: its own, and that of its backports, which is Debian 13's.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -47,6 +48,15 @@ impl Kernel {
 
     /// The newest package of the series, unpacked. Not the image for clouds: it has no PPPoE and no 9p.
     pub(crate) fn fetch(self, cache: &Path) -> Result<Unpacked> {
+        self.fetch_by_lists(cache).or_else(|error| {
+            // There are none yet, or they are older than what the archive still has.
+            eprintln!("xtask: {error:#}; once more with fresh package lists");
+            setup::update()?;
+            self.fetch_by_lists(cache)
+        })
+    }
+
+    fn fetch_by_lists(self, cache: &Path) -> Result<Unpacked> {
         let package = self.package()?;
         let release = package.trim_start_matches("linux-image-").to_owned();
         let directory = cache.join(&package);

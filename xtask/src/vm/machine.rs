@@ -17,6 +17,9 @@ use crate::exec::exec;
 /// What the machine needs to reach the host's files, with what those need.
 const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 
+/// NICs for `tests/access/nic.rs`: two of each kind, on a cable of their own.
+const NICS: [&str; 3] = ["virtio-net-pci", "e1000", "vmxnet3"];
+
 pub(crate) struct Machine {
     kernel: Unpacked,
     /// The first file system.
@@ -96,6 +99,14 @@ impl Machine {
             .arg("local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap")
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
+        for (cable, device) in NICS.iter().enumerate() {
+            for end in ["near", "far"] {
+                let name = format!("{end}{cable}");
+                cmd.args(["-netdev", &format!("hubport,id={name},hubid={cable}")]);
+                // Without a ROM: nobody boots from it.
+                cmd.args(["-device", &format!("{device},netdev={name},romfile=")]);
+            }
+        }
         let mut child = cmd.spawn().context("cannot run qemu-system-x86_64")?;
         let output = child.stdout.take().context("no output")?;
 
@@ -108,7 +119,7 @@ impl Machine {
                 let line = String::from_utf8_lossy(&line);
                 let line = line.trim_end_matches('\r');
                 report.add(line);
-                let _ = writeln!(stdout(), "{name} | {line}");
+                let _ = writeln!(stdout(), "{name} {:4} s | {line}", start.elapsed().as_secs());
             }
             let _ = sender.send(());
             report

@@ -1,16 +1,16 @@
 //! What changes between two reloads: run-time entries, addresses of relay hosts, and whatever runs out.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Instant, SystemTime},
 };
 
 use jiff::Timestamp;
 use opb_common::outcome::Direction;
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use super::{Enforcer, Subject, applied};
+use super::{Enforcer, Subject, applied, delta::Delta};
 use crate::{
     compiled::{Compiled, RunTime},
     daemon::{
@@ -20,6 +20,7 @@ use crate::{
     errors::one_line,
     explain::{Explanation, Query},
     image::CompileError,
+    kernel,
     node::{Config, PolicySource},
     policy::Policy,
     relays::{self, Answer, HostStatus, resolver::Task},
@@ -43,25 +44,31 @@ impl Enforcer {
         Compiled::new(files, run_time, image.slots(), image.generation() + 1, Timestamp::now())
     }
 
-    /// Puts in force what files, run-time entries and relay hosts say now. Every change between two reloads ends here.
+    /// Puts in force what files, run-time entries and relay hosts say now, as a new generation. Every change between two
+    /// reloads ends here or in [`Self::renew_at`].
     pub(super) fn renew(&mut self) -> Result<(), String> {
         let compiled = self.compile(&self.files).map_err(|error| one_line(&error))?;
-        self.kernel.publish(&compiled.image).map_err(|error| one_line(&error))?;
-        self.compiled = compiled;
+        self.publish(compiled).map_err(|error| one_line(&error))
+    }
+
+    pub(super) fn publish(&mut self, compiled: Compiled) -> Result<(), kernel::Error> {
+        self.kernel.publish(&compiled.image)?;
+        (self.compiled, self.delta) = (compiled, Delta::default());
         self.troubles.remove(&Subject::Image);
         Ok(())
     }
 
-    /// The same, where nobody waits for an answer: what fails is tried again, and degrades the state until it is done.
-    fn renew_or_complain(&mut self) -> bool {
-        match self.renew() {
-            Ok(()) => true,
-            Err(error) => {
-                let trouble = format!("what has changed at run time is not in force: {error}");
-                self.complain(Subject::Image, trouble);
-                false
-            }
-        }
+    /// Whether what is published is not what it should be.
+    pub(super) fn is_image_wrong(&self) -> bool {
+        self.troubles.contains_key(&Subject::Image)
+    }
+
+    /// For changes where nobody waits for an answer: what fails is tried again, and degrades the state until it is done.
+    fn complain_unless(&mut self, result: Result<(), String>) -> bool {
+        let Err(error) = result else { return true };
+        let trouble = format!("what has changed at run time is not in force: {error}");
+        self.complain(Subject::Image, trouble);
+        false
     }
 
     /// Answers all of `waiting` after one commit and one publication: a thousand sessions a second come in batches.
@@ -86,16 +93,22 @@ impl Enforcer {
         &mut self,
         changes: BTreeMap<crate::policy::Prefix, Option<crate::subscribers::Entry>>,
     ) -> Result<(), String> {
-        let before: BTreeMap<_, _> = (changes.keys())
+        let changed: BTreeSet<_> = changes.keys().copied().collect();
+        let before: BTreeMap<_, _> = (changed.iter())
             .map(|&prefix| (prefix, self.entries.map().get(&prefix).cloned()))
             .collect();
         self.entries.commit(changes).map_err(|error| one_line(&error))?;
-        if let Err(error) = self.renew() {
+        if let Err(error) = self.renew_at(&changed) {
             if let Err(error) = self.entries.commit(before) {
-                error!("entries that were refused are still in the store: {}", one_line(&error));
+                let error = one_line(&error);
+                let trouble = format!("entries that were refused are in the store: {error}");
+                self.complain(Subject::Image, trouble);
             }
+            let (map, now) = (self.entries.map(), Timestamp::now());
+            self.compiled.follow(&self.files, map, &changed, now);
             return Err(error);
         }
+        self.merge();
         self.report();
         Ok(())
     }
@@ -105,9 +118,8 @@ impl Enforcer {
     }
 
     pub(super) fn entries_status(&self) -> EntriesStatus {
-        let map = self.entries.map();
-        let meaningful = map.values().filter(|entry| entry.is_meaningful(&self.files)).count();
-        EntriesStatus { count: map.len(), meaningless: map.len() - meaningful }
+        let count = self.entries.map().len();
+        EntriesStatus { count, meaningless: self.entries.meaningless(&self.files) }
     }
 
     /// What is not as it was meant, although nothing is wrong with the filter.
@@ -143,21 +155,36 @@ impl Enforcer {
             let Who { uid, user, .. } = &*entry.by;
             let user = user.clone().unwrap_or_else(|| format!("user {uid}"));
             first.push_str(&format!(", a run-time entry by {user}"));
+            // Of an exemption, the words are there already.
+            if entry.group.is_some() {
+                let until = entry.until.map(|until| format!("until {until}"));
+                let until = until.as_deref().unwrap_or("for good");
+                let reason = entry.reason.as_deref().unwrap_or("no reason given");
+                first.push_str(&format!(" {until} ({reason})"));
+            }
         }
     }
 
     /// Takes what has run out, out of force. Whether the status has changed.
     pub(super) fn expire(&mut self) -> bool {
         let now = Timestamp::now();
-        let failed = self.troubles.contains_key(&Subject::Image);
-        if !self.compiled.is_stale(now) && !failed {
+        let expired = self.entries.expired(now);
+        let renews = self.compiled.is_stale(now) || self.is_image_wrong();
+        if !renews && expired.is_empty() {
             return false;
         }
-        if let Err(error) = self.entries.expire(now) {
-            // They are out of force all the same: compiling looks at the time.
-            warn!("entries that have run out stay in the store: {}", one_line(&error));
+        match self.entries.expire(now) {
+            Ok(_) => drop(self.troubles.remove(&Subject::Store)),
+            // They are out of force all the same: whoever lays them over the policy looks at the time.
+            Err(error) => {
+                let error = one_line(&error);
+                let trouble = format!("entries that have run out stay in the store: {error}");
+                self.complain(Subject::Store, trouble);
+            }
         }
-        if self.renew_or_complain() {
+        let result = if renews { self.renew().map(|()| true) } else { self.renew_at(&expired) };
+        let was_in_force = result == Ok(true);
+        if self.complain_unless(result.map(drop)) && was_in_force {
             let generation = self.compiled.image.generation();
             info!(generation, "exemptions or run-time entries have run out");
             // A rejected reload stays what `status` shows: the files are still not in force.
@@ -178,7 +205,8 @@ impl Enforcer {
             if let Err(error) = self.entries.store().save_host(name, &addresses) {
                 warn!("the addresses of {name} are not stored: {}", one_line(&error));
             }
-            if self.renew_or_complain() {
+            let renewed = self.renew();
+            if self.complain_unless(renewed) {
                 let generation = self.compiled.image.generation();
                 info!(generation, "relay host {name} has new addresses: {addresses:?}");
             }
@@ -197,7 +225,8 @@ impl Enforcer {
                 warn!("the addresses of {name} are not stored: {}", one_line(&error));
             }
         }
-        if self.renew_or_complain() {
+        let renewed = self.renew();
+        if self.complain_unless(renewed) {
             info!("addresses that relay hosts no longer have are let go");
         }
         true

@@ -85,11 +85,11 @@ impl Enforcer {
             // It was in force before, but entries may have been added since.
             Err(error) => return self.fail_to_roll_back(&one_line(&error), files, config),
         };
-        if let Err(error) = self.kernel.publish(&compiled.image) {
+        if let Err(error) = self.publish(compiled) {
             return self.fail_to_roll_back(&one_line(&error), files, config);
         }
         let new_interfaces = config.interfaces != self.config.interfaces;
-        (self.compiled, self.files, self.config) = (compiled, files, config);
+        (self.files, self.config) = (files, config);
         self.hosts.set_hold(self.config.dns.hold.duration());
         self.troubles.remove(&Subject::Trial);
         if new_interfaces {

@@ -1,0 +1,132 @@
+//! How many session changes a second a daemon takes, and how long one takes: `cargo xtask sessions`.
+//!
+//! A real daemon in namespaces of its own. The time of a change is that from the request to the answer, when the change is on
+//! disk and in force. The disk and the kernel's grace periods are those of this machine.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+#[path = "../../tests/live/node.rs"]
+#[expect(dead_code, reason = "the tests use all of it")]
+mod node;
+
+use node::{Node, POLICY};
+
+/// Sizes of the policy.
+const PREFIXES: [u32; 2] = [1000, 1_000_000];
+/// Clients at once.
+const CLIENTS: [u32; 4] = [1, 8, 64, 256];
+/// How long each of the numbers goes on.
+const LENGTH: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    match PREFIXES.into_iter().try_for_each(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sessions: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the table is what this is for")]
+fn run(prefixes: u32) -> Result<()> {
+    let mut node = Node::prepare("watch: off\n")?;
+    // Every second address, so that none joins its neighbour.
+    let pool: String = (0..prefixes)
+        .map(|number| format!("{}/32\n", std::net::Ipv4Addr::from(0x0a00_0000 + 2 * number)))
+        .collect();
+    node.write("pool.txt", &pool)?;
+    node.write("policy.yaml", &format!("{POLICY}  pool: {{prefixes-file: pool.txt}}\n"))?;
+    node.run()?;
+    let build = if cfg!(debug_assertions) { "debug" } else { "release" };
+    println!("policy of {prefixes} prefixes, {build} build, {LENGTH:?} each");
+    for clients in CLIENTS {
+        let before = publications(&node)?;
+        let times = storm(&node, clients)?;
+        let publications = publications(&node)?.saturating_sub(before);
+        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+        println!(
+            "  {clients:>3} clients: {:>6.0} changes a second; a change takes {:>6.1?} (median), {:>6.1?} (99 %), {:>6.1?} (longest); {publications} overlays",
+            times.len() as f64 / LENGTH.as_secs_f64(),
+            at(0.5),
+            at(0.99),
+            at(1.0),
+        );
+    }
+    node.stop()
+}
+
+/// Sessions that come and go: the times of all changes, in order.
+fn storm(node: &Node, clients: u32) -> Result<Vec<Duration>> {
+    let start = Instant::now();
+    let mut times = thread::scope(|scope| {
+        let clients: Vec<_> = (0..clients)
+            .map(|client| scope.spawn(move || sessions(node, client, start + LENGTH)))
+            .collect();
+        let times = clients.into_iter().map(|client| client.join().expect("no panic"));
+        times.collect::<Result<Vec<_>>>()
+    })?
+    .concat();
+    times.sort_unstable();
+    ensure!(!times.is_empty(), "no change was made");
+    Ok(times)
+}
+
+fn sessions(node: &Node, client: u32, end: Instant) -> Result<Vec<Duration>> {
+    let mut connection = BufReader::new(UnixStream::connect(node.path("opb.sock"))?);
+    let mut times = Vec::new();
+    for number in (0..=255u32).cycle() {
+        let prefix = format!("100.{}.{client}.{number}/32", 64 + client / 256);
+        for (path, key, body) in [
+            ("/v1/subscribers", "added", json!({"entries": [{"prefix": prefix, "group": "dyn"}]})),
+            ("/v1/subscribers/remove", "removed", json!({"prefixes": [prefix]})),
+        ] {
+            let start = Instant::now();
+            let answer = post(&mut connection, path, &body)?;
+            ensure!(answer[key] == 1, "{path}: {answer}");
+            times.push(start.elapsed());
+        }
+        if Instant::now() >= end {
+            break;
+        }
+    }
+    Ok(times)
+}
+
+/// One request on a connection that stays open, as a session system would have it.
+fn post(connection: &mut BufReader<UnixStream>, path: &str, body: &Value) -> Result<Value> {
+    let body = body.to_string();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: opb\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    connection.get_mut().write_all(request.as_bytes())?;
+    let mut length = None;
+    loop {
+        let mut line = String::new();
+        connection.read_line(&mut line)?;
+        match line.trim_end().split_once(": ") {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = Some(value.parse()?);
+            }
+            None if line.trim_end().is_empty() => break,
+            _ => {}
+        }
+    }
+    let mut answer = vec![0; length.context("an answer with a length")?];
+    connection.read_exact(&mut answer)?;
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+fn publications(node: &Node) -> Result<u64> {
+    node.status()?["policy"]["overlay"]["revision"].as_u64().context("a number")
+}

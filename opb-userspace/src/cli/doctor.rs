@@ -1,0 +1,99 @@
+use std::collections::BTreeSet;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use opb_userspace::{
+    daemon::report,
+    doctor::{self, Check, Finding, Level},
+    node::Config,
+};
+use serde_json::json;
+
+use super::{
+    client::Control,
+    failure::Failure,
+    output::{Format, Output},
+    run::NodeFile,
+};
+
+/// Looks for what could make the filter blind here; exits with 0 only if there is no problem
+///
+/// Works with and without a daemon, and changes nothing.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    node: NodeFile,
+
+    /// A check whose problems are known, and do not change the exit status; may be given more than once
+    #[arg(long = "accept", value_name = "CHECK", value_parser = checks())]
+    accepted: Vec<Check>,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+fn checks() -> impl clap::builder::TypedValueParser<Value = Check> {
+    PossibleValuesParser::new(Check::ALL.map(Check::name)).map(|name| {
+        Check::ALL.into_iter().find(|check| check.name() == name).unwrap_or(Check::Files)
+    })
+}
+
+impl Doctor {
+    pub(crate) fn execute(self) -> Result<(), Failure> {
+        let config = Config::load(&self.node.config)?;
+        // The node file says where its daemon answers.
+        let control = Control::at(config.control.clone());
+        let status: Result<report::Status, Failure> = control.get("/v1/status");
+        let daemon = status.as_ref().map_err(|failure| failure.to_string());
+        let findings = doctor::examine(&config, daemon.as_ref().map_err(String::as_str).copied())?;
+
+        let counts = |finding: &&Finding| {
+            finding.level == Level::Problem && !self.accepted.contains(&finding.check)
+        };
+        let problems = findings.iter().filter(counts).count();
+        let mut output = Output::new();
+        if self.format.json {
+            let checks = Check::ALL.map(Check::name);
+            output.json(&json!({
+                "healthy": problems == 0,
+                "checks": checks,
+                "accepted": self.accepted,
+                "findings": findings,
+            }))?;
+        } else {
+            for finding in &findings {
+                self.describe(&mut output, finding)?;
+            }
+            let notes = findings.iter().filter(|finding| finding.level == Level::Note).count();
+            let accepted = findings.len() - notes - problems;
+            output.line(format_args!(
+                "{} checks: problems: {problems}, accepted: {accepted}, notes: {notes}",
+                Check::ALL.len()
+            ))?;
+        }
+        output.finish()?;
+        if problems == 0 { Ok(()) } else { Err(Failure::NEGATIVE) }
+    }
+
+    fn describe(&self, output: &mut Output, finding: &Finding) -> Result<(), Failure> {
+        let Finding { check, level, places, seen, consequence, action } = finding;
+        let word = match level {
+            Level::Problem if self.accepted.contains(check) => "accepted",
+            Level::Problem => "problem",
+            Level::Note => "note",
+        };
+        let name = check.name();
+        output.line(format_args!("{word} ({name}): {}: {seen}", listed(places)))?;
+        output.line(format_args!("  consequence: {consequence}"))?;
+        output.line(format_args!("  to do: {action}\n"))
+    }
+}
+
+/// A handful of them, and how many more.
+fn listed(places: &BTreeSet<String>) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<_> = places.iter().take(SHOWN).map(String::as_str).collect();
+    match places.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
