@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::exec::{cargo, exec, target_dir};
+use crate::exec::{cargo, exec, root, target_dir};
 use crate::{setup, test};
 
 #[derive(clap::Args)]
@@ -10,6 +10,9 @@ pub(crate) struct Args {
     /// Takes five minutes instead of thirty
     #[arg(long)]
     quick: bool,
+    /// Writes the last full runs of all parts into docs/benchmarks.md
+    #[arg(long, conflicts_with = "quick")]
+    record: bool,
     /// Parts to measure, such as `verdict` or `drop`; all of them unless told which
     parts: Vec<String>,
 }
@@ -29,5 +32,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     cmd.arg("--opb").arg(target.join("release/opb"));
     cmd.arg("--out").arg(target.join("bench"));
     cmd.args(["--effort", if args.quick { "quick" } else { "full" }]);
+    if args.record {
+        cmd.arg("--record").arg(root());
+    }
     exec(cmd.args(&args.parts))
 }

@@ -12,6 +12,7 @@ use crate::{
     gateway::{Frames, Gateway},
     parts::Setting,
     plan::Effort,
+    plot::Plot,
     programs::SOURCES,
     report::Sheet,
     table::{Family, Shape, Sources, Table},
@@ -72,7 +73,7 @@ fn measure(setting: &Setting, table: &Table) -> Result<Vec<Row>> {
         Effort::Full => 300_000,
     };
     let mut lines = Vec::new();
-    for kind in KINDS {
+    for kind in KINDS.into_iter().filter(|kind| kind.is_measured(setting.effort)) {
         let gateway = Gateway::new(Frames::Smtp)?;
         let filter = Filter::new(kind, table, &gateway.netns, &setting.opb)?;
         // The filter goes before the interface that it is on.
@@ -165,4 +166,52 @@ fn books(rows: &[Row]) -> Sheet {
         }
     }
     sheet
+}
+
+pub fn plots(rows: &[Row]) -> Vec<Plot> {
+    let line = |kind: Kind| {
+        let key = (kind, Shape::Mixed, Sources::Uniform);
+        let points = rows.iter().filter(|row| (row.kind, row.shape, row.sources) == key);
+        (kind.to_string(), points.map(|row| (row.size as f64, row.ns())).collect())
+    };
+    vec![Plot {
+        file: "bench-drop".to_owned(),
+        title: "A SYN dropped, uniform sources, prefixes of 11 lengths".to_owned(),
+        x: "prefixes",
+        y: "ns a packet, with generator and cable",
+        lines: KINDS.map(line).into(),
+    }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_does_not_do_the_work_is_refused() {
+        let row = |kind, sources, delivered, dropped| Row {
+            kind,
+            shape: Shape::Mixed,
+            size: 16,
+            sources,
+            rounds: Vec::new(),
+            sent: 100,
+            lost: 10,
+            delivered,
+            dropped,
+        };
+        let (subscribers, strangers) = (Sources::Uniform, Sources::Strangers);
+        for (row, is_good) in [
+            (row(Kind::Nftables, subscribers, 0, Some(90)), true),
+            (row(Kind::Nftables, subscribers, 1, Some(89)), false),
+            (row(Kind::Nftables, subscribers, 0, Some(89)), false),
+            (row(Kind::Nftables, strangers, 90, Some(0)), true),
+            (row(Kind::Nftables, strangers, 0, Some(90)), false),
+            (row(Kind::XdpFilter, strangers, 0, Some(90)), true),
+            (row(Kind::DropAll, subscribers, 0, None), true),
+            (row(Kind::DropAll, subscribers, 1, None), false),
+        ] {
+            assert_eq!(check(&row).is_ok(), is_good, "{row:?}");
+        }
+    }
 }

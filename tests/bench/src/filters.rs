@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::{
     gateway::ACCESS,
     node::Node,
+    plan::Effort,
     programs::{Reference, Trivial},
     table::{Family, Form, Table, relays},
 };
@@ -53,6 +54,12 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether it is measured in such a run.
+    pub fn is_measured(self, effort: Effort) -> bool {
+        let is_peer = matches!(self, Self::Nftables | Self::Iptables | Self::XdpFilter);
+        effort.has_peers() || !is_peer
+    }
+
     /// Whether it looks at sources at all.
     pub fn knows_subscribers(self) -> bool {
         !matches!(self, Self::DropAll | Self::XdpFilter)

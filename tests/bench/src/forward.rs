@@ -56,6 +56,10 @@ pub fn run(setting: &Setting) -> Result<Vec<Row>> {
     let table = Table::new(Shape::Mixed, size)?;
     let mut rows = Vec::new();
     for (load, rounds) in [(Load::Tcp, bulks), (Load::Udp, floods)] {
+        // iperf3 comes with the peers.
+        if load == Load::Tcp && !setting.effort.has_peers() {
+            continue;
+        }
         eprintln!("bench: forward: {load:?}");
         rows.extend(measure(setting, &table, load, rounds)?);
     }
@@ -66,7 +70,7 @@ fn measure(setting: &Setting, table: &Table, load: Load, rounds: usize) -> Resul
     let list = table.sources(Family::V4, Sources::Uniform, SOURCES);
     let mut lines = Vec::new();
     let mut rows = Vec::new();
-    for kind in KINDS {
+    for kind in KINDS.into_iter().filter(|kind| kind.is_measured(setting.effort)) {
         let mut gateway = Gateway::new(Frames::Udp)?;
         gateway.set_sources(&list)?;
         let filter = Filter::new(kind, table, &gateway.netns, &setting.opb)?;
@@ -77,7 +81,7 @@ fn measure(setting: &Setting, table: &Table, load: Load, rounds: usize) -> Resul
     for _ in 0..rounds {
         for ((_, server, gateway), row) in lines.iter_mut().zip(&mut rows) {
             row.rounds.push(match server {
-                Some(_) => bulk(gateway, setting.effort)?,
+                Some(_) => bulk(gateway)?,
                 None => packets(gateway, setting.effort, row.kind)?,
             });
         }
@@ -114,10 +118,9 @@ impl Server {
 }
 
 /// Gbit/s from a subscriber to the server, one connection.
-fn bulk(gateway: &Gateway, effort: Effort) -> Result<f64> {
-    let seconds = if effort == Effort::Smoke { "0.2" } else { "0.5" };
+fn bulk(gateway: &Gateway) -> Result<f64> {
     let mut command: Command = gateway.generator.command("iperf3");
-    command.args(["--client", &SERVER.to_string(), "--time", seconds, "--json", "--zerocopy"]);
+    command.args(["--client", &SERVER.to_string(), "--time", "0.5", "--json", "--zerocopy"]);
     if thread::available_parallelism()?.get() > 1 {
         // Else the scheduler decides anew in each run, and that is what would be measured.
         command.args(["--affinity", "0,1"]);

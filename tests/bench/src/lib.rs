@@ -5,6 +5,7 @@ pub mod table;
 pub mod programs;
 pub mod clock;
 pub mod report;
+pub mod plot;
 
 pub mod verdict;
 
@@ -18,3 +19,4 @@ pub mod growth;
 
 pub mod parts;
 pub mod targets;
+pub mod docs;

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, ValueEnum as _};
+use clap::Parser;
 use opb_bench::{
-    parts::{self, Part, Setting},
+    docs,
+    parts::{Part, Results, Setting},
     plan::Effort,
     targets,
 };
@@ -22,6 +23,9 @@ struct Args {
     out: PathBuf,
     #[arg(long, value_enum, default_value = "full")]
     effort: Effort,
+    /// Writes the last full runs of all parts into docs/benchmarks.md below this directory
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
     /// Parts to measure; all of them unless told which
     #[arg(value_enum)]
     parts: Vec<Part>,
@@ -38,11 +42,36 @@ fn main() -> ExitCode {
 }
 
 #[expect(clippy::print_stdout, reason = "the tables are what this is for")]
-fn run(Args { opb, out, effort, parts }: Args) -> Result<()> {
-    let parts = if parts.is_empty() { Part::value_variants().to_vec() } else { parts };
-    let (results, sheets) = parts::run(&Setting { effort, opb, out }, &parts)?;
-    for sheet in sheets.iter().chain([&targets::sheet(&targets::all(&results))]) {
-        println!("{}\n\n{}\n", sheet.title, sheet.markdown());
+fn run(Args { opb, out, effort, record, parts }: Args) -> Result<()> {
+    let parts = if parts.is_empty() { Part::all().to_vec() } else { parts };
+    let setting = Setting { effort, opb, out };
+    // Each is written as soon as it is there, and one that fails does not take the others with it.
+    let mut failed = None;
+    for part in &parts {
+        if let Err(error) = part.run(&setting) {
+            eprintln!("bench: error: {error:#}");
+            failed = Some(error);
+        }
+    }
+    if let Some(error) = failed {
+        return Err(error.context("not everything was measured"));
+    }
+    let results = Results::read(&setting.out, &parts)?;
+    for &part in &parts {
+        for plot in results.plots(part) {
+            plot.write(&setting.out)?;
+        }
+        for sheet in results.sheets(part) {
+            println!("{}\n\n{}\n", sheet.title, sheet.markdown());
+        }
+    }
+    let mut met = targets::all(&results);
+    met.retain(|target| target.measured.is_some());
+    let sheet = targets::sheet(&met);
+    println!("{}\n\n{}\n", sheet.title, sheet.markdown());
+    eprintln!("bench: results and plots are in {}", setting.out.display());
+    if let Some(root) = record {
+        docs::record(&root, &Results::read(&setting.out, Part::all())?)?;
     }
     Ok(())
 }

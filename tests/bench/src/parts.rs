@@ -1,13 +1,18 @@
 //! The parts of the benchmarks, and what came of them.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     drop, forward, growth,
     plan::Effort,
+    plot::Plot,
     policy,
     report::{About, Record, Sheet},
     verdict,
@@ -29,7 +34,11 @@ pub enum Part {
 }
 
 impl Part {
-    fn name(self) -> &'static str {
+    pub fn all() -> &'static [Self] {
+        Self::value_variants()
+    }
+
+    pub fn name(self) -> &'static str {
         match self {
             Self::Verdict => "verdict",
             Self::Drop => "drop",
@@ -37,6 +46,25 @@ impl Part {
             Self::Policy => "policy",
             Self::Growth => "growth",
         }
+    }
+
+    /// Measures it and writes what came of it.
+    pub fn run(self, setting: &Setting) -> Result<()> {
+        match self {
+            Self::Verdict => self.write(setting, verdict::run(setting.effort)),
+            Self::Drop => self.write(setting, drop::run(setting)),
+            Self::Forward => self.write(setting, forward::run(setting)),
+            Self::Policy => self.write(setting, policy::run(setting)),
+            Self::Growth => self.write(setting, growth::run(setting)),
+        }
+    }
+
+    fn write<T: Serialize>(self, setting: &Setting, rows: Result<Vec<T>>) -> Result<()> {
+        let rows = rows.with_context(|| format!("part {}", self.name()))?;
+        let directory = &setting.out;
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        Record { about: About::here(setting.effort)?, rows }.write(directory, self.name())
     }
 }
 
@@ -49,9 +77,10 @@ pub struct Setting {
     pub out: PathBuf,
 }
 
-/// Rows of all parts that were measured; those of the others are empty.
+/// Rows of the parts that were measured; those of the others are empty.
 #[derive(Default)]
 pub struct Results {
+    pub about: Vec<(Part, About)>,
     pub verdict: Vec<verdict::Row>,
     pub drop: Vec<drop::Row>,
     pub forward: Vec<forward::Row>,
@@ -59,50 +88,49 @@ pub struct Results {
     pub growth: Vec<growth::Row>,
 }
 
-/// Measures `parts`, writes what came of them, and returns it with the tables.
-pub fn run(setting: &Setting, parts: &[Part]) -> Result<(Results, Vec<Sheet>)> {
-    let mut results = Results::default();
-    let mut sheets = Vec::new();
-    std::fs::create_dir_all(&setting.out)
-        .with_context(|| format!("cannot make {}", setting.out.display()))?;
-    for part in parts {
-        match part {
-            Part::Verdict => {
-                results.verdict = measure(*part, setting, || verdict::run(setting.effort))?;
-                sheets.extend(verdict::sheets(&results.verdict));
-            }
-            Part::Drop => {
-                results.drop = measure(*part, setting, || drop::run(setting))?;
-                sheets.extend(drop::sheets(&results.drop));
-            }
-            Part::Forward => {
-                results.forward = measure(*part, setting, || forward::run(setting))?;
-                sheets.extend(forward::sheets(&results.forward));
-            }
-            Part::Policy => {
-                results.policy = measure(*part, setting, || policy::run(setting))?;
-                sheets.extend(policy::sheets(&results.policy));
-            }
-            Part::Growth => {
-                results.growth = measure(*part, setting, || growth::run(setting))?;
-                sheets.extend(growth::sheets(&results.growth));
+impl Results {
+    /// What the last runs of `parts` left in `directory`.
+    pub fn read(directory: &Path, parts: &[Part]) -> Result<Self> {
+        let mut results = Self::default();
+        for &part in parts {
+            let about = &mut results.about;
+            match part {
+                Part::Verdict => results.verdict = read(directory, part, about)?,
+                Part::Drop => results.drop = read(directory, part, about)?,
+                Part::Forward => results.forward = read(directory, part, about)?,
+                Part::Policy => results.policy = read(directory, part, about)?,
+                Part::Growth => results.growth = read(directory, part, about)?,
             }
         }
+        Ok(results)
     }
-    Ok((results, sheets))
+
+    pub fn sheets(&self, part: Part) -> Vec<Sheet> {
+        match part {
+            Part::Verdict => verdict::sheets(&self.verdict),
+            Part::Drop => drop::sheets(&self.drop),
+            Part::Forward => forward::sheets(&self.forward),
+            Part::Policy => policy::sheets(&self.policy),
+            Part::Growth => growth::sheets(&self.growth),
+        }
+    }
+
+    pub fn plots(&self, part: Part) -> Vec<Plot> {
+        match part {
+            Part::Verdict => verdict::plots(&self.verdict),
+            Part::Drop => drop::plots(&self.drop),
+            Part::Policy => policy::plots(&self.policy),
+            Part::Forward | Part::Growth => Vec::new(),
+        }
+    }
 }
 
-fn measure<T>(
+fn read<T: DeserializeOwned>(
+    directory: &Path,
     part: Part,
-    setting: &Setting,
-    work: impl FnOnce() -> Result<Vec<T>>,
-) -> Result<Vec<T>>
-where
-    T: serde::Serialize + serde::de::DeserializeOwned,
-{
-    let name = part.name();
-    let rows = work().with_context(|| format!("part {name}"))?;
-    let record = Record { about: About::here(setting.effort)?, rows };
-    record.write(&setting.out, name)?;
+    about: &mut Vec<(Part, About)>,
+) -> Result<Vec<T>> {
+    let record = Record::read(directory, part.name())?;
+    about.push((part, record.about));
     Ok(record.rows)
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Effort {
-    /// Seconds: whether everything still runs. The numbers mean nothing.
+    /// Seconds: whether it still runs, without the peers, which only the benchmarks install. The numbers mean nothing.
     Smoke,
     /// Five minutes.
     Quick,
@@ -19,7 +19,7 @@ impl Effort {
     /// Prefixes in a table.
     pub fn sizes(self) -> &'static [usize] {
         match self {
-            Self::Smoke => &[16, 1_000],
+            Self::Smoke => &[1_000],
             Self::Quick => &[16, 100_000, 1_000_000],
             Self::Full => &[16, 1_000, 10_000, 100_000, 1_000_000],
         }
@@ -41,6 +41,11 @@ impl Effort {
             Self::Quick => 1 << 17,
             Self::Full => 1 << 18,
         }
+    }
+
+    /// Whether programs of others are measured.
+    pub fn has_peers(self) -> bool {
+        self != Self::Smoke
     }
 
     /// Takes `full` where time is no matter, and `less` elsewhere.

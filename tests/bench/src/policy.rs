@@ -23,6 +23,7 @@ use crate::{
     node::Node,
     parts::Setting,
     plan::Effort,
+    plot::Plot,
     programs::SOURCES,
     report::Sheet,
     table::{Family, Form, Shape, Source, Sources, Table, group_name},
@@ -43,6 +44,10 @@ pub enum Way {
 
 impl Way {
     const ALL: [Self; 4] = [Self::Yaml, Self::Lines, Self::Nft, Self::Ipset];
+
+    fn is_ours(self) -> bool {
+        matches!(self, Self::Yaml | Self::Lines)
+    }
 }
 
 impl fmt::Display for Way {
@@ -92,7 +97,8 @@ pub fn run(setting: &Setting) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for &size in sizes {
         let table = Table::new(Shape::Mixed, size)?;
-        for way in Way::ALL {
+        let is_measured = |way: &Way| setting.effort.has_peers() || way.is_ours();
+        for way in Way::ALL.into_iter().filter(is_measured) {
             eprintln!("bench: policy: {size} prefixes, {way}");
             let rounds = match setting.effort {
                 Effort::Smoke => 1,
@@ -401,4 +407,18 @@ pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
         sheet.rows.push(words.into_iter().chain(whats.map(cell)).collect());
     }
     vec![sheet]
+}
+
+pub fn plots(rows: &[Row]) -> Vec<Plot> {
+    let line = |way: Way| {
+        let points = rows.iter().filter(|row| (row.way, row.what) == (way, What::Load));
+        (way.to_string(), points.map(|row| (row.size as f64, result(row))).collect())
+    };
+    vec![Plot {
+        file: "bench-policy".to_owned(),
+        title: "From file to enforced".to_owned(),
+        x: "prefixes",
+        y: "ms",
+        lines: Way::ALL.map(line).into(),
+    }]
 }

@@ -86,23 +86,22 @@ pub struct Record<T> {
     pub rows: Vec<T>,
 }
 
-impl<T: Serialize + DeserializeOwned> Record<T> {
+impl<T: Serialize> Record<T> {
     pub fn write(&self, directory: &Path, part: &str) -> Result<()> {
         let file = directory.join(part).with_extension("json");
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
     }
+}
 
-    /// `None` if the part was never measured.
-    pub fn read(directory: &Path, part: &str) -> Result<Option<Self>> {
+impl<T: DeserializeOwned> Record<T> {
+    pub fn read(directory: &Path, part: &str) -> Result<Self> {
         let file = directory.join(part).with_extension("json");
-        if !file.exists() {
-            return Ok(None);
-        }
-        let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let record = serde_json::from_slice(&text)
-            .with_context(|| format!("{} is of another version: remove it", file.display()))?;
-        Ok(Some(record))
+        let text = fs::read(&file).with_context(|| {
+            format!("part {part} was not measured: cannot read {}", file.display())
+        })?;
+        serde_json::from_slice(&text)
+            .with_context(|| format!("{} is of another version: measure again", file.display()))
     }
 }

@@ -313,3 +313,59 @@ impl Covered {
         behind.checked_sub(1).is_some_and(|last| address <= self.ends[last])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether some prefix of the table covers a source, found the slow way.
+    fn is_subscriber(table: &Table, family: Family, source: Source) -> bool {
+        let address = match family {
+            Family::V4 => IpAddr::from([source[0], source[1], source[2], source[3]]),
+            Family::V6 => {
+                IpAddr::from((u128::from(u64::from_be_bytes(source)) << 64).to_be_bytes())
+            }
+        };
+        table.prefixes(family).iter().any(|(prefix, _)| prefix.contains(address))
+    }
+
+    #[test]
+    fn sources_are_whose_they_should_be() -> Result<()> {
+        for shape in [Shape::Contiguous, Shape::Mixed] {
+            let table = Table::new(shape, 500)?;
+            for family in Family::BOTH {
+                assert_eq!(table.prefixes(family).len(), 500);
+                for sources in Sources::ALL {
+                    let expected = sources != Sources::Strangers;
+                    for source in table.sources(family, sources, 300) {
+                        let found = is_subscriber(&table, family, source);
+                        assert_eq!(found, expected, "{shape} {family} {sources} {source:?}");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// In random tables of this size few addresses are near a prefix, so here is a dense one with prefixes in each other.
+    #[test]
+    fn covered_knows_prefixes_within_prefixes() -> Result<()> {
+        let prefixes = ["10.0.0.0/22", "10.0.0.0/30", "10.0.2.0/32", "10.0.8.0/32"];
+        let prefixes: Vec<(Prefix, usize)> =
+            prefixes.iter().map(|text| Ok((text.parse()?, 0))).collect::<Result<_>>()?;
+        let covered = Covered::by(&prefixes);
+        for (address, expected) in [
+            ([9, 255, 255, 255], false),
+            ([10, 0, 0, 0], true),
+            ([10, 0, 0, 4], true),
+            ([10, 0, 3, 255], true),
+            ([10, 0, 4, 0], false),
+            ([10, 0, 8, 0], true),
+            ([10, 0, 8, 1], false),
+        ] {
+            let bits = u128::from(u32::from_be_bytes(address)) << 96;
+            assert_eq!(covered.contains(bits), expected, "{address:?}");
+        }
+        Ok(())
+    }
+}

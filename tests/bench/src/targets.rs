@@ -17,13 +17,14 @@ pub struct Target {
     pub what: String,
     pub limit: f64,
     pub unit: &'static str,
-    /// The worst of all that the target speaks of; `None` if it was not measured.
+    /// The worst of all that the target speaks of; `None` if it was not measured, NaN if the measurements differ too much
+    /// to tell.
     pub measured: Option<f64>,
 }
 
 impl Target {
     pub fn is_missed(&self) -> bool {
-        self.measured.is_some_and(|measured| measured > self.limit)
+        self.measured.is_some_and(|measured| !(measured <= self.limit))
     }
 }
 
@@ -46,6 +47,7 @@ pub fn sheet(targets: &[Target]) -> Sheet {
         };
         let met = match target.measured {
             None => "not measured",
+            Some(measured) if measured.is_nan() => "TOO NOISY",
             Some(_) if target.is_missed() => "MISSED",
             Some(_) => "yes",
         };
@@ -124,7 +126,14 @@ fn verdict_targets(rows: &[verdict::Row], targets: &mut Vec<Target>) {
     });
 }
 
+/// The median of an overhead is known only so far as its interval is narrow: percentage points.
+const WIDEST: f64 = 4.0;
+
 fn forward_targets(rows: &[forward::Row], targets: &mut Vec<Target>) {
+    let known = |row: &forward::Row, value: f64| {
+        let (from, to) = interval(&row.overhead);
+        if to - from <= WIDEST { value } else { f64::NAN }
+    };
     for load in [forward::Load::Tcp, forward::Load::Udp] {
         let find = |kind| rows.iter().find(|row| (row.load, row.kind) == (load, kind));
         targets.push(Target {
@@ -132,13 +141,13 @@ fn forward_targets(rows: &[forward::Row], targets: &mut Vec<Target>) {
             what: format!("forwarding {load:?}, opb XDP: overhead, lower end of its interval"),
             limit: 0.0,
             unit: "%",
-            measured: find(Kind::OpbXdp).map(|row| interval(&row.overhead).0),
+            measured: find(Kind::OpbXdp).map(|row| known(row, interval(&row.overhead).0)),
         });
         targets.push(Target {
             what: format!("forwarding {load:?}, opb TC: overhead"),
             limit: 2.0,
             unit: "%",
-            measured: find(Kind::OpbTc).map(|row| median(&row.overhead)),
+            measured: find(Kind::OpbTc).map(|row| known(row, median(&row.overhead))),
         });
     }
 }
@@ -188,4 +197,21 @@ fn policy_targets(rows: &[policy::Row], targets: &mut Vec<Target>) {
 
 fn worst(values: impl Iterator<Item = f64>) -> Option<f64> {
     values.max_by(f64::total_cmp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_not_met() {
+        let met = |measured| {
+            let target = Target { what: String::new(), limit: 1.0, unit: "", measured };
+            sheet(&[target]).rows.concat().pop()
+        };
+        assert_eq!(met(Some(1.0)).as_deref(), Some("yes"));
+        assert_eq!(met(Some(1.001)).as_deref(), Some("MISSED"));
+        assert_eq!(met(Some(f64::NAN)).as_deref(), Some("TOO NOISY"));
+        assert_eq!(met(None).as_deref(), Some("not measured"));
+    }
 }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::{median, pin, processor_time},
     plan::Effort,
+    plot::Plot,
     programs::{Driver, Loaded, Reference, SOURCES},
     report::Sheet,
     table::{Family, OUTSIDE, Shape, Sources, Table},
@@ -457,4 +458,27 @@ fn smtp_sheet(rows: &[Row], hook: Hook) -> Sheet {
 
 fn ns(value: f64) -> String {
     format!("{value:.1}")
+}
+
+/// The hardest table, in plain Ethernet at XDP.
+pub fn plots(rows: &[Row]) -> Vec<Plot> {
+    let line = |family, subject, sources| {
+        let key = (Hook::Xdp, family, Link::Plain, Traffic::Smtp(sources), Shape::Mixed, subject);
+        let points = rows.iter().filter(|row| {
+            (row.hook, row.family, row.link, row.traffic, row.shape, row.subject) == key
+        });
+        let points = points.map(|row| (row.size as f64, row.over_empty())).collect();
+        (format!("{subject}, {sources}"), points)
+    };
+    let plot = |family: Family| Plot {
+        file: format!("bench-verdict-{}", family.to_string().to_lowercase()),
+        title: format!("Verdict on a SYN to port 25, {family}, prefixes of 11 lengths"),
+        x: "prefixes",
+        y: "ns over an empty program",
+        lines: [Subject::Opb, Subject::Reference]
+            .into_iter()
+            .flat_map(|subject| Sources::ALL.map(|sources| line(family, subject, sources)))
+            .collect(),
+    };
+    Family::BOTH.map(plot).into()
 }
