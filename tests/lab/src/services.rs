@@ -18,6 +18,7 @@ use crate::{
     mta::Certificate,
     netns::Netns,
     process::{self, Process},
+    release,
 };
 
 /// A mailbox protocol's port, its greeting, and how a client says good-bye.
