@@ -48,8 +48,10 @@ impl Desk {
         let (reply, answer) = oneshot::channel();
         self.lock().push(Waiting { request, reply });
         let desk = self.clone();
-        // The first of these jobs finds all that are waiting, the others none.
-        enforcer.call(move |it| it.serve(std::mem::take(&mut *desk.lock()))).await?;
+        // The first of these jobs finds all that are waiting, the others none. Its end is not waited for: it may serve those that
+        // came later, and have the answer to this request behind it.
+        let job = move |it: &mut Enforcer| it.serve(std::mem::take(&mut *desk.lock()));
+        enforcer.post(job).inspect_err(|_| self.lock().clear())?;
         answer.await.map_err(|_| Gone)
     }
 

@@ -43,9 +43,13 @@ impl<T: 'static> Worker<T> {
         work: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> Result<R, Gone> {
         let (reply, result) = oneshot::channel();
-        let job: Job<T> = Box::new(move |it| drop(reply.send(work(it))));
-        self.jobs.send(job).map_err(|_| Gone)?;
+        self.post(move |it| drop(reply.send(work(it))))?;
         result.await.map_err(|_| Gone)
+    }
+
+    /// Waits for nothing.
+    pub(super) fn post(&self, work: impl FnOnce(&mut T) + Send + 'static) -> Result<(), Gone> {
+        self.jobs.send(Box::new(work)).map_err(|_| Gone)
     }
 }
 

@@ -5,7 +5,7 @@
 //! way into a cable.
 //!
 //! On the host this crate only type-checks.
-#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     not(target_arch = "bpf"),
     allow(dead_code, reason = "on the host nothing calls the programs")
