@@ -32,7 +32,7 @@ use opb_common::outcome::Direction;
 use opb_lab::{
     bpffs::Bpffs,
     netns::{Netns, veth},
-    process,
+    process, release,
     topology::Family,
 };
 use opb_userspace::{
@@ -397,8 +397,5 @@ pub(crate) fn image(policy: &str, generation: u64) -> Result<Image> {
 
 /// Where `hook: tc` leads on this kernel.
 pub(crate) fn tc() -> Result<Effective> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    Ok(if version >= (6, 6) { Effective::Tcx } else { Effective::Clsact })
+    Ok(if release::has_tcx()? { Effective::Tcx } else { Effective::Clsact })
 }

@@ -8,6 +8,7 @@ use opb_common::outcome::Direction;
 use opb_lab::{
     bpffs::Bpffs,
     line::{ACCESS, Ends, Line, UPLINK},
+    release,
 };
 use opb_userspace::{
     image::{Image, Slots},
@@ -81,6 +82,10 @@ impl Gate {
             let result = result.ok_or_else(|| anyhow!("no answer"))?;
             result.map_err(|refused| anyhow!("{:?}", refused.error))
         })?;
+        let effective = match effective {
+            Effective::Tcx if !release::has_tcx()? => Effective::Clsact,
+            other => other,
+        };
         anyhow::ensure!(hook == effective, "on {hook:?} instead of {effective:?}");
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// For what has to work: only a broken lab uses it up.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// For what has to be blocked, and so uses it up every time: the SYN and one repetition.
 const IMPATIENCE: Duration = Duration::from_secs(2);
 

@@ -20,6 +20,7 @@ pub mod generate;
 pub mod reset;
 
 pub mod preflight;
+pub mod release;
 
 pub mod bpffs;
 pub mod netns;

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long a start may take on a busy machine.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 
 /// What one Postfix is for.
 #[derive(Debug, Clone, Default)]

@@ -67,7 +67,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
 
 /// Runs a short command that has to succeed, and returns its standard output.
 pub fn check(command: &mut Command) -> Result<String> {
-    let output = run(command, Duration::from_secs(20))?;
+    let output = run(command, crate::release::patience(20)?)?;
     if !output.status.success() {
         bail!("{command:?}: {}: {}{}", output.status, output.stdout, output.stderr);
     }

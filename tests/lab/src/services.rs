@@ -18,6 +18,7 @@ use crate::{
     mta::Certificate,
     netns::Netns,
     process::{self, Process},
+    release,
 };
 
 /// A mailbox protocol's port, its greeting, and how a client says good-bye.
@@ -69,7 +70,7 @@ impl WebHost {
             host.programs.iter_mut().zip(["[::1]:80", "127.0.0.1:443", "[::1]:443"])
         {
             let at: SocketAddr = at.parse()?;
-            program.wait_ready(Duration::from_secs(10), || {
+            program.wait_ready(release::patience(10)?, || {
                 netns.enter(|| Ok(TcpStream::connect(at).is_ok()))
             })?;
         }

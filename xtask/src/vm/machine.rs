@@ -42,10 +42,7 @@ impl Machine {
         fs::write(files.join("opb-vm/guest.sh"), include_str!("guest.sh"))?;
         let mut lines = String::new();
         for Payload { name, binary, filters } in plan {
-            lines += &format!(
-                "{name} {} --ignored --test-threads=1 --show-output --color=never",
-                binary.display()
-            );
+            lines += &format!("{name} {} {ARGUMENTS}", binary.display());
             for filter in filters {
                 lines += &format!(" {filter}");
             }
@@ -138,6 +135,30 @@ impl Machine {
     }
 }
 
+/// Runs the plan on the kernel of this machine.
+pub(crate) fn run_here(release: &str, plan: &[Payload]) -> Result<Report> {
+    let mut report = Report::default();
+    for Payload { name, binary, filters } in plan {
+        report.add(&format!("opb-vm: begin {name}"));
+        let mut cmd = Command::new(binary);
+        cmd.args(ARGUMENTS.split(' ')).args(filters).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = cmd.spawn().with_context(|| format!("cannot run {}", binary.display()))?;
+        let output = child.stdout.take().context("no output")?;
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line);
+            report.add(&line);
+            let _ = writeln!(stdout(), "{release} | {line}");
+        }
+        let status = child.wait()?;
+        report.add(&format!("opb-vm: end {name} {}", status.code().unwrap_or(-1)));
+    }
+    report.add("opb-vm: done");
+    Ok(report)
+}
+
+/// Of every test binary.
+const ARGUMENTS: &str = "--ignored --test-threads=1 --show-output --color=never";
+
 /// The modules to load, in order, with what they need before them.
 fn modules(kernel: &Unpacked) -> Result<Vec<PathBuf>> {
     let mut found: Vec<PathBuf> = Vec::new();
@@ -222,9 +243,9 @@ impl Report {
         }
     }
 
-    /// Whether the test passed.
-    pub(crate) fn passed(&self, test: &str) -> bool {
-        self.results.get(test) == Some(&true)
+    /// Whether the test passed, if it ran.
+    pub(crate) fn passed(&self, test: &str) -> Option<bool> {
+        self.results.get(test).copied()
     }
 
     /// What is wrong with it, if these are the tests that had to run.
