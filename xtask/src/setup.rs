@@ -56,9 +56,10 @@ const LAB: &[&str] = &[
     "libfaketime",
     // a second look at what we loaded
     "bpftool",
-    // the status page, in a browser
+    // the status page, in a browser, with letters for Japanese
     "chromium",
     "chromium-driver",
+    "fonts-droid-fallback",
     // metrics, alert rules and dashboard
     "prometheus",
     // events in a journal, and in a file that is rotated

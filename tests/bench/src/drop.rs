@@ -70,7 +70,7 @@ fn measure(setting: &Setting, table: &Table) -> Result<Vec<Row>> {
     let count = match setting.effort {
         Effort::Smoke => 1 << 10,
         Effort::Quick => 150_000,
-        Effort::Full => 300_000,
+        Effort::Full => 200_000,
     };
     let mut lines = Vec::new();
     for kind in KINDS.into_iter().filter(|kind| kind.is_measured(setting.effort)) {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
 use opb_bench::{
     docs,
@@ -46,18 +46,15 @@ fn run(Args { opb, out, effort, record, parts }: Args) -> Result<()> {
     let parts = if parts.is_empty() { Part::all().to_vec() } else { parts };
     let setting = Setting { effort, opb, out };
     // Each is written as soon as it is there, and one that fails does not take the others with it.
-    let mut failed = None;
-    for part in &parts {
-        if let Err(error) = part.run(&setting) {
-            eprintln!("bench: error: {error:#}");
-            failed = Some(error);
+    let mut measured = Vec::new();
+    for &part in &parts {
+        match part.run(&setting) {
+            Ok(()) => measured.push(part),
+            Err(error) => eprintln!("bench: error: {error:#}"),
         }
     }
-    if let Some(error) = failed {
-        return Err(error.context("not everything was measured"));
-    }
-    let results = Results::read(&setting.out, &parts)?;
-    for &part in &parts {
+    let results = Results::read(&setting.out, &measured)?;
+    for &part in &measured {
         for plot in results.plots(part) {
             plot.write(&setting.out)?;
         }
@@ -70,6 +67,7 @@ fn run(Args { opb, out, effort, record, parts }: Args) -> Result<()> {
     let sheet = targets::sheet(&met);
     println!("{}\n\n{}\n", sheet.title, sheet.markdown());
     eprintln!("bench: results and plots are in {}", setting.out.display());
+    ensure!(measured == parts, "not everything was measured");
     if let Some(root) = record {
         docs::record(&root, &Results::read(&setting.out, Part::all())?)?;
     }

@@ -38,8 +38,7 @@ impl Effort {
     pub fn repeat(self) -> u32 {
         match self {
             Self::Smoke => 1 << 10,
-            Self::Quick => 1 << 17,
-            Self::Full => 1 << 18,
+            Self::Quick | Self::Full => 1 << 17,
         }
     }
 

@@ -245,7 +245,8 @@ impl<'a> Bench<'a> {
             Traffic::Udp => frame(link, family, Udp::new(53, 53, b"not mail either")),
             _ => frame(link, family, Tcp::new(40000, 443, ACK).data(b"not mail")),
         };
-        let repeat = self.effort.repeat();
+        // They are over soon.
+        let repeat = self.effort.repeat() * 4;
         let [mut empty, mut opb, mut theirs] = [const { Vec::new() }; 3];
         for _ in 0..self.effort.rounds() {
             empty.push(time(repeat, || self.empty.test_run(&frame, repeat))?.0);
