@@ -24,7 +24,7 @@ pub struct Target {
 
 impl Target {
     pub fn is_missed(&self) -> bool {
-        self.measured.is_some_and(|measured| !(measured <= self.limit))
+        self.measured.is_some_and(|measured| measured.is_nan() || measured > self.limit)
     }
 }
 
