@@ -1,10 +1,18 @@
 //! Ethernet in its forms: tags, a switch, bundled links, routing domains of their own.
 
-use anyhow::{Context, Result};
-use opb_lab::{netns::Netns, process::wait_until};
-use opb_userspace::{kernel::Hook as Effective, node::Hook};
+use anyhow::{Context, Result, ensure};
+use opb_lab::{
+    netns::Netns,
+    process::{self, wait_until},
+    topology::Family,
+    trivial,
+};
+use opb_userspace::{
+    kernel::Hook as Effective,
+    node::{Hook, Role},
+};
 
-use super::net::{ACCESS, LINE, Net, PATIENCE, UPLINK, tc};
+use super::net::{ACCESS, Answer, Filter, LINE, Net, PATIENCE, POLICY, UPLINK, tc};
 
 /// A VLAN device `name` on `parent`.
 pub(crate) fn vlan(netns: &Netns, parent: &str, name: &str, protocol: &str, id: u16) -> Result<()> {
@@ -47,6 +55,41 @@ fn qinq() -> Result<()> {
         ("customer", Hook::Auto, Effective::XdpGeneric),
         ("customer", Hook::Tc, tc()?),
     ])
+}
+
+/// A reset goes back through both tags: `connect` fails at once with "connection refused".
+#[test]
+#[ignore = "vm: cargo xtask test --lane vm"]
+fn rejected_behind_qinq() -> Result<()> {
+    let net = Net::lay()?;
+    for (netns, parent) in [(&net.subscriber, LINE), (&net.gateway, ACCESS)] {
+        // Tags beside the frame would be lost to native XDP on the way back: see the doctor's tests.
+        for offload in ["tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"] {
+            process::check(netns.command("ethtool").args(["-K", parent, offload, "off"]))?;
+        }
+        vlan(netns, parent, "service", "802.1ad", 200)?;
+        vlan(netns, "service", "customer", "802.1q", 100)?;
+    }
+    net.address("customer", "customer")?;
+    // A veth takes in what native XDP sends back only if it has a program itself.
+    let _taking_in = trivial::pass_in_xdp(&net.subscriber, LINE)?;
+    net.is_open()?;
+    let mut filter =
+        Filter::new(&POLICY.replace("relays: [isp]}", "relays: [isp], action: reject}"))?;
+    for (hook, effective) in [
+        (Hook::Xdp, Effective::Xdp),
+        (Hook::XdpGeneric, Effective::XdpGeneric),
+        (Hook::Tc, tc()?),
+        (Hook::Clsact, Effective::Clsact),
+    ] {
+        filter.on(&net, ACCESS, Role::Subscriber, hook, effective)?;
+        for family in Family::BOTH {
+            let answer = net.mail_is_answered(family)?;
+            ensure!(answer == Answer::Refused, "{hook:?}, {family}: {answer:?}");
+        }
+        filter.off(&net)?;
+    }
+    net.is_open()
 }
 
 #[test]
