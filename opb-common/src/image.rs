@@ -3,15 +3,16 @@
 //! An address is looked up by [`lookup`], the same for both families. A tree consumes an address from its
 //! highest bit on; each step reads one node:
 //!
-//! - **index** nodes take the next 8 to 20 bits for the number of a slot;
-//! - a **branch** searches the next 16 bits among up to 8 keys, each with a slot: it skips what all prefixes
-//!   have in common;
-//! - a **leaf** searches the next 16 bits among up to 16 keys, each with a class.
+//! - **index** nodes take the next 4 to 20 bits for the number of a slot;
+//! - a **fork** compares all that is left of this half of the address with up to 4 keys, and leads on behind what the addresses
+//!   between two keys have in common;
+//! - a **leaf** searches the next 16 bits among up to 16 keys, each with a class;
+//! - a **wide leaf** searches all that is left of this half among up to 6 keys.
 //!
 //! A slot is a class or refers to the next node. A search takes the last key that is not larger. The second
 //! half of an IPv6 address is entered by a flag in the slot.
 //!
-//! The compiler picks the number of index bits so that most subtrees fit one leaf: at a million prefixes
+//! The compiler picks the number of index bits so that most subtrees fit one leaf of either kind: at a million prefixes
 //! a lookup costs two dependent cache misses.
 
 /// What the first word of an image is: `opb1`.
@@ -30,8 +31,8 @@ pub const BLOCK_NODES: usize = 1 << 14;
 /// One value of the kernel's map.
 pub type Block = [Node; BLOCK_NODES];
 
-/// The steps that no lookup exceeds: two halves of 64 bits, 8 bits a step at the least, and one step for the answer.
-pub const MAX_STEPS: u32 = 18;
+/// The steps that no lookup exceeds: two halves of 64 bits, 4 bits a step at the least, and one step for the answer.
+pub const MAX_STEPS: u32 = 33;
 
 /// The most ports that a group filters.
 pub const MAX_PORTS: usize = 8;
@@ -70,21 +71,51 @@ pub struct Index {
     pub slots: [u32; 16],
 }
 
-/// Node that searches 16 bits and leads on.
+/// Node that searches all that is left of a half, and leads on: position `n` is that of the addresses from key `n - 1` up to
+/// key `n`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Branch {
-    pub keys: [u16; 8],
-    pub slots: [u32; 8],
-    pub padding: [u32; 4],
+pub struct Fork {
+    /// See [`wide_key`].
+    pub keys: [u64; 4],
+    pub slots: [u32; 5],
+    /// Bits that the addresses of a position have in common, and that the node behind its slot does not look at.
+    pub skips: [u8; 5],
+    pub padding: [u8; 7],
 }
 
 /// Node that searches 16 bits and ends in a class.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Leaf {
-    pub keys: [u16; 16],
-    pub classes: [u16; 16],
+    pub keys: [u16; Leaf::PLACES],
+    pub classes: [u16; Leaf::PLACES],
+}
+
+impl Leaf {
+    pub const PLACES: usize = 16;
+}
+
+/// Node that searches all that is left of a half and ends in a class: positions as in a [`Fork`].
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct WideLeaf {
+    /// See [`wide_key`].
+    pub keys: [u64; WideLeaf::PLACES - 1],
+    pub classes: [u16; WideLeaf::PLACES],
+    pub padding: u16,
+}
+
+impl WideLeaf {
+    pub const PLACES: usize = 7;
+}
+
+/// What is left of a half, highest bit first, as forks and wide leaves compare it: without its lowest bit, so that the sign of a difference
+/// tells which is larger. Only at the very beginning of a half is that bit part of the address.
+#[inline(always)]
+#[must_use]
+pub const fn wide_key(rest: u64) -> u64 {
+    rest >> 1
 }
 
 /// One group of subscribers. Slot 0 stands for "no group" and is empty.
@@ -107,8 +138,9 @@ const _: () = {
     assert!(size_of::<Node>() == 64);
     assert!(size_of::<Header>() == 72 - 8);
     assert!(size_of::<Index>() == 64);
-    assert!(size_of::<Branch>() == 64);
+    assert!(size_of::<Fork>() == 64);
     assert!(size_of::<Leaf>() == 64);
+    assert!(size_of::<WideLeaf>() == 64);
     assert!(size_of::<Group>() == 64);
 };
 
@@ -147,22 +179,23 @@ pub const UNCHANGED: u16 = u16::MAX;
 ///
 /// | bits | what |
 /// |---|---|
-/// | 30–31 | kind: 0 class, 1 leaf, 2 branch, 3 index |
-/// | 29 | the second half of the address begins here |
-/// | 24–28 | index: number of bits |
-/// | 0–23 | number of the node; for a class, the class |
+/// | 29–31 | kind: 0 class, 1 leaf, 2 wide leaf, 3 fork, 4 index |
+/// | 28 | the second half of the address begins here |
+/// | 23–27 | index: number of bits |
+/// | 0–22 | number of the node; for a class, the class |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(pub u32);
 
 impl Slot {
     const LEAF: u32 = 1;
-    const BRANCH: u32 = 2;
-    const INDEX: u32 = 3;
-    const SECOND_HALF: u32 = 1 << 29;
-    const NODE: u32 = (1 << 24) - 1;
+    const WIDE_LEAF: u32 = 2;
+    const FORK: u32 = 3;
+    const INDEX: u32 = 4;
+    const SECOND_HALF: u32 = 1 << 28;
+    const NODE_BITS: u32 = 23;
 
     /// The most nodes that an image can have.
-    pub const MAX_NODES: usize = 1 << 24;
+    pub const MAX_NODES: usize = 1 << Self::NODE_BITS;
 
     #[must_use]
     pub const fn class(class: u16) -> Self {
@@ -171,17 +204,22 @@ impl Slot {
 
     #[must_use]
     pub const fn leaf(node: u32) -> Self {
-        Self(Self::LEAF << 30 | node)
+        Self(Self::LEAF << 29 | node)
     }
 
     #[must_use]
-    pub const fn branch(node: u32) -> Self {
-        Self(Self::BRANCH << 30 | node)
+    pub const fn wide_leaf(node: u32) -> Self {
+        Self(Self::WIDE_LEAF << 29 | node)
+    }
+
+    #[must_use]
+    pub const fn fork(node: u32) -> Self {
+        Self(Self::FORK << 29 | node)
     }
 
     #[must_use]
     pub const fn index(node: u32, bits: u32) -> Self {
-        Self(Self::INDEX << 30 | bits << 24 | node)
+        Self(Self::INDEX << 29 | bits << Self::NODE_BITS | node)
     }
 
     /// The same, for the root of a tree over the second half. A class needs no half.
@@ -192,17 +230,17 @@ impl Slot {
 
     #[inline(always)]
     const fn kind(self) -> u32 {
-        self.0 >> 30
+        self.0 >> 29
     }
 
     #[inline(always)]
     const fn node(self) -> u32 {
-        self.0 & Self::NODE
+        self.0 & (1 << Self::NODE_BITS) - 1
     }
 
     #[inline(always)]
     const fn bits(self) -> u32 {
-        self.0 >> 24 & 31
+        self.0 >> Self::NODE_BITS & 31
     }
 }
 
@@ -278,7 +316,7 @@ impl<'a, N: Nodes<'a>> Descent<N> {
     pub fn step(&mut self) -> bool {
         let nodes = self.nodes;
         let slot = Slot(N::opaque(u64::from(self.slot.0)) as u32);
-        let is_second = N::plain(u64::from(slot.0 >> 29 & 1)).wrapping_neg();
+        let is_second = N::plain(u64::from(slot.0 >> 28 & 1)).wrapping_neg();
         let rest = N::opaque(self.rest) & !is_second | self.low & is_second;
         match slot.kind() {
             Slot::INDEX => {
@@ -290,15 +328,21 @@ impl<'a, N: Nodes<'a>> Descent<N> {
                 self.rest = rest << slot.bits();
                 false
             }
-            Slot::BRANCH => {
-                let Some(node) = read::<Branch, N>(nodes, slot.node()) else { return true };
-                self.slot = Slot(node.slots[search::<N, _>(&node.keys, (rest >> 48) as u16)]);
-                self.rest = rest << 16;
+            Slot::FORK => {
+                let Some(node) = read::<Fork, N>(nodes, slot.node()) else { return true };
+                let at = search_wide::<N, _>(&node.keys, rest);
+                self.slot = Slot(node.slots[at]);
+                self.rest = rest << (node.skips[at] & 63);
                 false
             }
             Slot::LEAF => {
                 let Some(node) = read::<Leaf, N>(nodes, slot.node()) else { return true };
                 self.class = node.classes[search::<N, _>(&node.keys, (rest >> 48) as u16)];
+                true
+            }
+            Slot::WIDE_LEAF => {
+                let Some(node) = read::<WideLeaf, N>(nodes, slot.node()) else { return true };
+                self.class = node.classes[search_wide::<N, _>(&node.keys, rest)];
                 true
             }
             _ => {
@@ -322,6 +366,19 @@ fn search<'a, N: Nodes<'a>, const KEYS: usize>(keys: &[u16; KEYS], key: u16) -> 
     while other < KEYS {
         at += (u64::from(keys[other]).wrapping_sub(above) >> 63) as usize;
         other += 1;
+    }
+    at
+}
+
+/// The same for all that is left of a half. Here key 0 counts, too: there is one position more than keys.
+#[inline(always)]
+fn search_wide<'a, N: Nodes<'a>, const KEYS: usize>(keys: &[u64; KEYS], rest: u64) -> usize {
+    let above = N::plain(wide_key(rest) + 1);
+    let mut at = 0;
+    let mut key = 0;
+    while key < KEYS {
+        at += (keys[key].wrapping_sub(above) >> 63) as usize;
+        key += 1;
     }
     at
 }

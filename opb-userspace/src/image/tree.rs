@@ -1,17 +1,22 @@
 //! From ranges to the search tree that [`opb_common::image::lookup`] walks.
 
-use opb_common::image::{Branch, Index, Leaf, Node, Slot};
+use opb_common::image::{Fork, Index, Leaf, Node, Slot, WideLeaf, wide_key};
 
 use super::ranges::Bound;
 
-/// Bounds that a slot of an index should have on average: most subtrees then fit one leaf.
-const BOUNDS_A_SLOT: usize = 7;
-/// The fewest bits that an index takes at once: what bounds the steps of a lookup.
-const SMALLEST_INDEX: u32 = 8;
+/// Bits of a search in a leaf.
+const LEAF_BITS: u32 = 16;
+/// Bounds that a slot of an index should have on average, so that most subtrees fit one leaf, or one wide leaf.
+const BOUNDS_A_LEAF: usize = 8;
+const BOUNDS_A_WIDE_LEAF: usize = 2;
+/// The fewest bits that an index or a fork takes at once: what bounds the steps of a lookup.
+const SMALLEST_STEP: u32 = 4;
 /// The most bits that an index takes at once.
 const LARGEST_INDEX: u32 = 20;
-/// Bytes of index that one bound may cost where that lets leaves stand directly under the index.
-const INDEX_BYTES_A_BOUND: usize = 256;
+/// Bytes of index that a bound may cost where that spares a fork in front of it.
+const INDEX_BYTES_A_BOUND: usize = 32;
+/// The fewest bits that a fork between two blocks must spare in either.
+const WORTH_A_FORK: u32 = 8;
 
 /// Appends the tree of `bounds` to `nodes`; the first bound starts at 0.
 pub(super) fn build(nodes: &mut Vec<Node>, bounds: &[Bound<u16>]) -> Slot {
@@ -42,27 +47,26 @@ impl<'a> Block<'a> {
         64 - self.consumed % 64
     }
 
-    /// Bits that a search takes.
-    fn key_bits(&self) -> u32 {
-        self.bits_in_half().min(16)
+    /// Bits that a leaf searches.
+    fn leaf_bits(&self) -> u32 {
+        self.bits_in_half().min(LEAF_BITS)
     }
 
-    /// The next 16 bits of this half, as [`opb_common::image::lookup`] sees them.
-    fn key(&self, address: u128) -> u16 {
+    /// Bits that a wide leaf or a fork tells apart.
+    fn wide_bits(&self) -> u32 {
+        self.bits_in_half().min(63)
+    }
+
+    /// What is left of this half of an address, highest bit first, as [`opb_common::image::lookup`] sees it.
+    fn rest(&self, address: u128) -> u64 {
         let half = if self.consumed < 64 { (address >> 64) as u64 } else { address as u64 };
-        (half << (self.consumed % 64) >> 48) as u16
+        half << (self.consumed % 64)
     }
 
-    /// What follows the next `bits` bits of an address, highest bit first.
-    fn behind(&self, address: u128, bits: u32) -> u128 {
-        address.checked_shl(self.consumed + bits).unwrap_or(0)
-    }
-
-    /// Bits up to and including the last that any bound has set.
+    /// Bits of this block up to and including the last that any bound has set.
     fn depth(&self) -> u32 {
-        let deepest =
-            self.bounds.iter().map(|&(start, _)| self.behind(start, 0).trailing_zeros()).min();
-        128 - deepest.unwrap_or(128)
+        let lowest = self.bounds.iter().map(|&(start, _)| start.trailing_zeros()).min();
+        128 - lowest.unwrap_or(128) - self.consumed.min(128)
     }
 
     /// Cuts off the bounds before `end`, as a block of its own behind `bits` more bits, whose first
@@ -90,12 +94,16 @@ impl Builder<'_> {
         if block.bounds.is_empty() {
             return Slot::class(block.inherited);
         }
-        let slot = if block.bounds.len() < 16 && block.depth() <= block.key_bits() {
+        let depth = block.depth();
+        let slot = if block.bounds.len() < Leaf::PLACES && depth <= block.leaf_bits() {
             self.leaf(block)
-        } else if let Some(keys) = branch_keys(&block) {
-            self.branch(block, &keys)
+        } else if block.bounds.len() < WideLeaf::PLACES && depth <= block.wide_bits() {
+            self.wide_leaf(block)
         } else {
-            self.index(block)
+            match step(&block, depth) {
+                Step::Index { bits } => self.index(block, bits),
+                Step::Fork(tines) => self.fork(block, &tines),
+            }
         };
         if block.consumed == 64 { slot.in_second_half() } else { slot }
     }
@@ -103,33 +111,49 @@ impl Builder<'_> {
     fn leaf(&mut self, block: Block<'_>) -> Slot {
         // Places behind the last key repeat its class under the largest key, which changes no answer.
         let last = block.bounds.last().map_or(block.inherited, |&(_, class)| class);
-        let mut leaf = Leaf { keys: [u16::MAX; 16], classes: [last; 16] };
+        let mut leaf = Leaf { keys: [u16::MAX; Leaf::PLACES], classes: [last; Leaf::PLACES] };
         (leaf.keys[0], leaf.classes[0]) = (0, block.inherited);
         for (at, &(start, class)) in block.bounds.iter().enumerate() {
-            (leaf.keys[at + 1], leaf.classes[at + 1]) = (block.key(start), class);
+            let key = (block.rest(start) >> (64 - LEAF_BITS)) as u16;
+            (leaf.keys[at + 1], leaf.classes[at + 1]) = (key, class);
         }
         Slot::leaf(self.push(bytemuck::cast(leaf)))
     }
 
-    fn branch(&mut self, mut block: Block<'_>, keys: &[u16]) -> Slot {
-        let bits = block.key_bits();
-        let prefix = block.bounds[0].0;
-        let number = self.push(Node([0; 8]));
-        let mut branch = Branch { keys: [u16::MAX; 8], slots: [0; 8], padding: [0; 4] };
-        for (at, &key) in keys.iter().enumerate() {
-            let start = self.first_address(prefix, block.consumed, key);
-            let end = keys.get(at + 1).map(|&key| self.first_address(prefix, block.consumed, key));
-            let consumed = block.split(start, end, bits);
-            (branch.keys[at], branch.slots[at]) = (key, self.block(consumed).0);
+    fn wide_leaf(&mut self, block: Block<'_>) -> Slot {
+        let mut leaf =
+            WideLeaf { keys: [NO_KEY; _], classes: [block.inherited; WideLeaf::PLACES], padding: 0 };
+        for (at, &(start, class)) in block.bounds.iter().enumerate() {
+            (leaf.keys[at], leaf.classes[at + 1]) = (wide_key(block.rest(start)), class);
         }
-        let last = branch.slots[keys.len() - 1];
-        branch.slots[keys.len()..].fill(last);
-        self.nodes[number as usize] = bytemuck::cast(branch);
-        Slot::branch(number)
+        Slot::wide_leaf(self.push(bytemuck::cast(leaf)))
     }
 
-    fn index(&mut self, mut block: Block<'_>) -> Slot {
-        let bits = index_bits(&block);
+    /// Everything that changes lies in the `tines`: before, between and behind them is one class each.
+    fn fork(&mut self, mut block: Block<'_>, tines: &[Tine]) -> Slot {
+        let number = self.push(Node([0; 8]));
+        let mut fork = Fork { keys: [NO_KEY; _], slots: [0; _], skips: [0; _], padding: [0; _] };
+        let mut behind = None;
+        for (at, tine) in tines.iter().enumerate() {
+            let before = block.split(behind.unwrap_or(0), Some(tine.start), 0);
+            behind = tine.end();
+            let inside = block.split(tine.start, behind, tine.skip);
+            fork.keys[2 * at] = wide_key(block.rest(tine.start));
+            // What ends with the block has no end that could be compared.
+            let end = behind.map_or(0, |end| block.rest(end));
+            fork.keys[2 * at + 1] = if end == 0 { NO_KEY } else { wide_key(end) };
+            fork.slots[2 * at] = Slot::class(before.inherited).0;
+            fork.slots[2 * at + 1] = self.block(inside).0;
+            fork.skips[2 * at + 1] = tine.skip as u8;
+        }
+        let rest = block.split(behind.unwrap_or(0), None, 0);
+        fork.slots[2 * tines.len()..].fill(Slot::class(rest.inherited).0);
+        self.nodes[number as usize] = bytemuck::cast(fork);
+        Slot::fork(number)
+    }
+
+    fn index(&mut self, mut block: Block<'_>, bits: u32) -> Slot {
+        let bits = bits.clamp(SMALLEST_STEP, LARGEST_INDEX).min(block.bits_in_half());
         let count = 1usize << bits;
         let first = self.nodes.len();
         self.nodes.resize(first + count.div_ceil(16), Node([0; 8]));
@@ -145,56 +169,81 @@ impl Builder<'_> {
         Slot::index(first as u32, bits)
     }
 
-    /// The lowest address with `key` behind the first `consumed` bits of `prefix`.
-    fn first_address(&self, prefix: u128, consumed: u32, key: u16) -> u128 {
-        let key = u128::from(key) << 112 >> (consumed % 64);
-        let key = if consumed < 64 { key } else { key >> 64 };
-        prefix & !low_bits(128 - consumed) | key
-    }
-
     fn push(&mut self, node: Node) -> u32 {
         self.nodes.push(node);
         (self.nodes.len() - 1) as u32
     }
 }
 
-/// The keys of a branch over this block, if it has few enough: where something changes, and behind each block
-/// that changes inside.
-fn branch_keys(block: &Block<'_>) -> Option<Vec<u16>> {
-    let bits = block.key_bits();
-    let unit = 1u16 << (16 - bits);
-    let mut keys = vec![0];
-    let mut last = None;
-    for &(start, _) in block.bounds {
-        let key = block.key(start);
-        if last == Some((key, true)) {
-            continue;
-        }
-        let inside = block.behind(start, bits) != 0;
-        last = Some((key, inside));
-        for key in
-            [Some(key), if inside { key.checked_add(unit) } else { None }].into_iter().flatten()
-        {
-            if keys.last() != Some(&key) {
-                keys.push(key);
-            }
-        }
-        if keys.len() > 8 {
-            return None;
-        }
-    }
-    Some(keys)
+/// A key that is larger than whatever it is compared with.
+const NO_KEY: u64 = 1 << 63;
+
+/// What a fork leads on to: the addresses that have `skip` more bits in common than their block.
+#[derive(Clone, Copy)]
+struct Tine {
+    start: u128,
+    skip: u32,
+    /// Bits that are left.
+    free: u32,
 }
 
-/// How many bits an index over this block takes.
-fn index_bits(block: &Block<'_>) -> u32 {
-    let slots = block.bounds.len().div_ceil(BOUNDS_A_SLOT).next_power_of_two();
-    let wanted = slots.trailing_zeros().clamp(SMALLEST_INDEX, LARGEST_INDEX);
-    let for_leaves = block.depth().saturating_sub(16);
-    let affordable =
-        for_leaves <= LARGEST_INDEX && 4 << for_leaves <= INDEX_BYTES_A_BOUND * block.bounds.len();
-    let bits = if affordable { wanted.max(for_leaves) } else { wanted };
-    bits.min(block.bits_in_half())
+impl Tine {
+    /// Around everything that changes among `bounds`.
+    fn around(block: &Block<'_>, bounds: &[Bound<u16>]) -> Self {
+        let (first, last) = (bounds[0].0, bounds[bounds.len() - 1].0);
+        // What changes with the last bound may end with the address in front of it.
+        let different = block.rest(first) ^ block.rest(last - 1);
+        let skip = different.leading_zeros().min(block.wide_bits());
+        let free = 128 - block.consumed - skip;
+        Self { start: first & !low_bits(free), skip, free }
+    }
+
+    fn end(&self) -> Option<u128> {
+        (self.start | low_bits(self.free)).checked_add(1)
+    }
+}
+
+/// How the tree goes on where no leaf will do.
+enum Step {
+    Index { bits: u32 },
+    Fork(Vec<Tine>),
+}
+
+fn step(block: &Block<'_>, depth: u32) -> Step {
+    let all = Tine::around(block, block.bounds);
+    let bits = index_bits(block, depth, all.skip);
+    let affordable = bits <= LARGEST_INDEX && 4 << bits <= INDEX_BYTES_A_BOUND * block.bounds.len();
+    if all.skip >= SMALLEST_STEP && !affordable {
+        return Step::Fork(vec![all]);
+    }
+    if all.skip < block.wide_bits() {
+        let middle = all.start | 1 << (all.free - 1);
+        let (low, high) =
+            block.bounds.split_at(block.bounds.partition_point(|&(start, _)| start < middle));
+        if !low.is_empty() && !high.is_empty() {
+            let tines = [low, high].map(|bounds| Tine::around(block, bounds));
+            if tines.iter().all(|tine| tine.skip >= all.skip + WORTH_A_FORK) {
+                return Step::Fork(tines.to_vec());
+            }
+        }
+    }
+    Step::Index { bits }
+}
+
+/// How many bits an index over this block should take, `skip` of which are the same everywhere.
+fn index_bits(block: &Block<'_>, depth: u32, skip: u32) -> u32 {
+    let bounds = block.bounds.len();
+    let bits = |bounds_a_slot: usize| bounds.div_ceil(bounds_a_slot).next_power_of_two().trailing_zeros();
+    let wide = skip + bits(BOUNDS_A_WIDE_LEAF);
+    let narrow = (skip + bits(BOUNDS_A_LEAF)).max(depth.saturating_sub(LEAF_BITS));
+    // The smaller one, because less of it misses the cache.
+    if narrow <= LARGEST_INDEX && bytes(narrow, bounds) < bytes(wide, bounds) { narrow } else { wide }
+}
+
+/// About what an index of `bits` occupies with its leaves, if the bounds are spread as by chance.
+fn bytes(bits: u32, bounds: usize) -> usize {
+    let slots = 1usize.checked_shl(bits).unwrap_or(usize::MAX / 128);
+    4 * slots + size_of::<Node>() * (bounds as f64 / (1.0 + bounds as f64 / slots as f64)) as usize
 }
 
 /// The lowest `bits` bits.
