@@ -1,15 +1,22 @@
 //! What is written down of a denied packet beside the counters: an event, and who is being denied how often.
 //!
 //! A talker is a subscriber with the direction in which its packets are denied. Memory is bounded whatever is sent. Each CPU
-//! has [`BUCKETS`] buckets of [`WAYS`] entries; a subscriber belongs to one bucket, and where a bucket is full a newcomer costs every entry one credit, and takes the first place
-//! whose credit is used up (the algorithm of Misra and Gries, a bucket at a time). What that guarantees: a subscriber
-//! that sends more than a fifth of the denied packets of its bucket on a CPU keeps its place, however many
-//! invented addresses there are. What it does not: the counts of one that lost its place start again.
+//! has [`BUCKETS`] buckets of [`WAYS`] places; a subscriber belongs to one bucket, and where a bucket is full a newcomer costs
+//! every place one credit, and takes the first place whose credit is used up (the algorithm of Misra and Gries, a bucket at a
+//! time). What that guarantees: a subscriber that goes on sending more than a fifth of the denied packets of its bucket on
+//! a CPU keeps its place, however many invented addresses there are. Credit ends at [`MOST_CREDIT`], for the others as well:
+//! who has it can never be brought to nothing while it sends its fifth, and who was loud long ago makes room. What it does
+//! not guarantee: the counts of one that lost its place start again.
+//!
+//! A flood costs what it touches, so it touches little: tags and credits of a bucket share a cache line, and a talker fills
+//! one. A packet that finds no place sees only the first.
 
 use crate::{found::Found, frame::Frame, outcome::Direction};
 
-/// Entries of a bucket.
+/// Places of a bucket: each has 16 bits of the tags and of the credits.
 pub const WAYS: usize = 4;
+/// What a talker can have above those that want its place.
+pub const MOST_CREDIT: u64 = 0xffff;
 /// Buckets of one CPU; a power of two.
 pub const BUCKETS: u32 = 4096;
 /// Bytes of the event ring that all programs share.
@@ -44,13 +51,13 @@ pub struct Event {
     pub bytes: u32,
 }
 
-/// One subscriber whose packets are denied in one direction.
-#[repr(C)]
+/// One subscriber whose packets are denied in one direction. A cache line.
+#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Talker {
     pub subscriber: Address,
     pub packets: u64,
-    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    /// Nanoseconds of `CLOCK_MONOTONIC`, as [`Ledger::clock`] tells them.
     pub first: u64,
     pub last: u64,
     /// Other ends, each hashed to one bit.
@@ -58,24 +65,23 @@ pub struct Talker {
     /// When the next event may be sent.
     pub next: u64,
     /// Outcome of the last packet, packed, and [`Talker::DOWNSTREAM`].
-    pub kind: u32,
-    /// What it has above those that want its place.
-    pub credit: u32,
+    pub kind: u64,
 }
 
 impl Talker {
     /// No packed outcome has this bit.
-    const DOWNSTREAM: u32 = 1 << 7;
+    const DOWNSTREAM: u64 = 1 << 7;
 
     #[inline(always)]
-    const fn kind_of(event: &Event) -> u32 {
-        if event.downstream == 0 { event.outcome } else { event.outcome | Self::DOWNSTREAM }
+    const fn kind_of(event: &Event) -> u64 {
+        let outcome = event.outcome as u64;
+        if event.downstream == 0 { outcome } else { outcome | Self::DOWNSTREAM }
     }
 
     /// Outcome of the last packet, packed.
     #[must_use]
     pub const fn outcome(&self) -> u32 {
-        self.kind & !Self::DOWNSTREAM
+        (self.kind & !Self::DOWNSTREAM) as u32
     }
 
     #[must_use]
@@ -95,7 +101,6 @@ impl Talker {
             peers: peer_bit(event),
             next: event.time + SOURCE_INTERVAL,
             kind: Self::kind_of(event),
-            credit: 1,
         }
     }
 
@@ -122,6 +127,9 @@ pub struct Ledger {
     pub seed: u64,
     /// Rate limits of the two standings.
     next: [u64; 2],
+    /// The tick of the kernel in which `now` was read.
+    tick: u64,
+    now: u64,
     /// Events that went into the ring.
     pub events: u64,
     /// Denied packets without an event: the subscriber had its share.
@@ -132,6 +140,7 @@ pub struct Ledger {
     pub ring_full: u64,
     /// Talkers that lost their place, or found none.
     pub evicted: u64,
+    unused: [u64; 6],
 }
 
 impl Ledger {
@@ -141,11 +150,22 @@ impl Ledger {
         self.limited_source + self.limited_cpu + self.ring_full
     }
 
-    /// Which of this CPU's buckets is the subscriber's.
+    /// The time by which the books are kept: it is read once in a `tick` (1 to 10 ms, as the kernel was configured), because
+    /// reading it costs as much as the rest of the books. Rate limits hold on the average all the same.
+    #[inline(always)]
+    pub fn clock(&mut self, tick: u64, read: impl FnOnce() -> u64) -> u64 {
+        if self.tick != tick {
+            (self.tick, self.now) = (tick, read());
+        }
+        self.now
+    }
+
+    /// Where this CPU keeps the subscriber.
     #[inline(always)]
     #[must_use]
-    pub const fn bucket(&self, subscriber: Address) -> u32 {
-        mix(subscriber[0].rotate_left(32) ^ subscriber[1] ^ self.seed) as u32 & (BUCKETS - 1)
+    pub const fn place(&self, subscriber: Address) -> Place {
+        let hash = mix(subscriber[0].rotate_left(32) ^ subscriber[1] ^ self.seed);
+        Place { bucket: hash as u32 & (BUCKETS - 1), tag: hash >> 48 | 1 }
     }
 
     /// Whether there is an event for the packet at `now`, as far as the limit of the CPU goes. Those that are known
@@ -182,59 +202,129 @@ pub enum Standing {
     Unlisted,
 }
 
+/// A bucket of this CPU, and what tells a subscriber there from most others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub bucket: u32,
+    /// 16 bits, the lowest of them set: an empty place has none.
+    tag: u64,
+}
+
 /// The talkers that share a bucket.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Bucket(pub [Talker; WAYS]);
+pub struct Bucket {
+    /// Of each way the tag, 0 where it is empty.
+    tags: u64,
+    /// Of each way what the talker has above those that want its place.
+    credits: u64,
+    unused: [u64; 6],
+    talkers: [Talker; WAYS],
+}
 
 impl Bucket {
+    /// The talkers that there are.
+    pub fn talkers(&self) -> impl Iterator<Item = &Talker> {
+        self.talkers.iter().filter(|talker| talker.packets != 0)
+    }
+
+    /// Empties the places of those that were last seen before `cutoff`. Whether there were any.
+    pub fn forget(&mut self, cutoff: u64) -> bool {
+        let mut forgets = false;
+        for (way, talker) in self.talkers.iter_mut().enumerate() {
+            if talker.packets != 0 && talker.last < cutoff {
+                *talker = Talker::default();
+                self.tags &= !lanes::of(way, lanes::MOST);
+                self.credits &= !lanes::of(way, lanes::MOST);
+                forgets = true;
+            }
+        }
+        forgets
+    }
+
     /// Writes one denied packet down.
     #[inline(always)]
-    pub fn note(&mut self, event: &Event) -> Standing {
+    pub fn note(&mut self, tag: u64, event: &Event) -> Standing {
         let kind = Talker::kind_of(event);
-        let mut free = WAYS;
-        let mut way = 0;
-        while way < WAYS {
-            let talker = &mut self.0[way];
+        let mut same = lanes::zeros(self.tags ^ tag * lanes::ONES);
+        // More than one has the tag once in thousands of packets, but then the address decides.
+        for _ in 0..WAYS {
+            if same == 0 {
+                break;
+            }
+            let way = lanes::lowest(same);
+            let talker = &mut self.talkers[way];
             if talker.subscriber[0] == event.subscriber[0]
                 && talker.subscriber[1] == event.subscriber[1]
                 && (talker.kind ^ kind) & Talker::DOWNSTREAM == 0
             {
+                if lanes::get(self.credits, way) < MOST_CREDIT {
+                    self.credits += lanes::of(way, 1);
+                }
                 talker.packets += 1;
                 talker.last = event.time;
                 talker.peers |= peer_bit(event);
                 talker.kind = kind;
-                talker.credit = talker.credit.saturating_add(1);
                 let next = next_arrival(talker.next, event.time, SOURCE_BURST, SOURCE_INTERVAL);
                 let Some(next) = next else { return Standing::Limited };
                 talker.next = next;
                 return Standing::Known;
             }
-            if talker.credit == 0 {
-                free = way;
-            }
-            way += 1;
+            same &= same - 1;
         }
-        if free < WAYS {
-            let place = &mut self.0[free];
-            let was_taken = place.packets != 0;
-            *place = Talker::new(event);
-            return if was_taken { Standing::Replaces } else { Standing::New };
+        let free = lanes::zeros(self.credits);
+        if free == 0 {
+            // No lane borrows from the next: none is zero.
+            self.credits -= lanes::ONES;
+            return Standing::Unlisted;
         }
-        way = 0;
-        while way < WAYS {
-            self.0[way].credit = self.0[way].credit.saturating_sub(1);
-            way += 1;
-        }
-        Standing::Unlisted
+        let way = lanes::lowest(free);
+        let was_taken = lanes::get(self.tags, way) != 0;
+        self.tags = self.tags & !lanes::of(way, lanes::MOST) | lanes::of(way, tag);
+        self.credits |= lanes::of(way, 1);
+        self.talkers[way] = Talker::new(event);
+        if was_taken { Standing::Replaces } else { Standing::New }
+    }
+}
+
+/// Four numbers of 16 bits in one of 64, looked at together: which of them it was would be a guess for the branch predictor.
+mod lanes {
+    pub(super) const ONES: u64 = 0x0001_0001_0001_0001;
+    pub(super) const MOST: u64 = 0xffff;
+    const TOPS: u64 = ONES << 15;
+
+    /// Top bits of the lanes that are zero. Above the lowest of them a lane that is one may seem to be zero as well.
+    #[inline(always)]
+    pub(super) const fn zeros(lanes: u64) -> u64 {
+        lanes.wrapping_sub(ONES) & !lanes & TOPS
+    }
+
+    /// The lane of the lowest bit of `tops`, which has top bits alone. BPF cannot count zeros, but multiply: the
+    /// factor has the number of each lane where its bit moves it to the top.
+    #[inline(always)]
+    pub(super) const fn lowest(tops: u64) -> usize {
+        const NUMBERS: u64 = 1 << 46 | 2 << 30 | 3 << 14;
+        (((tops & tops.wrapping_neg()) >> 15).wrapping_mul(NUMBERS) >> 62) as usize
+    }
+
+    #[inline(always)]
+    pub(super) const fn get(lanes: u64, way: usize) -> u64 {
+        lanes >> (way * 16) & MOST
+    }
+
+    /// `value` in the lane of `way`.
+    #[inline(always)]
+    pub(super) const fn of(way: usize, value: u64) -> u64 {
+        value << (way * 16)
     }
 }
 
 /// Writes a denied packet into the books of its CPU, and says whether there is an event for it. `bucket` is the
 /// subscriber's; there is none for a packet without an address.
 #[inline(always)]
-pub fn note(ledger: &mut Ledger, bucket: Option<&mut Bucket>, event: &Event) -> bool {
-    let standing = bucket.map_or(Standing::Unlisted, |bucket| bucket.note(event));
+pub fn note(ledger: &mut Ledger, bucket: Option<(&mut Bucket, Place)>, event: &Event) -> bool {
+    let standing =
+        bucket.map_or(Standing::Unlisted, |(bucket, place)| bucket.note(place.tag, event));
     match standing {
         Standing::Limited => {
             ledger.limited_source += 1;
@@ -311,17 +401,28 @@ mod tests {
         Event { subscriber: [0, subscriber], peer: [0, peer], time, ..Event::default() }
     }
 
+    /// All subscribers share the bucket.
+    fn note(ledger: &mut Ledger, bucket: &mut Bucket, event: &Event) -> bool {
+        let place = ledger.place(event.subscriber);
+        super::note(ledger, Some((bucket, place)), event)
+    }
+
+    fn packets(bucket: &Bucket, subscriber: u64) -> u64 {
+        let of = |talker: &&Talker| talker.subscriber == [0, subscriber];
+        bucket.talkers().filter(of).map(|talker| talker.packets).sum()
+    }
+
     #[test]
     fn a_source_gets_a_burst_and_then_one_a_second() {
         let (mut ledger, mut bucket) = (Ledger::default(), Bucket::default());
         let mut sent = 0;
         for millisecond in 0..10_000 {
             let event = event(7, millisecond, 1 + millisecond * 1_000_000);
-            sent += u64::from(note(&mut ledger, Some(&mut bucket), &event));
+            sent += u64::from(note(&mut ledger, &mut bucket, &event));
         }
         assert_eq!(sent, SOURCE_BURST + 9);
         assert_eq!(sent + ledger.lost(), 10_000, "each packet has its event or is counted as lost");
-        assert_eq!(bucket.0.iter().map(|talker| talker.packets).sum::<u64>(), 10_000);
+        assert_eq!(packets(&bucket, 7), 10_000);
     }
 
     #[test]
@@ -331,22 +432,24 @@ mod tests {
         for packet in 0..1_000_000 {
             random = mix(random + packet);
             let subscriber = if packet % 4 == 0 { 7 } else { random };
-            note(&mut ledger, Some(&mut bucket), &event(subscriber, 1, packet));
+            note(&mut ledger, &mut bucket, &event(subscriber, 1, packet));
         }
-        let bot = bucket.0.iter().find(|talker| talker.subscriber == [0, 7]).expect("is held");
-        assert_eq!(bot.packets, 250_000);
+        assert_eq!(packets(&bucket, 7), 250_000);
         assert!(ledger.evicted > 400_000, "{ledger:?}");
     }
 
     #[test]
     fn newcomers_leave_events_to_those_that_are_known() {
         let (mut ledger, mut bucket) = (Ledger::default(), Bucket::default());
-        note(&mut ledger, Some(&mut bucket), &event(7, 1, 1));
+        note(&mut ledger, &mut bucket, &event(7, 1, 1));
         for invented in 0..10_000 {
-            note(&mut ledger, None, &event(100 + invented, 1, 2));
+            super::note(&mut ledger, None, &event(100 + invented, 1, 2));
         }
-        assert!(!note(&mut ledger, None, &event(99, 1, 3)), "the newcomers' share is used up");
-        assert!(note(&mut ledger, Some(&mut bucket), &event(7, 1, 3)));
+        assert!(
+            !super::note(&mut ledger, None, &event(99, 1, 3)),
+            "the newcomers' share is used up"
+        );
+        assert!(note(&mut ledger, &mut bucket, &event(7, 1, 3)));
     }
 
     #[test]
@@ -354,11 +457,10 @@ mod tests {
         let (mut ledger, mut bucket) = (Ledger::default(), Bucket::default());
         for packet in 0..3 {
             let downstream = u16::from(packet == 2);
-            note(&mut ledger, Some(&mut bucket), &Event { downstream, ..event(7, 1, packet) });
+            note(&mut ledger, &mut bucket, &Event { downstream, ..event(7, 1, packet) });
         }
         let of = |direction| {
-            let talkers =
-                bucket.0.iter().filter(|it| it.packets > 0 && it.direction() == direction);
+            let talkers = bucket.talkers().filter(|it| it.direction() == direction);
             talkers.fold((0, 0), |(count, packets), talker| (count + 1, packets + talker.packets))
         };
         assert_eq!((of(Direction::Upstream), of(Direction::Downstream)), ((1, 2), (1, 1)));
@@ -368,11 +470,81 @@ mod tests {
     fn peers_are_estimated() {
         let (mut ledger, mut bucket) = (Ledger::default(), Bucket::default());
         for packet in 0..1000 {
-            note(&mut ledger, Some(&mut bucket), &event(7, packet % 30, packet));
+            note(&mut ledger, &mut bucket, &event(7, packet % 30, packet));
         }
-        let estimate = Talker::distinct_peers(bucket.0[3].peers);
+        let estimate = Talker::distinct_peers(bucket.talkers().next().expect("is held").peers);
         assert!((24..=37).contains(&estimate), "{estimate}");
         assert_eq!(Talker::distinct_peers(0), 0);
         assert_eq!(Talker::distinct_peers(u64::MAX), 266);
+    }
+
+    #[test]
+    fn equal_tags_are_told_apart_by_address() {
+        let mut bucket = Bucket::default();
+        for packet in 0..4000 {
+            // All in one, none in one, and both.
+            let tag = if packet % 4 == 3 { 5 } else { 3 };
+            bucket.note(tag, &event(packet % 4, 1, packet));
+        }
+        for subscriber in 0..4 {
+            assert_eq!(packets(&bucket, subscriber), 1000, "{bucket:?}");
+        }
+        assert_eq!(bucket.note(3, &event(9, 1, 9)), Standing::Unlisted);
+    }
+
+    #[test]
+    fn who_has_all_credit_is_not_starved_by_three_that_have_it_too() {
+        let mut bucket = Bucket::default();
+        for packet in 0..4 * 70_000 {
+            bucket.note(2 * (packet % 4) + 1, &event(packet % 4, 1, packet));
+        }
+        assert_eq!(bucket.credits, u64::MAX, "as much as there can be");
+        for packet in 0..4_000_000 {
+            let invented = packet % 9 >= 2;
+            let (tag, subscriber) = if invented { (99, 100 + packet) } else { (1, 0) };
+            bucket.note(tag, &event(subscriber, 1, packet));
+        }
+        assert_eq!(packets(&bucket, 0), 70_000 + 888_890, "two packets of nine");
+        assert_eq!(packets(&bucket, 1), 0, "loud long ago");
+    }
+
+    #[test]
+    fn what_is_forgotten_leaves_an_empty_place() {
+        let mut bucket = Bucket::default();
+        for subscriber in 0..4 {
+            bucket.note(2 * subscriber + 1, &event(subscriber, 1, 10 + subscriber));
+        }
+        assert!(!bucket.forget(10));
+        assert!(bucket.forget(12));
+        assert!(bucket.talkers().map(|talker| talker.subscriber[1]).eq([2, 3]));
+        assert_eq!(bucket.note(9, &event(9, 1, 20)), Standing::New);
+        assert_eq!(bucket.note(11, &event(10, 1, 20)), Standing::New);
+        assert_eq!(bucket.note(13, &event(11, 1, 20)), Standing::Unlisted);
+    }
+
+    #[test]
+    fn the_clock_is_read_once_a_tick() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.clock(1, || 100), 100);
+        assert_eq!(ledger.clock(1, || unreachable!("it was read in this tick")), 100);
+        assert_eq!(ledger.clock(2, || 200), 200);
+    }
+
+    #[test]
+    fn lanes_are_what_a_loop_would_find() {
+        let mut random = 1u64;
+        for _ in 0..100_000 {
+            random = mix(random);
+            // Small numbers, so that zeros and ones are frequent.
+            let all = [random & 3, random >> 2 & 3, random >> 4 & 3, random >> 6 & 0xffff];
+            let packed = (0..WAYS).fold(0, |sum, way| sum | lanes::of(way, all[way]));
+            let tops = lanes::zeros(packed);
+            let first = all.iter().position(|&lane| lane == 0);
+            assert_eq!((tops != 0).then(|| lanes::lowest(tops)), first, "{all:?}");
+            for (way, lane) in all.into_iter().enumerate() {
+                assert_eq!(lanes::get(packed, way), lane);
+                assert!(lane != 0 || tops >> (way * 16 + 15) & 1 == 1, "{all:?}");
+            }
+        }
     }
 }

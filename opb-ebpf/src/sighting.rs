@@ -2,7 +2,7 @@
 //! [`opb_common::sighting`].
 
 use aya_ebpf::{
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_jiffies64},
     macros::map,
     maps::{Array, RingBuf},
 };
@@ -10,7 +10,7 @@ use opb_common::{
     found::Found,
     frame::Frame,
     settings::Settings,
-    sighting::{self, BUCKETS, Bucket, Event, Ledger},
+    sighting::{self, Address, BUCKETS, Bucket, Event, Ledger},
 };
 
 use crate::{globals, window::Window};
@@ -36,42 +36,41 @@ pub(crate) fn wants(settings: Settings, outcome: u32) -> bool {
     settings.has(Settings::SIGHT) && outcome & 0xff != 0
 }
 
-/// Writes a denied packet down. 1 if there is an event for it.
+/// Writes a denied packet down. Whether there is an event for it, which is then to be sent. A packet without one costs no
+/// call: jiffies and the number of the CPU are read in place (the latter since Linux 6.10).
 #[inline(always)]
-pub(crate) fn note(frame: &Window, found: Found, outcome: u32, interface: u32) -> u32 {
-    let settings = globals::settings();
-    let downstream = settings.has(Settings::DOWNSTREAM);
+pub(crate) fn note(frame: &Window, found: Found, outcome: u32) -> bool {
+    let Some(ledger) = ledger() else { return false };
     // SAFETY: helpers without arguments.
-    let (time, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
-    let addresses = if settings.has(Settings::NAMELESS) {
-        None
-    } else {
-        sighting::addresses(frame, found, downstream)
-    };
-    let (subscriber, peer) = addresses.unwrap_or_default();
-    let event = Event {
-        subscriber,
-        peer,
-        time,
-        outcome,
-        interface,
-        port: found.port(),
-        downstream: u16::from(downstream),
-        bytes: frame.length() as u32,
-    };
-    let Some(ledger) = LEDGERS.get_ptr_mut(cpu) else { return 0 };
-    // SAFETY: this CPU's own. A packet sent by a process may be interrupted by one that comes in, on TC; then one
-    // of the two may be missing in books that are a sample anyway.
-    let ledger = unsafe { &mut *ledger };
+    let time = ledger.clock(unsafe { bpf_jiffies64() }, || unsafe { bpf_ktime_get_ns() });
+    let addresses = addresses(frame, found);
+    let event = event(addresses, outcome, time);
     let bucket = match addresses {
-        Some(_) => TALKERS.get_ptr_mut(cpu * BUCKETS + ledger.bucket(subscriber)),
+        Some((subscriber, _)) => {
+            let place = ledger.place(subscriber);
+            // SAFETY: this CPU's own, as the ledger is.
+            let bucket = unsafe {
+                TALKERS.get_ptr_mut(cpu() * BUCKETS + place.bucket).map(|bucket| &mut *bucket)
+            };
+            bucket.map(|bucket| (bucket, place))
+        }
         None => None,
     };
-    // SAFETY: as above.
-    let bucket = bucket.map(|bucket| unsafe { &mut *bucket });
-    if !sighting::note(ledger, bucket, &event) {
-        return 0;
-    }
+    sighting::note(ledger, bucket, &event)
+}
+
+/// Sends the event of a packet. 1 if the ring had room for it.
+#[inline(always)]
+pub(crate) fn send(frame: &Window, found: Found, outcome: u32, interface: u32) -> u32 {
+    let Some(ledger) = ledger() else { return 0 };
+    // SAFETY: a helper without arguments. Events are rare enough for the exact time.
+    let time = unsafe { bpf_ktime_get_ns() };
+    let event = Event {
+        interface,
+        port: found.port(),
+        bytes: frame.length() as u32,
+        ..event(addresses(frame, found), outcome, time)
+    };
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         ledger.ring_full += 1;
         return 0;
@@ -80,4 +79,34 @@ pub(crate) fn note(frame: &Window, found: Found, outcome: u32, interface: u32) -
     entry.submit(0);
     ledger.events += 1;
     1
+}
+
+#[inline(always)]
+fn cpu() -> u32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+#[inline(always)]
+fn ledger() -> Option<&'static mut Ledger> {
+    // SAFETY: this CPU's own. A packet sent by a process may be interrupted by one that comes in, on TC; then one
+    // of the two may be missing in books that are a sample anyway.
+    LEDGERS.get_ptr_mut(cpu()).map(|ledger| unsafe { &mut *ledger })
+}
+
+#[inline(always)]
+fn addresses(frame: &Window, found: Found) -> Option<(Address, Address)> {
+    let settings = globals::settings();
+    if settings.has(Settings::NAMELESS) {
+        return None;
+    }
+    sighting::addresses(frame, found, settings.has(Settings::DOWNSTREAM))
+}
+
+/// What the books want to know of it.
+#[inline(always)]
+fn event(addresses: Option<(Address, Address)>, outcome: u32, time: u64) -> Event {
+    let (subscriber, peer) = addresses.unwrap_or_default();
+    let downstream = u16::from(globals::settings().has(Settings::DOWNSTREAM));
+    Event { subscriber, peer, time, outcome, downstream, ..Event::default() }
 }

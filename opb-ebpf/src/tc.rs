@@ -87,17 +87,19 @@ fn maps(skb: *mut __sk_buff) -> Maps {
 #[inline(never)]
 extern "C" fn tc_judge(skb: *mut __sk_buff, found: u64) -> u32 {
     let settings = globals::settings();
-    let outcome = judge(&Window::of_skb(skb), Found(found), settings, &maps(skb)).pack();
-    if sighting::wants(settings, outcome) {
-        tc_note(skb, found, outcome);
+    let frame = Window::of_skb(skb);
+    let outcome = judge(&frame, Found(found), settings, &maps(skb)).pack();
+    if sighting::wants(settings, outcome) && sighting::note(&frame, Found(found), outcome) {
+        tc_send(skb, found, outcome);
     }
     outcome
 }
 
+/// Out of the way of the packets that have no event, which are most in a flood.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_note(skb: *mut __sk_buff, found: u64, outcome: u32) -> u32 {
-    sighting::note(&Window::of_skb(skb), Found(found), outcome, maps(skb).interface)
+extern "C" fn tc_send(skb: *mut __sk_buff, found: u64, outcome: u32) -> u32 {
+    sighting::send(&Window::of_skb(skb), Found(found), outcome, maps(skb).interface)
 }
 
 /// Turns the packet into the reset that answers it, and says where it goes: out of the interface it came from.

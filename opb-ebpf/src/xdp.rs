@@ -62,16 +62,17 @@ extern "C" fn xdp_judge(context: *mut xdp_md, found: u64, length: u64) -> u32 {
         _ => Window::of_xdp(context).with_length(length as usize),
     };
     let outcome = judge(&frame, Found(found), settings, &maps(context)).pack();
-    if sighting::wants(settings, outcome) {
-        xdp_note(context, found, outcome);
+    if sighting::wants(settings, outcome) && sighting::note(&frame, Found(found), outcome) {
+        xdp_send(context, found, outcome);
     }
     outcome
 }
 
+/// Out of the way of the packets that have no event, which are most in a flood.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xdp_note(context: *mut xdp_md, found: u64, outcome: u32) -> u32 {
-    sighting::note(&whole(context), Found(found), outcome, maps(context).interface)
+extern "C" fn xdp_send(context: *mut xdp_md, found: u64, outcome: u32) -> u32 {
+    sighting::send(&whole(context), Found(found), outcome, maps(context).interface)
 }
 
 /// Turns the packet into the reset that answers it, and says where it goes.

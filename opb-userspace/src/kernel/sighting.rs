@@ -114,16 +114,8 @@ impl Books {
     pub fn talkers(&self, cutoff: u64, mut each: impl FnMut(&Talker)) {
         for index in 0..self.talkers.len() {
             let mut bucket = self.talkers.read(index);
-            let mut forgets = false;
-            for talker in &mut bucket.0 {
-                if talker.packets == 0 {
-                } else if talker.last < cutoff {
-                    *talker = Talker::default();
-                    forgets = true;
-                } else {
-                    each(talker);
-                }
-            }
+            let forgets = bucket.forget(cutoff);
+            bucket.talkers().for_each(&mut each);
             if forgets {
                 // May undo what the CPU writes at this moment: one packet of a talker.
                 self.talkers.write(index, bucket);
