@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Runs what `cargo xtask test` runs, and not the full matrix
     #[arg(long, conflicts_with_all = ["record", "binaries"])]
     short: bool,
-    /// Writes the results into docs/compatibility.md
+    /// Writes the results into docs/compatibility.md: the whole table, or the rows of the tests that ran
     #[arg(long)]
     record: bool,
     /// Runs this test binary only, the whole of it unless tests are named; may be given more than once
@@ -82,6 +82,15 @@ impl Extent {
 /// One kernel may take this long. A test that hangs is found by the reader of the results, not by this.
 const LIMIT: Duration = Duration::from_secs(3600);
 
+/// What of the results goes into docs/compatibility.md.
+#[derive(Clone, Copy, PartialEq)]
+enum Record {
+    Nothing,
+    /// Those of the tests that ran.
+    Rows,
+    Table,
+}
+
 /// A test binary and the names that choose its tests; no name, all of them.
 struct Payload {
     name: String,
@@ -97,6 +106,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
     test::kernel_preflight()?;
     setup::lab()?;
     setup::build()?;
+    let record = match args.record {
+        false => Record::Nothing,
+        true if args.binaries.is_empty() && args.filters.is_empty() => Record::Table,
+        true => Record::Rows,
+    };
     let chosen = match args {
         Args { short: true, .. } => Extent::Short.choice(),
         Args { binaries, filters, .. } if binaries.is_empty() && filters.is_empty() => {
@@ -107,7 +121,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             binaries.into_iter().map(|binary| (binary, filters.clone())).collect()
         }
     };
-    run_on(&kernels, &chosen, &test_binaries()?, args.record).map(drop)
+    run_on(&kernels, &chosen, &test_binaries()?, record).map(drop)
 }
 
 /// What the lane of `cargo xtask test` did, on each kernel.
@@ -123,7 +137,7 @@ pub(crate) struct Ran {
 
 pub(crate) fn lane(extent: Extent) -> Result<Ran> {
     let binaries = test_binaries()?;
-    let ran = run_on(&Kernel::ALL, &extent.choice(), &binaries, false)?;
+    let ran = run_on(&Kernel::ALL, &extent.choice(), &binaries, Record::Nothing)?;
     let access = ran.iter().filter(|name| name.starts_with("access::")).count();
     let access_has = list(found(&binaries, ACCESS)?, &[])?.len();
     Ok(Ran { all: ran.len() as u64, access: access as u64, access_has: access_has as u64 })
@@ -134,7 +148,7 @@ fn run_on(
     kernels: &[Kernel],
     chosen: &[(String, Vec<String>)],
     binaries: &BTreeMap<String, PathBuf>,
-    record: bool,
+    record: Record,
 ) -> Result<BTreeSet<String>> {
     setup::vm()?;
     let mut plan = Vec::new();
@@ -168,14 +182,14 @@ fn run_on(
     for (machine, report) in machines.iter().zip(reports) {
         columns.push((machine.release().to_owned(), report, expected.clone()));
     }
-    if record {
+    if record != Record::Nothing {
         // What needs devices that this kernel may lack, is not for it.
         let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
         plan.retain(|payload| payload.name != ACCESS);
         let report = machine::run_here(&release, &plan)?;
         let possible = expected.iter().filter(|test| !test.starts_with("access::"));
         columns.push((format!("{release} (this machine)"), report, possible.cloned().collect()));
-        record::write(&columns, &expected)?;
+        record::write(&columns, &expected, record == Record::Table)?;
     }
     let mut wrong = Vec::new();
     for (release, report, expected) in &columns {

@@ -121,8 +121,11 @@ impl Builder<'_> {
     }
 
     fn wide_leaf(&mut self, block: Block<'_>) -> Slot {
-        let mut leaf =
-            WideLeaf { keys: [NO_KEY; _], classes: [block.inherited; WideLeaf::PLACES], padding: 0 };
+        let mut leaf = WideLeaf {
+            keys: [NO_KEY; _],
+            classes: [block.inherited; WideLeaf::PLACES],
+            padding: 0,
+        };
         for (at, &(start, class)) in block.bounds.iter().enumerate() {
             (leaf.keys[at], leaf.classes[at + 1]) = (wide_key(block.rest(start)), class);
         }
@@ -233,11 +236,16 @@ fn step(block: &Block<'_>, depth: u32) -> Step {
 /// How many bits an index over this block should take, `skip` of which are the same everywhere.
 fn index_bits(block: &Block<'_>, depth: u32, skip: u32) -> u32 {
     let bounds = block.bounds.len();
-    let bits = |bounds_a_slot: usize| bounds.div_ceil(bounds_a_slot).next_power_of_two().trailing_zeros();
+    let bits =
+        |bounds_a_slot: usize| bounds.div_ceil(bounds_a_slot).next_power_of_two().trailing_zeros();
     let wide = skip + bits(BOUNDS_A_WIDE_LEAF);
     let narrow = (skip + bits(BOUNDS_A_LEAF)).max(depth.saturating_sub(LEAF_BITS));
     // The smaller one, because less of it misses the cache.
-    if narrow <= LARGEST_INDEX && bytes(narrow, bounds) < bytes(wide, bounds) { narrow } else { wide }
+    if narrow <= LARGEST_INDEX && bytes(narrow, bounds) < bytes(wide, bounds) {
+        narrow
+    } else {
+        wide
+    }
 }
 
 /// About what an index of `bits` occupies with its leaves, if the bounds are spread as by chance.

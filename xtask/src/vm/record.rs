@@ -15,19 +15,26 @@ const END: &str = "<!-- end -->";
 /// A kernel, what its tests reported, and which had to.
 pub(crate) type Column = (String, Report, BTreeSet<String>);
 
-/// Replaces the generated part; the text around it is written by hand.
-pub(crate) fn write(kernels: &[Column], tests: &BTreeSet<String>) -> Result<()> {
+/// Replaces the generated part, or where only some tests ran, their rows in it. The text around it is written by hand.
+pub(crate) fn write(kernels: &[Column], tests: &BTreeSet<String>, full: bool) -> Result<()> {
     let path = root().join("docs/compatibility.md");
     let page =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let commit = Command::new("git")
-        .args(["log", "-1", "--format=Recorded at commit %h of %cs.%n%n"])
+        .args(["log", "-1", "--format=%h of %cs"])
         .current_dir(root())
         .output()
         .context("cannot run git")?;
-    let part = format!("{}{}", String::from_utf8_lossy(&commit.stdout), table(kernels, tests));
-    let page = replaced(&page, &part)
-        .with_context(|| format!("{} has no generated part", path.display()))?;
+    let commit = String::from_utf8_lossy(&commit.stdout);
+    let commit = commit.trim();
+    let page = if full {
+        let part = format!("Recorded at commit {commit}.\n\n{}", table(kernels, tests));
+        replaced(&page, &part)
+            .with_context(|| format!("{} has no generated part", path.display()))?
+    } else {
+        with_rows(&page, &table(kernels, tests), commit)
+            .with_context(|| format!("{} has no table of these kernels", path.display()))?
+    };
     fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -35,6 +42,21 @@ fn replaced(page: &str, part: &str) -> Option<String> {
     let (before, rest) = page.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;
     Some(format!("{before}{BEGIN}{part}{END}{after}"))
+}
+
+/// The page with the rows of `table` in the place of those with the same names. `None` if its kernels are others.
+fn with_rows(page: &str, table: &str, commit: &str) -> Option<String> {
+    let (head, rows) = table.split_at(table.match_indices('\n').nth(1)?.0 + 1);
+    let (before, old) = page.split_once(head)?;
+    let mut before = before.trim_end().to_owned();
+    let mut lines: Vec<&str> = old.lines().collect();
+    for row in rows.lines() {
+        let name = row.split(" | ").next()?;
+        let same = lines.iter_mut().find(|line| line.split(" | ").next() == Some(name));
+        before += &format!("\nAgain at commit {commit}: {}.", name.trim_start_matches("| "));
+        *same? = row;
+    }
+    Some(format!("{before}\n\n{head}{}\n", lines.join("\n")))
 }
 
 fn table(kernels: &[Column], tests: &BTreeSet<String>) -> String {
@@ -63,11 +85,21 @@ fn table(kernels: &[Column], tests: &BTreeSet<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{BEGIN, END, replaced};
+    use super::{BEGIN, END, replaced, with_rows};
 
     #[test]
     fn what_stands_around_the_generated_part_is_kept() {
         let page = format!("head\n{BEGIN}old\n{END}\ntail\n");
         assert_eq!(replaced(&page, "new\n"), Some(format!("head\n{BEGIN}new\n{END}\ntail\n")));
+    }
+
+    #[test]
+    fn rows_that_ran_again_take_the_place_of_what_they_were() {
+        let page = "Recorded.\n\n| Linux | 6 |\n|---|---|\n| a | **fails** |\n| b | ok |\nend\n";
+        let again = "| Linux | 6 |\n|---|---|\n| a | ok |\n";
+        let expected = "Recorded.\nAgain at commit 7: a.\n\n| Linux | 6 |\n|---|---|\n| a | ok |\n| b | ok |\nend\n";
+        assert_eq!(with_rows(page, again, "7").as_deref(), Some(expected));
+        assert_eq!(with_rows(page, &again.replace('6', "7"), "7"), None, "another kernel");
+        assert_eq!(with_rows(page, &again.replace("| a", "| c"), "7"), None, "no such row");
     }
 }
