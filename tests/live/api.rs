@@ -111,7 +111,9 @@ impl Contract {
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn the_daemon_answers_as_the_document_says() -> Result<()> {
-    let node = Node::start("watch: off\ndns: {servers: [\"127.0.0.1:9\"]}\n")?;
+    let suspect = "suspect: {webhook: \"http://127.0.0.1:9/\", command: /bin/true}\n";
+    let dns = "dns: {servers: [\"127.0.0.1:9\"]}\n";
+    let node = Node::start(&format!("watch: off\n{dns}{suspect}"))?;
     let mut contract = Contract::read()?;
     let mut check = |request, body, code| contract.check(&node, request, body, code);
     let entries = |prefix: &str| {

@@ -23,7 +23,7 @@ fn metrics(text: &str) -> BTreeSet<String> {
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn rules_and_dashboard_name_metrics_that_exist() -> Result<()> {
-    let node = Node::start("auto", "")?;
+    let node = Node::start("auto", "suspect: {webhook: \"http://127.0.0.1:9/\"}\n")?;
     Wire::open(&node.subscribers, "far0")?.send(&syn([203, 0, 113, 9].into(), OUTSIDE))?;
     let page = node.wait("a counted packet in the metrics", || {
         Ok(Some(node.get("/metrics")?).filter(|page| page.contains("opb_packets_total{")))

@@ -420,6 +420,8 @@ impl Enforcer {
             interfaces: self.covered.iter().map(interface).collect(),
             entries: self.entries_status(),
             hosts: self.hosts.status(policy),
+            // Not known here: whoever shows a status adds them.
+            alarms: Vec::new(),
             trial: self.trial.as_ref().map(|trial| trial.until),
             problems,
             warnings: (policy.warnings.iter().map(ToString::to_string))

@@ -35,14 +35,14 @@ pub(super) async fn start(
         warn!("the key of the pseudonyms cannot be used, so addresses are not recorded: {error}");
         Privacy::None
     });
-    let telemetry = Arc::new(Telemetry::new(observe, privacy));
+    let alarms = Alarms::start(observe.suspect.as_ref());
+    let telemetry = Arc::new(Telemetry::new(observe, privacy, alarms.tallies()));
     let Ok(Ok(sightings)) = enforcer.call(|it| it.sightings()).await else {
         warn!("events and talkers cannot be read");
         return telemetry;
     };
     let (events, books) = sightings.split();
     let log = Arc::new(Log::open(&observe.events));
-    let alarms = Alarms::start(observe.suspect.as_ref());
     tokio::spawn(look(Arc::clone(&telemetry), enforcer.clone(), books, Arc::clone(&log), alarms));
     if observe.events != EventLog::Off {
         let (telemetry, enforcer) = (Arc::clone(&telemetry), enforcer.clone());
@@ -68,12 +68,13 @@ async fn look(
         tick.tick().await;
         // Nobody there: the daemon stops.
         let Ok(look) = enforcer.call(|it| it.look()).await else { return };
-        for suspect in telemetry.look(look, &books) {
+        let suspects = telemetry.look(look, &books);
+        for suspect in &suspects {
             let (group, packets) = (&suspect.group, suspect.packets);
             info!(group, packets, "suspect: a subscriber was denied too often within a minute");
-            log.write(&suspect);
-            alarms.raise(&suspect);
+            log.write(suspect);
         }
+        alarms.raise(&suspects);
     }
 }
 

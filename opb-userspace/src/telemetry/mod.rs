@@ -3,6 +3,7 @@
 //!
 //! The daemon feeds a [`Telemetry`], and everything that shows something reads it: control API, metrics, page.
 
+pub mod alarms;
 pub mod clock;
 pub mod events;
 pub mod history;
@@ -12,7 +13,7 @@ pub mod talkers;
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,6 +26,7 @@ use opb_common::{
 use tokio::{sync::watch, time::timeout};
 
 use self::{
+    alarms::{Alarm, AlarmStatus},
     clock::Clock,
     events::{Event, Kind, Page, Recent},
     history::{History, Minute},
@@ -42,6 +44,7 @@ pub struct Telemetry {
     privacy: Privacy,
     retain: Duration,
     limit: Option<u64>,
+    alarms: Vec<Arc<Alarm>>,
     memory: Mutex<Memory>,
     /// The number of the last event; closed when the daemon stops.
     last: watch::Sender<Option<u64>>,
@@ -77,15 +80,18 @@ pub struct Totals {
     pub evicted: u64,
     pub talkers: usize,
     pub suspects: u64,
+    pub alarms: Vec<AlarmStatus>,
 }
 
 impl Telemetry {
+    /// `alarms` are those who are told of suspects.
     #[must_use]
-    pub fn new(observe: &Observe, privacy: Privacy) -> Self {
+    pub fn new(observe: &Observe, privacy: Privacy, alarms: Vec<Arc<Alarm>>) -> Self {
         Self {
             privacy,
             retain: observe.retain,
             limit: observe.suspect.as_ref().map(|suspect| suspect.per_minute),
+            alarms,
             memory: Mutex::new(Memory {
                 clock: Clock::now(),
                 slots: Slots::default(),
@@ -189,7 +195,13 @@ impl Telemetry {
             evicted: memory.ledger.evicted,
             talkers: memory.talkers.len(),
             suspects: memory.talkers.suspects,
+            alarms: self.alarms(),
         }
+    }
+
+    #[must_use]
+    pub fn alarms(&self) -> Vec<AlarmStatus> {
+        self.alarms.iter().map(|alarm| alarm.status()).collect()
     }
 
     #[must_use]
