@@ -38,20 +38,20 @@ pub(crate) fn call(
 }
 
 /// The document, and which of its answers have been compared.
-struct Contract {
+pub(crate) struct Contract {
     document: Value,
     compared: BTreeSet<String>,
 }
 
 impl Contract {
-    fn read() -> Result<Self> {
+    pub(crate) fn read() -> Result<Self> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.yaml");
         let document = serde_yaml::from_str(&fs::read_to_string(path)?)?;
         Ok(Self { document, compared: BTreeSet::new() })
     }
 
     /// Makes a request, and compares request and answer with the document.
-    fn check(
+    pub(crate) fn check(
         &mut self,
         node: &Node,
         (method, path): (&str, &str),

@@ -209,7 +209,8 @@ fn the_page_answers_on_a_desk() -> Result<()> {
 
     browser.open(&format!("{PAGE}?lang=ja&src=203.0.113.9&dst=192.0.2.25&dport=25"))?;
     let all = browser.text("main")?;
-    for expected in ["遮断されます", "規制中", "遮断の多いお客さま", "方向", "203.0.113.99"] {
+    for expected in ["遮断されます", "規制中", "遮断の多いお客さま", "方向", "203.0.113.99"]
+    {
         ensure!(all.contains(expected), "no {expected} in {all}");
     }
     browser.screenshot("status-page-ja.png", &browser.value(whole)?)?;

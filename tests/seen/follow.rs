@@ -147,7 +147,11 @@ fn suspects_are_posted_to_a_webhook_whatever_it_does() -> Result<()> {
 
 /// A webhook that takes what it is sent and answers nothing until it is `open`. By subscriber, whom it has heard of, and whether
 /// it answered.
-fn hear(listener: &TcpListener, open: &AtomicBool, heard: &Mutex<Vec<(String, bool)>>) -> Result<()> {
+fn hear(
+    listener: &TcpListener,
+    open: &AtomicBool,
+    heard: &Mutex<Vec<(String, bool)>>,
+) -> Result<()> {
     let mut held = Vec::new();
     loop {
         let (mut stream, _) = listener.accept()?;
@@ -208,9 +212,8 @@ fn suspects_that_nobody_is_told_of_are_counted() -> Result<()> {
 
     // From then on it answers. The one that waits for an answer runs out of time.
     open.store(true, Ordering::SeqCst);
-    let webhook = node.wait("nobody to wait", || {
-        Ok(Some(alarm("webhook")?).filter(|it| it["waiting"] == 0))
-    })?;
+    let webhook = node
+        .wait("nobody to wait", || Ok(Some(alarm("webhook")?).filter(|it| it["waiting"] == 0)))?;
     let heard = heard.lock().expect("no panic");
     let answered = heard.iter().filter(|(_, answered)| *answered).count() as u64;
     let failed = heard.len() as u64 - answered;

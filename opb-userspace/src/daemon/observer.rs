@@ -19,7 +19,11 @@ use super::{enforcer::Enforcer, suspects::Alarms, worker::Worker};
 use crate::{
     kernel::{Books, Events},
     node::{EventLog, Observe},
-    telemetry::{Telemetry, events::Event, privacy::Privacy},
+    telemetry::{
+        Telemetry,
+        events::{Event, Kind},
+        privacy::Privacy,
+    },
 };
 
 /// How often counters and talkers are read.
@@ -68,11 +72,13 @@ async fn look(
         tick.tick().await;
         // Nobody there: the daemon stops.
         let Ok(look) = enforcer.call(|it| it.look()).await else { return };
-        let suspects = telemetry.look(look, &books);
+        let events = telemetry.look(look, &books);
+        events.iter().for_each(|event| log.write(event));
+        let suspects: Vec<_> =
+            events.into_iter().filter(|event| event.kind == Kind::Suspect).collect();
         for suspect in &suspects {
             let (group, packets) = (&suspect.group, suspect.packets);
             info!(group, packets, "suspect: a subscriber was denied too often within a minute");
-            log.write(suspect);
         }
         alarms.raise(&suspects);
     }

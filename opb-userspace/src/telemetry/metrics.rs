@@ -63,7 +63,8 @@ impl Metrics {
     }
 
     fn alarms(&self, totals: &Totals) -> Result<(), prometheus::Error> {
-        let help = "Suspects of whom a command or a webhook was to be told, by what became of that.";
+        let help =
+            "Suspects of whom a command or a webhook was to be told, by what became of that.";
         let alarms = self.counter_vec("opb_alarms_total", help, &["to", "outcome"])?;
         for alarm in &totals.alarms {
             let count = |outcome, count| {

@@ -12,7 +12,8 @@ pub mod privacy;
 pub mod talkers;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -68,6 +69,8 @@ pub struct Look {
     pub by_group: Vec<CounterRow>,
     pub by_interface: Vec<CounterRow>,
     pub slots: Slots,
+    /// Relay hosts that have changed since the look before, and what they stand for now.
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
 }
 
 /// For the metrics and the page.
@@ -107,7 +110,7 @@ impl Telemetry {
         }
     }
 
-    /// Takes over what the kernel counted. Suspicions come back as events that have been remembered.
+    /// Takes over what the kernel counted. What has come of it comes back as events that have been remembered.
     pub fn look(&self, look: Look, books: &Books) -> Vec<Event> {
         let (now, monotonic) = (Timestamp::now(), clock::monotonic());
         let mut memory = self.memory();
@@ -121,13 +124,10 @@ impl Telemetry {
         let suspicions = memory.talkers.look(monotonic, self.limit, &self.privacy, |each| {
             books.talkers(cutoff, each);
         });
-        let events: Vec<_> = suspicions
-            .into_iter()
-            .map(|suspicion| {
-                let event = memory.suspicion(suspicion, now, &self.privacy);
-                memory.recent.push(event)
-            })
-            .collect();
+        let suspects = suspicions.into_iter().map(|it| memory.suspicion(it, now, &self.privacy));
+        let relays = look.hosts.into_iter().map(|(host, addresses)| relay(host, addresses, now));
+        let events: Vec<_> = suspects.chain(relays).collect();
+        let events: Vec<_> = events.into_iter().map(|event| memory.recent.push(event)).collect();
         let last = memory.recent.last();
         drop(memory);
         self.announce(last);
@@ -243,6 +243,8 @@ impl Memory {
             port: event.port,
             bytes: event.bytes,
             packets: None,
+            host: String::new(),
+            addresses: Vec::new(),
         }
     }
 
@@ -262,6 +264,8 @@ impl Memory {
             port: 0,
             bytes: 0,
             packets: Some(suspicion.packets),
+            host: String::new(),
+            addresses: Vec::new(),
         }
     }
 
@@ -277,5 +281,25 @@ impl Memory {
             self.interfaces = interfaces.iter().map(|it| (it.index(), name(it))).collect();
         }
         self.interfaces.get(&index).cloned().unwrap_or_else(|| index.to_string())
+    }
+}
+
+fn relay(host: String, addresses: Vec<IpAddr>, time: Timestamp) -> Event {
+    Event {
+        seq: 0,
+        time,
+        kind: Kind::Relay,
+        group: "-".to_owned(),
+        direction: String::new(),
+        verdict: String::new(),
+        reason: String::new(),
+        interface: String::new(),
+        subscriber: String::new(),
+        peer: String::new(),
+        port: 0,
+        bytes: 0,
+        packets: None,
+        host,
+        addresses,
     }
 }
