@@ -399,3 +399,37 @@ fn run_refuses_invalid_files_before_it_touches_anything() {
     assert_eq!(ended.code, Some(2), "{}", ended.stderr);
     assert!(!control.exists() && !pins.exists());
 }
+
+#[test]
+fn diff_lists_the_ranges_that_two_policies_treat_differently() {
+    let bench = Bench::new();
+    let (wide, narrow) = ("203.0.113.0/24", "203.0.113.0/25");
+    bench.write("new.yaml", &POLICY.replace(wide, narrow).replace("monitor", "drop"));
+    let ended = bench.opb(&["diff", "policy.yaml", "new.yaml", "--json"]);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    let rows: Vec<Value> = (ended.stdout.lines())
+        .map(|line| serde_json::from_str(line).expect("one JSON document a line"))
+        .collect();
+    let found: Vec<_> = (rows.iter())
+        .map(|row| {
+            (&row["first"], &row["last"], &row["old"]["treatment"], &row["new"]["treatment"])
+        })
+        .collect();
+    let (group, unknown) = (&json!("group"), &json!("unknown"));
+    assert_eq!(
+        found,
+        [
+            (&json!("192.0.2.0"), &json!("192.0.2.255"), group, group),
+            (&json!("203.0.113.128"), &json!("203.0.113.255"), group, unknown),
+        ]
+    );
+    assert_eq!(
+        (&rows[0]["old"]["action"], &rows[0]["new"]["action"]),
+        (&json!("monitor"), &json!("drop"))
+    );
+    let ended = bench.opb(&["diff", "policy.yaml", "policy.yaml"]);
+    let expected = (Some(0), "no address is treated differently\n");
+    assert_eq!((ended.code, ended.stdout.as_str()), expected);
+    let ended = bench.opb(&["diff", "policy.yaml", "nowhere.yaml"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{}", ended.stderr);
+}

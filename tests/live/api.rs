@@ -38,20 +38,20 @@ pub(crate) fn call(
 }
 
 /// The document, and which of its answers have been compared.
-struct Contract {
+pub(crate) struct Contract {
     document: Value,
     compared: BTreeSet<String>,
 }
 
 impl Contract {
-    fn read() -> Result<Self> {
+    pub(crate) fn read() -> Result<Self> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.yaml");
         let document = serde_yaml::from_str(&fs::read_to_string(path)?)?;
         Ok(Self { document, compared: BTreeSet::new() })
     }
 
     /// Makes a request, and compares request and answer with the document.
-    fn check(
+    pub(crate) fn check(
         &mut self,
         node: &Node,
         (method, path): (&str, &str),
@@ -111,7 +111,9 @@ impl Contract {
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn the_daemon_answers_as_the_document_says() -> Result<()> {
-    let node = Node::start("watch: off\ndns: {servers: [\"127.0.0.1:9\"]}\n")?;
+    let suspect = "suspect: {webhook: \"http://127.0.0.1:9/\", command: /bin/true}\n";
+    let dns = "dns: {servers: [\"127.0.0.1:9\"]}\n";
+    let node = Node::start(&format!("watch: off\n{dns}{suspect}"))?;
     let mut contract = Contract::read()?;
     let mut check = |request, body, code| contract.check(&node, request, body, code);
     let entries = |prefix: &str| {

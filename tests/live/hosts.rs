@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use opb_lab::process::Process;
 
 use super::*;
-use crate::node::{LIMIT, Node};
+use crate::{
+    api::Contract,
+    node::{LIMIT, Node},
+};
 
 const POLICY: &str = "\
 version: 1
@@ -76,6 +79,26 @@ fn answers_are_followed_and_kept_over_failures() -> Result<()> {
         node.status()?["hosts"][0]["addresses"],
         json!(["198.51.100.26", "2001:db8:25::25"])
     );
+    // Each change is an event: found, another one beside, the old one gone.
+    let addresses = |texts: &[&str]| json!(texts);
+    let expected = [
+        addresses(&["198.51.100.25", "2001:db8:25::25"]),
+        addresses(&["198.51.100.25", "198.51.100.26", "2001:db8:25::25"]),
+        addresses(&["198.51.100.26", "2001:db8:25::25"]),
+    ];
+    let seen = opb_lab::process::wait_until(LIMIT, || {
+        let page = Contract::read()?.check(&node, ("GET", "/v1/events"), None, 200)?;
+        let events = page["events"].as_array().context("events")?.clone();
+        let last = events.last().map(|event| event["addresses"].clone());
+        Ok((last.as_ref() == expected.last()).then_some(events))
+    })?;
+    let seen = seen.context("an event of the last change")?;
+    for event in &seen {
+        assert_eq!((&event["kind"], &event["host"]), (&json!("relay"), &json!("mail.isp.example")));
+    }
+    let has = |addresses: &Value| seen.iter().any(|event| event["addresses"] == *addresses);
+    assert!(expected.iter().all(has), "{seen:?}");
+    assert!(node.ask(&["events"])?.contains("relay host mail.isp.example: 198.51.100.26, 2001"));
 
     // No answer at all: a warning, and what was known stays, over a restart as well.
     drop(server);

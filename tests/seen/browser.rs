@@ -89,10 +89,14 @@ impl<'a> Browser<'a> {
         self.call("POST", &format!("/element/{element}/value"), &json!({ "text": keys })).map(drop)
     }
 
-    /// Into the directory that `OPB_SCREENSHOTS` names, for the documentation.
-    fn screenshot(&self, name: &str) -> Result<()> {
-        let image = self.call("GET", "/screenshot", &Value::Null)?;
-        let image = image.as_str().context("a picture")?;
+    /// The page down to `height`, and into the directory that `OPB_SCREENSHOTS` names, for the documentation.
+    fn screenshot(&self, name: &str, height: &Value) -> Result<()> {
+        let (width, top) = (self.value("innerWidth")?, self.value("scrollY")?);
+        let clip = json!({"x": 0, "y": top, "width": width, "height": height, "scale": 1});
+        let how = json!({"captureBeyondViewport": true, "clip": clip});
+        let ask = json!({"cmd": "Page.captureScreenshot", "params": how});
+        let image = self.call("POST", "/goog/cdp/execute", &ask)?;
+        let image = image["data"].as_str().context("a picture")?;
         ensure!(image.len() > 1000, "an empty picture");
         if let Some(directory) = std::env::var_os("OPB_SCREENSHOTS") {
             let encoded = self.node.path("screenshot.base64");
@@ -191,7 +195,8 @@ fn the_page_answers_on_a_desk() -> Result<()> {
     })?;
     ensure!(answer.contains("blocked") && answer.contains("587"), "{answer}");
     ensure!(answer.contains("What to tell the customer"), "{answer}");
-    browser.screenshot("status-page.png")?;
+    let whole = "document.documentElement.scrollHeight";
+    browser.screenshot("status-page.png", &browser.value(whole)?)?;
 
     // It changes by itself.
     let before = browser.text("#live")?;
@@ -201,6 +206,14 @@ fn the_page_answers_on_a_desk() -> Result<()> {
         let now = browser.text("#live")?;
         Ok((now != before && now.contains("203.0.113.99")).then_some(()))
     })?;
+
+    browser.open(&format!("{PAGE}?lang=ja&src=203.0.113.9&dst=192.0.2.25&dport=25"))?;
+    let all = browser.text("main")?;
+    for expected in ["遮断されます", "規制中", "遮断の多いお客さま", "方向", "203.0.113.99"]
+    {
+        ensure!(all.contains(expected), "no {expected} in {all}");
+    }
+    browser.screenshot("status-page-ja.png", &browser.value(whole)?)?;
     browser.end()?;
     node.end()
 }
@@ -222,7 +235,13 @@ fn the_page_answers_on_a_phone_in_japanese() -> Result<()> {
     ensure!(browser.value(nameless)? == 0);
     let dangling = "[...document.querySelectorAll('[aria-labelledby]')].filter(it => !document.getElementById(it.getAttribute('aria-labelledby'))).length";
     ensure!(browser.value(dangling)? == 0);
-    browser.screenshot("status-page-phone.png")?;
+    browser.screenshot("status-page-phone.png", &browser.value("innerHeight")?)?;
+
+    browser.open(&format!("{PAGE}?lang=en"))?;
+    let width = browser.value("document.documentElement.scrollWidth")?;
+    ensure!(width.as_u64().is_some_and(|width| width <= 360), "{width} wide: scrolls sideways");
+    browser.value("document.getElementById('hour').scrollIntoView()")?;
+    browser.screenshot("status-page-phone-en.png", &browser.value("innerHeight")?)?;
 
     browser.open(&format!("{PAGE}?lang=ja&src=nonsense&dst=198.51.100.25&dport=25"))?;
     let answer = browser.text("[role=alert]")?;

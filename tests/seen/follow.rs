@@ -5,7 +5,11 @@ use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
-    sync::mpsc,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
 };
 
@@ -138,5 +142,102 @@ fn suspects_are_posted_to_a_webhook_whatever_it_does() -> Result<()> {
     })?;
     ensure!(log.contains("webhook http://127.0.0.1:8025 was not told"), "{log}");
     ensure!(!log.contains("s3cret"), "a secret in the log: {log}");
+    node.end()
+}
+
+/// A webhook that takes what it is sent and answers nothing until it is `open`. By subscriber, whom it has heard of, and whether
+/// it answered.
+fn hear(
+    listener: &TcpListener,
+    open: &AtomicBool,
+    heard: &Mutex<Vec<(String, bool)>>,
+) -> Result<()> {
+    let mut held = Vec::new();
+    loop {
+        let (mut stream, _) = listener.accept()?;
+        let (_, body) = request(&mut stream)?;
+        let subscriber = body["subscriber"].as_str().unwrap_or_default().to_owned();
+        let answers = open.load(Ordering::SeqCst);
+        heard.lock().expect("no panic").push((subscriber, answers));
+        if answers {
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
+        } else {
+            held.push(stream);
+        }
+    }
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn suspects_that_nobody_is_told_of_are_counted() -> Result<()> {
+    /// More than wait for one that is slow.
+    const SUSPECTS: u32 = 600;
+    const ROOM: u64 = 512;
+    let hook = tempfile::tempdir()?;
+    let (command, told) = (hook.path().join("tell"), hook.path().join("told"));
+    fs::write(&command, format!("#!/bin/sh\necho >> {}\n", told.display()))?;
+    fs::set_permissions(&command, fs::Permissions::from_mode(0o755))?;
+    let suspect = format!(
+        "suspect: {{per-minute: 5, webhook: \"http://127.0.0.1:8025/\", command: {}}}\n",
+        command.display()
+    );
+    let mut node = Node::prepare("auto", &suspect)?;
+    let listener = node.gateway.enter(|| Ok(TcpListener::bind("127.0.0.1:8025")?))?;
+    node.launch(node.daemon())?;
+    let (open, heard) = Box::leak(Box::new((AtomicBool::new(false), Mutex::new(Vec::new())))) as &_;
+    thread::spawn(move || hear(&listener, open, heard));
+    let wire = Wire::open(&node.subscribers, "far0")?;
+    for number in 0..SUSPECTS {
+        let source = Ipv4Addr::from(0x0a00_0000 + number);
+        (0..6).try_for_each(|_| wire.send(&syn(source, OUTSIDE)))?;
+    }
+    node.wait("all of the suspects", || {
+        Ok((node.metric("opb_suspects_total")? == u64::from(SUSPECTS)).then_some(()))
+    })?;
+
+    // They are events, and the node does what it did, while the one says nothing and the other is told.
+    let alarm = |to: &str| -> Result<Value> {
+        let status = node.rows(&["status", "--json"])?;
+        let alarms = status[0]["alarms"].as_array().context("alarms")?;
+        Ok(alarms.iter().find(|alarm| alarm["to"] == to).context("an alarm")?.clone())
+    };
+    let number = |alarm: &Value, key: &str| alarm[key].as_u64().context("a number");
+    let denied = node.counted("drop")?;
+    wire.send(&syn(BOT, OUTSIDE))?;
+    node.wait("one more", || Ok((node.counted("drop")? == denied + 1).then_some(())))?;
+    ensure!(node.run(&["reload"])?.stdout.contains("unchanged"));
+    let webhook = alarm("webhook")?;
+    ensure!(number(&webhook, "told")? == 0 && number(&webhook, "left_out")? > 0, "{webhook}");
+    ensure!(number(&alarm("command")?, "told")? > 0, "one holds up the other");
+
+    // From then on it answers. The one that waits for an answer runs out of time.
+    open.store(true, Ordering::SeqCst);
+    let webhook = node
+        .wait("nobody to wait", || Ok(Some(alarm("webhook")?).filter(|it| it["waiting"] == 0)))?;
+    let heard = heard.lock().expect("no panic");
+    let answered = heard.iter().filter(|(_, answered)| *answered).count() as u64;
+    let failed = heard.len() as u64 - answered;
+    let left_out = u64::from(SUSPECTS) - heard.len() as u64;
+    for (key, expected) in [("told", answered), ("failed", failed), ("left_out", left_out)] {
+        ensure!(number(&webhook, key)? == expected, "{key}: {expected} expected: {webhook}");
+        let outcome = key.replace('_', "-");
+        let metric = format!("opb_alarms_total{{outcome=\"{outcome}\",to=\"webhook\"}}");
+        ensure!(node.metric(&metric)? == expected, "{metric}: {expected} expected");
+    }
+    ensure!(failed > 0 && heard.len() as u64 >= ROOM, "{failed} of {} failed", heard.len());
+    let text = node.run(&["status"])?.stdout;
+    let line = format!(
+        "suspects to webhook http://127.0.0.1:8025: {answered} told, {failed} failed, {left_out} left out, 0 wait\n"
+    );
+    ensure!(text.contains(&line), "{line}{text}");
+    let log = fs::read_to_string(node.path("opb.log"))?;
+    ensure!(log.contains("is not told of suspects, "), "{log}");
+
+    let command = node.wait("the command's queue to be empty", || {
+        Ok(Some(alarm("command")?).filter(|it| it["waiting"] == 0))
+    })?;
+    let told = fs::read_to_string(&told)?.lines().count() as u64;
+    ensure!(number(&command, "told")? == told && number(&command, "failed")? == 0, "{command}");
+    ensure!(number(&command, "left_out")? + told == u64::from(SUSPECTS), "{command}");
     node.end()
 }

@@ -1,8 +1,9 @@
 //! `opb top` on a terminal of 80 × 24, as over ssh.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{Read as _, Write as _},
+    net::Ipv4Addr,
     process::{Child, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -121,5 +122,29 @@ fn top_sorts_filters_pauses_and_quits() -> Result<()> {
     ensure!(status.success(), "{status}");
     // The screen of before is back.
     ensure!(!top.lines().join("").contains("203.0.113"), "{:?}", top.lines());
+    node.end()
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn an_import_shows_how_far_it_is() -> Result<()> {
+    const ENTRIES: u32 = 30_000;
+    let node = Node::start("auto", "")?;
+    let list = node.path("list.txt");
+    let address = |number| Ipv4Addr::from(0x6440_0000 + number);
+    fs::write(
+        &list,
+        (0..ENTRIES).map(|number| format!("{}\n", address(number))).collect::<String>(),
+    )?;
+    let list = list.display().to_string();
+    let import = ["subscriber", "import", &list, "--group", "dynamic"];
+    let mut import = Terminal::start(&node, &import)?;
+    // What is sent, of how much; then the bar is gone, and the outcome stands there alone.
+    import.press("", |lines| lines.iter().any(|line| line.contains(" sent, ")))?;
+    let lines = import.press("", |lines| lines.iter().any(|line| line.starts_with("added: ")))?;
+    ensure!(lines[0] == format!("added: {ENTRIES}"), "{lines:?}");
+    ensure!(lines[1..].iter().all(String::is_empty), "{lines:?}");
+    let status = wait_until(LIMIT, || Ok(import.child.try_wait()?))?.context("it ends")?;
+    ensure!(status.success(), "{status}");
     node.end()
 }

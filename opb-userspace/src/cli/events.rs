@@ -12,7 +12,7 @@ use super::{
 /// Seconds that one request waits.
 const WAIT: u64 = 20;
 
-/// Shows denied packets and suspects as they happen
+/// Shows denied packets, suspects, and relay hosts that change, as they happen
 ///
 /// A sample: the kernel limits how many events there are. `opb counters` is exact.
 #[derive(Debug, clap::Args)]
@@ -77,6 +77,10 @@ fn line(event: &Event) -> String {
             format!(
                 "{time:.0} suspect {subscriber} group {group}: {packets} packets denied within a minute"
             )
+        }
+        Kind::Relay => {
+            let addresses: Vec<_> = event.addresses.iter().map(ToString::to_string).collect();
+            format!("{time:.0} relay host {}: {}", event.host, addresses.join(", "))
         }
         Kind::Denied => {
             let peer = if event.peer.is_empty() { "-" } else { &event.peer };

@@ -1,6 +1,7 @@
 use opb_userspace::{
     daemon::report::{self, EntriesStatus, LastReload, PolicyStatus, ReloadOutcome, State},
     relays::HostStatus,
+    telemetry::alarms::AlarmStatus,
 };
 
 use super::{
@@ -102,6 +103,11 @@ fn run_time(output: &mut Output, status: &report::Status) -> Result<(), Failure>
     for HostStatus { host, addresses, .. } in &status.hosts {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         output.line(format_args!("relay host {host}: {}", addresses.join(", ")))?;
+    }
+    for AlarmStatus { name, waiting, told, failed, left_out, .. } in &status.alarms {
+        output.line(format_args!(
+            "suspects to {name}: {told} told, {failed} failed, {left_out} left out, {waiting} wait"
+        ))?;
     }
     Ok(())
 }

@@ -60,7 +60,11 @@ pub(super) fn router(
 
 /// Never waits for the enforcer: it may be compiling.
 async fn show_status(State(app): State<App>) -> Response {
-    Json(&*app.status.borrow()).into_response()
+    let mut status = app.status.borrow().clone();
+    if let Some(status) = &mut status {
+        status.alarms = app.telemetry.alarms();
+    }
+    Json(status).into_response()
 }
 
 /// Parameters of a reload.

@@ -6,6 +6,7 @@ mod trial;
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::PathBuf,
     time::{Duration, Instant, SystemTime},
 };
@@ -51,6 +52,8 @@ pub(super) struct Enforcer {
     files: Policy,
     entries: Entries,
     hosts: Hosts,
+    /// Hosts that have changed since somebody looked, and what they stand for now.
+    host_news: BTreeMap<String, Vec<IpAddr>>,
     /// What files, entries and hosts make together.
     compiled: Compiled,
     delta: Delta,
@@ -139,6 +142,7 @@ impl Enforcer {
             files,
             entries,
             hosts,
+            host_news: BTreeMap::new(),
             compiled,
             delta: Delta::default(),
             trial: None,
@@ -229,13 +233,14 @@ impl Enforcer {
         .collect()
     }
 
-    /// What was counted, and the names of the groups.
-    pub(super) fn look(&self) -> Look {
+    /// What was counted, the names of the groups, and what is new of relay hosts.
+    pub(super) fn look(&mut self) -> Look {
         let slots = self.slots();
         Look {
             by_group: self.kernel.counters(&slots),
             by_interface: self.kernel.interface_counters(),
             slots,
+            hosts: std::mem::take(&mut self.host_news),
         }
     }
 
@@ -420,6 +425,8 @@ impl Enforcer {
             interfaces: self.covered.iter().map(interface).collect(),
             entries: self.entries_status(),
             hosts: self.hosts.status(policy),
+            // Not known here: whoever shows a status adds them.
+            alarms: Vec::new(),
             trial: self.trial.as_ref().map(|trial| trial.until),
             problems,
             warnings: (policy.warnings.iter().map(ToString::to_string))

@@ -19,7 +19,11 @@ use super::{enforcer::Enforcer, suspects::Alarms, worker::Worker};
 use crate::{
     kernel::{Books, Events},
     node::{EventLog, Observe},
-    telemetry::{Telemetry, events::Event, privacy::Privacy},
+    telemetry::{
+        Telemetry,
+        events::{Event, Kind},
+        privacy::Privacy,
+    },
 };
 
 /// How often counters and talkers are read.
@@ -35,14 +39,14 @@ pub(super) async fn start(
         warn!("the key of the pseudonyms cannot be used, so addresses are not recorded: {error}");
         Privacy::None
     });
-    let telemetry = Arc::new(Telemetry::new(observe, privacy));
+    let alarms = Alarms::start(observe.suspect.as_ref());
+    let telemetry = Arc::new(Telemetry::new(observe, privacy, alarms.tallies()));
     let Ok(Ok(sightings)) = enforcer.call(|it| it.sightings()).await else {
         warn!("events and talkers cannot be read");
         return telemetry;
     };
     let (events, books) = sightings.split();
     let log = Arc::new(Log::open(&observe.events));
-    let alarms = Alarms::start(observe.suspect.as_ref());
     tokio::spawn(look(Arc::clone(&telemetry), enforcer.clone(), books, Arc::clone(&log), alarms));
     if observe.events != EventLog::Off {
         let (telemetry, enforcer) = (Arc::clone(&telemetry), enforcer.clone());
@@ -68,12 +72,15 @@ async fn look(
         tick.tick().await;
         // Nobody there: the daemon stops.
         let Ok(look) = enforcer.call(|it| it.look()).await else { return };
-        for suspect in telemetry.look(look, &books) {
+        let events = telemetry.look(look, &books);
+        events.iter().for_each(|event| log.write(event));
+        let suspects: Vec<_> =
+            events.into_iter().filter(|event| event.kind == Kind::Suspect).collect();
+        for suspect in &suspects {
             let (group, packets) = (&suspect.group, suspect.packets);
             info!(group, packets, "suspect: a subscriber was denied too often within a minute");
-            log.write(&suspect);
-            alarms.raise(&suspect);
         }
+        alarms.raise(&suspects);
     }
 }
 

@@ -202,11 +202,14 @@ fn events(words: &Words, events: &[Event]) -> Markup {
         let verdict = match event.kind {
             Kind::Denied => format!("{} ({})", event.verdict, event.reason),
             Kind::Suspect => format!("{} ({})", words.suspect, event.packets.unwrap_or_default()),
+            Kind::Relay => format!("{} {}", words.relay_host, event.host),
         };
+        let addresses = event.addresses.iter().map(ToString::to_string);
+        let peer = Some(event.peer.clone()).filter(|peer| !peer.is_empty());
         [
             format!("{:.0}", event.time),
             event.subscriber.clone(),
-            event.peer.clone(),
+            peer.into_iter().chain(addresses).collect::<Vec<_>>().join(", "),
             event.group.clone(),
             verdict,
         ]

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     compiled::hex, diff::Change, kernel::CounterRow, policy::Diagnostic, relays::HostStatus,
+    telemetry::alarms::AlarmStatus,
 };
 
 /// Answer of `GET /v1/status`.
@@ -24,6 +25,9 @@ pub struct Status {
     /// Relay hosts, and what they stand for.
     #[serde(default)]
     pub hosts: Vec<HostStatus>,
+    /// Who is told of suspects.
+    #[serde(default)]
+    pub alarms: Vec<AlarmStatus>,
     /// When the policy in force is taken back unless it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<Timestamp>,

@@ -4,6 +4,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,16 +25,19 @@ use tracing::warn;
 use crate::{
     errors::one_line,
     node::{Suspect, Webhook},
-    telemetry::events::Event,
+    telemetry::{
+        alarms::{Alarm, Outcome},
+        events::Event,
+    },
 };
 
 /// How long it may take to tell one of one suspect.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Suspects that wait to be told of; more of them are only events.
-const WAITING: usize = 64;
+/// Suspects that wait to be told of: as many as are kept as events. More of them are left out, and counted.
+const WAITING: usize = 512;
 
 /// Where suspects are reported. Each has a queue of its own: one that hangs does not hold up the other.
-pub(super) struct Alarms(Vec<(String, mpsc::Sender<Event>)>);
+pub(super) struct Alarms(Vec<(Arc<Alarm>, mpsc::Sender<Event>)>);
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -59,17 +63,32 @@ impl Alarms {
         let webhook = suspect.and_then(|it| it.webhook.clone()).map(Listener::Webhook);
         let queues = command.into_iter().chain(webhook).map(|listener| {
             let (sender, queue) = mpsc::channel(WAITING);
-            let name = listener.to_string();
-            tokio::spawn(listener.listen(queue));
-            (name, sender)
+            let alarm = Arc::new(Alarm::new(listener.kind(), listener.to_string()));
+            tokio::spawn(listener.listen(queue, Arc::clone(&alarm)));
+            (alarm, sender)
         });
         Self(queues.collect())
     }
 
-    pub(super) fn raise(&self, suspect: &Event) {
-        for (name, queue) in &self.0 {
-            if queue.try_send(suspect.clone()).is_err() {
-                warn!("{name} is not told of a suspect: {WAITING} others wait");
+    /// Who is told of how many.
+    pub(super) fn tallies(&self) -> Vec<Arc<Alarm>> {
+        self.0.iter().map(|(alarm, _)| Arc::clone(alarm)).collect()
+    }
+
+    /// Never waits: whoever is slow is left out of what does not fit its queue.
+    pub(super) fn raise(&self, suspects: &[Event]) {
+        for (alarm, queue) in &self.0 {
+            let mut left_out = 0;
+            for suspect in suspects {
+                alarm.raise();
+                if queue.try_send(suspect.clone()).is_err() {
+                    alarm.settle(Outcome::LeftOut);
+                    left_out += 1;
+                }
+            }
+            if left_out > 0 {
+                let name = alarm.name();
+                warn!("{name} is not told of suspects, {left_out} of them: {WAITING} others wait");
             }
         }
     }
@@ -77,13 +96,25 @@ impl Alarms {
 
 impl Listener {
     /// One suspect after the other: what hangs must not pile up.
-    async fn listen(self, mut queue: mpsc::Receiver<Event>) {
+    async fn listen(self, mut queue: mpsc::Receiver<Event>, alarm: Arc<Alarm>) {
         while let Some(suspect) = queue.recv().await {
-            match timeout(LIMIT, self.tell(&suspect)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => warn!("{self} was not told of a suspect: {}", one_line(&error)),
-                Err(_) => warn!("{self} was not told of a suspect: not within {LIMIT:?}"),
-            }
+            let failure = match timeout(LIMIT, self.tell(&suspect)).await {
+                Ok(Ok(())) => {
+                    alarm.settle(Outcome::Told);
+                    continue;
+                }
+                Ok(Err(error)) => one_line(&error),
+                Err(_) => format!("not within {LIMIT:?}"),
+            };
+            alarm.settle(Outcome::Failed);
+            warn!("{self} was not told of a suspect: {failure}");
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Command(_) => "command",
+            Self::Webhook(_) => "webhook",
         }
     }
 

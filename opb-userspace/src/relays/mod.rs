@@ -105,16 +105,16 @@ impl Hosts {
         changed
     }
 
-    /// Lets addresses go that answers have not named for long enough. Whether there were any.
-    pub fn release(&mut self, now: Instant) -> bool {
+    /// Lets addresses go that answers have not named for long enough. The hosts that had any.
+    pub fn release(&mut self, now: Instant) -> Vec<String> {
         let hold = self.hold;
-        let mut released = false;
-        for host in self.known.values_mut() {
+        let mut released = Vec::new();
+        for (name, host) in &mut self.known {
             let before = host.addresses.len();
             host.addresses.retain(|_, missing| missing.is_none_or(|since| now - since < hold));
             if host.addresses.len() != before {
                 host.changed = Some(Timestamp::now());
-                released = true;
+                released.push(name.clone());
             }
         }
         released
@@ -184,9 +184,9 @@ mod tests {
         assert!(hosts.answered("mx", answer(&["192.0.2.1"], &["2001:db8::1"]), start));
         assert!(!hosts.answered("mx", answer(&["192.0.2.1"], &["2001:db8::1"]), start));
         assert!(hosts.answered("mx", answer(&["192.0.2.2"], &["2001:db8::1"]), start));
-        assert!(!hosts.release(start + HOLD / 2));
+        assert!(hosts.release(start + HOLD / 2).is_empty());
         assert_eq!(allowed(&hosts), addresses(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
-        assert!(hosts.release(start + HOLD));
+        assert_eq!(hosts.release(start + HOLD), ["mx"]);
         assert_eq!(allowed(&hosts), addresses(&["192.0.2.2", "2001:db8::1"]));
     }
 
@@ -196,7 +196,7 @@ mod tests {
         for addresses in [&["192.0.2.1"], &["192.0.2.2"], &["192.0.2.1"]] {
             hosts.answered("mx", answer(addresses, &[]), start);
         }
-        assert!(hosts.release(start + HOLD));
+        assert_eq!(hosts.release(start + HOLD), ["mx"]);
         assert_eq!(allowed(&hosts), addresses(&["192.0.2.1"]));
     }
 
@@ -208,7 +208,7 @@ mod tests {
         let failed = || Err("timed out".to_owned());
         assert!(!hosts.answered("mx", Answer { ipv4: failed(), ipv6: failed() }, start));
         assert!(!hosts.answered("mx", answer(&[], &[]), start), "no such name");
-        assert!(!hosts.release(start + 2 * HOLD));
+        assert!(hosts.release(start + 2 * HOLD).is_empty());
         assert_eq!(allowed(&hosts), addresses(&["192.0.2.1", "2001:db8::1"]));
 
         // One family answers that it has nothing, of the other nothing is known.

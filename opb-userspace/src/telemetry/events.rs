@@ -1,15 +1,15 @@
 //! Events in the shapes that the control API, the log and the page show, and the memory of the last of them.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, net::IpAddr, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Denied packets that are kept in memory, whatever their age.
 const KEPT: usize = 4096;
-const KEPT_SUSPECTS: usize = 512;
+const KEPT_RARE: usize = 512;
 
-/// Something that happened to a subscriber's packets.
+/// Something that happened to a subscriber's packets, or to a relay host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Rises by one from event to event.
@@ -18,8 +18,11 @@ pub struct Event {
     pub kind: Kind,
     /// `-` for no group.
     pub group: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub direction: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub verdict: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub interface: String,
@@ -35,6 +38,12 @@ pub struct Event {
     /// Denied packets within a minute, of a suspect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets: Option<u64>,
+    /// The name of a relay host.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    /// What is allowed because of that host, from then on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +53,8 @@ pub enum Kind {
     Denied,
     /// A subscriber had more packets denied within a minute than the node file allows.
     Suspect,
+    /// A relay host has other addresses.
+    Relay,
 }
 
 /// Answer of `GET /v1/events`.
@@ -58,11 +69,11 @@ pub struct Page {
     pub lost: u64,
 }
 
-/// The last events. Suspects have room of their own: a flood must not push out what it is about.
+/// The last events. What is rarer than denied packets has room of its own: a flood must not push out what it is about.
 #[derive(Debug, Default)]
 pub struct Recent {
     denied: VecDeque<Event>,
-    suspects: VecDeque<Event>,
+    rare: VecDeque<Event>,
     /// Number of the last event.
     last: u64,
 }
@@ -74,7 +85,7 @@ impl Recent {
         event.seq = self.last;
         let (events, room) = match event.kind {
             Kind::Denied => (&mut self.denied, KEPT),
-            Kind::Suspect => (&mut self.suspects, KEPT_SUSPECTS),
+            Kind::Suspect | Kind::Relay => (&mut self.rare, KEPT_RARE),
         };
         if events.len() == room {
             events.pop_front();
@@ -85,7 +96,7 @@ impl Recent {
 
     pub fn forget(&mut self, now: Timestamp, retain: Duration) {
         let cutoff = now - retain;
-        for events in [&mut self.denied, &mut self.suspects] {
+        for events in [&mut self.denied, &mut self.rare] {
             while events.front().is_some_and(|event| event.time < cutoff) {
                 events.pop_front();
             }
@@ -98,7 +109,7 @@ impl Recent {
         // A number of an earlier daemon's.
         let after = if after > self.last { 0 } else { after };
         let mut events: Vec<_> =
-            (self.denied.iter().chain(&self.suspects)).filter(|event| event.seq > after).collect();
+            (self.denied.iter().chain(&self.rare)).filter(|event| event.seq > after).collect();
         events.sort_unstable_by_key(|event| event.seq);
         let missed = self.last - after - events.len() as u64;
         events.retain(|event| group.is_none_or(|group| group == event.group));
@@ -108,8 +119,8 @@ impl Recent {
     /// The last `count`, newest first.
     #[must_use]
     pub fn newest(&self, count: usize) -> Vec<Event> {
-        let (denied, suspects) = (self.denied.iter().rev(), self.suspects.iter().rev());
-        let mut events: Vec<_> = denied.take(count).chain(suspects.take(count)).collect();
+        let (denied, rare) = (self.denied.iter().rev(), self.rare.iter().rev());
+        let mut events: Vec<_> = denied.take(count).chain(rare.take(count)).collect();
         events.sort_unstable_by_key(|event| std::cmp::Reverse(event.seq));
         events.into_iter().take(count).cloned().collect()
     }
@@ -136,6 +147,8 @@ pub(super) fn example(time: &str, group: &str) -> Event {
         port: 25,
         bytes: 74,
         packets: None,
+        host: String::new(),
+        addresses: Vec::new(),
     }
 }
 

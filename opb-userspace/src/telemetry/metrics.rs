@@ -58,7 +58,23 @@ impl Metrics {
             counter.inc_by(value);
             self.registry.register(Box::new(counter))?;
         }
+        self.alarms(totals)?;
         self.gauge("opb_talkers", "Denied subscribers that are held now.", totals.talkers as i64)
+    }
+
+    fn alarms(&self, totals: &Totals) -> Result<(), prometheus::Error> {
+        let help =
+            "Suspects of whom a command or a webhook was to be told, by what became of that.";
+        let alarms = self.counter_vec("opb_alarms_total", help, &["to", "outcome"])?;
+        for alarm in &totals.alarms {
+            let count = |outcome, count| {
+                alarms.with_label_values(&[alarm.to.as_str(), outcome]).inc_by(count);
+            };
+            count("told", alarm.told);
+            count("failed", alarm.failed);
+            count("left-out", alarm.left_out);
+        }
+        Ok(())
     }
 
     fn rows(

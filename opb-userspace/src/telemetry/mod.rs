@@ -3,6 +3,7 @@
 //!
 //! The daemon feeds a [`Telemetry`], and everything that shows something reads it: control API, metrics, page.
 
+pub mod alarms;
 pub mod clock;
 pub mod events;
 pub mod history;
@@ -11,8 +12,9 @@ pub mod privacy;
 pub mod talkers;
 
 use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,6 +27,7 @@ use opb_common::{
 use tokio::{sync::watch, time::timeout};
 
 use self::{
+    alarms::{Alarm, AlarmStatus},
     clock::Clock,
     events::{Event, Kind, Page, Recent},
     history::{History, Minute},
@@ -42,6 +45,7 @@ pub struct Telemetry {
     privacy: Privacy,
     retain: Duration,
     limit: Option<u64>,
+    alarms: Vec<Arc<Alarm>>,
     memory: Mutex<Memory>,
     /// The number of the last event; closed when the daemon stops.
     last: watch::Sender<Option<u64>>,
@@ -65,6 +69,8 @@ pub struct Look {
     pub by_group: Vec<CounterRow>,
     pub by_interface: Vec<CounterRow>,
     pub slots: Slots,
+    /// Relay hosts that have changed since the look before, and what they stand for now.
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
 }
 
 /// For the metrics and the page.
@@ -77,15 +83,18 @@ pub struct Totals {
     pub evicted: u64,
     pub talkers: usize,
     pub suspects: u64,
+    pub alarms: Vec<AlarmStatus>,
 }
 
 impl Telemetry {
+    /// `alarms` are those who are told of suspects.
     #[must_use]
-    pub fn new(observe: &Observe, privacy: Privacy) -> Self {
+    pub fn new(observe: &Observe, privacy: Privacy, alarms: Vec<Arc<Alarm>>) -> Self {
         Self {
             privacy,
             retain: observe.retain,
             limit: observe.suspect.as_ref().map(|suspect| suspect.per_minute),
+            alarms,
             memory: Mutex::new(Memory {
                 clock: Clock::now(),
                 slots: Slots::default(),
@@ -101,7 +110,7 @@ impl Telemetry {
         }
     }
 
-    /// Takes over what the kernel counted. Suspicions come back as events that have been remembered.
+    /// Takes over what the kernel counted. What has come of it comes back as events that have been remembered.
     pub fn look(&self, look: Look, books: &Books) -> Vec<Event> {
         let (now, monotonic) = (Timestamp::now(), clock::monotonic());
         let mut memory = self.memory();
@@ -115,13 +124,10 @@ impl Telemetry {
         let suspicions = memory.talkers.look(monotonic, self.limit, &self.privacy, |each| {
             books.talkers(cutoff, each);
         });
-        let events: Vec<_> = suspicions
-            .into_iter()
-            .map(|suspicion| {
-                let event = memory.suspicion(suspicion, now, &self.privacy);
-                memory.recent.push(event)
-            })
-            .collect();
+        let suspects = suspicions.into_iter().map(|it| memory.suspicion(it, now, &self.privacy));
+        let relays = look.hosts.into_iter().map(|(host, addresses)| relay(host, addresses, now));
+        let events: Vec<_> = suspects.chain(relays).collect();
+        let events: Vec<_> = events.into_iter().map(|event| memory.recent.push(event)).collect();
         let last = memory.recent.last();
         drop(memory);
         self.announce(last);
@@ -189,7 +195,13 @@ impl Telemetry {
             evicted: memory.ledger.evicted,
             talkers: memory.talkers.len(),
             suspects: memory.talkers.suspects,
+            alarms: self.alarms(),
         }
+    }
+
+    #[must_use]
+    pub fn alarms(&self) -> Vec<AlarmStatus> {
+        self.alarms.iter().map(|alarm| alarm.status()).collect()
     }
 
     #[must_use]
@@ -231,6 +243,8 @@ impl Memory {
             port: event.port,
             bytes: event.bytes,
             packets: None,
+            host: String::new(),
+            addresses: Vec::new(),
         }
     }
 
@@ -250,6 +264,8 @@ impl Memory {
             port: 0,
             bytes: 0,
             packets: Some(suspicion.packets),
+            host: String::new(),
+            addresses: Vec::new(),
         }
     }
 
@@ -265,5 +281,25 @@ impl Memory {
             self.interfaces = interfaces.iter().map(|it| (it.index(), name(it))).collect();
         }
         self.interfaces.get(&index).cloned().unwrap_or_else(|| index.to_string())
+    }
+}
+
+fn relay(host: String, addresses: Vec<IpAddr>, time: Timestamp) -> Event {
+    Event {
+        seq: 0,
+        time,
+        kind: Kind::Relay,
+        group: "-".to_owned(),
+        direction: String::new(),
+        verdict: String::new(),
+        reason: String::new(),
+        interface: String::new(),
+        subscriber: String::new(),
+        peer: String::new(),
+        port: 0,
+        bytes: 0,
+        packets: None,
+        host,
+        addresses,
     }
 }

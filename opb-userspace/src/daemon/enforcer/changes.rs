@@ -210,20 +210,23 @@ impl Enforcer {
                 let generation = self.compiled.image.generation();
                 info!(generation, "relay host {name} has new addresses: {addresses:?}");
             }
+            self.host_news.insert(name.to_owned(), addresses);
         }
         self.report();
     }
 
     /// Lets addresses of relay hosts go that have been missing from answers for long enough.
     pub(super) fn release(&mut self) -> bool {
-        if !self.hosts.release(Instant::now()) {
+        let released = self.hosts.release(Instant::now());
+        if released.is_empty() {
             return false;
         }
-        for name in relays::names(&self.files) {
+        for name in released {
             let addresses: Vec<_> = self.hosts.addresses(&name).collect();
             if let Err(error) = self.entries.store().save_host(&name, &addresses) {
                 warn!("the addresses of {name} are not stored: {}", one_line(&error));
             }
+            self.host_news.insert(name, addresses);
         }
         let renewed = self.renew();
         if self.complain_unless(renewed) {
