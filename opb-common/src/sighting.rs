@@ -8,8 +8,8 @@
 //! who has it can never be brought to nothing while it sends its fifth, and who was loud long ago makes room. What it does
 //! not guarantee: the counts of one that lost its place start again.
 //!
-//! A flood costs what it touches, so it touches little: tags and credits of a bucket share a cache line, and a talker fills
-//! one. A packet that finds no place sees only the first.
+//! A flood costs what it touches, so it touches little: tags and credits of all buckets are in a table of their own, which stays in
+//! the cache, and a talker fills one cache line, which a packet that finds no place never sees, and one that takes a place only writes.
 
 use crate::{found::Found, frame::Frame, outcome::Direction};
 
@@ -202,36 +202,33 @@ pub enum Standing {
     Unlisted,
 }
 
-/// A bucket of this CPU, and what tells a subscriber there from most others.
+/// Where a subscriber is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
+    /// The bucket of this CPU.
     pub bucket: u32,
-    /// 16 bits, the lowest of them set: an empty place has none.
+    /// 16 bits that tell it from most others there, the lowest of them set: an empty way has none.
     tag: u64,
 }
 
-/// The talkers that share a bucket.
-#[repr(C, align(64))]
+/// Of each way of a bucket, what decides who has it.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Bucket {
-    /// Of each way the tag, 0 where it is empty.
+pub struct Ways {
+    /// 0 where it is empty.
     tags: u64,
-    /// Of each way what the talker has above those that want its place.
+    /// What the talker has above those that want its place.
     credits: u64,
-    unused: [u64; 6],
-    talkers: [Talker; WAYS],
 }
 
-impl Bucket {
-    /// The talkers that there are.
-    pub fn talkers(&self) -> impl Iterator<Item = &Talker> {
-        self.talkers.iter().filter(|talker| talker.packets != 0)
-    }
+/// The talkers that share a bucket.
+pub type Bucket = [Talker; WAYS];
 
+impl Ways {
     /// Empties the places of those that were last seen before `cutoff`. Whether there were any.
-    pub fn forget(&mut self, cutoff: u64) -> bool {
+    pub fn forget(&mut self, bucket: &mut Bucket, cutoff: u64) -> bool {
         let mut forgets = false;
-        for (way, talker) in self.talkers.iter_mut().enumerate() {
+        for (way, talker) in bucket.iter_mut().enumerate() {
             if talker.packets != 0 && talker.last < cutoff {
                 *talker = Talker::default();
                 self.tags &= !lanes::of(way, lanes::MOST);
@@ -244,7 +241,7 @@ impl Bucket {
 
     /// Writes one denied packet down.
     #[inline(always)]
-    pub fn note(&mut self, tag: u64, event: &Event) -> Standing {
+    pub fn note(&mut self, bucket: &mut Bucket, tag: u64, event: &Event) -> Standing {
         let kind = Talker::kind_of(event);
         let mut same = lanes::zeros(self.tags ^ tag * lanes::ONES);
         // More than one has the tag once in thousands of packets, but then the address decides.
@@ -253,7 +250,7 @@ impl Bucket {
                 break;
             }
             let way = lanes::lowest(same);
-            let talker = &mut self.talkers[way];
+            let talker = &mut bucket[way];
             if talker.subscriber[0] == event.subscriber[0]
                 && talker.subscriber[1] == event.subscriber[1]
                 && (talker.kind ^ kind) & Talker::DOWNSTREAM == 0
@@ -282,7 +279,7 @@ impl Bucket {
         let was_taken = lanes::get(self.tags, way) != 0;
         self.tags = self.tags & !lanes::of(way, lanes::MOST) | lanes::of(way, tag);
         self.credits |= lanes::of(way, 1);
-        self.talkers[way] = Talker::new(event);
+        bucket[way] = Talker::new(event);
         if was_taken { Standing::Replaces } else { Standing::New }
     }
 }
@@ -319,12 +316,16 @@ mod lanes {
     }
 }
 
-/// Writes a denied packet into the books of its CPU, and says whether there is an event for it. `bucket` is the
-/// subscriber's; there is none for a packet without an address.
+/// Writes a denied packet into the books of its CPU, and says whether there is an event for it. The ways and the talkers are those of the
+/// subscriber's bucket; there is none for a packet without an address.
 #[inline(always)]
-pub fn note(ledger: &mut Ledger, bucket: Option<(&mut Bucket, Place)>, event: &Event) -> bool {
-    let standing =
-        bucket.map_or(Standing::Unlisted, |(bucket, place)| bucket.note(place.tag, event));
+pub fn note(
+    ledger: &mut Ledger,
+    place: Option<(Place, &mut Ways, &mut Bucket)>,
+    event: &Event,
+) -> bool {
+    let standing = place
+        .map_or(Standing::Unlisted, |(place, ways, bucket)| ways.note(bucket, place.tag, event));
     match standing {
         Standing::Limited => {
             ledger.limited_source += 1;
@@ -402,65 +403,87 @@ mod tests {
     }
 
     /// All subscribers share the bucket.
-    fn note(ledger: &mut Ledger, bucket: &mut Bucket, event: &Event) -> bool {
-        let place = ledger.place(event.subscriber);
-        super::note(ledger, Some((bucket, place)), event)
+    #[derive(Default)]
+    struct Books {
+        ledger: Ledger,
+        ways: Ways,
+        bucket: Bucket,
     }
 
-    fn packets(bucket: &Bucket, subscriber: u64) -> u64 {
-        let of = |talker: &&Talker| talker.subscriber == [0, subscriber];
-        bucket.talkers().filter(of).map(|talker| talker.packets).sum()
+    impl Books {
+        fn note(&mut self, event: &Event) -> bool {
+            let place = self.ledger.place(event.subscriber);
+            note(&mut self.ledger, Some((place, &mut self.ways, &mut self.bucket)), event)
+        }
+
+        /// Under a tag of the test's choice.
+        fn tagged(&mut self, tag: u64, event: &Event) -> Standing {
+            self.ways.note(&mut self.bucket, tag, event)
+        }
+
+        fn talkers(&self) -> impl Iterator<Item = &Talker> {
+            self.bucket.iter().filter(|talker| talker.packets != 0)
+        }
+
+        fn packets(&self, subscriber: u64) -> u64 {
+            let of = |talker: &&Talker| talker.subscriber == [0, subscriber];
+            self.talkers().filter(of).map(|talker| talker.packets).sum()
+        }
     }
 
     #[test]
     fn a_source_gets_a_burst_and_then_one_a_second() {
-        let (mut ledger, mut bucket) = (Ledger::default(), Bucket::default());
+        let mut books = Books::default();
         let mut sent = 0;
         for millisecond in 0..10_000 {
             let event = event(7, millisecond, 1 + millisecond * 1_000_000);
-            sent += u64::from(note(&mut ledger, &mut bucket, &event));
+            sent += u64::from(books.note(&event));
         }
         assert_eq!(sent, SOURCE_BURST + 9);
-        assert_eq!(sent + ledger.lost(), 10_000, "each packet has its event or is counted as lost");
-        assert_eq!(packets(&bucket, 7), 10_000);
+        assert_eq!(
+            sent + books.ledger.lost(),
+            10_000,
+            "each packet has its event or is counted as lost"
+        );
+        assert_eq!(books.packets(7), 10_000);
     }
 
     #[test]
     fn invented_addresses_do_not_displace_who_sends_a_fifth() {
-        let (mut ledger, mut bucket) = (Ledger::default(), Bucket::default());
+        let mut books = Books::default();
         let mut random = 1u64;
         for packet in 0..1_000_000 {
             random = mix(random + packet);
             let subscriber = if packet % 4 == 0 { 7 } else { random };
-            note(&mut ledger, &mut bucket, &event(subscriber, 1, packet));
+            books.note(&event(subscriber, 1, packet));
         }
-        assert_eq!(packets(&bucket, 7), 250_000);
-        assert!(ledger.evicted > 400_000, "{ledger:?}");
+        assert_eq!(books.packets(7), 250_000);
+        assert!(books.ledger.evicted > 400_000, "{:?}", books.ledger);
     }
 
     #[test]
     fn newcomers_leave_events_to_those_that_are_known() {
-        let (mut ledger, mut bucket) = (Ledger::default(), Bucket::default());
-        note(&mut ledger, &mut bucket, &event(7, 1, 1));
+        let mut books = Books::default();
+        books.note(&event(7, 1, 1));
         for invented in 0..10_000 {
-            super::note(&mut ledger, None, &event(100 + invented, 1, 2));
+            note(&mut books.ledger, None, &event(100 + invented, 1, 2));
         }
         assert!(
-            !super::note(&mut ledger, None, &event(99, 1, 3)),
+            !note(&mut books.ledger, None, &event(99, 1, 3)),
             "the newcomers' share is used up"
         );
-        assert!(note(&mut ledger, &mut bucket, &event(7, 1, 3)));
+        assert!(books.note(&event(7, 1, 3)));
     }
 
     #[test]
     fn directions_are_talkers_of_their_own() {
-        let (mut ledger, mut bucket) = (Ledger::default(), Bucket::default());
+        let mut books = Books::default();
         for packet in 0..3 {
             let downstream = u16::from(packet == 2);
-            note(&mut ledger, &mut bucket, &Event { downstream, ..event(7, 1, packet) });
+            books.note(&Event { downstream, ..event(7, 1, packet) });
         }
         let of = |direction| {
-            let talkers = bucket.talkers().filter(|it| it.direction() == direction);
+            let talkers = books.talkers().filter(|it| it.direction() == direction);
             talkers.fold((0, 0), |(count, packets), talker| (count + 1, packets + talker.packets))
         };
         assert_eq!((of(Direction::Upstream), of(Direction::Downstream)), ((1, 2), (1, 1)));
@@ -468,11 +491,11 @@ mod tests {
 
     #[test]
     fn peers_are_estimated() {
-        let (mut ledger, mut bucket) = (Ledger::default(), Bucket::default());
+        let mut books = Books::default();
         for packet in 0..1000 {
-            note(&mut ledger, &mut bucket, &event(7, packet % 30, packet));
+            books.note(&event(7, packet % 30, packet));
         }
-        let estimate = Talker::distinct_peers(bucket.talkers().next().expect("is held").peers);
+        let estimate = Talker::distinct_peers(books.talkers().next().expect("is held").peers);
         assert!((24..=37).contains(&estimate), "{estimate}");
         assert_eq!(Talker::distinct_peers(0), 0);
         assert_eq!(Talker::distinct_peers(u64::MAX), 266);
@@ -480,46 +503,46 @@ mod tests {
 
     #[test]
     fn equal_tags_are_told_apart_by_address() {
-        let mut bucket = Bucket::default();
+        let mut books = Books::default();
         for packet in 0..4000 {
             // All in one, none in one, and both.
             let tag = if packet % 4 == 3 { 5 } else { 3 };
-            bucket.note(tag, &event(packet % 4, 1, packet));
+            books.tagged(tag, &event(packet % 4, 1, packet));
         }
         for subscriber in 0..4 {
-            assert_eq!(packets(&bucket, subscriber), 1000, "{bucket:?}");
+            assert_eq!(books.packets(subscriber), 1000, "{:?}", books.ways);
         }
-        assert_eq!(bucket.note(3, &event(9, 1, 9)), Standing::Unlisted);
+        assert_eq!(books.tagged(3, &event(9, 1, 9)), Standing::Unlisted);
     }
 
     #[test]
     fn who_has_all_credit_is_not_starved_by_three_that_have_it_too() {
-        let mut bucket = Bucket::default();
+        let mut books = Books::default();
         for packet in 0..4 * 70_000 {
-            bucket.note(2 * (packet % 4) + 1, &event(packet % 4, 1, packet));
+            books.tagged(2 * (packet % 4) + 1, &event(packet % 4, 1, packet));
         }
-        assert_eq!(bucket.credits, u64::MAX, "as much as there can be");
+        assert_eq!(books.ways.credits, u64::MAX, "as much as there can be");
         for packet in 0..4_000_000 {
             let invented = packet % 9 >= 2;
             let (tag, subscriber) = if invented { (99, 100 + packet) } else { (1, 0) };
-            bucket.note(tag, &event(subscriber, 1, packet));
+            books.tagged(tag, &event(subscriber, 1, packet));
         }
-        assert_eq!(packets(&bucket, 0), 70_000 + 888_890, "two packets of nine");
-        assert_eq!(packets(&bucket, 1), 0, "loud long ago");
+        assert_eq!(books.packets(0), 70_000 + 888_890, "two packets of nine");
+        assert_eq!(books.packets(1), 0, "loud long ago");
     }
 
     #[test]
     fn what_is_forgotten_leaves_an_empty_place() {
-        let mut bucket = Bucket::default();
+        let mut books = Books::default();
         for subscriber in 0..4 {
-            bucket.note(2 * subscriber + 1, &event(subscriber, 1, 10 + subscriber));
+            books.tagged(2 * subscriber + 1, &event(subscriber, 1, 10 + subscriber));
         }
-        assert!(!bucket.forget(10));
-        assert!(bucket.forget(12));
-        assert!(bucket.talkers().map(|talker| talker.subscriber[1]).eq([2, 3]));
-        assert_eq!(bucket.note(9, &event(9, 1, 20)), Standing::New);
-        assert_eq!(bucket.note(11, &event(10, 1, 20)), Standing::New);
-        assert_eq!(bucket.note(13, &event(11, 1, 20)), Standing::Unlisted);
+        assert!(!books.ways.forget(&mut books.bucket, 10));
+        assert!(books.ways.forget(&mut books.bucket, 12));
+        assert!(books.talkers().map(|talker| talker.subscriber[1]).eq([2, 3]));
+        assert_eq!(books.tagged(9, &event(9, 1, 20)), Standing::New);
+        assert_eq!(books.tagged(11, &event(10, 1, 20)), Standing::New);
+        assert_eq!(books.tagged(13, &event(11, 1, 20)), Standing::Unlisted);
     }
 
     #[test]

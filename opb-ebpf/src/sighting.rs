@@ -1,4 +1,4 @@
-//! The maps of what is written down of a denied packet. User space makes and pins all three: see
+//! The maps of what is written down of a denied packet. User space makes and pins all four: see
 //! [`opb_common::sighting`].
 
 use aya_ebpf::{
@@ -10,7 +10,7 @@ use opb_common::{
     found::Found,
     frame::Frame,
     settings::Settings,
-    sighting::{self, Address, BUCKETS, Bucket, Event, Ledger},
+    sighting::{self, Address, BUCKETS, Bucket, Event, Ledger, Ways},
 };
 
 use crate::{globals, window::Window};
@@ -22,7 +22,10 @@ const BPF_F_MMAPABLE: u32 = 1 << 10;
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
-/// [`BUCKETS`] for each CPU, which alone writes them.
+/// [`BUCKETS`] for each CPU, which alone writes them; and so it is with the talkers in them.
+#[map]
+static WAYS: Array<Ways> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
 #[map]
 static TALKERS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
@@ -45,18 +48,19 @@ pub(crate) fn note(frame: &Window, found: Found, outcome: u32) -> bool {
     let time = ledger.clock(unsafe { bpf_jiffies64() }, || unsafe { bpf_ktime_get_ns() });
     let addresses = addresses(frame, found);
     let event = event(addresses, outcome, time);
-    let bucket = match addresses {
+    let place = match addresses {
         Some((subscriber, _)) => {
             let place = ledger.place(subscriber);
-            // SAFETY: this CPU's own, as the ledger is.
-            let bucket = unsafe {
-                TALKERS.get_ptr_mut(cpu() * BUCKETS + place.bucket).map(|bucket| &mut *bucket)
-            };
-            bucket.map(|bucket| (bucket, place))
+            let bucket = cpu() * BUCKETS + place.bucket;
+            match (WAYS.get_ptr_mut(bucket), TALKERS.get_ptr_mut(bucket)) {
+                // SAFETY: this CPU's own, as the ledger is.
+                (Some(ways), Some(talkers)) => Some(unsafe { (place, &mut *ways, &mut *talkers) }),
+                _ => None,
+            }
         }
         None => None,
     };
-    sighting::note(ledger, bucket, &event)
+    sighting::note(ledger, place, &event)
 }
 
 /// Sends the event of a packet. 1 if the ring had room for it.

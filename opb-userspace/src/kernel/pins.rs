@@ -5,6 +5,7 @@
 //! PINS/v1/counters        counts of every outcome
 //! PINS/v1/interfaces      which interfaces have counters of their own
 //! PINS/v1/events          the ring of denied packets
+//! PINS/v1/ways            which places for talkers are taken
 //! PINS/v1/talkers         who is denied how often
 //! PINS/v1/ledgers         what there is no event for
 //! PINS/v1/links/HOOK~DIRECTION~SIDE~IFINDEX
@@ -178,6 +179,7 @@ pub(super) fn check_bpffs(pins: &Path) -> Result<(), Error> {
 /// Where the maps of [`super::sighting`] are pinned.
 pub(super) struct SightingPins {
     pub(super) events: PathBuf,
+    pub(super) ways: PathBuf,
     pub(super) talkers: PathBuf,
     pub(super) ledgers: PathBuf,
 }
@@ -185,11 +187,21 @@ pub(super) struct SightingPins {
 impl SightingPins {
     pub(super) fn below(directory: &Path) -> Self {
         let path = |name| directory.join(name);
-        Self { events: path("events"), talkers: path("talkers"), ledgers: path("ledgers") }
+        Self {
+            events: path("events"),
+            ways: path("ways"),
+            talkers: path("talkers"),
+            ledgers: path("ledgers"),
+        }
     }
 
-    pub(super) fn maps(self) -> [(&'static str, PathBuf); 3] {
-        [("EVENTS", self.events), ("TALKERS", self.talkers), ("LEDGERS", self.ledgers)]
+    pub(super) fn maps(self) -> [(&'static str, PathBuf); 4] {
+        [
+            ("EVENTS", self.events),
+            ("WAYS", self.ways),
+            ("TALKERS", self.talkers),
+            ("LEDGERS", self.ledgers),
+        ]
     }
 }
 

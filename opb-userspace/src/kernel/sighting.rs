@@ -6,7 +6,7 @@ use std::path::Path;
 
 use aya::maps::{Map, MapData, MapType, RingBuf};
 use aya_obj::generated::bpf_map_type;
-use opb_common::sighting::{BUCKETS, Bucket, Event, Ledger, RING_BYTES, Talker};
+use opb_common::sighting::{BUCKETS, Bucket, Event, Ledger, RING_BYTES, Talker, Ways};
 
 use super::{
     Error,
@@ -26,6 +26,9 @@ pub(super) fn open(pins: &SightingPins) -> Result<(), Error> {
     let create = || sys::create_map(c"opb_events", &ring, None);
     pins::open_or_create(&pins.events, MapType::RingBuf, &ring, create)?;
     let cpus = cpus()?;
+    let ways = Table::<Ways>::shape(cpus * BUCKETS);
+    let create = || sys::create_map(c"opb_ways", &ways, None);
+    pins::open_or_create(&pins.ways, MapType::Array, &ways, create)?;
     let talkers = Table::<Bucket>::shape(cpus * BUCKETS);
     let create = || sys::create_map(c"opb_talkers", &talkers, None);
     pins::open_or_create(&pins.talkers, MapType::Array, &talkers, create)?;
@@ -52,6 +55,7 @@ pub struct Sightings {
 
 /// Talkers and ledgers, read through memory.
 pub struct Books {
+    ways: Table<Ways>,
     talkers: Table<Bucket>,
     ledgers: Table<Ledger>,
 }
@@ -60,10 +64,11 @@ impl Sightings {
     pub(super) fn open(pins: &SightingPins) -> Result<Self, Error> {
         let map = |path: &Path| sys::open_pin(path).map_err(Error::path("open", path));
         let cpus = cpus()?;
-        let (talkers, ledgers) = (map(&pins.talkers)?, map(&pins.ledgers)?);
+        let (ways, talkers, ledgers) = (map(&pins.ways)?, map(&pins.talkers)?, map(&pins.ledgers)?);
         Ok(Self {
             ring: Map::RingBuf(MapData::from_pin(&pins.events)?).try_into()?,
             books: Books {
+                ways: Table::map(ways.as_fd(), cpus * BUCKETS)?,
                 talkers: Table::map(talkers.as_fd(), cpus * BUCKETS)?,
                 ledgers: Table::map(ledgers.as_fd(), cpus)?,
             },
@@ -114,11 +119,13 @@ impl Books {
     pub fn talkers(&self, cutoff: u64, mut each: impl FnMut(&Talker)) {
         for index in 0..self.talkers.len() {
             let mut bucket = self.talkers.read(index);
-            let forgets = bucket.forget(cutoff);
-            bucket.talkers().for_each(&mut each);
+            let mut ways = self.ways.read(index);
+            let forgets = ways.forget(&mut bucket, cutoff);
+            bucket.iter().filter(|talker| talker.packets != 0).for_each(&mut each);
             if forgets {
                 // May undo what the CPU writes at this moment: one packet of a talker.
                 self.talkers.write(index, bucket);
+                self.ways.write(index, ways);
             }
         }
     }
