@@ -21,6 +21,19 @@ pub trait Frame {
     /// `N` is at least 2 for that reason.
     fn header<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
 
+    /// The IPv4 address at `offset`.
+    #[inline(always)]
+    fn address4(&self, offset: usize) -> Option<u32> {
+        self.header::<4>(offset).map(|bytes| u32::from_be_bytes(*bytes))
+    }
+
+    /// The halves of the IPv6 address at `offset`.
+    #[inline(always)]
+    fn address6(&self, offset: usize) -> Option<[u64; 2]> {
+        let address = self.header::<16>(offset).map(|bytes| u128::from_be_bytes(*bytes))?;
+        Some([(address >> 64) as u64, address as u64])
+    }
+
     /// Length of the whole frame in bytes, including what is not in reach of [`Frame::header`].
     fn length(&self) -> usize;
 

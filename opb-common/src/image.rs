@@ -15,8 +15,8 @@
 //! The compiler picks the number of index bits so that most subtrees fit one leaf of either kind: at a million prefixes
 //! a lookup costs two dependent cache misses.
 
-/// What the first word of an image is: `opb1`.
-pub const MAGIC: u32 = u32::from_le_bytes(*b"opb1");
+/// What the first word of an image is: `opb` and a digit that counts the layouts of nodes. A daemon refuses the image of another.
+pub const MAGIC: u32 = u32::from_le_bytes(*b"opb2");
 
 /// Where the policy map holds the image in force, and the overlay on it.
 pub const IMAGE_SLOT: u32 = 0;
@@ -235,7 +235,7 @@ impl Slot {
 
     #[inline(always)]
     const fn node(self) -> u32 {
-        self.0 & (1 << Self::NODE_BITS) - 1
+        self.0 & ((1 << Self::NODE_BITS) - 1)
     }
 
     #[inline(always)]

@@ -197,17 +197,14 @@ fn class<'a, F: Frame + ?Sized, N: Nodes<'a>>(
     root: u32,
 ) -> u16 {
     let ip = found.ip(frame);
-    let (high, low) = if found.is_ipv6() {
-        let Some(address) = frame.header::<16>(ip + if destination { 24 } else { 8 }) else {
-            return 0;
-        };
-        let address = u128::from_be_bytes(*address);
-        ((address >> 64) as u64, address as u64)
+    let [high, low] = if found.is_ipv6() {
+        let Some(halves) = frame.address6(ip + if destination { 24 } else { 8 }) else { return 0 };
+        halves
     } else {
-        let Some(address) = frame.header::<4>(ip + if destination { 16 } else { 12 }) else {
+        let Some(address) = frame.address4(ip + if destination { 16 } else { 12 }) else {
             return 0;
         };
-        (u64::from(u32::from_be_bytes(*address)) << 32, 0)
+        [u64::from(address) << 32, 0]
     };
     image::lookup(image, root, high, low)
 }

@@ -243,7 +243,7 @@ impl Ways {
     #[inline(always)]
     pub fn note(&mut self, bucket: &mut Bucket, tag: u64, event: &Event) -> Standing {
         let kind = Talker::kind_of(event);
-        let mut same = lanes::zeros(self.tags ^ tag * lanes::ONES);
+        let mut same = lanes::zeros(self.tags ^ (tag * lanes::ONES));
         // More than one has the tag once in thousands of packets, but then the address decides.
         for _ in 0..WAYS {
             if same == 0 {
@@ -277,7 +277,7 @@ impl Ways {
         }
         let way = lanes::lowest(free);
         let was_taken = lanes::get(self.tags, way) != 0;
-        self.tags = self.tags & !lanes::of(way, lanes::MOST) | lanes::of(way, tag);
+        self.tags = (self.tags & !lanes::of(way, lanes::MOST)) | lanes::of(way, tag);
         self.credits |= lanes::of(way, 1);
         bucket[way] = Talker::new(event);
         if was_taken { Standing::Replaces } else { Standing::New }
@@ -349,29 +349,16 @@ pub fn addresses<F: Frame + ?Sized>(
     }
     let ip = found.ip(frame);
     let (source, destination) = if found.is_ipv6() {
-        let bytes = frame.header::<32>(ip + 8)?;
-        ([be64(bytes, 0), be64(bytes, 8)], [be64(bytes, 16), be64(bytes, 24)])
+        (frame.address6(ip + 8)?, frame.address6(ip + 24)?)
     } else {
-        let bytes = frame.header::<8>(ip + 12)?;
-        let both = u64::from_be_bytes(*bytes);
-        ([0, MAPPED | both >> 32], [0, MAPPED | both & 0xffff_ffff])
+        let mapped = |address: u32| [0, MAPPED | u64::from(address)];
+        (mapped(frame.address4(ip + 12)?), mapped(frame.address4(ip + 16)?))
     };
     Some(if downstream { (destination, source) } else { (source, destination) })
 }
 
 /// `::ffff:0:0/96`
 const MAPPED: u64 = 0xffff << 32;
-
-#[inline(always)]
-const fn be64(bytes: &[u8; 32], at: usize) -> u64 {
-    let mut value = 0;
-    let mut byte = 0;
-    while byte < 8 {
-        value = value << 8 | bytes[at + byte] as u64;
-        byte += 1;
-    }
-    value
-}
 
 /// The generic cell rate algorithm of ITU-T I.371: `previous` is what this returned last, 0 if never.
 #[inline(always)]

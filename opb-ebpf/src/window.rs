@@ -60,12 +60,47 @@ impl Window {
     }
 }
 
+/// The number of type `$type` at the address `$at`, which is in the window.
+macro_rules! load {
+    ($type:ident, $at:expr) => {{
+        let at: usize = $at;
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: a load inside the window, as the caller says.
+        let value = unsafe {
+            let value: u64;
+            core::arch::asm!(
+                concat!("{value} = *(", stringify!($type), " *)({at} + 0)"),
+                value = out(reg) value, at = in(reg) at,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+            value as $type
+        };
+        #[cfg(not(target_arch = "bpf"))]
+        // SAFETY: as above.
+        let value = unsafe { (at as *const $type).read_unaligned() };
+        value
+    }};
+}
+
 impl Frame for Window {
     #[inline(always)]
     fn header<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
         const { assert!(N >= 2) };
         // SAFETY: all of it lies in the window, and a byte array needs no alignment.
         self.address::<N>(offset).map(|at| unsafe { &*(at as *const [u8; N]) })
+    }
+
+    // In one load each. Of bytes that may lie anywhere the compiler makes a load a byte, because BPF as such promises no more;
+    // but the kernel lets programs read packets so where the processor can (CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS).
+    #[inline(always)]
+    fn address4(&self, offset: usize) -> Option<u32> {
+        self.address::<4>(offset).map(|at| load!(u32, at).to_be())
+    }
+
+    #[inline(always)]
+    fn address6(&self, offset: usize) -> Option<[u64; 2]> {
+        let at = self.address::<16>(offset)?;
+        Some([load!(u64, at).to_be(), load!(u64, at + 8).to_be()])
     }
 
     #[inline(always)]
