@@ -48,15 +48,16 @@ fn replaced(page: &str, part: &str) -> Option<String> {
 fn with_rows(page: &str, table: &str, commit: &str) -> Option<String> {
     let (head, rows) = table.split_at(table.match_indices('\n').nth(1)?.0 + 1);
     let (before, old) = page.split_once(head)?;
-    let mut before = before.trim_end().to_owned();
+    let mut names = Vec::new();
     let mut lines: Vec<&str> = old.lines().collect();
     for row in rows.lines() {
         let name = row.split(" | ").next()?;
         let same = lines.iter_mut().find(|line| line.split(" | ").next() == Some(name));
-        before += &format!("\nAgain at commit {commit}: {}.", name.trim_start_matches("| "));
+        names.push(name.trim_start_matches("| "));
         *same? = row;
     }
-    Some(format!("{before}\n\n{head}{}\n", lines.join("\n")))
+    let (before, names) = (before.trim_end(), names.join("; "));
+    Some(format!("{before}\nAgain at commit {commit}: {names}.\n\n{head}{}\n", lines.join("\n")))
 }
 
 fn table(kernels: &[Column], tests: &BTreeSet<String>) -> String {
