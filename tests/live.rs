@@ -14,6 +14,8 @@ mod entries;
 mod sessions;
 #[path = "live/reloads.rs"]
 mod reloads;
+#[path = "live/trials.rs"]
+mod trials;
 #[path = "live/hosts.rs"]
 mod hosts;
 #[path = "live/interfaces.rs"]

@@ -1,4 +1,7 @@
-use opb_userspace::daemon::report::Confirmation;
+use opb_userspace::{
+    daemon::report::{Confirmation, TrialOf},
+    period::Period,
+};
 
 use super::{
     client::Control,
@@ -6,7 +9,7 @@ use super::{
     output::{Format, Output},
 };
 
-/// Keeps what `reload --confirm` has put in force
+/// Keeps what `reload --confirm` or `subscriber import --confirm` has put in force
 #[derive(Debug, clap::Args)]
 pub(crate) struct Confirm {
     #[command(flatten)]
@@ -19,12 +22,17 @@ pub(crate) struct Confirm {
 impl Confirm {
     pub(crate) fn execute(self) -> Result<(), Failure> {
         let confirmation: Confirmation = self.control.post("/v1/confirm")?;
-        let Confirmation { confirmed, generation } = confirmation;
+        let Confirmation { confirmed, of, generation } = confirmation;
         let mut output = Output::new();
         if self.format.json {
             output.json(&confirmation)?;
-        } else if confirmed {
-            output.line(format_args!("confirmed: generation {generation} stays in force"))?;
+        } else {
+            match of {
+                None => {}
+                Some(TrialOf::Policy) => output
+                    .line(format_args!("confirmed: generation {generation} stays in force"))?,
+                Some(TrialOf::Import) => output.line("confirmed: the import stays")?,
+            }
         }
         output.finish()?;
         if confirmed || self.format.json {
@@ -33,4 +41,14 @@ impl Confirm {
         Err(Failure::new("nothing waits for a confirmation")
             .hint("`opb status` says when and why a policy was last put in force"))
     }
+}
+
+/// What to say of something that waits for a confirmation.
+pub(super) fn on_trial(limit: Period) -> String {
+    format!("on trial: taken back in {limit} unless `opb confirm` comes before")
+}
+
+/// The query that asks for a trial.
+pub(super) fn query(limit: Option<Period>) -> String {
+    limit.map(|limit| format!("?confirm={}", limit.duration().as_secs())).unwrap_or_default()
 }

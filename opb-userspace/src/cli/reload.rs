@@ -5,7 +5,7 @@ use opb_userspace::{
 
 use super::{
     client::{Control, Rejectable},
-    diff,
+    confirm, diff,
     failure::Failure,
     output::{Format, Output},
 };
@@ -33,10 +33,7 @@ impl Reload {
         if self.dry_run {
             return self.preview();
         }
-        let path = match self.confirm {
-            None => "/v1/reload".to_owned(),
-            Some(limit) => format!("/v1/reload?confirm={}", limit.duration().as_secs()),
-        };
+        let path = format!("/v1/reload{}", confirm::query(self.confirm));
         let outcome: ReloadOutcome = self.control.post(&path)?;
         let mut output = Output::new();
         if self.format.json {
@@ -48,9 +45,7 @@ impl Reload {
                     output
                         .line(format_args!("applied: generation {generation}, digest {digest}"))?;
                     if let Some(limit) = self.confirm {
-                        output.line(format_args!(
-                            "on trial: taken back in {limit} unless `opb confirm` comes before"
-                        ))?;
+                        output.line(confirm::on_trial(limit))?;
                     }
                 }
                 ReloadOutcome::Rejected { .. } => output.line("rejected")?,

@@ -1,5 +1,7 @@
 use opb_userspace::{
-    daemon::report::{self, EntriesStatus, LastReload, PolicyStatus, ReloadOutcome, State},
+    daemon::report::{
+        self, EntriesStatus, LastReload, PolicyStatus, ReloadOutcome, State, TrialStatus,
+    },
     relays::HostStatus,
     telemetry::alarms::AlarmStatus,
 };
@@ -91,8 +93,9 @@ fn describe(output: &mut Output, status: &report::Status) -> Result<(), Failure>
 
 /// What holds beside the files.
 fn run_time(output: &mut Output, status: &report::Status) -> Result<(), Failure> {
-    if let Some(until) = status.trial {
-        output.line(format_args!("on trial: taken back at {until:.0} unless confirmed"))?;
+    if let Some(TrialStatus { of, until }) = status.trial {
+        let of = of.name();
+        output.line(format_args!("on trial: {of}, taken back at {until:.0} unless confirmed"))?;
     }
     let EntriesStatus { count, meaningless } = status.entries;
     let meaningless = match meaningless {

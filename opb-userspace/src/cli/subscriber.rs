@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::{
     client::Control,
+    confirm,
     failure::{self, Failure},
     output::{Format, Output},
     upload::Upload,
@@ -114,6 +115,10 @@ pub(crate) struct Import {
     #[arg(long)]
     partial: bool,
 
+    /// Takes the changes back, unless `opb confirm` comes within this time, such as 5m
+    #[arg(long, value_name = "TIME")]
+    confirm: Option<Period>,
+
     #[command(flatten)]
     target: Target,
 
@@ -166,7 +171,7 @@ impl Add {
         let body = Addition { entries, partial: false };
         let answer: Answer = control.send("/v1/subscribers", upload(&body))?;
         let failed = answer.failures.iter().map(complaint).collect();
-        conclude(&answer, failed, false, format)
+        conclude(&answer, failed, false, None, format)
     }
 }
 
@@ -176,7 +181,7 @@ impl Remove {
         let body = Removal { prefixes, partial: false };
         let answer: Answer = control.send("/v1/subscribers/remove", upload(&body))?;
         let failed = answer.failures.iter().map(complaint).collect();
-        conclude(&answer, failed, false, format)
+        conclude(&answer, failed, false, None, format)
     }
 }
 
@@ -237,7 +242,8 @@ impl Import {
         if !entries.is_empty() {
             let body = to_json(&Addition { entries, partial });
             let bar = progress(body.len());
-            answer = self.control.send("/v1/subscribers", Upload::new(body, bar.clone()))?;
+            let path = format!("/v1/subscribers{}", confirm::query(self.confirm));
+            answer = self.control.send(&path, Upload::new(body, bar.clone()))?;
             bar.finish_and_clear();
         }
         for Refused { index, prefix, error } in &answer.failures {
@@ -253,7 +259,7 @@ impl Import {
         failed.sort();
         let file = self.file.display();
         let failed = failed.into_iter().map(|(line, error)| format!("{file}:{line}: {error}"));
-        conclude(&answer, failed.collect(), partial, self.format)
+        conclude(&answer, failed.collect(), partial, self.confirm, self.format)
     }
 
     fn read(&self) -> Result<String, Failure> {
@@ -315,15 +321,20 @@ fn conclude(
     answer: &Answer,
     mut failed: Vec<String>,
     partial: bool,
+    confirm: Option<Period>,
     format: Format,
 ) -> Result<(), Failure> {
-    let Answer { added, changed, removed, unchanged, .. } = answer;
+    let Answer { added, changed, removed, unchanged, trial, .. } = answer;
     let nothing_done = !failed.is_empty() && !partial;
     let mut output = Output::new();
     if format.json {
-        output.json(&json!({
+        let mut object = json!({
             "added": added, "changed": changed, "removed": removed, "unchanged": unchanged, "errors": failed,
-        }))?;
+        });
+        if let Some(until) = trial {
+            object["trial"] = json!(until);
+        }
+        output.json(&object)?;
     } else if !nothing_done {
         let counts = [
             ("added", added),
@@ -337,6 +348,9 @@ fn conclude(
             .collect();
         if !counts.is_empty() {
             output.line(counts.join(", "))?;
+        }
+        if let Some(limit) = confirm.filter(|_| trial.is_some()) {
+            output.line(confirm::on_trial(limit))?;
         }
     }
     output.finish()?;

@@ -67,26 +67,32 @@ async fn show_status(State(app): State<App>) -> Response {
     Json(status).into_response()
 }
 
-/// Parameters of a reload.
+/// Parameters of what can be on trial.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct How {
-    /// Seconds within which the reload must be confirmed.
+pub(super) struct How {
+    /// Seconds within which it must be confirmed.
     confirm: Option<NonZeroU32>,
+}
+
+impl How {
+    /// For how long it is on trial, if it shall be.
+    pub(super) fn trial(
+        how: Result<Parameters<Self>, QueryRejection>,
+    ) -> Result<Option<Duration>, Refused> {
+        let Parameters(Self { confirm }) =
+            how.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+        Ok(confirm.map(|seconds| Duration::from_secs(seconds.get().into())))
+    }
 }
 
 async fn reload(
     State(app): State<App>,
     how: Result<Parameters<How>, QueryRejection>,
 ) -> Result<Response, Refused> {
-    let Parameters(How { confirm }) =
-        how.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-    let outcome = match confirm {
+    let outcome = match How::trial(how)? {
         None => app.enforcer.call(|it| it.reload(Trigger::Request)).await?,
-        Some(seconds) => {
-            let limit = Duration::from_secs(seconds.get().into());
-            app.enforcer.call(move |it| it.reload_on_trial(limit)).await?
-        }
+        Some(limit) => app.enforcer.call(move |it| it.reload_on_trial(limit)).await?,
     };
     let status =
         if outcome.is_rejected() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
@@ -94,7 +100,10 @@ async fn reload(
 }
 
 async fn confirm(State(app): State<App>) -> Result<Response, Refused> {
-    Ok(Json(app.enforcer.call(Enforcer::confirm).await?).into_response())
+    match app.enforcer.call(Enforcer::confirm).await? {
+        Ok(confirmation) => Ok(Json(confirmation).into_response()),
+        Err(error) => Err(Refused::from(StatusCode::INTERNAL_SERVER_ERROR, &error)),
+    }
 }
 
 async fn preview(State(app): State<App>) -> Result<Response, Refused> {

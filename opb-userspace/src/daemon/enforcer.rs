@@ -16,8 +16,8 @@ use opb_common::{ABI_VERSION, image::Slot, settings::Settings};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-pub(super) use self::changes::Waiting;
-use self::{delta::Delta, trial::Trial};
+pub(super) use self::changes::{Refusal, Waiting};
+use self::delta::Delta;
 use super::{
     Error,
     files::Watch,
@@ -36,7 +36,7 @@ use crate::{
     node::{Addresses, Config, EventLog, LogLevel, Observe, PolicySource},
     policy::{Diagnostic, Group, Policy},
     relays::{Hosts, resolver::Task},
-    subscribers::Entries,
+    subscribers::{Entries, Trial},
     telemetry::Look,
 };
 
@@ -57,7 +57,7 @@ pub(super) struct Enforcer {
     /// What files, entries and hosts make together.
     compiled: Compiled,
     delta: Delta,
-    trial: Option<Trial>,
+    trial: Option<trial::Trial>,
     watch: Watch,
     plan: Plan,
     covered: Vec<(Wanted, Attached)>,
@@ -111,6 +111,12 @@ impl Enforcer {
         let watch = changes::watched(&path, &config, &files, started);
         let now = Timestamp::now();
         let mut entries = Entries::open(&config.state)?;
+        if let Some(places) = entries.roll_back(now)? {
+            error!("{}", trial::taken_back(places.len()));
+        }
+        if let Some(Trial { until, .. }) = entries.trial() {
+            warn!("an import is on trial: it is taken back at {until:.0} unless it is confirmed");
+        }
         let expired = entries.expire(now)?;
         if expired > 0 {
             info!("{expired} run-time entries have run out meanwhile");
@@ -170,7 +176,12 @@ impl Enforcer {
 
     /// Puts in force what the files say now, or leaves everything as it is.
     pub(super) fn reload(&mut self, trigger: Trigger) -> ReloadOutcome {
-        let outcome = match self.refuse_on_trial().and_then(|()| self.read_again()) {
+        self.reload_unless(self.refuse_reload(), trigger)
+    }
+
+    fn reload_unless(&mut self, refused: Result<(), String>, trigger: Trigger) -> ReloadOutcome {
+        let refused = refused.map_err(|error| vec![Problem::from(error)]);
+        let outcome = match refused.and_then(|()| self.read_again()) {
             Ok(outcome) => outcome,
             Err(errors) => ReloadOutcome::Rejected { errors },
         };
@@ -427,7 +438,7 @@ impl Enforcer {
             hosts: self.hosts.status(policy),
             // Not known here: whoever shows a status adds them.
             alarms: Vec::new(),
-            trial: self.trial.as_ref().map(|trial| trial.until),
+            trial: self.on_trial(),
             problems,
             warnings: (policy.warnings.iter().map(ToString::to_string))
                 .chain(fall_backs)

@@ -28,12 +28,37 @@ pub struct Status {
     /// Who is told of suspects.
     #[serde(default)]
     pub alarms: Vec<AlarmStatus>,
-    /// When the policy in force is taken back unless it is confirmed.
+    /// What is taken back unless it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trial: Option<Timestamp>,
+    pub trial: Option<TrialStatus>,
     /// What keeps the state from being `enforcing`.
     pub problems: Vec<String>,
     pub warnings: Vec<String>,
+}
+
+/// What is on trial. One thing at a time is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialStatus {
+    pub of: TrialOf,
+    pub until: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrialOf {
+    /// What a reload put in force.
+    Policy,
+    /// Run-time entries.
+    Import,
+}
+
+impl TrialOf {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "a policy",
+            Self::Import => "an import",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +150,7 @@ pub enum Trigger {
     Files,
     /// An exemption or a run-time entry ran out.
     Expiry,
-    /// Nobody confirmed a reload.
+    /// Nobody confirmed a reload or an import.
     Rollback,
 }
 
@@ -166,6 +191,9 @@ pub struct Preview {
 pub struct Confirmation {
     /// False if nothing was on trial.
     pub confirmed: bool,
+    /// What was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<TrialOf>,
     /// In force.
     pub generation: u64,
 }

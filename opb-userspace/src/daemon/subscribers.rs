@@ -1,11 +1,16 @@
 //! Run-time entries in the control API.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
     extract::{
-        ConnectInfo, DefaultBodyLimit, State, connect_info::Connected, rejection::JsonRejection,
+        ConnectInfo, DefaultBodyLimit, Query as Parameters, State,
+        connect_info::Connected,
+        rejection::{JsonRejection, QueryRejection},
     },
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -16,8 +21,8 @@ use nix::unistd::{Uid, User};
 use tokio::{net::UnixListener, sync::oneshot};
 
 use super::{
-    control::{App, Refused},
-    enforcer::{Enforcer, Waiting},
+    control::{App, How, Refused},
+    enforcer::{Enforcer, Refusal, Waiting},
     worker::{Gone, Worker},
 };
 use crate::subscribers::{
@@ -44,9 +49,10 @@ impl Desk {
         &self,
         enforcer: &Worker<Enforcer>,
         request: Request,
-    ) -> Result<Result<Answer, String>, Gone> {
+        trial: Option<Duration>,
+    ) -> Result<Result<Answer, Refusal>, Gone> {
         let (reply, answer) = oneshot::channel();
-        self.lock().push(Waiting { request, reply });
+        self.lock().push(Waiting { request, trial, reply });
         let desk = self.clone();
         // The first of these jobs finds all that are waiting, the others none. Its end is not waited for: it may serve those that
         // came later, and have the answer to this request behind it.
@@ -85,11 +91,13 @@ async fn list(State(app): State<App>) -> Result<Response, Refused> {
 async fn add(
     State(app): State<App>,
     ConnectInfo(Peer(who)): ConnectInfo<Peer>,
+    how: Result<Parameters<How>, QueryRejection>,
     body: Result<Json<Addition>, JsonRejection>,
 ) -> Result<Response, Refused> {
+    let trial = How::trial(how)?;
     let Json(addition) = body.map_err(unreadable)?;
     let partial = addition.partial;
-    change(&app, Request::Add(addition, who), partial).await
+    change(&app, Request::Add(addition, who), trial, partial).await
 }
 
 async fn remove(
@@ -98,12 +106,22 @@ async fn remove(
 ) -> Result<Response, Refused> {
     let Json(removal) = body.map_err(unreadable)?;
     let partial = removal.partial;
-    change(&app, Request::Remove(removal), partial).await
+    change(&app, Request::Remove(removal), None, partial).await
 }
 
-async fn change(app: &App, request: Request, partial: bool) -> Result<Response, Refused> {
-    let answer = (app.desk.ask(&app.enforcer, request).await?)
-        .map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
+async fn change(
+    app: &App,
+    request: Request,
+    trial: Option<Duration>,
+    partial: bool,
+) -> Result<Response, Refused> {
+    let answer = (app.desk.ask(&app.enforcer, request, trial).await?).map_err(|refusal| {
+        let (status, error) = match refusal {
+            Refusal::OnTrial(error) => (StatusCode::CONFLICT, error),
+            Refusal::Failed(error) => (StatusCode::INTERNAL_SERVER_ERROR, error),
+        };
+        Refused::new(status, error)
+    })?;
     let refused = !partial && !answer.failures.is_empty();
     let status = if refused { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     Ok((status, Json(answer)).into_response())

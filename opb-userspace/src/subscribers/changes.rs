@@ -1,11 +1,11 @@
 //! What clients ask to be changed, and what came of it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Map, Who, store::Shared};
+use super::{Changes, Entries, Entry, Who, store::Shared};
 use crate::policy::{Policy, Prefix};
 
 /// An entry that a client wants.
@@ -66,6 +66,9 @@ pub struct Answer {
     pub unchanged: usize,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<Failure>,
+    /// When this is taken back unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Timestamp>,
 }
 
 /// What is wrong with one element of a request.
@@ -79,10 +82,10 @@ pub struct Failure {
 
 /// Changes that have been accepted and are not made yet.
 pub struct Staging<'a> {
-    entries: &'a Map,
+    entries: &'a Entries,
     policy: &'a Policy,
     now: Timestamp,
-    changes: BTreeMap<Prefix, Option<Entry>>,
+    changes: Changes,
     shared: Shared,
 }
 
@@ -99,11 +102,11 @@ enum Step {
 
 impl<'a> Staging<'a> {
     /// Over the entries that there are, and the groups of `policy`.
-    pub fn new(entries: &'a Map, policy: &'a Policy, now: Timestamp) -> Self {
-        Self { entries, policy, now, changes: BTreeMap::new(), shared: Shared::default() }
+    pub fn new(entries: &'a Entries, policy: &'a Policy, now: Timestamp) -> Self {
+        Self { entries, policy, now, changes: Changes::new(), shared: Shared::default() }
     }
 
-    pub fn into_changes(self) -> BTreeMap<Prefix, Option<Entry>> {
+    pub fn into_changes(self) -> Changes {
         self.changes
     }
 
@@ -177,7 +180,7 @@ impl<'a> Staging<'a> {
     fn step(&mut self, prefix: Prefix, entry: Option<Entry>) -> Step {
         let present = match self.changes.get(&prefix) {
             Some(staged) => staged.as_ref(),
-            None => self.entries.get(&prefix),
+            None => self.entries.map().get(&prefix),
         };
         let step = match (present, &entry) {
             (None, None) => Step::Unchanged,
@@ -188,6 +191,10 @@ impl<'a> Staging<'a> {
         };
         if !matches!(step, Step::Unchanged) {
             self.changes.insert(prefix, entry);
+        } else if self.entries.trial().is_some_and(|trial| trial.holds(prefix)) {
+            // Whoever asks for what is on trial anyway wants to have it after the trial, too.
+            let present = present.cloned();
+            self.changes.insert(prefix, present);
         }
         step
     }

@@ -1,11 +1,12 @@
 //! Run-time entries: what `opb subscriber` and the session system's hooks put over the policy files.
 //!
-//! [`changes`] is what clients ask for, [`store`] keeps the entries over crashes and reboots, [`overlay`] merges them into
-//! a policy.
+//! [`changes`] is what clients ask for, [`store`] keeps the entries over crashes and reboots, [`trial`] takes back what nobody
+//! confirms, [`overlay`] merges the entries into a policy.
 
 pub mod changes;
 mod overlay;
 mod store;
+mod trial;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,11 +19,14 @@ use serde::{Deserialize, Serialize};
 
 pub use overlay::{follow, overlay};
 pub use store::{Error, Store};
+pub use trial::{Batch, Trial};
 
 use crate::policy::{Owner, Policy, Prefix};
 
 /// All entries by prefix: there is at most one for each.
 pub type Map = BTreeMap<Prefix, Entry>;
+/// What becomes of the entries for some prefixes; `None` removes one.
+pub type Changes = BTreeMap<Prefix, Option<Entry>>;
 
 /// What holds for one prefix until it is removed or runs out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +78,7 @@ pub struct Entries {
     counts: BTreeMap<Option<Arc<str>>, usize>,
     /// What runs out, the next first.
     ends: BTreeSet<(Timestamp, Prefix)>,
+    trial: Option<Trial>,
 }
 
 impl Entries {
@@ -83,9 +88,9 @@ impl Entries {
     }
 
     fn read(store: Store) -> Result<Self, Error> {
-        let map = store.entries()?;
-        let mut entries =
-            Self { map: Map::new(), store, counts: BTreeMap::new(), ends: BTreeSet::new() };
+        let (map, trial) = (store.entries()?, store.trial()?);
+        let (counts, ends) = (BTreeMap::new(), BTreeSet::new());
+        let mut entries = Self { map: Map::new(), store, counts, ends, trial };
         map.into_iter().for_each(|(prefix, entry)| entries.set(prefix, Some(entry)));
         Ok(entries)
     }
@@ -96,16 +101,6 @@ impl Entries {
 
     pub fn store(&self) -> &Store {
         &self.store
-    }
-
-    /// Makes `changes` durable, then part of the map. `None` removes an entry.
-    pub fn commit(&mut self, changes: BTreeMap<Prefix, Option<Entry>>) -> Result<(), Error> {
-        if changes.is_empty() {
-            return Ok(());
-        }
-        self.store.commit(&changes)?;
-        changes.into_iter().for_each(|(prefix, entry)| self.set(prefix, entry));
-        Ok(())
     }
 
     fn set(&mut self, prefix: Prefix, entry: Option<Entry>) {
@@ -133,11 +128,12 @@ impl Entries {
         expired.map(|&(_, prefix)| prefix).collect()
     }
 
-    /// Removes what has run out. Says how many entries that were.
+    /// Removes what has run out. Says how many entries that were. Nobody has asked for that: what is on trial stays so.
     pub fn expire(&mut self, now: Timestamp) -> Result<usize, Error> {
         let expired = self.expired(now);
         let count = expired.len();
-        self.commit(expired.into_iter().map(|prefix| (prefix, None)).collect())?;
+        let entries = expired.into_iter().map(|prefix| (prefix, None)).collect();
+        self.write(Batch { entries, trial: None })?;
         Ok(count)
     }
 

@@ -9,15 +9,22 @@ use std::{
     sync::Arc,
 };
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Entry, Map};
+use super::{
+    Changes, Entry, Map,
+    trial::{Batch, Step, Trial},
+};
 use crate::policy::Prefix;
 
 const FILE: &str = "entries.redb";
 /// Keys are the bytes of prefixes, values are JSON: members can be added without another version.
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
+/// What takes an import back that is on trial, if one is: what there was at each prefix, as JSON, and at [`DEADLINE`] the time.
+const TRIAL: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("trial");
+/// No prefix has a key without bytes.
+const DEADLINE: &[u8] = &[];
 /// The last good answer for each relay host.
 const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -85,6 +92,7 @@ impl Store {
         let found = self.write(|transaction| {
             // All tables are made here, so that reading never meets a missing one.
             transaction.open_table(ENTRIES)?;
+            transaction.open_table(TRIAL)?;
             transaction.open_table(HOSTS)?;
             let mut meta = transaction.open_table(META)?;
             let found = meta.get("version")?.map(|version| version.value());
@@ -102,35 +110,50 @@ impl Store {
 
     /// Everything that was committed.
     pub fn entries(&self) -> Result<Map, Error> {
-        let pairs = self.read(|transaction| {
-            let table = transaction.open_table(ENTRIES)?;
-            let pairs = table.iter()?.map(|pair| {
-                let (key, value) = pair?;
-                Ok((key.value().to_vec(), value.value().to_vec()))
-            });
-            pairs.collect::<Result<Vec<_>, redb::Error>>()
-        })?;
         let mut shared = Shared::default();
         let mut map = Map::new();
-        for (key, value) in pairs {
-            let prefix =
-                Prefix::from_bytes(&key).ok_or_else(|| Error::Key { path: self.path.clone() })?;
+        for [key, value] in self.pairs(ENTRIES)? {
             let mut entry: Entry = self.parse(&value)?;
             shared.share(&mut entry);
-            map.insert(prefix, entry);
+            map.insert(self.prefix(&key)?, entry);
         }
         Ok(map)
     }
 
-    /// Writes all of `changes` or none of them; they are on disk when this returns. `None` removes.
-    pub fn commit(&self, changes: &BTreeMap<Prefix, Option<Entry>>) -> Result<(), Error> {
+    /// What takes back the import that is on trial.
+    pub fn trial(&self) -> Result<Option<Trial>, Error> {
+        let mut shared = Shared::default();
+        let (mut until, mut before) = (None, Changes::new());
+        for [key, value] in self.pairs(TRIAL)? {
+            if key == DEADLINE {
+                until = Some(self.parse(&value)?);
+                continue;
+            }
+            let mut entry: Option<Entry> = self.parse(&value)?;
+            entry.iter_mut().for_each(|entry| shared.share(entry));
+            before.insert(self.prefix(&key)?, entry);
+        }
+        Ok(until.map(|until| Trial { until, before }))
+    }
+
+    /// Writes all of `batch` or none of it; it is on disk when this returns.
+    pub(super) fn commit(&self, batch: &Batch) -> Result<(), Error> {
+        let Batch { entries, trial } = batch;
         self.write(|transaction| {
-            let mut table = transaction.open_table(ENTRIES)?;
-            for (prefix, entry) in changes {
-                let key = prefix.to_bytes();
-                match entry {
-                    Some(entry) => drop(table.insert(&key[..], &*json(entry))?),
-                    None => drop(table.remove(&key[..])?),
+            put(&mut transaction.open_table(ENTRIES)?, optional(entries))?;
+            match trial {
+                None => {}
+                Some(Step::Begin(Trial { until, before })) => {
+                    let mut table = transaction.open_table(TRIAL)?;
+                    table.insert(DEADLINE, &*json(until))?;
+                    put(&mut table, before.iter().map(|(prefix, entry)| (prefix, Some(entry))))?;
+                }
+                Some(Step::Amend(places)) => {
+                    put(&mut transaction.open_table(TRIAL)?, optional(places))?;
+                }
+                Some(Step::End) => {
+                    transaction.delete_table(TRIAL)?;
+                    transaction.open_table(TRIAL)?;
                 }
             }
             Ok(())
@@ -155,6 +178,22 @@ impl Store {
             transaction.open_table(HOSTS)?.insert(host, &*json(&addresses))?;
             Ok(())
         })
+    }
+
+    /// All keys and values of a table.
+    fn pairs(&self, table: TableDefinition<'_, &[u8], &[u8]>) -> Result<Vec<[Vec<u8>; 2]>, Error> {
+        self.read(|transaction| {
+            let table = transaction.open_table(table)?;
+            let pairs = table.iter()?.map(|pair| {
+                let (key, value) = pair?;
+                Ok([key.value().to_vec(), value.value().to_vec()])
+            });
+            pairs.collect()
+        })
+    }
+
+    fn prefix(&self, key: &[u8]) -> Result<Prefix, Error> {
+        Prefix::from_bytes(key).ok_or_else(|| Error::Key { path: self.path.clone() })
     }
 
     fn read<T>(
@@ -187,6 +226,27 @@ impl Store {
         serde_json::from_slice(text)
             .map_err(|source| Error::Content { path: self.path.clone(), source })
     }
+}
+
+/// Writes what there is at each prefix; `None` removes.
+fn put<'a, T: Serialize + 'a>(
+    table: &mut Table<'_, &[u8], &[u8]>,
+    changes: impl IntoIterator<Item = (&'a Prefix, Option<&'a T>)>,
+) -> Result<(), redb::Error> {
+    for (prefix, value) in changes {
+        let key = prefix.to_bytes();
+        match value {
+            Some(value) => drop(table.insert(&key[..], &*json(value))?),
+            None => drop(table.remove(&key[..])?),
+        }
+    }
+    Ok(())
+}
+
+fn optional<T>(
+    changes: &BTreeMap<Prefix, Option<T>>,
+) -> impl Iterator<Item = (&Prefix, Option<&T>)> {
+    changes.iter().map(|(prefix, value)| (prefix, value.as_ref()))
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {

@@ -1,8 +1,8 @@
 //! What changes between two reloads: run-time entries, addresses of relay hosts, and whatever runs out.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Instant, SystemTime},
+    collections::BTreeSet,
+    time::{Duration, Instant, SystemTime},
 };
 
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use opb_common::outcome::Direction;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{Enforcer, Subject, applied, delta::Delta};
+use super::{Enforcer, Subject, applied, delta::Delta, trial::end};
 use crate::{
     compiled::{Compiled, RunTime},
     daemon::{
@@ -25,7 +25,7 @@ use crate::{
     policy::Policy,
     relays::{self, Answer, HostStatus, resolver::Task},
     subscribers::{
-        Row, Who,
+        Changes, Row, Who,
         changes::{self, Request, Staging},
     },
 };
@@ -33,7 +33,18 @@ use crate::{
 /// A request for changes, and where its answer goes.
 pub(in crate::daemon) struct Waiting {
     pub(in crate::daemon) request: Request,
-    pub(in crate::daemon) reply: oneshot::Sender<Result<changes::Answer, String>>,
+    /// How long the changes wait for their confirmation.
+    pub(in crate::daemon) trial: Option<Duration>,
+    pub(in crate::daemon) reply: oneshot::Sender<Result<changes::Answer, Refusal>>,
+}
+
+/// Why nothing has been changed.
+#[derive(Clone, Debug)]
+pub(in crate::daemon) enum Refusal {
+    /// Something else is on trial.
+    OnTrial(String),
+    /// Store or kernel do not do it.
+    Failed(String),
 }
 
 impl Enforcer {
@@ -64,7 +75,7 @@ impl Enforcer {
     }
 
     /// For changes where nobody waits for an answer: what fails is tried again, and degrades the state until it is done.
-    fn complain_unless(&mut self, result: Result<(), String>) -> bool {
+    pub(super) fn complain_unless(&mut self, result: Result<(), String>) -> bool {
         let Err(error) = result else { return true };
         let trouble = format!("what has changed at run time is not in force: {error}");
         self.complain(Subject::Image, trouble);
@@ -73,33 +84,61 @@ impl Enforcer {
 
     /// Answers all of `waiting` after one commit and one publication: a thousand sessions a second come in batches.
     pub(in crate::daemon) fn serve(&mut self, waiting: Vec<Waiting>) {
+        let mut together = Vec::new();
+        for one in waiting {
+            match one.trial {
+                None => together.push(one),
+                // By itself: what takes it back must not take others' changes back.
+                Some(limit) => {
+                    self.serve_together(std::mem::take(&mut together), None);
+                    self.serve_together(vec![one], Some(limit));
+                }
+            }
+        }
+        self.serve_together(together, None);
+    }
+
+    fn serve_together(&mut self, waiting: Vec<Waiting>, trial: Option<Duration>) {
         if waiting.is_empty() {
             return;
         }
-        let mut staging = Staging::new(self.entries.map(), &self.files, Timestamp::now());
-        let (answers, replies): (Vec<_>, Vec<_>) = (waiting.into_iter())
-            .map(|Waiting { request, reply }| (staging.stage(request), reply))
+        let mut staging = Staging::new(&self.entries, &self.files, Timestamp::now());
+        let (mut answers, replies): (Vec<_>, Vec<_>) = (waiting.into_iter())
+            .map(|Waiting { request, reply, .. }| (staging.stage(request), reply))
             .unzip();
         let changes = staging.into_changes();
-        let result = if changes.is_empty() { Ok(()) } else { self.change(changes) };
+        let result = match trial {
+            _ if changes.is_empty() => Ok(()),
+            None => self.change(changes, None).map_err(Refusal::Failed),
+            Some(limit) => {
+                let until = end(limit);
+                answers.iter_mut().for_each(|answer| answer.trial = Some(until));
+                self.change_on_trial(changes, until)
+            }
+        };
         for (answer, reply) in answers.into_iter().zip(replies) {
             // Whoever asked may have given up.
             drop(reply.send(result.clone().map(|()| answer)));
         }
     }
 
-    /// On disk first, then in force. What cannot be put in force is taken back.
-    fn change(
-        &mut self,
-        changes: BTreeMap<crate::policy::Prefix, Option<crate::subscribers::Entry>>,
-    ) -> Result<(), String> {
+    fn change_on_trial(&mut self, changes: Changes, until: Timestamp) -> Result<(), Refusal> {
+        self.refuse_second_trial().map_err(Refusal::OnTrial)?;
+        self.change(changes, Some(until)).map_err(Refusal::Failed)?;
+        warn!("an import is taken back at {until:.0} unless it is confirmed");
+        Ok(())
+    }
+
+    /// On disk first, then in force. What cannot be put in force is taken back, and what is on trial at its time.
+    fn change(&mut self, changes: Changes, trial: Option<Timestamp>) -> Result<(), String> {
         let changed: BTreeSet<_> = changes.keys().copied().collect();
-        let before: BTreeMap<_, _> = (changed.iter())
-            .map(|&prefix| (prefix, self.entries.map().get(&prefix).cloned()))
-            .collect();
-        self.entries.commit(changes).map_err(|error| one_line(&error))?;
+        let committed = match trial {
+            None => self.entries.commit(changes),
+            Some(until) => self.entries.commit_on_trial(changes, until),
+        };
+        let back = committed.map_err(|error| one_line(&error))?;
         if let Err(error) = self.renew_at(&changed) {
-            if let Err(error) = self.entries.commit(before) {
+            if let Err(error) = self.entries.write(back) {
                 let error = one_line(&error);
                 let trouble = format!("entries that were refused are in the store: {error}");
                 self.complain(Subject::Image, trouble);

@@ -1,4 +1,7 @@
-//! Reloads that are only looked at, and reloads that are taken back unless somebody confirms them.
+//! Reloads that are only looked at, and reloads and imports that are taken back unless somebody confirms them.
+//!
+//! What was in force before a reload is kept here. What takes an import back is in the store of the entries, and outlives the
+//! daemon; one that starts reads the files in any case.
 
 use std::time::{Duration, Instant};
 
@@ -7,18 +10,21 @@ use tracing::{error, info, warn};
 
 use super::{Enforcer, Subject, Which, applied, problems, refuse_restart_only};
 use crate::{
-    daemon::report::{Confirmation, Preview, Problem, ReloadOutcome, Trigger},
+    daemon::report::{
+        Confirmation, Preview, Problem, ReloadOutcome, TrialOf, TrialStatus, Trigger,
+    },
     diff::diff,
     errors::one_line,
     node::{Config, PolicySource},
     policy::Policy,
+    subscribers,
 };
 
 /// What was in force before a reload that waits for its confirmation.
 pub(super) struct Trial {
     deadline: Instant,
     /// The same for people.
-    pub(super) until: Timestamp,
+    until: Timestamp,
     files: Policy,
     config: Config,
 }
@@ -40,10 +46,9 @@ impl Enforcer {
     /// Reloads, and takes it back after `limit` unless [`Self::confirm`] is called before.
     pub(in crate::daemon) fn reload_on_trial(&mut self, limit: Duration) -> ReloadOutcome {
         let (files, config) = (self.files.clone(), self.config.clone());
-        let outcome = self.reload(Trigger::Request);
+        let outcome = self.reload_unless(self.refuse_second_trial(), Trigger::Request);
         if matches!(outcome, ReloadOutcome::Applied { .. }) {
-            let length = SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX);
-            let until = Timestamp::now().checked_add(length).unwrap_or(Timestamp::MAX);
+            let until = end(limit);
             warn!("this policy is taken back at {until:.0} unless it is confirmed");
             self.trial = Some(Trial { deadline: Instant::now() + limit, until, files, config });
             self.report();
@@ -52,30 +57,67 @@ impl Enforcer {
     }
 
     /// Keeps what is on trial.
-    pub(in crate::daemon) fn confirm(&mut self) -> Confirmation {
-        let confirmed = self.trial.take().is_some();
-        if confirmed {
-            info!("the policy is confirmed");
+    pub(in crate::daemon) fn confirm(&mut self) -> Result<Confirmation, subscribers::Error> {
+        let of = self.on_trial().map(|trial| trial.of);
+        if let Some(of) = of {
+            self.entries.confirm()?;
+            self.trial = None;
+            self.troubles.remove(&Subject::Trial);
+            info!("{} that was on trial is confirmed", of.name());
             self.report();
         }
-        Confirmation { confirmed, generation: self.compiled.image.generation() }
+        let generation = self.compiled.image.generation();
+        Ok(Confirmation { confirmed: of.is_some(), of, generation })
     }
 
-    /// Why there can be no reload now, if so.
-    pub(super) fn refuse_on_trial(&self) -> Result<(), Vec<Problem>> {
-        match &self.trial {
-            None => Ok(()),
-            Some(Trial { until, .. }) => Err(vec![
-                format!(
-                    "a policy is on trial until {until:.0}: confirm it first, or wait until it is taken back"
-                )
-                .into(),
-            ]),
-        }
+    pub(super) fn on_trial(&self) -> Option<TrialStatus> {
+        let policy = self.trial.as_ref().map(|trial| (TrialOf::Policy, trial.until));
+        let import = || self.entries.trial().map(|trial| (TrialOf::Import, trial.until));
+        policy.or_else(import).map(|(of, until)| TrialStatus { of, until })
+    }
+
+    /// Why there can be no reload now, if so: it would change what a policy on trial is compared with. An import does not mind.
+    pub(super) fn refuse_reload(&self) -> Result<(), String> {
+        if self.trial.is_some() { self.refuse_second_trial() } else { Ok(()) }
+    }
+
+    /// Why nothing else can go on trial now, if so.
+    pub(super) fn refuse_second_trial(&self) -> Result<(), String> {
+        self.on_trial().map_or(Ok(()), |TrialStatus { of, until }| {
+            let of = of.name();
+            Err(format!(
+                "{of} is on trial until {until:.0}: confirm it first, or wait until it is taken back"
+            ))
+        })
     }
 
     /// Takes back what nobody has confirmed in time. Whether the status has changed.
     pub(super) fn roll_back(&mut self) -> bool {
+        self.roll_back_import() || self.roll_back_reload()
+    }
+
+    fn roll_back_import(&mut self) -> bool {
+        let places = match self.entries.roll_back(Timestamp::now()) {
+            Ok(None) => return false,
+            Ok(Some(places)) => places,
+            Err(error) => {
+                let error = one_line(&error);
+                let trouble = format!("an import that nobody confirmed is in force: {error}");
+                return self.complain(Subject::Trial, trouble);
+            }
+        };
+        self.troubles.remove(&Subject::Trial);
+        error!("{}", taken_back(places.len()));
+        // What fails now is tried again every second, as for what runs out.
+        let renewed = self.renew_at(&places).map(drop);
+        // A rejected reload stays what `status` shows: the files are still not in force.
+        if self.complain_unless(renewed) && self.last_reload.success {
+            self.remember(Trigger::Rollback, applied(&self.compiled));
+        }
+        true
+    }
+
+    fn roll_back_reload(&mut self) -> bool {
         let Some(trial) = self.trial.take_if(|trial| trial.deadline <= Instant::now()) else {
             return false;
         };
@@ -112,4 +154,16 @@ impl Enforcer {
             format!("a policy that nobody confirmed is in force: {error}"),
         )
     }
+}
+
+/// When something ends that is on trial for so long from now on.
+pub(super) fn end(limit: Duration) -> Timestamp {
+    let length = SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX);
+    Timestamp::now().checked_add(length).unwrap_or(Timestamp::MAX)
+}
+
+pub(super) fn taken_back(prefixes: usize) -> String {
+    format!(
+        "nobody has confirmed the import in time: {prefixes} prefixes are again what they were before it"
+    )
 }

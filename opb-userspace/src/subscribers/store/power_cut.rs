@@ -4,7 +4,6 @@
 //! acknowledged must be there, and what was not, wholly or not at all.
 
 use std::{
-    collections::BTreeMap,
     io,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -15,7 +14,7 @@ use redb::{Database, StorageBackend};
 use super::Store;
 use crate::{
     policy::Prefix,
-    subscribers::{Entries, Entry, Map, Who},
+    subscribers::{Changes, Entries, Entry, Error, Map, Who},
 };
 
 /// What a disk writes in one piece.
@@ -171,8 +170,56 @@ fn open(disk: &Disk) -> Option<Entries> {
     }
 }
 
-/// What clients ask for, one request after the other.
-fn history() -> Vec<BTreeMap<Prefix, Option<Entry>>> {
+/// One request.
+enum Request {
+    Change(Changes),
+    OnTrial(Changes),
+    RollBack,
+}
+
+/// Everything that the store knows: the entries, and what takes back those on trial.
+type Known = (Map, Option<Changes>);
+
+impl Request {
+    fn make(self, entries: &mut Entries) -> Result<(), Error> {
+        match self {
+            Self::Change(changes) => entries.commit(changes).map(drop),
+            Self::OnTrial(changes) => entries.commit_on_trial(changes, Timestamp::MIN).map(drop),
+            Self::RollBack => entries.roll_back(Timestamp::MIN).map(drop),
+        }
+    }
+
+    /// What comes of it, worked out without the store.
+    fn expect(&self, (map, trial): &mut Known) {
+        let changes = match self {
+            Self::Change(changes) => {
+                if let Some(before) = trial {
+                    before.retain(|prefix, _| !changes.contains_key(prefix));
+                }
+                changes.clone()
+            }
+            Self::OnTrial(changes) => {
+                let before = changes.keys().map(|prefix| (*prefix, map.get(prefix).cloned()));
+                *trial = Some(before.collect());
+                changes.clone()
+            }
+            Self::RollBack => trial.take().unwrap_or_default(),
+        };
+        for (prefix, entry) in changes {
+            match entry {
+                Some(entry) => drop(map.insert(prefix, entry)),
+                None => drop(map.remove(&prefix)),
+            }
+        }
+    }
+}
+
+fn known(entries: &Entries) -> Known {
+    (entries.map().clone(), entries.trial().map(|trial| trial.before.clone()))
+}
+
+/// What clients ask for, one request after the other. The fourth is on trial, and the seventh takes it back.
+fn history() -> Vec<Request> {
     let by = Arc::new(Who { uid: 0, pid: None, user: None });
     let mut random = fastrand::Rng::with_seed(25);
     let requests = (0..9).map(|request| {
@@ -190,24 +237,23 @@ fn history() -> Vec<BTreeMap<Prefix, Option<Entry>>> {
             });
             (Prefix::host(address.into()).expect("a prefix"), entry)
         });
-        changes.collect()
+        match request {
+            3 => Request::OnTrial(changes.collect()),
+            6 => Request::RollBack,
+            _ => Request::Change(changes.collect()),
+        }
     });
     requests.collect()
 }
 
 /// Makes the history until the power fails. What was acknowledged, and what would have been next.
-fn live(disk: &Disk) -> (Map, Map) {
-    let mut acknowledged = Map::new();
-    let Some(mut entries) = open(disk) else { return (Map::new(), Map::new()) };
+fn live(disk: &Disk) -> (Known, Known) {
+    let mut acknowledged = Known::default();
+    let Some(mut entries) = open(disk) else { return Default::default() };
     for request in history() {
         let mut next = acknowledged.clone();
-        for (prefix, entry) in &request {
-            match entry {
-                Some(entry) => next.insert(*prefix, entry.clone()),
-                None => next.remove(prefix),
-            };
-        }
-        match entries.commit(request) {
+        request.expect(&mut next);
+        match request.make(&mut entries) {
             Ok(()) => acknowledged = next,
             Err(error) => {
                 assert!(disk.is_dead(), "{error:?}");
@@ -243,10 +289,10 @@ fn acknowledged_entries_survive_a_power_cut_at_every_write() {
             drop(open(&again));
             let disk = Disk::new(again.survives(fate, &mut random), usize::MAX);
             let mut entries = open(&disk).expect("there is power");
-            let found = entries.map();
+            let found = known(&entries);
             let what = format!("{fate:?}, power cut at operation {operations}");
-            assert!(*found == acknowledged || *found == next, "{what}: neither before nor after");
-            entries.commit(history().remove(0)).expect("the store works again");
+            assert!(found == acknowledged || found == next, "{what}: neither before nor after");
+            history().remove(0).make(&mut entries).expect("the store works again");
         }
     }
 }
