@@ -77,6 +77,13 @@ fn events_follow_and_a_suspect_runs_the_command() -> Result<()> {
         Ok(fs::read_to_string(&watched)?.contains("\"added_packets\":").then_some(()))
     })?;
     watch.wait_success(LIMIT)?;
+    for line in fs::read_to_string(&watched)?.lines() {
+        let row: Value = serde_json::from_str(line)?;
+        let number = |name: &str| row[name].as_f64().with_context(|| format!("{name} of {row}"));
+        let (added, rate) = (number("added_packets")?, number("packets_per_second")?);
+        // At least a second between two looks, and not many.
+        ensure!(rate > added / 10.0 && rate <= added, "{row}");
+    }
     // A daemon that stops does not wait for those that follow.
     follow.kill()?;
     node.end()

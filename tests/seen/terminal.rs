@@ -7,6 +7,7 @@ use std::{
     process::{Child, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -82,6 +83,8 @@ fn top_sorts_filters_pauses_and_quits() -> Result<()> {
     };
     for (last, count) in [(3, 5), (130, 40), (20, 20)] {
         deny(last, count)?;
+        // Who was last is known to a tick of the kernel.
+        thread::sleep(Duration::from_millis(20));
     }
     node.wait("three talkers", || {
         Ok((node.rows(&["top", "--once", "--json"])?.len() == 3).then_some(()))
