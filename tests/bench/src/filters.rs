@@ -117,9 +117,11 @@ impl Filter {
             Self::Opb(node) => node.counted("drop")?,
             Self::Reference(reference) => reference.dropped()?,
             Self::Nftables(netns) => {
-                let arguments = ["-j", "list", "counter", "netdev", "bench", "dropped"];
-                let shown = process::check(netns.command("nft").args(arguments))?;
-                let shown: Value = serde_json::from_str(&shown).context("nft")?;
+                // Tersely: otherwise it reads a million prefixes first.
+                let arguments = ["-t", "-j", "list", "counter", "netdev", "bench", "dropped"];
+                let Output { stdout, stderr, .. } =
+                    process::run(netns.command("nft").args(arguments), LIMIT)?;
+                let shown: Value = serde_json::from_str(&stdout).context(stderr)?;
                 let objects = shown.get("nftables").and_then(Value::as_array);
                 let counter = |object: &Value| object.pointer("/counter/packets")?.as_u64();
                 objects
