@@ -191,6 +191,7 @@ impl Slot {
     const WIDE_LEAF: u32 = 2;
     const FORK: u32 = 3;
     const INDEX: u32 = 4;
+    const KIND_SHIFT: u32 = 29;
     const SECOND_HALF: u32 = 1 << 28;
     const NODE_BITS: u32 = 23;
 
@@ -204,22 +205,22 @@ impl Slot {
 
     #[must_use]
     pub const fn leaf(node: u32) -> Self {
-        Self(Self::LEAF << 29 | node)
+        Self(Self::LEAF << Self::KIND_SHIFT | node)
     }
 
     #[must_use]
     pub const fn wide_leaf(node: u32) -> Self {
-        Self(Self::WIDE_LEAF << 29 | node)
+        Self(Self::WIDE_LEAF << Self::KIND_SHIFT | node)
     }
 
     #[must_use]
     pub const fn fork(node: u32) -> Self {
-        Self(Self::FORK << 29 | node)
+        Self(Self::FORK << Self::KIND_SHIFT | node)
     }
 
     #[must_use]
     pub const fn index(node: u32, bits: u32) -> Self {
-        Self(Self::INDEX << 29 | bits << Self::NODE_BITS | node)
+        Self(Self::INDEX << Self::KIND_SHIFT | bits << Self::NODE_BITS | node)
     }
 
     /// The same, for the root of a tree over the second half. A class needs no half.
@@ -230,7 +231,13 @@ impl Slot {
 
     #[inline(always)]
     const fn kind(self) -> u32 {
-        self.0 >> 29
+        self.0 >> Self::KIND_SHIFT
+    }
+
+    /// 1 where the second half begins, 0 elsewhere.
+    #[inline(always)]
+    const fn second_half(self) -> u32 {
+        (self.0 / Self::SECOND_HALF) & 1
     }
 
     #[inline(always)]
@@ -316,7 +323,7 @@ impl<'a, N: Nodes<'a>> Descent<N> {
     pub fn step(&mut self) -> bool {
         let nodes = self.nodes;
         let slot = Slot(N::opaque(u64::from(self.slot.0)) as u32);
-        let is_second = N::plain(u64::from(slot.0 >> 28 & 1)).wrapping_neg();
+        let is_second = N::plain(u64::from(slot.second_half())).wrapping_neg();
         let rest = N::opaque(self.rest) & !is_second | self.low & is_second;
         match slot.kind() {
             Slot::INDEX => {
@@ -330,19 +337,20 @@ impl<'a, N: Nodes<'a>> Descent<N> {
             }
             Slot::FORK => {
                 let Some(node) = read::<Fork, N>(nodes, slot.node()) else { return true };
-                let at = search_wide::<N, _>(&node.keys, rest);
+                let at = search::<N, _, 0, _>(&node.keys, wide_key(rest));
                 self.slot = Slot(node.slots[at]);
                 self.rest = rest << (node.skips[at] & 63);
                 false
             }
             Slot::LEAF => {
                 let Some(node) = read::<Leaf, N>(nodes, slot.node()) else { return true };
-                self.class = node.classes[search::<N, _>(&node.keys, (rest >> 48) as u16)];
+                // Key 0 is 0, and need not be looked at.
+                self.class = node.classes[search::<N, _, 1, _>(&node.keys, rest >> 48)];
                 true
             }
             Slot::WIDE_LEAF => {
                 let Some(node) = read::<WideLeaf, N>(nodes, slot.node()) else { return true };
-                self.class = node.classes[search_wide::<N, _>(&node.keys, rest)];
+                self.class = node.classes[search::<N, _, 0, _>(&node.keys, wide_key(rest))];
                 true
             }
             _ => {
@@ -353,32 +361,23 @@ impl<'a, N: Nodes<'a>> Descent<N> {
     }
 }
 
-/// Position of the last of `keys` that is not larger than `key`; `keys[0]` is 0.
+/// How many of `keys` from number `FIRST` on are not larger than `key`, which is at most 63 bits long.
 ///
-/// Counts the others that are not larger: without a branch on data, because on random addresses every one would be
+/// Counts all of them: without a branch on data, because on random addresses every one would be
 /// mispredicted half of the time, and each would be a state of its own for the verifier; and without a chain of loads
 /// that wait for each other.
 #[inline(always)]
-fn search<'a, N: Nodes<'a>, const KEYS: usize>(keys: &[u16; KEYS], key: u16) -> usize {
-    let above = N::plain(u64::from(key) + 1);
+fn search<'a, N, K, const FIRST: usize, const KEYS: usize>(keys: &[K; KEYS], key: u64) -> usize
+where
+    N: Nodes<'a>,
+    K: Copy + Into<u64>,
+{
+    let above = N::plain(key + 1);
     let mut at = 0;
-    let mut other = 1;
-    while other < KEYS {
-        at += (u64::from(keys[other]).wrapping_sub(above) >> 63) as usize;
-        other += 1;
-    }
-    at
-}
-
-/// The same for all that is left of a half. Here key 0 counts, too: there is one position more than keys.
-#[inline(always)]
-fn search_wide<'a, N: Nodes<'a>, const KEYS: usize>(keys: &[u64; KEYS], rest: u64) -> usize {
-    let above = N::plain(wide_key(rest) + 1);
-    let mut at = 0;
-    let mut key = 0;
-    while key < KEYS {
-        at += (keys[key].wrapping_sub(above) >> 63) as usize;
-        key += 1;
+    let mut number = FIRST;
+    while number < KEYS {
+        at += (keys[number].into().wrapping_sub(above) >> 63) as usize;
+        number += 1;
     }
     at
 }

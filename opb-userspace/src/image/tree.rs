@@ -66,7 +66,7 @@ impl<'a> Block<'a> {
     /// Bits of this block up to and including the last that any bound has set.
     fn depth(&self) -> u32 {
         let lowest = self.bounds.iter().map(|&(start, _)| start.trailing_zeros()).min();
-        128 - lowest.unwrap_or(128) - self.consumed.min(128)
+        128 - self.consumed - lowest.unwrap_or(0)
     }
 
     /// Cuts off the bounds before `end`, as a block of its own behind `bits` more bits, whose first
