@@ -3,7 +3,7 @@
 //! RFC 9293, section 3.10.7.1: what a closed port answers. The headers are built in place of those of the packet,
 //! at the same offsets; all in front of them (Ethernet, VLAN tags, PPPoE) goes back the way it came.
 
-use crate::{found::Found, frame::Frame, settings::Settings};
+use crate::{found::Found, frame::Frame, rate, settings::Settings};
 
 const TCP: u16 = 6;
 const TCP_HEADER: usize = 20;
@@ -15,12 +15,11 @@ const BURST: u64 = 10;
 const INTERVAL: u64 = 100_000_000;
 
 /// The rate limit of one source: `previous` is what this returned for its last answer, 0 if there was none, `now` the
-/// time in nanoseconds. `None` if there is no answer now. (The generic cell rate algorithm of ITU-T I.371.)
+/// time in nanoseconds. `None` if there is no answer now.
 #[inline(always)]
 #[must_use]
 pub fn next_arrival(previous: u64, now: u64) -> Option<u64> {
-    let expected = if previous > now { previous } else { now };
-    if expected - now > (BURST - 1) * INTERVAL { None } else { Some(expected + INTERVAL) }
+    rate::next_arrival(previous, now, BURST, INTERVAL)
 }
 
 /// What a rate limit is kept for: an IPv4 address, or the /64 that one IPv6 subscriber has at the least.
@@ -28,9 +27,9 @@ pub fn next_arrival(previous: u64, now: u64) -> Option<u64> {
 pub fn limited_source<F: Frame + ?Sized>(frame: &F, found: Found) -> Option<u64> {
     let ip = found.ip(frame);
     if found.is_ipv6() {
-        frame.header::<8>(ip + 8).map(|network| u64::from_be_bytes(*network))
+        frame.address6(ip + 8).map(|[network, _]| network)
     } else {
-        frame.header::<4>(ip + 12).map(|address| u64::from(u32::from_be_bytes(*address)))
+        frame.address4(ip + 12).map(u64::from)
     }
 }
 

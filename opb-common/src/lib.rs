@@ -11,7 +11,7 @@
 //! 6. [`outcome`]: what a verdict is called, and where it is counted;
 //! 7. [`sighting`]: what else is written down of a denied packet.
 //!
-//! [`settings`] holds what a program instance is told when it is loaded.
+//! [`settings`] holds what a program instance is told when it is loaded; [`rate`] is the rate limit of answers and events.
 //!
 //! The BPF programs call the same functions over packet memory and maps that `opb explain`, the tests and
 //! the fuzzers call over slices: no verdict is made anywhere else.
@@ -24,6 +24,7 @@ pub mod walk;
 pub mod image;
 pub mod interface;
 pub mod judge;
+pub mod rate;
 pub mod answer;
 pub mod outcome;
 pub mod sighting;

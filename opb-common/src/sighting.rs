@@ -11,7 +11,7 @@
 //! A flood costs what it touches, so it touches little: tags and credits of all buckets are in a table of their own, which stays in
 //! the cache, and a talker fills one cache line, which a packet that finds no place never sees, and one that takes a place only writes.
 
-use crate::{found::Found, frame::Frame, outcome::Direction};
+use crate::{found::Found, frame::Frame, outcome::Direction, rate::next_arrival};
 
 /// Places of a bucket: each has 16 bits of the tags and of the credits.
 pub const WAYS: usize = 4;
@@ -359,13 +359,6 @@ pub fn addresses<F: Frame + ?Sized>(
 
 /// `::ffff:0:0/96`
 const MAPPED: u64 = 0xffff << 32;
-
-/// The generic cell rate algorithm of ITU-T I.371: `previous` is what this returned last, 0 if never.
-#[inline(always)]
-const fn next_arrival(previous: u64, now: u64, burst: u64, interval: u64) -> Option<u64> {
-    let expected = if previous > now { previous } else { now };
-    if expected - now > (burst - 1) * interval { None } else { Some(expected + interval) }
-}
 
 /// The other end, hashed to one bit.
 #[inline(always)]
