@@ -43,7 +43,8 @@ pub(crate) fn wants(settings: Settings, outcome: u32) -> bool {
 /// call: jiffies and the number of the CPU are read in place (the latter since Linux 6.10).
 #[inline(always)]
 pub(crate) fn note(frame: &Window, found: Found, outcome: u32) -> bool {
-    let Some(ledger) = ledger() else { return false };
+    let cpu = cpu();
+    let Some(ledger) = ledger(cpu) else { return false };
     // SAFETY: helpers without arguments.
     let time = ledger.clock(unsafe { bpf_jiffies64() }, || unsafe { bpf_ktime_get_ns() });
     let addresses = addresses(frame, found);
@@ -51,7 +52,7 @@ pub(crate) fn note(frame: &Window, found: Found, outcome: u32) -> bool {
     let place = match addresses {
         Some((subscriber, _)) => {
             let place = ledger.place(subscriber);
-            let bucket = cpu() * BUCKETS + place.bucket;
+            let bucket = cpu * BUCKETS + place.bucket;
             match (WAYS.get_ptr_mut(bucket), TALKERS.get_ptr_mut(bucket)) {
                 // SAFETY: this CPU's own, as the ledger is.
                 (Some(ways), Some(talkers)) => Some(unsafe { (place, &mut *ways, &mut *talkers) }),
@@ -66,7 +67,7 @@ pub(crate) fn note(frame: &Window, found: Found, outcome: u32) -> bool {
 /// Sends the event of a packet. 1 if the ring had room for it.
 #[inline(always)]
 pub(crate) fn send(frame: &Window, found: Found, outcome: u32, interface: u32) -> u32 {
-    let Some(ledger) = ledger() else { return 0 };
+    let Some(ledger) = ledger(cpu()) else { return 0 };
     // SAFETY: a helper without arguments. Events are rare enough for the exact time.
     let time = unsafe { bpf_ktime_get_ns() };
     let event = Event {
@@ -92,10 +93,10 @@ fn cpu() -> u32 {
 }
 
 #[inline(always)]
-fn ledger() -> Option<&'static mut Ledger> {
+fn ledger(cpu: u32) -> Option<&'static mut Ledger> {
     // SAFETY: this CPU's own. A packet sent by a process may be interrupted by one that comes in, on TC; then one
     // of the two may be missing in books that are a sample anyway.
-    LEDGERS.get_ptr_mut(cpu()).map(|ledger| unsafe { &mut *ledger })
+    LEDGERS.get_ptr_mut(cpu).map(|ledger| unsafe { &mut *ledger })
 }
 
 #[inline(always)]
