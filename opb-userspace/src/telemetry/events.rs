@@ -46,6 +46,29 @@ pub struct Event {
     pub addresses: Vec<IpAddr>,
 }
 
+impl Event {
+    /// One of which nothing else is known yet; it has no number before it is remembered.
+    pub(super) fn of(kind: Kind, time: Timestamp, group: String) -> Self {
+        Self {
+            seq: 0,
+            time,
+            kind,
+            group,
+            direction: String::new(),
+            verdict: String::new(),
+            reason: String::new(),
+            interface: String::new(),
+            subscriber: String::new(),
+            peer: String::new(),
+            port: 0,
+            bytes: 0,
+            packets: None,
+            host: String::new(),
+            addresses: Vec::new(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -134,10 +157,6 @@ impl Recent {
 #[cfg(test)]
 pub(super) fn example(time: &str, group: &str) -> Event {
     Event {
-        seq: 0,
-        time: time.parse().expect("a time"),
-        kind: Kind::Denied,
-        group: group.to_owned(),
         direction: "upstream".to_owned(),
         verdict: "drop".to_owned(),
         reason: "policy".to_owned(),
@@ -146,9 +165,7 @@ pub(super) fn example(time: &str, group: &str) -> Event {
         peer: "192.0.2.25".to_owned(),
         port: 25,
         bytes: 74,
-        packets: None,
-        host: String::new(),
-        addresses: Vec::new(),
+        ..Event::of(Kind::Denied, time.parse().expect("a time"), group.to_owned())
     }
 }
 

@@ -230,10 +230,6 @@ impl Memory {
         let outcome = Outcome::unpack(event.outcome).unwrap_or(Outcome::OTHER);
         let direction = Direction::ALL[usize::from(event.downstream & 1)];
         Event {
-            seq: 0,
-            time: self.clock.wall(event.time),
-            kind: Kind::Denied,
-            group: self.group(outcome),
             direction: direction.name().to_owned(),
             verdict: outcome.verdict.name().to_owned(),
             reason: outcome.reason.name().to_owned(),
@@ -242,30 +238,19 @@ impl Memory {
             peer: privacy::ip(event.peer).map(|peer| peer.to_string()).unwrap_or_default(),
             port: event.port,
             bytes: event.bytes,
-            packets: None,
-            host: String::new(),
-            addresses: Vec::new(),
+            ..Event::of(Kind::Denied, self.clock.wall(event.time), self.group(outcome))
         }
     }
 
     fn suspicion(&self, suspicion: Suspicion, time: Timestamp, privacy: &Privacy) -> Event {
         let outcome = Outcome::unpack(suspicion.outcome).unwrap_or(Outcome::OTHER);
         Event {
-            seq: 0,
-            time,
-            kind: Kind::Suspect,
-            group: self.group(outcome),
             direction: Direction::Upstream.name().to_owned(),
             verdict: outcome.verdict.name().to_owned(),
             reason: outcome.reason.name().to_owned(),
-            interface: String::new(),
             subscriber: privacy.show(suspicion.subscriber),
-            peer: String::new(),
-            port: 0,
-            bytes: 0,
             packets: Some(suspicion.packets),
-            host: String::new(),
-            addresses: Vec::new(),
+            ..Event::of(Kind::Suspect, time, self.group(outcome))
         }
     }
 
@@ -285,21 +270,5 @@ impl Memory {
 }
 
 fn relay(host: String, addresses: Vec<IpAddr>, time: Timestamp) -> Event {
-    Event {
-        seq: 0,
-        time,
-        kind: Kind::Relay,
-        group: "-".to_owned(),
-        direction: String::new(),
-        verdict: String::new(),
-        reason: String::new(),
-        interface: String::new(),
-        subscriber: String::new(),
-        peer: String::new(),
-        port: 0,
-        bytes: 0,
-        packets: None,
-        host,
-        addresses,
-    }
+    Event { host, addresses, ..Event::of(Kind::Relay, time, "-".to_owned()) }
 }
