@@ -106,16 +106,15 @@ pub(crate) fn run(args: Args) -> Result<()> {
     test::kernel_preflight()?;
     setup::lab()?;
     setup::build()?;
+    let everything = args.binaries.is_empty() && args.filters.is_empty();
     let record = match args.record {
         false => Record::Nothing,
-        true if args.binaries.is_empty() && args.filters.is_empty() => Record::Table,
+        true if everything => Record::Table,
         true => Record::Rows,
     };
     let chosen = match args {
         Args { short: true, .. } => Extent::Short.choice(),
-        Args { binaries, filters, .. } if binaries.is_empty() && filters.is_empty() => {
-            Extent::Full.choice()
-        }
+        _ if everything => Extent::Full.choice(),
         Args { binaries, filters, .. } if binaries.is_empty() => vec![(ACCESS.to_owned(), filters)],
         Args { binaries, filters, .. } => {
             binaries.into_iter().map(|binary| (binary, filters.clone())).collect()
