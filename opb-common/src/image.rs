@@ -16,19 +16,30 @@
 //! a lookup costs two dependent cache misses.
 
 /// What the first word of an image is: `opb` and a digit that counts the layouts of nodes. A daemon refuses the image of another.
-pub const MAGIC: u32 = u32::from_le_bytes(*b"opb2");
+pub const MAGIC: u32 = u32::from_le_bytes(*b"opb3");
 
-/// Where the policy map holds the image in force, and the overlay on it.
+/// Where the policy map holds the first block of the image in force, and of the overlay on it.
 pub const IMAGE_SLOT: u32 = 0;
 pub const OVERLAY_SLOT: u32 = 1;
 
-/// Nodes of one value of the kernel's map, which holds an image in as many values as it needs: 1 MiB.
+/// Slots of the map that holds the blocks behind the first.
+pub const REST_SLOTS: u32 = 4;
+
+/// The two slots for what is behind the first block in `slot` of the policy map. They take turns: the blocks of the next image
+/// are put beside those of the one in force, and its first block, which names their slot, then puts both in force at once.
+#[must_use]
+pub const fn rest_slots(slot: u32) -> [u32; 2] {
+    [2 * slot, 2 * slot + 1]
+}
+
+/// Nodes of one block, which is one value of a kernel's map: 1 MiB.
 ///
-/// Getting at a value is a call, and a call costs more than all that is done with a node. So that a small policy costs
-/// one, and a large one as few as it has cache misses, a value is much larger than a node.
+/// The first block of an image is found without a call, because it is the only value of its map; getting at another one is a
+/// call, which costs about as much as is done with a node. So that a small policy costs none, and a large one as few as it has
+/// cache misses, a block is much larger than a node.
 pub const BLOCK_NODES: usize = 1 << 14;
 
-/// One value of the kernel's map.
+/// One value of a kernel's map.
 pub type Block = [Node; BLOCK_NODES];
 
 /// The steps that no lookup exceeds: two halves of 64 bits, 4 bits a step at the least, and one step for the answer.
@@ -42,12 +53,25 @@ pub const MAX_PORTS: usize = 8;
 #[derive(Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Node(pub [u64; 8]);
 
+impl Node {
+    /// As what it is.
+    #[inline(always)]
+    #[must_use]
+    pub fn view<T: bytemuck::Pod>(&self) -> &T {
+        const { assert!(size_of::<T>() == size_of::<Self>() && align_of::<T>() <= align_of::<Self>()) };
+        bytemuck::cast_ref(self)
+    }
+}
+
 /// Node 0 of every image.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Header {
     pub magic: u32,
-    pub abi: u32,
+    pub abi: u16,
+    /// One more than the slot of the blocks behind the first, if there are any (see [`rest_slots`]). Known to the kernel's copy
+    /// alone.
+    pub rest: u16,
     /// Counts up with every publication.
     pub generation: u64,
     /// Of the policy's content, not of its text.
@@ -292,8 +316,7 @@ impl<'a> Nodes<'a> for &'a [Node] {
 /// Reads node `index` as a `T`.
 #[inline(always)]
 pub fn read<'a, T: bytemuck::Pod, N: Nodes<'a>>(nodes: N, index: u32) -> Option<&'a T> {
-    const { assert!(size_of::<T>() == size_of::<Node>() && align_of::<T>() <= align_of::<Node>()) };
-    nodes.node(index).map(bytemuck::cast_ref)
+    nodes.node(index).map(Node::view)
 }
 
 /// The class of an address: `high` and `low` are its halves from the highest bit on. An IPv4 address stands

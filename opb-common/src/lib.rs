@@ -32,4 +32,4 @@ pub mod sighting;
 /// Version of everything that outlives a process in the kernel: the image, the counters, the pins.
 ///
 /// Pins live in a directory named by it, so that a daemon never opens what another layout left behind.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u16 = 1;

@@ -12,7 +12,10 @@ use opb_common::{
     answer,
     found::Found,
     frame::Frame,
-    image::{BLOCK_NODES, Block, Descent, IMAGE_SLOT, MAX_STEPS, Node, Nodes, OVERLAY_SLOT},
+    image::{
+        BLOCK_NODES, Block, Descent, Header, IMAGE_SLOT, MAX_STEPS, Node, Nodes, OVERLAY_SLOT,
+        REST_SLOTS,
+    },
     interface::Bucket,
     judge::Tables,
     outcome::{Counter, Direction, Outcome},
@@ -26,12 +29,18 @@ const BPF_F_INNER_MAP: usize = 1 << 12;
 /// `BPF_F_MMAPABLE`: user space fills an image through memory (linux/bpf.h).
 const BPF_F_MMAPABLE: usize = 1 << 10;
 
-type Image = btf_maps::Array<Block, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
+/// One block, always: the kernel makes a lookup in a map of known size a few instructions instead of a call.
+type First = btf_maps::Array<Block, 1, { BPF_F_MMAPABLE }>;
+type Rest = btf_maps::Array<Block, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
 
-/// The policy in force, and the overlay of what has changed since. User space creates and pins it, because Linux 6.1 refuses an inner map
-/// without BTF in an outer map whose template has some.
+/// The first blocks of the policy in force, and of the overlay of what has changed since. User space creates and pins this map and the
+/// next, because Linux 6.1 refuses an inner map without BTF in an outer map whose template has some.
 #[btf_map]
-static POLICY: ArrayOfMaps<Image, 2> = ArrayOfMaps::new();
+static POLICY: ArrayOfMaps<First, 2> = ArrayOfMaps::new();
+
+/// The blocks behind them.
+#[btf_map]
+static REST: ArrayOfMaps<Rest, { REST_SLOTS as usize }> = ArrayOfMaps::new();
 
 /// Counts of every outcome: a part for each CPU, which alone writes it. User space makes and pins it in the size that it
 /// needs, and reads it through memory.
@@ -47,23 +56,26 @@ static INTERFACES: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE as 
 #[map]
 static ANSWERS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(16384, 0);
 
-/// The image that was in force when the packet came, and its first block, which holds most of what a verdict reads:
-/// every other block is a call away.
+/// The first block of the image that was in force when the packet came. It holds most of what a verdict reads, and says
+/// where the others are.
 #[derive(Clone, Copy)]
-pub(crate) struct Snapshot {
-    image: &'static Image,
-    first: &'static Block,
+pub(crate) struct Snapshot(&'static Block);
+
+impl Snapshot {
+    /// Block `number`, which is not the first. It stays as long as this packet is judged: user space uses its slot again
+    /// when no program can have seen the first block any more.
+    #[inline(always)]
+    fn behind(self, number: usize) -> Option<&'static Block> {
+        let header: &Header = self.0[0].view();
+        REST.get(u32::from(header.rest).wrapping_sub(1))?.get(number as u32 - 1)
+    }
 }
 
 impl<'a> Nodes<'a> for Snapshot {
     #[inline(always)]
     fn node(self, index: u32) -> Option<&'a Node> {
         let index = index as usize;
-        let block = if index < BLOCK_NODES {
-            self.first
-        } else {
-            self.image.get((index / BLOCK_NODES) as u32)?
-        };
+        let block = if index < BLOCK_NODES { self.0 } else { self.behind(index / BLOCK_NODES)? };
         Some(&block[index % BLOCK_NODES])
     }
 
@@ -111,8 +123,7 @@ impl<'a> Nodes<'a> for Snapshot {
 
 #[inline(always)]
 fn snapshot(slot: u32) -> Option<Snapshot> {
-    let image = POLICY.get(slot)?;
-    Some(Snapshot { image, first: image.get(0)? })
+    POLICY.get(slot)?.get(0).map(Snapshot)
 }
 
 /// The maps of this object, for a packet on `interface`.

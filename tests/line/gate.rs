@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
 use nix::net::if_::if_nametoindex;
-use opb_common::outcome::Direction;
+use opb_common::{ABI_VERSION, outcome::Direction};
 use opb_lab::{
     bpffs::Bpffs,
     line::{ACCESS, Ends, Line, UPLINK},
     release,
+    slots::filled,
 };
 use opb_userspace::{
     image::{Image, Slots},
@@ -33,7 +34,7 @@ pub(crate) struct Gate {
     pub(crate) line: Line,
     slots: Slots,
     // Last, so that it goes when nobody has anything open in it.
-    _bpffs: Bpffs,
+    bpffs: Bpffs,
 }
 
 /// Packets by group, direction, verdict and reason.
@@ -49,7 +50,13 @@ impl Gate {
         let mut kernel = Kernel::open(&pins, None)?;
         kernel.publish(&image)?;
         let slots = image.slots().clone();
-        Ok(Self { ends: line.open()?, kernel, line, slots, _bpffs: bpffs })
+        Ok(Self { ends: line.open()?, kernel, line, slots, bpffs })
+    }
+
+    /// How many of the slots for what is behind the first block of an image are in use.
+    pub(crate) fn rests(&self) -> Result<usize> {
+        let pin = self.bpffs.path().join(format!("opb/v{ABI_VERSION}/rest"));
+        Ok(filled(&pin)?.len())
     }
 
     /// Attaches one program, and fails unless it is on the hook that was asked for.

@@ -2,13 +2,14 @@
 
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use opb_common::outcome::Direction;
+use opb_common::{image::BLOCK_NODES, outcome::Direction};
 use opb_lab::{
     frames::{Ethernet, Ipv4, Ipv6, Tcp, flags},
     line::Way,
@@ -52,6 +53,39 @@ exemptions:
 /// The port that A filters and B does not, and the other way round.
 const PORTS: [u16; 2] = [2525, 5025];
 
+/// Subscribers that make an image one of several blocks. They lie below those of the packets, whose nodes so come behind
+/// the first block.
+const CROWD: u32 = 100_000;
+
+/// `policy`, with a crowd in its groups that nothing can be merged of.
+fn crowded(policy: &str) -> String {
+    let mut groups = [String::new(), String::new()];
+    for number in 0..CROWD {
+        let address = Ipv4Addr::from_bits(u32::from_be_bytes([100, 64, 0, 0]) + 37 * number);
+        groups[number as usize % 2] += &format!("{address}/32, ");
+    }
+    let [left, right] = groups;
+    let policy = policy.replace("left: {prefixes: [", &format!("left: {{prefixes: [{left}"));
+    policy.replace("right: {prefixes: [", &format!("right: {{prefixes: [{right}"))
+}
+
+/// A and B, of one block and of several.
+struct Images {
+    small: [Image; 2],
+    large: [Image; 2],
+}
+
+impl Images {
+    fn new() -> Result<Self> {
+        let slots = Slots::default();
+        let small = [compile(A, &slots, 1)?, compile(B, &slots, 2)?];
+        let large = [compile(&crowded(A), &slots, 3)?, compile(&crowded(B), &slots, 4)?];
+        ensure!(small.iter().all(|image| image.nodes().len() < BLOCK_NODES));
+        ensure!(large.iter().all(|image| image.nodes().len() > 2 * BLOCK_NODES));
+        Ok(Self { small, large })
+    }
+}
+
 /// A machine that is emulated is ten times slower.
 fn swaps() -> Result<u64> {
     Ok(if release::is_emulated()? { 400 } else { 10_000 })
@@ -65,9 +99,10 @@ const LINES: u64 = 8;
 fn no_packet_sees_two_policies() -> Result<()> {
     let start = Instant::now();
     let hooks = [INGRESS[0], INGRESS[2]];
+    let images = &Images::new()?;
     let sent: Vec<Sent> = thread::scope(|scope| {
         let lines: Vec<_> = (0..LINES as usize)
-            .map(|line| scope.spawn(move || swap_under_traffic(hooks[line % hooks.len()])))
+            .map(|line| scope.spawn(move || swap_under_traffic(images, hooks[line % hooks.len()])))
             .collect();
         let ended = lines.into_iter().map(|line| line.join().expect("no panic"));
         ended.collect::<Result<_>>()
@@ -146,7 +181,7 @@ struct Progress {
 /// How often each frame has arrived.
 type Heard = BTreeMap<(Kind, u64), u32>;
 
-fn swap_under_traffic(hook: (Hook, Effective)) -> Result<Sent> {
+fn swap_under_traffic(images: &Images, hook: (Hook, Effective)) -> Result<Sent> {
     let mut gate = Gate::with(A)?;
     gate.attach(Role::Subscriber, Direction::Upstream, hook)?;
     let (sender, receiver) = (gate.line.open()?.subscriber, gate.line.open()?.core);
@@ -154,7 +189,7 @@ fn swap_under_traffic(hook: (Hook, Effective)) -> Result<Sent> {
     let (swapped, sent, heard) = thread::scope(|scope| {
         let sending = scope.spawn(|| send(&sender, &progress));
         let hearing = scope.spawn(|| hear(&receiver, &progress));
-        let swapped = swap(&mut gate, &progress);
+        let swapped = swap(&mut gate, images, &progress);
         progress.is_over.store(true, SeqCst);
         (swapped, sending.join().expect("no panic"), hearing.join().expect("no panic"))
     });
@@ -180,15 +215,16 @@ fn swap_under_traffic(hook: (Hook, Effective)) -> Result<Sent> {
     Ok(sent)
 }
 
-/// Publishes B and A by turns. After each swap, what only the new policy filters does not pass, and what only the
-/// old one filtered does.
-fn swap(gate: &mut Gate, progress: &Progress) -> Result<()> {
-    let a = compile(A, &Slots::default(), 1)?;
-    let b = compile(B, a.slots(), 2)?;
-    let images: [&Image; 2] = [&a, &b];
+/// Publishes B and A by turns, most of them from images of one block and some from images of several. After each swap, what
+/// only the new policy filters does not pass, and what only the old one filtered does.
+fn swap(gate: &mut Gate, images: &Images, progress: &Progress) -> Result<()> {
     for number in 1..=swaps()? / LINES {
         let now = (number % 2) as usize;
-        gate.kernel.publish(images[now])?;
+        // Large behind large, and behind small, and the other way round.
+        let is_large = number % 32 < 4;
+        let images = if is_large { &images.large } else { &images.small };
+        gate.kernel.publish(&images[now])?;
+        ensure!(gate.rests()? == usize::from(is_large), "swap {number} leaves blocks behind");
         for (policy, port) in PORTS.into_iter().enumerate() {
             let probe = syn4(DYNAMIC, OUTSIDE, port, b"");
             let arrived = gate.ends.arriving(Way::Up, &probe)?;

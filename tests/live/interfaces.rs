@@ -78,7 +78,7 @@ fn pins_that_somebody_removes_are_made_again() -> Result<()> {
     assert_eq!(opb_lab::attached::attached(&node.gateway, &["sub0"])?, before, "still filtered");
     node.remount()?;
     node.wait_status("it is repaired", |status| status["state"] == "enforcing")?;
-    for map in ["policy", "counters", "events", "ways", "talkers", "ledgers"] {
+    for map in ["policy", "rest", "counters", "events", "ways", "talkers", "ledgers"] {
         assert!(node.mount().join("opb/v1").join(map).exists(), "{map} is not pinned again");
     }
 

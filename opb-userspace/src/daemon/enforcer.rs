@@ -418,7 +418,7 @@ impl Enforcer {
         Status {
             state: if problems.is_empty() { State::Enforcing } else { State::Degraded },
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            abi: ABI_VERSION,
+            abi: ABI_VERSION.into(),
             pid: std::process::id(),
             since: self.since,
             policy: PolicyStatus {

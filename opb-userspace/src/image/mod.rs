@@ -69,7 +69,7 @@ pub enum FormatError {
     #[error("it does not start with the magic number of a policy image")]
     Magic,
     #[error("its ABI version is {found}, this program speaks {ABI_VERSION}")]
-    Abi { found: u32 },
+    Abi { found: u16 },
     #[error("its description lies outside of it")]
     Notes,
     #[error("its description cannot be read")]
@@ -123,6 +123,7 @@ impl Image {
         nodes[0] = bytemuck::cast(Header {
             magic: MAGIC,
             abi: ABI_VERSION,
+            rest: 0,
             generation,
             digest,
             subscribers,

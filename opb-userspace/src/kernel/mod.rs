@@ -66,7 +66,7 @@ impl Kernel {
         let pins = Pins::open(pins)?;
         let policy = PolicySlot::open(&pins.policy())?;
         let presence = Presence::new(policy.id()).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => Error::Locked { path: pins.policy() },
+            io::ErrorKind::AddrInUse => Error::Locked { path: pins.policy().policy },
             _ => Error::call("a name in this network namespace")(error),
         })?;
         let counters = Counters::open(&pins.counters())?;

@@ -1,7 +1,8 @@
 //! The pin directory: what keeps the filter enforcing when no process of ours runs.
 //!
 //! ```text
-//! PINS/v1/policy          the map of maps that holds the image in force, and the overlay on it
+//! PINS/v1/policy          the map of maps that holds the image in force, and the overlay on it: the first block of each
+//! PINS/v1/rest            their other blocks
 //! PINS/v1/counters        counts of every outcome
 //! PINS/v1/interfaces      which interfaces have counters of their own
 //! PINS/v1/events          the ring of denied packets
@@ -98,8 +99,8 @@ impl Pins {
         }
     }
 
-    pub(super) fn policy(&self) -> PathBuf {
-        self.directory.join("policy")
+    pub(super) fn policy(&self) -> PolicyPins {
+        PolicyPins::below(&self.directory)
     }
 
     pub(super) fn counters(&self) -> PathBuf {
@@ -112,11 +113,8 @@ impl Pins {
 
     /// Which pin stands for which map of the programs.
     pub(super) fn maps(&self) -> Vec<(&'static str, PathBuf)> {
-        let mut maps = vec![
-            ("POLICY", self.policy()),
-            ("COUNTERS", self.counters()),
-            ("INTERFACES", self.interfaces()),
-        ];
+        let mut maps = vec![("COUNTERS", self.counters()), ("INTERFACES", self.interfaces())];
+        maps.extend(self.policy().maps());
         maps.extend(self.sightings().maps());
         maps
     }
@@ -173,6 +171,22 @@ pub(super) fn check_bpffs(pins: &Path) -> Result<(), Error> {
         Ok(())
     } else {
         Err(Error::NotBpffs { path: pins.into() })
+    }
+}
+
+/// Where the maps of [`super::policy`] are pinned.
+pub(super) struct PolicyPins {
+    pub(super) policy: PathBuf,
+    pub(super) rest: PathBuf,
+}
+
+impl PolicyPins {
+    pub(super) fn below(directory: &Path) -> Self {
+        Self { policy: directory.join("policy"), rest: directory.join("rest") }
+    }
+
+    pub(super) fn maps(self) -> [(&'static str, PathBuf); 2] {
+        [("POLICY", self.policy), ("REST", self.rest)]
     }
 }
 

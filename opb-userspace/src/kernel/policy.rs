@@ -1,18 +1,23 @@
 //! The slots that hold the image in force and the overlay on it, and the way an image gets there.
+//!
+//! An image is in up to two maps: its first block, which the programs find without a call, and all others. Publishing takes two
+//! steps, of which packets see the second: the other blocks go into the one of two slots that the image in force does not use,
+//! and then the first block, which names that slot, replaces that in force.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use aya::maps::{ArrayOfMaps, Map, MapData, MapError, MapType};
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
 use memmap2::MmapOptions;
-use opb_common::image::{BLOCK_NODES, Block, IMAGE_SLOT, Node, OVERLAY_SLOT};
+use opb_common::image::{
+    BLOCK_NODES, Block, Header, IMAGE_SLOT, Node, OVERLAY_SLOT, REST_SLOTS, rest_slots,
+};
 
 use super::{
     Error,
     orphans::POLICY_MAP,
-    pins,
+    pins::{self, PolicyPins},
     sys::{self, MapShape},
 };
 use crate::image::{Image, Overlay};
@@ -25,33 +30,51 @@ pub struct Live {
 }
 
 /// An image that the kernel has, and that is not in force yet.
-pub struct Staged(OwnedFd);
+pub struct Staged {
+    first: OwnedFd,
+    /// What does not fit the first block.
+    rest: Option<OwnedFd>,
+}
 
-/// The pinned map of maps with the two slots.
+/// The pinned maps of maps with the slots.
 pub(super) struct PolicySlot {
-    maps: ArrayOfMaps<MapData>,
+    first: ArrayOfMaps<MapData>,
+    rest: ArrayOfMaps<MapData>,
+    /// The same, because aya cannot empty a slot.
+    rest_map: OwnedFd,
     id: u32,
 }
 
 impl PolicySlot {
-    /// Opens or makes the slot at `path`.
+    /// Opens or makes the slots.
     ///
-    /// Slot and template are made by hand, without BTF: Linux 6.1 refuses an inner map without BTF where the
+    /// Slots and templates are made by hand, without BTF: Linux 6.1 refuses an inner map without BTF where the
     /// template has some.
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let shape = MapShape {
-            kind: bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS,
-            value_size: size_of::<u32>() as u32,
-            entries: 2,
-            flags: 0,
+    pub(super) fn open(pins: &PolicyPins) -> Result<Self, Error> {
+        let slots = |path, name, entries, template: &MapShape| {
+            let shape = MapShape {
+                kind: bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS,
+                value_size: size_of::<u32>() as u32,
+                entries,
+                flags: 0,
+            };
+            let map = pins::open_or_create(path, MapType::ArrayOfMaps, &shape, || {
+                let template = sys::create_map(c"opb_image", template, None)?;
+                sys::create_map(name, &shape, Some(template.as_fd()))
+            })?;
+            Ok::<_, Error>((
+                map.try_clone().map_err(Error::call("a descriptor"))?,
+                MapData::from_fd(map)?,
+            ))
         };
-        let map = pins::open_or_create(path, MapType::ArrayOfMaps, &shape, || {
-            let template = sys::create_map(c"opb_image", &image_shape(1), None)?;
-            sys::create_map(POLICY_MAP, &shape, Some(template.as_fd()))
-        })?;
-        let map = MapData::from_fd(map)?;
-        let id = map.info()?.id();
-        Ok(Self { maps: ArrayOfMaps::try_from(Map::ArrayOfMaps(map))?, id })
+        let (_, first) = slots(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
+        let (rest_map, rest) = slots(&pins.rest, c"opb_rest", REST_SLOTS, &shape(1, REST))?;
+        Ok(Self {
+            id: first.info()?.id(),
+            first: ArrayOfMaps::try_from(Map::ArrayOfMaps(first))?,
+            rest: ArrayOfMaps::try_from(Map::ArrayOfMaps(rest))?,
+            rest_map,
+        })
     }
 
     /// Number of the map in the kernel.
@@ -68,14 +91,15 @@ impl PolicySlot {
     }
 
     fn nodes(&self, slot: u32) -> Result<Option<Vec<Node>>, Error> {
-        let map = match self.maps.get(&slot, 0) {
-            Ok(map) => map,
-            Err(MapError::KeyNotFound) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let blocks = map.info()?.max_entries() as usize;
-        let nodes = read(map.fd(), blocks * BLOCK_NODES);
-        Ok(Some(nodes.map_err(Error::call("to map the image in force"))?))
+        let Some(first) = get(&self.first, slot)? else { return Ok(None) };
+        let mut nodes = contents(&first, BLOCK_NODES)?;
+        if let Some(rest) = rest_slot(&nodes) {
+            let rest = get(&self.rest, rest)?.ok_or(MapError::KeyNotFound)?;
+            let blocks = rest.info()?.max_entries() as usize;
+            nodes.extend(contents(&rest, blocks * BLOCK_NODES)?);
+            bytemuck::cast_mut::<_, Header>(&mut nodes[0]).rest = 0;
+        }
+        Ok(Some(nodes))
     }
 
     /// Puts an image in force. An overlay on an image of another generation is ignored from the same moment on.
@@ -89,45 +113,106 @@ impl PolicySlot {
     }
 
     /// Returns when no program can still see what was there before: the kernel waits for that.
-    fn put(&mut self, slot: u32, Staged(map): Staged) -> Result<(), Error> {
-        Ok(self.maps.set(slot, &MapData::from_fd(map)?, 0)?)
+    fn put(&mut self, slot: u32, Staged { first, rest }: Staged) -> Result<(), Error> {
+        let used = match get(&self.first, slot)? {
+            Some(before) => rest_slot(&contents(&before, 1)?),
+            None => None,
+        };
+        // Of this slot, no program can have seen the name since the publication before returned.
+        let free = rest_slots(slot).into_iter().find(|&slot| Some(slot) != used);
+        let free = free.filter(|_| rest.is_some());
+        if let (Some(rest), Some(free)) = (rest, free) {
+            self.rest.set(free, &MapData::from_fd(rest)?, 0)?;
+            name(&first, free).map_err(Error::call("to write to the new image"))?;
+        }
+        sys::freeze(first.as_fd()).map_err(Error::call("to freeze the new image"))?;
+        self.first.set(slot, &MapData::from_fd(first)?, 0)?;
+
+        // The image is in force, whatever happens now: what is left behind costs memory until the next one.
+        for left in rest_slots(slot).into_iter().filter(|&left| Some(left) != free) {
+            if matches!(get(&self.rest, left), Ok(Some(_)))
+                && let Err(error) = sys::delete(self.rest_map.as_fd(), left)
+            {
+                tracing::warn!(%error, "the blocks of the image before stay in the kernel");
+            }
+        }
+        Ok(())
     }
 }
 
 impl Staged {
-    /// Writes `nodes` into a map of its own, and compares what the kernel has.
+    /// Writes `nodes` into maps of their own, and compares what the kernel has.
     pub(super) fn new(nodes: &[Node]) -> Result<Self, Error> {
-        let map = write(nodes).map_err(Error::call("a map for the image"))?;
-        let kept = read(&map, nodes.len()).map_err(Error::call("to map the new image"))?;
-        if kept != nodes {
-            return Err(Error::ReadBack);
+        let (first, rest) = nodes.split_at(nodes.len().min(BLOCK_NODES));
+        let first = write(first, FIRST)?;
+        if rest.is_empty() {
+            return Ok(Self { first, rest: None });
         }
-        sys::freeze(map.as_fd()).map_err(Error::call("to freeze the new image"))?;
-        Ok(Self(map))
+        let rest = write(rest, REST)?;
+        sys::freeze(rest.as_fd()).map_err(Error::call("to freeze the new image"))?;
+        Ok(Self { first, rest: Some(rest) })
     }
 }
 
-/// Of a map of that many blocks.
-fn image_shape(blocks: u32) -> MapShape {
+/// Flags of the two kinds of maps, in which an image is (linux/bpf.h). A map for the first block is of one block, always.
+const FIRST: u32 = BPF_F_MMAPABLE;
+const REST: u32 = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
+
+/// A map of that many blocks.
+fn shape(blocks: usize, flags: u32) -> MapShape {
     MapShape {
         kind: bpf_map_type::BPF_MAP_TYPE_ARRAY,
         value_size: size_of::<Block>() as u32,
-        entries: blocks,
-        flags: BPF_F_INNER_MAP | BPF_F_MMAPABLE,
+        entries: blocks as u32,
+        flags,
     }
 }
 
-fn write(nodes: &[Node]) -> io::Result<OwnedFd> {
-    let blocks = nodes.len().div_ceil(BLOCK_NODES);
-    let map = sys::create_map(c"opb_image", &image_shape(blocks as u32), None)?;
-    // SAFETY: a map that nobody else knows yet, mapped for exactly its length.
-    let mut memory = unsafe { MmapOptions::new().len(size_of_val(nodes)).map_mut(&map)? };
-    memory.copy_from_slice(bytemuck::cast_slice(nodes));
-    Ok(map)
+fn write(nodes: &[Node], flags: u32) -> Result<OwnedFd, Error> {
+    let create = || {
+        let blocks = nodes.len().div_ceil(BLOCK_NODES);
+        let map = sys::create_map(c"opb_image", &shape(blocks, flags), None)?;
+        // SAFETY: a map that nobody else knows yet, mapped for exactly its length.
+        let mut memory = unsafe { MmapOptions::new().len(size_of_val(nodes)).map_mut(&map)? };
+        memory.copy_from_slice(bytemuck::cast_slice(nodes));
+        Ok(map)
+    };
+    let map = create().map_err(Error::call("a map for the image"))?;
+    if read(&map, nodes.len()).map_err(Error::call("to map the new image"))? == nodes {
+        Ok(map)
+    } else {
+        Err(Error::ReadBack)
+    }
+}
+
+/// Writes into a first block, which is not in force yet, where the others are.
+fn name(first: &OwnedFd, slot: u32) -> io::Result<()> {
+    // SAFETY: as above; the map has a block, and a header is its first node.
+    let mut memory = unsafe { MmapOptions::new().len(size_of::<Header>()).map_mut(first)? };
+    bytemuck::from_bytes_mut::<Header>(&mut memory).rest = slot as u16 + 1;
+    Ok(())
+}
+
+/// The slot of the blocks behind a first block that begins with `nodes`.
+fn rest_slot(nodes: &[Node]) -> Option<u32> {
+    let header: &Header = bytemuck::cast_ref(&nodes[0]);
+    header.rest.checked_sub(1).map(u32::from)
+}
+
+fn get(slots: &ArrayOfMaps<MapData>, slot: u32) -> Result<Option<MapData>, Error> {
+    match slots.get(&slot, 0) {
+        Ok(map) => Ok(Some(map)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The first nodes of a map that is in a slot.
+fn contents(map: &MapData, count: usize) -> Result<Vec<Node>, Error> {
+    read(map.fd(), count).map_err(Error::call("to map the image in force"))
 }
 
 fn read(map: &impl AsFd, count: usize) -> io::Result<Vec<Node>> {
-    use std::os::fd::AsRawFd;
     let length = count * size_of::<Node>();
     // SAFETY: published images are frozen, and an unpublished one is known to us alone.
     let memory = unsafe { MmapOptions::new().len(length).map(map.as_fd().as_raw_fd())? };

@@ -10,7 +10,7 @@ use opb_common::{outcome::Outcome, settings::Settings};
 use super::{
     CounterRow, Error,
     counters::Counters,
-    pins::SightingPins,
+    pins::{PolicyPins, SightingPins},
     policy::{PolicySlot, Staged},
     programs::{Instance, Kind, Ports},
     sighting, sys,
@@ -63,14 +63,15 @@ impl Replay {
     ) -> Result<(Self, PolicySlot), Error> {
         let bpffs = sys::detached_bpffs().map_err(Error::call("a BPF file system"))?;
         let root = PathBuf::from(format!("/proc/self/fd/{}", bpffs.as_raw_fd()));
-        let (policy, counters) = (root.join("policy"), root.join("counters"));
-        let slot = PolicySlot::open(&policy)?;
+        let counters = root.join("counters");
+        let slot = PolicySlot::open(&PolicyPins::below(&root))?;
         let read = Counters::open(&counters)?;
         let kind = match hook {
             ReplayHook::Xdp => Kind::Xdp,
             ReplayHook::Tc => Kind::Tc,
         };
-        let mut maps = vec![("POLICY", policy), ("COUNTERS", counters)];
+        let mut maps = vec![("COUNTERS", counters)];
+        maps.extend(PolicyPins::below(&root).maps());
         if settings.has(Settings::SIGHT) {
             sighting::open(&SightingPins::below(&root))?;
             maps.extend(SightingPins::below(&root).maps());

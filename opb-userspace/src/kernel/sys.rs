@@ -49,6 +49,16 @@ pub(super) fn create_map(
     fd_from(bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?)
 }
 
+/// Empties a slot of a map.
+pub(super) fn delete(map: BorrowedFd<'_>, slot: u32) -> io::Result<()> {
+    let mut attr = empty();
+    // SAFETY: the attribute was zeroed, and this is the member for BPF_MAP_DELETE_ELEM.
+    let delete = unsafe { &mut attr.__bindgen_anon_2 };
+    delete.map_fd = map.as_raw_fd() as u32;
+    delete.key = &raw const slot as u64;
+    bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr).map(drop)
+}
+
 /// No more writes through bpf(2) or new mappings: what was published stays what it is.
 pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();

@@ -13,12 +13,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{ArrayOfMaps, Map, MapData, MapError};
 use opb_common::ABI_VERSION;
 use opb_lab::{
     bpffs::Bpffs,
     netns::Netns,
     process::{self, Process},
+    slots::filled,
     workdir::Workdir,
 };
 use serde_json::Value;
@@ -143,15 +143,9 @@ impl Node {
 
     /// Bytes that the maps of the policy occupy in the kernel.
     pub fn image_bytes(&self) -> Result<u64> {
-        let pin = self.bpffs.path().join("opb").join(format!("v{ABI_VERSION}/policy"));
-        let slots = ArrayOfMaps::try_from(Map::ArrayOfMaps(MapData::from_pin(&pin)?))?;
+        let pins = self.bpffs.path().join("opb").join(format!("v{ABI_VERSION}"));
         let mut sum = 0;
-        for slot in 0..slots.len() {
-            let map: MapData = match slots.get(&slot, 0) {
-                Ok(map) => map,
-                Err(MapError::KeyNotFound) => continue,
-                Err(error) => return Err(error).context("the policy's slots"),
-            };
+        for map in filled(&pins.join("policy"))?.into_iter().chain(filled(&pins.join("rest"))?) {
             let info = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
             let info = fs::read_to_string(info)?;
             let locked = info.lines().find_map(|line| line.strip_prefix("memlock:"));

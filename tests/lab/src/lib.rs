@@ -38,6 +38,7 @@ pub mod topology;
 
 pub mod attached;
 pub mod counts;
+pub mod slots;
 pub mod opb;
 
 mod letter;

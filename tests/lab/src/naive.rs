@@ -319,6 +319,7 @@ impl Policy {
         nodes[0] = bytemuck::cast(Header {
             magic: MAGIC,
             abi: ABI_VERSION,
+            rest: 0,
             generation: 1,
             digest: [0; 16],
             subscribers,
