@@ -11,6 +11,7 @@ use opb_common::image::{BLOCK_NODES, Block, IMAGE_SLOT, Node, OVERLAY_SLOT};
 
 use super::{
     Error,
+    grace::Keepers,
     orphans::POLICY_MAP,
     pins,
     sys::{self, MapShape},
@@ -31,6 +32,7 @@ pub struct Staged(OwnedFd);
 pub(super) struct PolicySlot {
     maps: ArrayOfMaps<MapData>,
     id: u32,
+    keepers: Keepers,
 }
 
 impl PolicySlot {
@@ -49,9 +51,10 @@ impl PolicySlot {
             let template = sys::create_map(c"opb_image", &image_shape(1), None)?;
             sys::create_map(POLICY_MAP, &shape, Some(template.as_fd()))
         })?;
+        let keepers = Keepers::start(map.as_fd())?;
         let map = MapData::from_fd(map)?;
         let id = map.info()?.id();
-        Ok(Self { maps: ArrayOfMaps::try_from(Map::ArrayOfMaps(map))?, id })
+        Ok(Self { maps: ArrayOfMaps::try_from(Map::ArrayOfMaps(map))?, id, keepers })
     }
 
     /// Number of the map in the kernel.
@@ -79,18 +82,19 @@ impl PolicySlot {
     }
 
     /// Puts an image in force. An overlay on an image of another generation is ignored from the same moment on.
-    pub(super) fn publish(&mut self, image: Staged) -> Result<(), Error> {
-        self.put(IMAGE_SLOT, image)
+    ///
+    /// Returns when no program can still see what was there before: the kernel waits for that, and ports that only the image
+    /// before filters may be given up.
+    pub(super) fn publish(&mut self, Staged(map): Staged) -> Result<(), Error> {
+        Ok(self.maps.set(IMAGE_SLOT, &MapData::from_fd(map)?, 0)?)
     }
 
     /// Puts changes to the image in force, in place of those before.
+    ///
+    /// Returns when that is done. A packet whose judgement has begun before may still be judged by what was there.
     pub(super) fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), Error> {
-        self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?)
-    }
-
-    /// Returns when no program can still see what was there before: the kernel waits for that.
-    fn put(&mut self, slot: u32, Staged(map): Staged) -> Result<(), Error> {
-        Ok(self.maps.set(slot, &MapData::from_fd(map)?, 0)?)
+        let Staged(map) = Staged::new(overlay.nodes())?;
+        self.keepers.put(OVERLAY_SLOT, MapData::from_fd(map)?)
     }
 }
 
