@@ -82,6 +82,21 @@ fn an_image_that_the_kernel_refuses_leaves_the_old_one_in_force() -> Result<()> 
     node.stop()
 }
 
+/// Descriptors for the connection and for a map, and none to see that the map is in its slot: the end of the update tells.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_change_is_answered_although_nobody_can_look_for_it() -> Result<()> {
+    let mut node = Node::start("watch: off\n")?;
+    let receiver = node.gateway.enter(|| Receiver::on("sub0"))?;
+    let sender = node.subscriber.enter(|| Sender::on("eth0"))?;
+    limit(&node, 2)?;
+    node.ask(&["subscriber", "add", "203.0.113.9", "--exempt"])?;
+    limit(&node, ENOUGH)?;
+    let (sent, seen) = probe(&receiver, &sender)?;
+    assert_eq!((seen.denied, seen.allowed), (sent, sent));
+    node.stop()
+}
+
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn interfaces_are_followed_although_the_kernels_messages_were_lost() -> Result<()> {

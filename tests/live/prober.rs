@@ -42,22 +42,28 @@ impl Sender {
 
     /// Sends so many pairs of one denied and one allowed SYN a second until `stop`, and counts them in `sent`.
     pub(crate) fn send(&self, rate: u32, stop: &AtomicBool, sent: &AtomicU32) -> Result<()> {
+        let start = Instant::now();
+        while !stop.load(Ordering::SeqCst) {
+            let due = (start.elapsed().as_secs_f64() * f64::from(rate)) as u32;
+            self.send_until(due, sent)?;
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Sends pairs at once until so many are sent.
+    fn send_until(&self, count: u32, sent: &AtomicU32) -> Result<()> {
         let mut frames = [FOREIGN, RELAY].map(|destination| {
             let packet = Ipv4::new(SUBSCRIBER, destination).carrying(Tcp::syn_to(25));
             Ethernet::new().carrying(&packet)
         });
-        let start = Instant::now();
-        while !stop.load(Ordering::SeqCst) {
-            let due = (start.elapsed().as_secs_f64() * f64::from(rate)) as u32;
-            while sent.load(Ordering::SeqCst) < due {
-                let number = sent.load(Ordering::SeqCst);
-                for frame in &mut frames {
-                    frame[SEQUENCE].copy_from_slice(&number.to_be_bytes());
-                    self.send_one(frame)?;
-                }
-                sent.store(number + 1, Ordering::SeqCst);
+        while sent.load(Ordering::SeqCst) < count {
+            let number = sent.load(Ordering::SeqCst);
+            for frame in &mut frames {
+                frame[SEQUENCE].copy_from_slice(&number.to_be_bytes());
+                self.send_one(frame)?;
             }
-            thread::sleep(Duration::from_millis(1));
+            sent.store(number + 1, Ordering::SeqCst);
         }
         Ok(())
     }
@@ -140,6 +146,13 @@ pub(crate) fn probe(receiver: &Receiver, sender: &Sender) -> Result<(u32, Seen)>
         receiving.join().expect("no panic")
     })?;
     Ok((sent.into_inner(), seen))
+}
+
+/// What is seen of so many pairs that are sent at once.
+pub(crate) fn burst(receiver: &Receiver, sender: &Sender, count: u32) -> Result<Seen> {
+    let sent = AtomicU32::new(0);
+    sender.send_until(count, &sent)?;
+    receiver.count(&AtomicBool::new(true), &sent)
 }
 
 fn packet_socket(interface: &str) -> Result<OwnedFd> {

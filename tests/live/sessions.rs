@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     api,
     node::{Node, POLICY},
-    prober::{Receiver, Sender, probe},
+    prober::{Receiver, Sender, burst, probe},
 };
 
 const MX: &str = "198.18.0.25";
@@ -124,6 +124,40 @@ fn packets_follow_the_overlay() -> Result<()> {
     node.stop()
 }
 
+/// The very first packets, too: an answer does not wait for the kernel to be done with this update and those before it.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn an_answer_holds_for_the_first_packet_behind_it() -> Result<()> {
+    const BURST: u32 = 10;
+    /// More than the daemon has under way at a time.
+    const BEFORE: u32 = 20;
+    let mut node = node_with_pool(1000)?;
+    let receiver = node.gateway.enter(|| Receiver::on("sub0"))?;
+    let sender = node.subscriber.enter(|| Sender::on("eth0"))?;
+    let post = |path: &str, body: Value| -> Result<()> {
+        let (code, answer) = api::call(&node, "POST", path, Some(&body))?;
+        anyhow::ensure!(code == 200, "{answer}");
+        Ok(())
+    };
+    let (add, remove) = ("/v1/subscribers", "/v1/subscribers/remove");
+    for round in 0..10 {
+        for number in 0..BEFORE {
+            let prefix = format!("100.64.{round}.{number}/32");
+            post(add, json!({"entries": [{"prefix": prefix, "group": "dyn"}]}))?;
+        }
+        let prefix = "203.0.113.9/32";
+        for (path, body, passes) in [
+            (add, json!({"entries": [{"prefix": prefix, "exempt": true}]}), BURST),
+            (remove, json!({"prefixes": [prefix]}), 0),
+        ] {
+            post(path, body)?;
+            let seen = burst(&receiver, &sender, BURST)?;
+            assert_eq!((seen.denied, seen.allowed), (passes, BURST), "{path} in round {round}");
+        }
+    }
+    node.stop()
+}
+
 /// A hundred clients at once; some of their requests are wrong.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
@@ -181,7 +215,7 @@ fn sessions_that_come_together_share_a_publication_and_keep_their_own_errors() -
     assert_eq!(node.verdict("100.65.7.0", MX)?, "pass unknown");
     let requests = u64::from(CLIENTS * 6);
     let publications = number(&node, "/policy/overlay/revision")?;
-    // Alone, each would have its own. How many find company depends on how busy the machine is.
-    assert!(publications < requests / 2, "{publications} publications for {requests} changes");
+    // Alone, each would have its own. How many find company depends on how busy the machine is, and on how soon one is answered.
+    assert!(publications < requests, "{publications} publications for {requests} changes");
     Ok(())
 }

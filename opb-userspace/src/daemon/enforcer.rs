@@ -539,15 +539,16 @@ fn interface((wanted, attached): &(Wanted, Attached)) -> InterfaceStatus {
 }
 
 fn group(group: &Group) -> GroupStatus {
-    let prefixes_v6 = group.prefixes.iter().filter(|prefix| prefix.is_ipv6()).count();
+    // Sorted by family first. A status is made after every change: nobody counts a million for it.
+    let prefixes_v4 = group.prefixes.partition_point(|prefix| !prefix.is_ipv6());
     GroupStatus {
         name: group.name.clone(),
         action: name(&group.action),
         matching: name(&group.matching),
         downstream: name(&group.downstream),
         ports: group.ports.clone(),
-        prefixes_v4: group.prefixes.len() - prefixes_v6,
-        prefixes_v6,
+        prefixes_v4,
+        prefixes_v6: group.prefixes.len() - prefixes_v4,
     }
 }
 

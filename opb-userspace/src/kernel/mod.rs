@@ -2,7 +2,7 @@
 //! its attach interface in every release.
 //!
 //! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what
-//! outlives the pins, [`orphans`] what has lost both), [`policy`] puts an image into the kernel, [`programs`] loads the BPF
+//! outlives the pins, [`orphans`] what has lost both), [`policy`] puts an image into the kernel (into [`slots`]), [`programs`] loads the BPF
 //! programs, [`attach`] puts them on interfaces, [`counters`] reads what they counted (by [`interfaces`], too), [`sighting`]
 //! what they wrote down of denied packets (both through [`memory`]). [`replay`] runs single packets through programs of its
 //! own. [`survey`] looks at what else there is, [`netlink`] asks for it.
@@ -20,6 +20,7 @@ mod policy;
 mod programs;
 mod replay;
 mod sighting;
+mod slots;
 mod survey;
 mod sys;
 

@@ -1,4 +1,4 @@
-//! The slots that hold the image in force and the overlay on it, and the way an image gets there.
+//! The image in force and the overlay on it, and the way an image gets there.
 //!
 //! An image is in up to two maps: its first block, which the programs find without a call, and all others. Publishing takes two
 //! steps, of which packets see the second: the other blocks go into the one of two slots that the image in force does not use,
@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use aya::maps::{ArrayOfMaps, Map, MapData, MapError, MapType};
+use aya::maps::{MapData, MapError};
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
 use memmap2::MmapOptions;
 use opb_common::image::{
@@ -17,7 +17,8 @@ use opb_common::image::{
 use super::{
     Error,
     orphans::POLICY_MAP,
-    pins::{self, PolicyPins},
+    pins::PolicyPins,
+    slots::MapSlots,
     sys::{self, MapShape},
 };
 use crate::image::{Image, Overlay};
@@ -36,50 +37,23 @@ pub struct Staged {
     rest: Option<OwnedFd>,
 }
 
-/// The pinned maps of maps with the slots.
+/// The pinned slots.
 pub(super) struct PolicySlot {
-    first: ArrayOfMaps<MapData>,
-    rest: ArrayOfMaps<MapData>,
-    /// The same, because aya cannot empty a slot.
-    rest_map: OwnedFd,
-    id: u32,
+    first: MapSlots,
+    rest: MapSlots,
 }
 
 impl PolicySlot {
     /// Opens or makes the slots.
-    ///
-    /// Slots and templates are made by hand, without BTF: Linux 6.1 refuses an inner map without BTF where the
-    /// template has some.
     pub(super) fn open(pins: &PolicyPins) -> Result<Self, Error> {
-        let slots = |path, name, entries, template: &MapShape| {
-            let shape = MapShape {
-                kind: bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS,
-                value_size: size_of::<u32>() as u32,
-                entries,
-                flags: 0,
-            };
-            let map = pins::open_or_create(path, MapType::ArrayOfMaps, &shape, || {
-                let template = sys::create_map(c"opb_image", template, None)?;
-                sys::create_map(name, &shape, Some(template.as_fd()))
-            })?;
-            Ok::<_, Error>((
-                map.try_clone().map_err(Error::call("a descriptor"))?,
-                MapData::from_fd(map)?,
-            ))
-        };
-        let (_, first) = slots(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
-        let (rest_map, rest) = slots(&pins.rest, c"opb_rest", REST_SLOTS, &shape(1, REST))?;
-        Ok(Self {
-            id: first.info()?.id(),
-            first: ArrayOfMaps::try_from(Map::ArrayOfMaps(first))?,
-            rest: ArrayOfMaps::try_from(Map::ArrayOfMaps(rest))?,
-            rest_map,
-        })
+        let first = MapSlots::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
+        let rest = MapSlots::open(&pins.rest, c"opb_rest", REST_SLOTS, &shape(1, REST))?;
+        Ok(Self { first, rest })
     }
 
-    /// Number of the map in the kernel.
+    /// Number of the map with the slots of the first blocks.
     pub(super) fn id(&self) -> u32 {
-        self.id
+        self.first.id()
     }
 
     /// The image in force, and the overlay that was published last.
@@ -91,10 +65,10 @@ impl PolicySlot {
     }
 
     fn nodes(&self, slot: u32) -> Result<Option<Vec<Node>>, Error> {
-        let Some(first) = get(&self.first, slot)? else { return Ok(None) };
+        let Some(first) = self.first.get(slot)? else { return Ok(None) };
         let mut nodes = contents(&first, BLOCK_NODES)?;
         if let Some(rest) = rest_slot(&nodes) {
-            let rest = get(&self.rest, rest)?.ok_or(MapError::KeyNotFound)?;
+            let rest = self.rest.get(rest)?.ok_or(MapError::KeyNotFound)?;
             let blocks = rest.info()?.max_entries() as usize;
             nodes.extend(contents(&rest, blocks * BLOCK_NODES)?);
             bytemuck::cast_mut::<_, Header>(&mut nodes[0]).rest = 0;
@@ -103,35 +77,42 @@ impl PolicySlot {
     }
 
     /// Puts an image in force. An overlay on an image of another generation is ignored from the same moment on.
+    ///
+    /// Returns when no program can still see what was there before: ports that only the image before filters may be given up.
     pub(super) fn publish(&mut self, image: Staged) -> Result<(), Error> {
         self.put(IMAGE_SLOT, image)
     }
 
     /// Puts changes to the image in force, in place of those before.
+    ///
+    /// A packet whose judgement has begun before may still be judged by what was there.
     pub(super) fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), Error> {
         self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?)
     }
 
-    /// Returns when no program can still see what was there before: the kernel waits for that.
     fn put(&mut self, slot: u32, Staged { first, rest }: Staged) -> Result<(), Error> {
-        let used = match get(&self.first, slot)? {
+        let used = match self.first.get(slot)? {
             Some(before) => rest_slot(&contents(&before, 1)?),
             None => None,
         };
-        // Of this slot, no program can have seen the name since the publication before returned.
+        // Who named this slot before is gone, and no program sees it any more: see below.
         let free = rest_slots(slot).into_iter().find(|&slot| Some(slot) != used);
         let free = free.filter(|_| rest.is_some());
         if let (Some(rest), Some(free)) = (rest, free) {
-            self.rest.set(free, &MapData::from_fd(rest)?, 0)?;
+            self.rest.put(free, &MapData::from_fd(rest)?)?;
             name(&first, free).map_err(Error::call("to write to the new image"))?;
         }
         sys::freeze(first.as_fd()).map_err(Error::call("to freeze the new image"))?;
-        self.first.set(slot, &MapData::from_fd(first)?, 0)?;
+        let first = MapData::from_fd(first)?;
+        if slot == OVERLAY_SLOT && used.is_none() && free.is_none() {
+            return self.first.put_at_once(slot, first);
+        }
+        self.first.put(slot, &first)?;
 
         // The image is in force, whatever happens now: what is left behind costs memory until the next one.
         for left in rest_slots(slot).into_iter().filter(|&left| Some(left) != free) {
-            if matches!(get(&self.rest, left), Ok(Some(_)))
-                && let Err(error) = sys::delete(self.rest_map.as_fd(), left)
+            if matches!(self.rest.get(left), Ok(Some(_)))
+                && let Err(error) = self.rest.clear(left)
             {
                 tracing::warn!(%error, "the blocks of the image before stay in the kernel");
             }
@@ -197,14 +178,6 @@ fn name(first: &OwnedFd, slot: u32) -> io::Result<()> {
 fn rest_slot(nodes: &[Node]) -> Option<u32> {
     let header: &Header = bytemuck::cast_ref(&nodes[0]);
     header.rest.checked_sub(1).map(u32::from)
-}
-
-fn get(slots: &ArrayOfMaps<MapData>, slot: u32) -> Result<Option<MapData>, Error> {
-    match slots.get(&slot, 0) {
-        Ok(map) => Ok(Some(map)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// The first nodes of a map that is in a slot.

@@ -49,13 +49,25 @@ pub(super) fn create_map(
     fd_from(bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?)
 }
 
-/// Empties a slot of a map.
-pub(super) fn delete(map: BorrowedFd<'_>, slot: u32) -> io::Result<()> {
+/// Puts a map into a slot of a map of maps.
+pub(super) fn put(slots: BorrowedFd<'_>, slot: u32, map: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = empty();
+    let inner = map.as_raw_fd();
+    // SAFETY: the attribute was zeroed, and this is the member for BPF_MAP_UPDATE_ELEM.
+    let update = unsafe { &mut attr.__bindgen_anon_2 };
+    update.map_fd = slots.as_raw_fd() as u32;
+    update.key = &raw const slot as u64;
+    update.__bindgen_anon_1.value = &raw const inner as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Empties a slot of a map of maps.
+pub(super) fn clear(slots: BorrowedFd<'_>, slot: u32) -> io::Result<()> {
     let mut attr = empty();
     // SAFETY: the attribute was zeroed, and this is the member for BPF_MAP_DELETE_ELEM.
-    let delete = unsafe { &mut attr.__bindgen_anon_2 };
-    delete.map_fd = map.as_raw_fd() as u32;
-    delete.key = &raw const slot as u64;
+    let clear = unsafe { &mut attr.__bindgen_anon_2 };
+    clear.map_fd = slots.as_raw_fd() as u32;
+    clear.key = &raw const slot as u64;
     bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr).map(drop)
 }
 

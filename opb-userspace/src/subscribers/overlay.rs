@@ -50,7 +50,7 @@ fn remove<T>(list: &mut Vec<T>, prefix: impl Fn(&T) -> Prefix, entries: &[(Prefi
 /// Brings `policy`, which [`overlay`] made of `files`, up to date with the entries at `changed`. Says which of these prefixes
 /// belong to somebody else now.
 ///
-/// Costs a walk over the lists that change, and nothing that grows with the number of the others.
+/// Costs at most a copy of the lists that change, and nothing that grows with the number of the others.
 pub fn follow(
     policy: &mut Policy,
     files: &Policy,
@@ -118,9 +118,14 @@ impl Holder {
     }
 }
 
+/// Up to so many edits are made in place. Each moves what lies behind it, which is half of the list as a rule: more of them cost
+/// more than a copy.
+const FEW: usize = 2;
+
 /// Replaces, adds and (`None`) removes items. List and edits are sorted by prefix.
 fn edit<T>(list: &mut Vec<T>, prefix: impl Fn(&T) -> Prefix, edits: Vec<(Prefix, Option<T>)>) {
-    if edits.is_empty() {
+    if edits.len() <= FEW {
+        edits.into_iter().for_each(|(place, item)| edit_one(list, &prefix, place, item));
         return;
     }
     let mut edited = Vec::with_capacity(list.len() + edits.len());
@@ -135,4 +140,13 @@ fn edit<T>(list: &mut Vec<T>, prefix: impl Fn(&T) -> Prefix, edits: Vec<(Prefix,
     }
     edited.extend(rest);
     *list = edited;
+}
+
+fn edit_one<T>(list: &mut Vec<T>, prefix: impl Fn(&T) -> Prefix, place: Prefix, item: Option<T>) {
+    match (list.binary_search_by_key(&place, prefix), item) {
+        (Ok(at), Some(item)) => list[at] = item,
+        (Ok(at), None) => drop(list.remove(at)),
+        (Err(at), Some(item)) => list.insert(at, item),
+        (Err(_), None) => {}
+    }
 }

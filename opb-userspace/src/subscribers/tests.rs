@@ -96,7 +96,7 @@ fn following_equals_laying_over() {
         let mut followed = files.clone();
         for _ in 0..20 {
             let mut changed = BTreeSet::new();
-            for _ in 0..random.usize(1..4) {
+            for _ in 0..random.usize(1..7) {
                 let address = std::net::Ipv4Addr::from(0xcb00_7100 | random.u32(..4) << 6);
                 let prefix = Prefix::truncated(address.into(), random.u8(23..28)).expect("short");
                 let group =
