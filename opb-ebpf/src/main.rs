@@ -5,8 +5,8 @@
 //! what is not plain; a global function for the judgement. One more writes down what was denied, and one answers what was
 //! rejected. Global functions are verified once, with arguments of which nothing is known.
 //!
-//! A call of a function or helper costs more than most of what is done between two of them. A plain SYN costs two
-//! before its first lookup in a large policy: the judgement, and the first block of the image.
+//! A call of a function or helper costs as much as most of what is done between two of them. A plain SYN costs one
+//! before its first lookup in a large policy: the judgement.
 //!
 //! On the host this crate only type-checks, so that `cargo check --workspace` and clippy see it.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]

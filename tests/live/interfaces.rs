@@ -1,7 +1,10 @@
 //! Interfaces that come and go.
 
 use super::*;
-use crate::node::{LIMIT, Node};
+use crate::{
+    node::{LIMIT, Node},
+    prober::{Receiver, Sender, probe},
+};
 
 pub(crate) fn covered(status: &Value, prefix: &str) -> usize {
     let interfaces = status["interfaces"].as_array();
@@ -91,5 +94,16 @@ fn pins_that_somebody_removes_are_made_again() -> Result<()> {
     assert_eq!(opb_lab::attached::attached(&node.gateway, &["sub0"])?, before, "without a daemon");
     node.run()?;
     assert_eq!(node.verdict("203.0.113.9", "198.18.0.25")?, "drop policy");
+
+    // And one of the two that hold the policy, while nobody runs.
+    let receiver = node.gateway.enter(|| Receiver::on("sub0"))?;
+    let sender = node.subscriber.enter(|| Sender::on("eth0"))?;
+    for map in ["rest", "policy"] {
+        node.kill()?;
+        fs::remove_file(node.mount().join("opb/v1").join(map))?;
+        node.run()?;
+        let (sent, seen) = probe(&receiver, &sender)?;
+        assert_eq!((seen.denied, seen.allowed), (0, sent), "without {map}");
+    }
     node.stop()
 }

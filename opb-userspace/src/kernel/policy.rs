@@ -4,8 +4,8 @@
 //! steps, of which packets see the second: the other blocks go into the one of two slots that the image in force does not use,
 //! and then the first block, which names that slot, replaces that in force.
 
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::{fs, io};
 
 use aya::maps::{MapData, MapError};
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
@@ -41,14 +41,33 @@ pub struct Staged {
 pub(super) struct PolicySlot {
     first: MapSlots,
     rest: MapSlots,
+    /// The slots of `rest` that are in use: behind the image in force, and behind the overlay. All others are empty.
+    used: [Option<u32>; 2],
 }
 
 impl PolicySlot {
     /// Opens or makes the slots.
     pub(super) fn open(pins: &PolicyPins) -> Result<Self, Error> {
+        // One without the other says nothing. Programs that still judge by it keep it until they are replaced.
+        if pins.policy.exists() != pins.rest.exists() {
+            for pin in [&pins.policy, &pins.rest].into_iter().filter(|pin| pin.exists()) {
+                tracing::warn!("the pin beside {} is gone: both are made anew", pin.display());
+                fs::remove_file(pin).map_err(Error::path("remove", pin))?;
+            }
+        }
         let first = MapSlots::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
         let rest = MapSlots::open(&pins.rest, c"opb_rest", REST_SLOTS, &shape(1, REST))?;
-        Ok(Self { first, rest })
+        let mut slots = Self { first, rest, used: [None; 2] };
+        for slot in [IMAGE_SLOT, OVERLAY_SLOT] {
+            let header = slots.first.get(slot)?.map(|first| contents(&first, 1)).transpose()?;
+            let used = header.as_deref().and_then(rest_slot);
+            slots.used[slot as usize] = used;
+            // Who died while it published may have left blocks of which nobody knows.
+            for other in rest_slots(slot).into_iter().filter(|&other| Some(other) != used) {
+                slots.rest.clear(other)?;
+            }
+        }
+        Ok(slots)
     }
 
     /// Number of the map with the slots of the first blocks.
@@ -67,7 +86,7 @@ impl PolicySlot {
     fn nodes(&self, slot: u32) -> Result<Option<Vec<Node>>, Error> {
         let Some(first) = self.first.get(slot)? else { return Ok(None) };
         let mut nodes = contents(&first, BLOCK_NODES)?;
-        if let Some(rest) = rest_slot(&nodes) {
+        if let Some(rest) = self.used[slot as usize] {
             let rest = self.rest.get(rest)?.ok_or(MapError::KeyNotFound)?;
             let blocks = rest.info()?.max_entries() as usize;
             nodes.extend(contents(&rest, blocks * BLOCK_NODES)?);
@@ -91,33 +110,39 @@ impl PolicySlot {
     }
 
     fn put(&mut self, slot: u32, Staged { first, rest }: Staged) -> Result<(), Error> {
-        let used = match self.first.get(slot)? {
-            Some(before) => rest_slot(&contents(&before, 1)?),
-            None => None,
-        };
-        // Who named this slot before is gone, and no program sees it any more: see below.
-        let free = rest_slots(slot).into_iter().find(|&slot| Some(slot) != used);
-        let free = free.filter(|_| rest.is_some());
-        if let (Some(rest), Some(free)) = (rest, free) {
-            self.rest.put(free, &MapData::from_fd(rest)?)?;
-            name(&first, free).map_err(Error::call("to write to the new image"))?;
+        let before = self.used[slot as usize];
+        let free = rest_slots(slot).into_iter().find(|&free| Some(free) != before);
+        let used = free.filter(|_| rest.is_some());
+        if let (Some(rest), Some(used)) = (rest, used) {
+            name_rest(&first, used).map_err(Error::call("to write to the new image"))?;
+            self.rest.put_at_once(used, MapData::from_fd(rest)?)?;
         }
+        if let Err(error) = self.put_first(slot, first, before.is_some() || used.is_some()) {
+            self.forget(used);
+            return Err(error);
+        }
+        self.used[slot as usize] = used;
+        self.forget(before);
+        Ok(())
+    }
+
+    /// Gives up blocks that no program looks for. Whatever happens to them changes no verdict.
+    fn forget(&mut self, rest: Option<u32>) {
+        if let Some(Err(error)) = rest.map(|slot| self.rest.clear(slot)) {
+            tracing::warn!(%error, "blocks of an image that is gone stay in the kernel");
+        }
+    }
+
+    /// Waits until no program sees the first block of before, if something is given up next: the ports of an image, or the
+    /// slot of blocks behind the first.
+    fn put_first(&mut self, slot: u32, first: OwnedFd, is_large: bool) -> Result<(), Error> {
         sys::freeze(first.as_fd()).map_err(Error::call("to freeze the new image"))?;
         let first = MapData::from_fd(first)?;
-        if slot == OVERLAY_SLOT && used.is_none() && free.is_none() {
-            return self.first.put_at_once(slot, first);
+        if slot == IMAGE_SLOT || is_large {
+            self.first.put(slot, &first)
+        } else {
+            self.first.put_at_once(slot, first)
         }
-        self.first.put(slot, &first)?;
-
-        // The image is in force, whatever happens now: what is left behind costs memory until the next one.
-        for left in rest_slots(slot).into_iter().filter(|&left| Some(left) != free) {
-            if matches!(self.rest.get(left), Ok(Some(_)))
-                && let Err(error) = self.rest.clear(left)
-            {
-                tracing::warn!(%error, "the blocks of the image before stay in the kernel");
-            }
-        }
-        Ok(())
     }
 }
 
@@ -167,7 +192,7 @@ fn write(nodes: &[Node], flags: u32) -> Result<OwnedFd, Error> {
 }
 
 /// Writes into a first block, which is not in force yet, where the others are.
-fn name(first: &OwnedFd, slot: u32) -> io::Result<()> {
+fn name_rest(first: &OwnedFd, slot: u32) -> io::Result<()> {
     // SAFETY: as above; the map has a block, and a header is its first node.
     let mut memory = unsafe { MmapOptions::new().len(size_of::<Header>()).map_mut(first)? };
     bytemuck::from_bytes_mut::<Header>(&mut memory).rest = slot as u16 + 1;

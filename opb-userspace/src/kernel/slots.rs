@@ -4,14 +4,20 @@ use std::{
     collections::VecDeque,
     ffi::CStr,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use aya::maps::{ArrayOfMaps, Map, MapData, MapError, MapType};
+use aya::{
+    maps::{ArrayOfMaps, Map, MapData, MapError, MapType},
+    util::KernelVersion,
+};
 use aya_obj::generated::bpf_map_type;
 
 use super::{
@@ -25,15 +31,19 @@ const WAITING: usize = 16;
 /// How often to look whether a slot has changed, which takes a few of these.
 const LOOK: Duration = Duration::from_micros(50);
 
+const REFUSED: fn(io::Error) -> Error = |source| Error::Call { what: "a change of a slot", source };
+
 /// A pinned array of maps.
 ///
-/// The kernel changes a slot at once, and then keeps whoever asked until no program can still be using what was there before:
-/// 4 to 16 ms on an idle machine with 250 ticks a second.
+/// The kernel changes a slot at once, and then keeps whoever asked until no program can still be using what was there before
+/// (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c): 4 to 16 ms on an idle machine with 250 ticks a second.
 pub(super) struct MapSlots {
+    map: Arc<OwnedFd>,
+    /// The same, to look into.
     maps: ArrayOfMaps<MapData>,
-    /// The same, for what aya has no function for.
-    map: OwnedFd,
     id: u32,
+    /// Until Linux 6.8, whoever looks into a slot is kept as well.
+    looks_at_once: bool,
     /// Threads that are kept, the oldest first.
     waiting: VecDeque<JoinHandle<()>>,
 }
@@ -61,7 +71,9 @@ impl MapSlots {
         let same = MapData::from_fd(map.try_clone().map_err(Error::call("a descriptor"))?)?;
         let id = same.info()?.id();
         let maps = ArrayOfMaps::try_from(Map::ArrayOfMaps(same))?;
-        Ok(Self { maps, map, id, waiting: VecDeque::new() })
+        let looks_at_once =
+            KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 8, 0));
+        Ok(Self { map: Arc::new(map), maps, id, looks_at_once, waiting: VecDeque::new() })
     }
 
     /// Number of the map in the kernel.
@@ -78,12 +90,64 @@ impl MapSlots {
     }
 
     /// Returns when no program can still see what was there before.
-    pub(super) fn put(&mut self, slot: u32, map: &MapData) -> Result<(), Error> {
-        Ok(self.maps.set(slot, map, 0)?)
+    pub(super) fn put(&self, slot: u32, map: &MapData) -> Result<(), Error> {
+        sys::put(self.map.as_fd(), slot, map.fd().as_fd()).map_err(REFUSED)
     }
 
-    /// Returns when every program that starts from now on finds `map` in the slot. A thread waits for the others.
+    /// Returns when every program that starts from now on finds `map` in the slot.
     pub(super) fn put_at_once(&mut self, slot: u32, map: MapData) -> Result<(), Error> {
+        let id = map.info()?.id();
+        let put = move |slots: BorrowedFd<'_>| sys::put(slots, slot, map.fd().as_fd());
+        self.at_once(slot, put, Some(id))
+    }
+
+    /// Empties a slot; returns when it is empty.
+    pub(super) fn clear(&mut self, slot: u32) -> Result<(), Error> {
+        let clear = move |slots: BorrowedFd<'_>| match sys::clear(slots, slot) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        };
+        // Of a slot that was empty before, nobody could tell whether the thread is done: it might empty it later.
+        match self.found(slot) {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => self.at_once(slot, clear, None),
+            Err(_) => clear(self.map.as_fd()).map_err(REFUSED),
+        }
+    }
+
+    /// Has a thread make a change to a slot and be kept, and returns when the slot holds the map with that number. Where that
+    /// cannot be seen, for want of a descriptor or of rights, the end of the change tells.
+    fn at_once(
+        &mut self,
+        slot: u32,
+        change: impl Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync + 'static,
+        expected: Option<u32>,
+    ) -> Result<(), Error> {
+        let change = Arc::new(change);
+        let (done, result) = mpsc::channel();
+        if !self.looks_at_once || !self.keep(Arc::clone(&change), done) {
+            return change(self.map.as_fd()).map_err(REFUSED);
+        }
+        loop {
+            match result.recv_timeout(LOOK) {
+                Ok(result) => return result.map_err(REFUSED),
+                Err(RecvTimeoutError::Timeout) => match self.found(slot) {
+                    Ok(found) if found == expected => return Ok(()),
+                    _ => {}
+                },
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(REFUSED(io::ErrorKind::BrokenPipe.into()));
+                }
+            }
+        }
+    }
+
+    /// Whether there was a thread to be had.
+    fn keep(
+        &mut self,
+        change: Arc<impl Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync + 'static>,
+        done: mpsc::Sender<io::Result<()>>,
+    ) -> bool {
         self.waiting.retain(|thread| !thread.is_finished());
         if self.waiting.len() >= WAITING
             && let Some(oldest) = self.waiting.pop_front()
@@ -91,32 +155,14 @@ impl MapSlots {
             // It has nothing to say any more.
             drop(oldest.join());
         }
-        let refused = Error::call("to change a slot");
-        let id = map.info()?.id();
-        let slots = self.map.try_clone().map_err(Error::call("a descriptor"))?;
-        let (done, result) = mpsc::channel();
-        let update = move || drop(done.send(sys::put(slots.as_fd(), slot, map.fd().as_fd())));
-        let thread = thread::Builder::new().name("grace".to_owned()).spawn(update);
-        self.waiting.push_back(thread.map_err(Error::call("a thread"))?);
-        loop {
-            match result.recv_timeout(LOOK) {
-                Ok(result) => return result.map_err(refused),
-                Err(RecvTimeoutError::Timeout) if self.holds(slot, id) => return Ok(()),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(refused(io::ErrorKind::BrokenPipe.into()));
-                }
-            }
-        }
+        let slots = Arc::clone(&self.map);
+        // Most often nobody listens any more.
+        let make = move || drop(done.send(change(slots.as_fd())));
+        let thread = thread::Builder::new().name("grace".to_owned()).spawn(make);
+        thread.map(|thread| self.waiting.push_back(thread)).is_ok()
     }
 
-    /// Where that cannot be read, for want of a descriptor, the end of the update tells.
-    fn holds(&self, slot: u32, id: u32) -> bool {
-        let found = self.maps.get(&slot, 0).and_then(|map: MapData| map.info());
-        found.is_ok_and(|info| info.id() == id)
-    }
-
-    pub(super) fn clear(&self, slot: u32) -> Result<(), Error> {
-        sys::clear(self.map.as_fd(), slot).map_err(Error::call("to empty a slot"))
+    fn found(&self, slot: u32) -> Result<Option<u32>, Error> {
+        self.get(slot)?.map(|map| Ok(map.info()?.id())).transpose()
     }
 }

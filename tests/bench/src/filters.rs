@@ -3,6 +3,7 @@
 use std::{
     fmt, fs,
     io::{BufRead as _, BufReader, Write as _},
+    os::fd::OwnedFd,
     path::Path,
     process::{Child, Stdio},
     time::Duration,
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use opb_lab::{
     netns::Netns,
     process::{self, Output},
+    trivial,
     workdir::Workdir,
 };
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,7 @@ use crate::{
     gateway::ACCESS,
     node::Node,
     plan::Effort,
-    programs::{Reference, Trivial},
+    programs::{DropAll, Reference},
     table::{Family, Form, Table, relays},
 };
 
@@ -34,7 +36,10 @@ pub enum Kind {
     Nothing,
     /// An XDP program that lets everything pass: what XDP costs on this cable.
     #[serde(rename = "empty XDP")]
-    Empty,
+    EmptyXdp,
+    /// The same at TC.
+    #[serde(rename = "empty TC")]
+    EmptyTc,
     /// An XDP program that drops everything: what generator and cable cost.
     #[serde(rename = "drop all")]
     DropAll,
@@ -70,7 +75,8 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Nothing => "no filter",
-            Self::Empty => "empty XDP",
+            Self::EmptyXdp => "empty XDP",
+            Self::EmptyTc => "empty TC",
             Self::DropAll => "drop all",
             Self::OpbXdp => "opb XDP",
             Self::OpbTc => "opb TC",
@@ -85,7 +91,8 @@ impl fmt::Display for Kind {
 /// A filter in place. Dropping it takes it away.
 pub enum Filter {
     Nothing,
-    Trivial(Trivial),
+    Empty(OwnedFd),
+    DropAll(DropAll),
     Opb(Node),
     Reference(Reference),
     Nftables(Netns),
@@ -98,8 +105,9 @@ impl Filter {
     pub fn new(kind: Kind, table: &Table, gateway: &Netns, opb: &Path) -> Result<Self> {
         let made = match kind {
             Kind::Nothing => Ok(Self::Nothing),
-            Kind::Empty => Trivial::pass_all(gateway, ACCESS).map(Self::Trivial),
-            Kind::DropAll => Trivial::drop_all(gateway, ACCESS).map(Self::Trivial),
+            Kind::EmptyXdp => trivial::pass_in_xdp(gateway, ACCESS).map(Self::Empty),
+            Kind::EmptyTc => trivial::pass_in_tcx(gateway, ACCESS).map(Self::Empty),
+            Kind::DropAll => DropAll::attach(gateway, ACCESS).map(Self::DropAll),
             Kind::OpbXdp => node(table, gateway, opb, "xdp").map(Self::Opb),
             Kind::OpbTc => node(table, gateway, opb, "tc").map(Self::Opb),
             Kind::Reference => reference(table, gateway).map(Self::Reference),
@@ -113,7 +121,7 @@ impl Filter {
     /// Packets that it says it dropped so far; `None` if it keeps no books.
     pub fn dropped(&mut self) -> Result<Option<u64>> {
         Ok(Some(match self {
-            Self::Nothing | Self::Trivial(_) => return Ok(None),
+            Self::Nothing | Self::Empty(_) | Self::DropAll(_) => return Ok(None),
             Self::Opb(node) => node.counted("drop")?,
             Self::Reference(reference) => reference.dropped()?,
             Self::Nftables(netns) => {

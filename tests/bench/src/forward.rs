@@ -24,8 +24,15 @@ use crate::{
     table::{Family, Shape, Sources, Table},
 };
 
-const KINDS: [Kind; 6] =
-    [Kind::Nothing, Kind::Empty, Kind::OpbXdp, Kind::OpbTc, Kind::Nftables, Kind::Iptables];
+const KINDS: [Kind; 7] = [
+    Kind::Nothing,
+    Kind::EmptyXdp,
+    Kind::OpbXdp,
+    Kind::EmptyTc,
+    Kind::OpbTc,
+    Kind::Nftables,
+    Kind::Iptables,
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Load {
@@ -50,8 +57,8 @@ pub fn run(setting: &Setting) -> Result<Vec<Row>> {
     // Many short rounds: what disturbs one of them must not decide.
     let (size, bulks, floods) = match setting.effort {
         Effort::Smoke => (16, 1, 1),
-        Effort::Quick => (100_000, 7, 25),
-        Effort::Full => (100_000, 21, 101),
+        Effort::Quick => (100_000, 25, 25),
+        Effort::Full => (100_000, 121, 101),
     };
     let table = Table::new(Shape::Mixed, size)?;
     let mut rows = Vec::new();
@@ -117,11 +124,11 @@ impl Server {
     }
 }
 
-/// Gbit/s from a subscriber to the server, one connection. A second is the least that iperf3 knows; a part of it means
-/// for ever.
+/// Gbit/s from a subscriber to the server, one connection. So many bytes, because a second is the least time that iperf3
+/// knows: what else runs on the machine changes by the second, and should hit all filters of a round alike.
 fn bulk(gateway: &Gateway) -> Result<f64> {
     let mut command: Command = gateway.generator.command("iperf3");
-    command.args(["--client", &SERVER.to_string(), "--time", "1", "--json", "--zerocopy"]);
+    command.args(["--client", &SERVER.to_string(), "--bytes", "100M", "--json", "--zerocopy"]);
     if thread::available_parallelism()?.get() > 1 {
         // Else the scheduler decides anew in each run, and that is what would be measured.
         command.args(["--affinity", "0,1"]);

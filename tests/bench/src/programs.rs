@@ -186,20 +186,12 @@ impl Generator {
     }
 }
 
-/// An XDP program that does the same with every packet.
-pub struct Trivial(#[expect(dead_code, reason = "held, not used")] Loaded);
+/// An XDP program that drops every packet.
+pub struct DropAll(#[expect(dead_code, reason = "held, not used")] Loaded);
 
-impl Trivial {
-    pub fn pass_all(netns: &Netns, interface: &str) -> Result<Self> {
-        Self::attach("empty_xdp", netns, interface)
-    }
-
-    pub fn drop_all(netns: &Netns, interface: &str) -> Result<Self> {
-        Self::attach("drop_xdp", netns, interface)
-    }
-
-    fn attach(name: &'static str, netns: &Netns, interface: &str) -> Result<Self> {
-        let mut loaded = Loaded::new(name, |_| ())?;
+impl DropAll {
+    pub fn attach(netns: &Netns, interface: &str) -> Result<Self> {
+        let mut loaded = Loaded::new("drop_xdp", |_| ())?;
         loaded.attach(netns, interface)?;
         Ok(Self(loaded))
     }
