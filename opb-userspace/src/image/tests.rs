@@ -1,6 +1,6 @@
 //! The compiled tree against a naive longest-prefix match, and an overlay against a new image.
 
-use opb_common::image::{self, Node};
+use opb_common::image::{self, Leaf, Node, Slot};
 use proptest::prelude::*;
 
 use super::{
@@ -90,6 +90,20 @@ proptest! {
     #[test]
     fn ipv6_equals_naive(entries in entries(128, 60), random in prop::collection::vec(any::<u128>(), 20)) {
         check(&entries, addresses(&entries, random, 0))?;
+    }
+
+    /// Of every key, and beside it.
+    #[test]
+    fn a_leaf_takes_the_last_key_that_is_not_larger(mut keys in any::<[u16; Leaf::PLACES]>()) {
+        keys.sort_unstable();
+        keys[0] = 0;
+        let leaf = Leaf { keys, classes: std::array::from_fn(|place| place as u16) };
+        let nodes = [Node(bytemuck::cast(leaf))];
+        for key in keys.into_iter().flat_map(|key| [key, key ^ 1 << 15, key.wrapping_add(1), key.wrapping_sub(1)]) {
+            let found = image::lookup(&nodes[..], Slot::leaf(0).0, u64::from(key) << 48, 0);
+            let expected = keys.iter().rposition(|&other| other <= key);
+            prop_assert_eq!(Some(usize::from(found)), expected, "{} among {:?}", key, keys);
+        }
     }
 }
 
