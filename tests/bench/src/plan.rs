@@ -25,6 +25,14 @@ impl Effort {
         }
     }
 
+    /// How often all verdicts are measured.
+    pub fn passes(self) -> usize {
+        match self {
+            Self::Smoke | Self::Quick => 1,
+            Self::Full => 3,
+        }
+    }
+
     /// Measurements of which the median counts.
     pub fn rounds(self) -> usize {
         match self {
