@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     interfaces::{batch, covered},
     node::{LIMIT, Node},
-    prober::{Receiver, Sender, probe},
+    prober::{ends, probe},
 };
 
 const MX: &str = "198.18.0.25";
@@ -34,8 +34,7 @@ const ENOUGH: usize = 500;
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn an_image_that_the_kernel_refuses_leaves_the_old_one_in_force() -> Result<()> {
     let mut node = Node::start("watch: off\n")?;
-    let receiver = node.gateway.enter(|| Receiver::on("sub0"))?;
-    let sender = node.subscriber.enter(|| Sender::on("eth0"))?;
+    let (receiver, sender) = ends(&node)?;
     let passes = |expected: bool| -> Result<()> {
         let (sent, seen) = probe(&receiver, &sender)?;
         assert_eq!((seen.denied, seen.allowed), (if expected { sent } else { 0 }, sent));
@@ -87,8 +86,7 @@ fn an_image_that_the_kernel_refuses_leaves_the_old_one_in_force() -> Result<()> 
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn a_change_is_answered_although_nobody_can_look_for_it() -> Result<()> {
     let mut node = Node::start("watch: off\n")?;
-    let receiver = node.gateway.enter(|| Receiver::on("sub0"))?;
-    let sender = node.subscriber.enter(|| Sender::on("eth0"))?;
+    let (receiver, sender) = ends(&node)?;
     limit(&node, 2)?;
     node.ask(&["subscriber", "add", "203.0.113.9", "--exempt"])?;
     limit(&node, ENOUGH)?;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     node::{LIMIT, Node},
-    prober::{Receiver, Sender, probe},
+    prober::{ends, probe},
 };
 
 pub(crate) fn covered(status: &Value, prefix: &str) -> usize {
@@ -96,8 +96,7 @@ fn pins_that_somebody_removes_are_made_again() -> Result<()> {
     assert_eq!(node.verdict("203.0.113.9", "198.18.0.25")?, "drop policy");
 
     // And one of the two that hold the policy, while nobody runs.
-    let receiver = node.gateway.enter(|| Receiver::on("sub0"))?;
-    let sender = node.subscriber.enter(|| Sender::on("eth0"))?;
+    let (receiver, sender) = ends(&node)?;
     for map in ["rest", "policy"] {
         node.kill()?;
         fs::remove_file(node.mount().join("opb/v1").join(map))?;

@@ -19,6 +19,8 @@ use nix::{
 };
 use opb_lab::frames::{Ethernet, Ipv4, Tcp};
 
+use crate::node::Node;
+
 const SUBSCRIBER: [u8; 4] = [203, 0, 113, 9];
 const RELAY: [u8; 4] = [198, 51, 100, 25];
 const FOREIGN: [u8; 4] = [198, 18, 0, 25];
@@ -146,6 +148,13 @@ pub(crate) fn probe(receiver: &Receiver, sender: &Sender) -> Result<(u32, Seen)>
         receiving.join().expect("no panic")
     })?;
     Ok((sent.into_inner(), seen))
+}
+
+/// Both ends of the line through a node's first interface.
+pub(crate) fn ends(node: &Node) -> Result<(Receiver, Sender)> {
+    let receiver = node.gateway.enter(|| Receiver::on("sub0"))?;
+    let sender = node.subscriber.enter(|| Sender::on("eth0"))?;
+    Ok((receiver, sender))
 }
 
 /// What is seen of so many pairs that are sent at once.

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     api,
     node::{Node, POLICY},
-    prober::{Receiver, Sender, burst, probe},
+    prober::{burst, ends, probe},
 };
 
 const MX: &str = "198.18.0.25";
@@ -107,8 +107,7 @@ fn a_small_change_is_an_overlay_and_many_become_an_image() -> Result<()> {
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn packets_follow_the_overlay() -> Result<()> {
     let mut node = node_with_pool(1000)?;
-    let receiver = node.gateway.enter(|| Receiver::on("sub0"))?;
-    let sender = node.subscriber.enter(|| Sender::on("eth0"))?;
+    let (receiver, sender) = ends(&node)?;
     for (command, passes) in [
         (&["add", "203.0.113.9", "--exempt"][..], true),
         (&["add", "203.0.113.8/29", "--group", "dyn"], true),
@@ -132,8 +131,7 @@ fn an_answer_holds_for_the_first_packet_behind_it() -> Result<()> {
     /// More than the daemon has under way at a time.
     const BEFORE: u32 = 20;
     let mut node = node_with_pool(1000)?;
-    let receiver = node.gateway.enter(|| Receiver::on("sub0"))?;
-    let sender = node.subscriber.enter(|| Sender::on("eth0"))?;
+    let (receiver, sender) = ends(&node)?;
     let post = |path: &str, body: Value| -> Result<()> {
         let (code, answer) = api::call(&node, "POST", path, Some(&body))?;
         anyhow::ensure!(code == 200, "{answer}");

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     node::{Node, POLICY},
-    prober::{Receiver, Sender, probe},
+    prober::{Receiver, Sender, ends, probe},
 };
 
 const MX: &str = "198.18.0.25";
@@ -12,8 +12,7 @@ const MX: &str = "198.18.0.25";
 fn node_with_import() -> Result<(Node, Receiver, Sender)> {
     let node = Node::start("watch: off\n")?;
     node.write("list.txt", "203.0.113.9\n203.0.113.10\n203.0.113.11\n")?;
-    let receiver = node.gateway.enter(|| Receiver::on("sub0"))?;
-    let sender = node.subscriber.enter(|| Sender::on("eth0"))?;
+    let (receiver, sender) = ends(&node)?;
     Ok((node, receiver, sender))
 }
 

@@ -138,7 +138,7 @@ impl Image {
 
     /// Reads back an image, from kernel memory for example.
     pub fn from_nodes(mut nodes: Vec<Node>) -> Result<Self, FormatError> {
-        let header: Header = *nodes.first().map(bytemuck::cast_ref).ok_or(FormatError::Magic)?;
+        let header: Header = *nodes.first().map(Node::view).ok_or(FormatError::Magic)?;
         if header.magic != MAGIC {
             return Err(FormatError::Magic);
         }
@@ -164,7 +164,7 @@ impl Image {
 
     #[must_use]
     pub fn header(&self) -> &Header {
-        bytemuck::cast_ref(&self.nodes[0])
+        self.nodes[0].view()
     }
 
     #[must_use]

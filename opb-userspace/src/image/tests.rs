@@ -167,7 +167,7 @@ mod overlay {
     }
 
     fn class(nodes: &[Node], address: u128, ipv6: bool) -> u16 {
-        let header: &image::Header = bytemuck::cast_ref(&nodes[0]);
+        let header: &image::Header = nodes[0].view();
         let root = header.subscribers[usize::from(ipv6)];
         image::lookup(nodes, root, (address >> 64) as u64, address as u64)
     }

@@ -55,9 +55,13 @@ impl PolicySlot {
                 fs::remove_file(pin).map_err(Error::path("remove", pin))?;
             }
         }
+        let is_new = !pins.policy.exists();
         let first = MapSlots::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
         let rest = MapSlots::open(&pins.rest, c"opb_rest", REST_SLOTS, &shape(1, REST))?;
         let mut slots = Self { first, rest, used: [None; 2] };
+        if is_new {
+            return Ok(slots);
+        }
         for slot in [IMAGE_SLOT, OVERLAY_SLOT] {
             let header = slots.first.get(slot)?.map(|first| contents(&first, 1)).transpose()?;
             let used = header.as_deref().and_then(rest_slot);
@@ -111,11 +115,12 @@ impl PolicySlot {
 
     fn put(&mut self, slot: u32, Staged { first, rest }: Staged) -> Result<(), Error> {
         let before = self.used[slot as usize];
-        let free = rest_slots(slot).into_iter().find(|&free| Some(free) != before);
-        let used = free.filter(|_| rest.is_some());
-        if let (Some(rest), Some(used)) = (rest, used) {
-            name_rest(&first, used).map_err(Error::call("to write to the new image"))?;
-            self.rest.put_at_once(used, MapData::from_fd(rest)?)?;
+        let [one, other] = rest_slots(slot);
+        let free = if before == Some(one) { other } else { one };
+        let used = rest.is_some().then_some(free);
+        if let Some(rest) = rest {
+            name_rest(&first, free).map_err(Error::call("to write to the new image"))?;
+            self.rest.put_at_once(free, MapData::from_fd(rest)?)?;
         }
         if let Err(error) = self.put_first(slot, first, before.is_some() || used.is_some()) {
             self.forget(used);
@@ -201,8 +206,7 @@ fn name_rest(first: &OwnedFd, slot: u32) -> io::Result<()> {
 
 /// The slot of the blocks behind a first block that begins with `nodes`.
 fn rest_slot(nodes: &[Node]) -> Option<u32> {
-    let header: &Header = bytemuck::cast_ref(&nodes[0]);
-    header.rest.checked_sub(1).map(u32::from)
+    nodes[0].view::<Header>().rest.checked_sub(1).map(u32::from)
 }
 
 /// The first nodes of a map that is in a slot.
