@@ -54,7 +54,7 @@ fn host_and_kernel_agree() {
         let original = sample.frame.clone();
         for _ in 0..=COPIES {
             let host = policy.decide(&sample);
-            let expected = (host.verdict, host.reason, policy.group(host.group));
+            let expected = (host.verdict, host.reason, policy.group(host.group), host.line);
             let hooks = [(ReplayHook::Xdp, "xdp"), (ReplayHook::Tc, "tc")];
             let fitting = hooks.iter().filter(|(hook, _)| fits(&sample.frame, *hook));
             let mut at = 0;
@@ -65,7 +65,8 @@ fn host_and_kernel_agree() {
                 let kernel = replay
                     .run(&sample.frame)
                     .unwrap_or_else(|error| panic!("{hook:?} {error:?}: {}", shown(&sample)));
-                let got = (kernel.verdict, kernel.reason, image.slots().name(kernel.group));
+                let group = image.slots().name(kernel.group);
+                let got = (kernel.verdict, kernel.reason, group, kernel.line);
                 assert_eq!(got, expected, "{hook:?}, seed {seed}: {}", shown(&sample));
                 at += 1;
             }

@@ -26,7 +26,9 @@ impl Place {
     pub(crate) const FRAGMENTED: usize = 1 << 4;
     /// A source route or routing header names further hops.
     pub(crate) const NOT_FINAL: usize = 1 << 5;
-    const ALL: usize = (1 << 6) - 1;
+    /// A packet inside a first fragment goes on in later ones: it ends here because the fragment does. Of the walk alone.
+    pub(crate) const CAPPED: usize = 1 << 6;
+    const ALL: usize = (1 << 7) - 1;
 
     #[inline(always)]
     pub(crate) const fn has(self, mark: usize) -> bool {
@@ -57,6 +59,9 @@ impl Place {
 /// | 40 | no address can be read either |
 /// | 41 | a TCP reset can answer it |
 /// | 42 | no reader of ours goes that deep: not to be let in by subscribers |
+/// | 43–48 | offset of the outer IP header, where a packet is or may be inside another |
+/// | 49 | the outer header is IPv6 |
+/// | 50 | the outer header is what hides it |
 /// | 63 | set in everything but [`Found::NOTHING`] |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found(pub u64);
@@ -68,10 +73,16 @@ impl Found {
     const PORT_SHIFT: u32 = 13;
     const REASON_SHIFT: u32 = 29;
     const MARKS_SHIFT: u32 = 33;
+    const MARKS: usize = 63;
     const OPENS: u64 = 1 << 39;
     const UNREADABLE: u64 = 1 << 40;
     const ANSWERABLE: u64 = 1 << 41;
     const TOO_DEEP: u64 = 1 << 42;
+    const OUTER_SHIFT: u32 = 43;
+    /// Link headers in front of an IP header have at most 54 bytes: Ethernet, [`MAX_TAGS`](crate::walk::MAX_TAGS) tags and PPPoE.
+    const OUTER_MASK: usize = 63;
+    const OUTER_IPV6: u64 = 1 << 49;
+    const HIDES_OUTSIDE: u64 = 1 << 50;
     const SOMETHING: u64 = 1 << 63;
 
     /// Nothing of the packet can be read, not even its addresses.
@@ -120,7 +131,23 @@ impl Found {
 
     #[inline(always)]
     const fn ip_header(ip: Place) -> u64 {
-        (ip.at & OFFSET_MASK) as u64 | (ip.marks as u64) << Self::MARKS_SHIFT
+        (ip.at & OFFSET_MASK) as u64 | ((ip.marks & Self::MARKS) as u64) << Self::MARKS_SHIFT
+    }
+
+    /// The same with the place of the outer header, where that may say whose packet it is.
+    #[inline(always)]
+    pub(crate) const fn within(self, outer: Place) -> Self {
+        if !self.is_tunnelled() {
+            return self;
+        }
+        let family = if outer.has(Place::IPV6) { Self::OUTER_IPV6 } else { 0 };
+        Self(self.0 | ((outer.at & Self::OUTER_MASK) as u64) << Self::OUTER_SHIFT | family)
+    }
+
+    /// The same, hidden by the outer header.
+    #[inline(always)]
+    pub(crate) const fn hides_outside(self) -> Self {
+        Self(self.0 | Self::HIDES_OUTSIDE)
     }
 
     /// Offset of the IP header. Masked here, right where it is unpacked: an argument of a global function
@@ -129,6 +156,40 @@ impl Found {
     #[must_use]
     pub fn ip<F: Frame + ?Sized>(self, frame: &F) -> usize {
         frame.opaque(self.0 as usize) & OFFSET_MASK
+    }
+
+    /// Offset of the outer IP header of what [`Found::is_tunnelled`].
+    #[inline(always)]
+    #[must_use]
+    pub fn outer<F: Frame + ?Sized>(self, frame: &F) -> usize {
+        frame.opaque((self.0 >> Self::OUTER_SHIFT) as usize) & Self::OUTER_MASK
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_outer_ipv6(self) -> bool {
+        self.0 & Self::OUTER_IPV6 != 0
+    }
+
+    /// Whether it is a packet inside another.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_inside(self) -> bool {
+        self.has(Place::INSIDE)
+    }
+
+    /// Whether the outer header hides it: a chain that is too long, or a first fragment that is too short.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_hidden_outside(self) -> bool {
+        self.0 & Self::HIDES_OUTSIDE != 0
+    }
+
+    /// Whether more than one header may say whose packet it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_tunnelled(self) -> bool {
+        self.is_inside() || self.is_hidden_outside()
     }
 
     /// The port that decides; 0, which nobody filters, if it is hidden.

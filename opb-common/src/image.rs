@@ -81,12 +81,16 @@ pub struct Header {
     pub relays: [u32; 2],
     /// First node of the group table: one [`Group`] a slot.
     pub groups: u32,
-    /// First node of the relay table: one bit set a relay class, bit `g` set when group `g` may reach it.
+    /// First node of the relay table: one bit set a relay class, bit `g` set when group `g` may reach it, and
+    /// bit [`ENDPOINT`] when a softwire of the ISP ends there.
     pub relay_groups: u32,
     /// First node of the description that user space keeps in the image, and its length in bytes.
     pub notes: u32,
     pub notes_length: u32,
 }
+
+/// The bit of a relay class that says "endpoint of a softwire". Group 0 is no group, and reaches no relay.
+pub const ENDPOINT: u16 = 0;
 
 /// Node of an index.
 #[repr(C)]

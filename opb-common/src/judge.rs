@@ -1,12 +1,14 @@
-//! The verdict: source, flags, destination, action, in the order of the design's section "Verdicts".
+//! The verdict: whose packet it is, flags, destination, action, in the order of docs/policy.md.
 
 use crate::{
     found::Found,
     frame::Frame,
+    glance::{Glance, glance},
     image::{self, Group, Header, Node, Nodes, SubscriberClass, UNCHANGED},
-    outcome::{Direction, Outcome, Reason, Verdict},
+    line::{self, Halves, Looked, Lookup, Owner, address, look_up, whose},
+    outcome::{Direction, Line, Outcome, Reason, Verdict},
     settings::{PortSet, Settings},
-    walk::{Glance, glance, walk},
+    walk::walk,
 };
 
 /// Where a verdict comes from and where it is written down.
@@ -25,6 +27,17 @@ pub trait Tables {
     /// Fetched before the policy.
     fn overlay(&self) -> Option<Self::Image<'_>> {
         None
+    }
+
+    /// The overlay or the policy.
+    #[inline(always)]
+    fn policy(&self, is_overlay: bool) -> Option<Self::Image<'_>> {
+        if is_overlay { self.overlay() } else { self.image() }
+    }
+
+    /// [`look_up`] for a tunnelled packet.
+    fn look_up<F: Frame + ?Sized>(&self, frame: &F, found: Found, lookup: Lookup) -> Looked {
+        look_up(frame, found, lookup, self)
     }
 
     /// Whether a reset may be sent to the source of the packet now. Always, where nothing is sent.
@@ -46,27 +59,29 @@ pub fn decide<F: Frame + ?Sized, T: Tables>(frame: &F, settings: Settings, table
         Glance::Unclear => walk(frame, settings, ports),
     };
     if found.is_nothing() {
-        return Outcome::OTHER;
+        Outcome::OTHER
+    } else if found.is_tunnelled() {
+        judge::<true, F, T>(frame, found, settings, tables)
+    } else {
+        judge::<false, F, T>(frame, found, settings, tables)
     }
-    judge(frame, found, settings, tables)
 }
 
-/// Judges what [`walk`] found, and counts it.
+/// Judges what [`walk`] found, and counts it. `TUNNELLED` is [`Found::is_tunnelled`]: two functions for the verifier, so that
+/// packets in no tunnel pay nothing for those in one.
 #[inline(always)]
-pub fn judge<F: Frame + ?Sized, T: Tables>(
+pub fn judge<const TUNNELLED: bool, F: Frame + ?Sized, T: Tables>(
     frame: &F,
     found: Found,
     settings: Settings,
     tables: &T,
 ) -> Outcome {
-    let overlay = tables.overlay();
-    let outcome = match tables.image() {
-        Some(image) => {
-            let outcome = verdict(frame, found, settings, image, overlay);
-            answered(outcome, frame, found, settings, tables)
-        }
-        None => Outcome { verdict: Verdict::Pass, reason: Reason::NoPolicy, group: 0 },
+    let outcome = if TUNNELLED {
+        tunnelled(frame, found, settings, tables)
+    } else {
+        plain(frame, found, settings, tables)
     };
+    let outcome = answered(outcome, frame, found, settings, tables);
     let direction = if settings.has(Settings::DOWNSTREAM) {
         Direction::Downstream
     } else {
@@ -74,6 +89,69 @@ pub fn judge<F: Frame + ?Sized, T: Tables>(
     };
     tables.record(direction, outcome, frame.length());
     outcome
+}
+
+const NO_POLICY: Outcome = Outcome::ungrouped(Verdict::Pass, Reason::NoPolicy);
+
+/// Of a packet that is its own address's.
+#[inline(always)]
+fn plain<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    found: Found,
+    settings: Settings,
+    tables: &T,
+) -> Outcome {
+    let overlay = tables.overlay();
+    let Some(image) = tables.image() else { return NO_POLICY };
+    if found.is_unreadable() {
+        return unreadable(found, settings);
+    }
+    let Some(header) = image::read::<Header, _>(image, 0) else { return NO_POLICY };
+    let downstream = settings.has(Settings::DOWNSTREAM);
+    let (ip, is_ipv6) = (found.ip(frame), found.is_ipv6());
+    let own = address(frame, ip, is_ipv6, downstream);
+    let class = subscriber(own, is_ipv6, (image, header), overlay);
+    let owner = Owner { class, line: Line::Own, in_softwire: false };
+    let other_end = || {
+        let other_end = address(frame, found.ip(frame), is_ipv6, !downstream);
+        let Some([high, low]) = other_end else { return Some(0) };
+        Some(image::lookup(image, header.relays[usize::from(is_ipv6)], high, low))
+    };
+    // It has seen one policy only.
+    verdict(found, settings, (image, header), owner, other_end).unwrap_or(NO_POLICY)
+}
+
+/// Of a packet inside another, or that may be.
+#[inline(always)]
+fn tunnelled<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    found: Found,
+    settings: Settings,
+    tables: &T,
+) -> Outcome {
+    /// One takes less than a microsecond, and a publication longer.
+    const ATTEMPTS: usize = 2;
+    let downstream = settings.has(Settings::DOWNSTREAM);
+    for _ in 0..ATTEMPTS {
+        let Some(image) = tables.image() else { return NO_POLICY };
+        let Some(header) = image::read::<Header, _>(image, 0) else { return NO_POLICY };
+        let Some(owner) = whose(frame, found, downstream, (image, header), tables) else {
+            continue;
+        };
+        let other_end = || line::other_end(frame, found, downstream, header, tables);
+        if let Some(outcome) = verdict(found, settings, (image, header), owner, other_end) {
+            return outcome;
+        }
+    }
+    // Policies came and went all the while. Whoever sent it sends it again.
+    Outcome::ungrouped(Verdict::Drop, Reason::NoPolicy)
+}
+
+#[inline(always)]
+fn unreadable(found: Found, settings: Settings) -> Outcome {
+    let drops = settings.has(Settings::SUBSCRIBER) && found.is_too_deep();
+    let verdict = if drops { Verdict::Drop } else { Verdict::Pass };
+    Outcome::ungrouped(verdict, hiding(found).unwrap_or(Reason::Malformed))
 }
 
 /// A rejection that cannot be answered, or not now, is a drop, and is counted as one.
@@ -96,122 +174,100 @@ fn answered<F: Frame + ?Sized, T: Tables>(
     outcome
 }
 
+/// The rules in their order. `other_end` looks up the class of the other end among the relays, and finds none if another
+/// policy has come into force.
 #[inline(always)]
-fn verdict<'a, F: Frame + ?Sized, N: Nodes<'a>>(
-    frame: &F,
+fn verdict<'a, N: Nodes<'a>>(
     found: Found,
     settings: Settings,
-    image: N,
-    overlay: Option<N>,
-) -> Outcome {
-    let hidden = hiding(found);
-    if found.is_unreadable() {
-        let drops = settings.has(Settings::SUBSCRIBER) && found.is_too_deep();
-        return Outcome {
-            verdict: if drops { Verdict::Drop } else { Verdict::Pass },
-            reason: hidden.unwrap_or(Reason::Malformed),
-            group: 0,
-        };
-    }
-    let Some(header) = image::read::<Header, N>(image, 0) else {
-        return Outcome { verdict: Verdict::Pass, reason: Reason::NoPolicy, group: 0 };
-    };
+    (image, header): (N, &Header),
+    owner: Owner,
+    other_end: impl FnOnce() -> Option<u16>,
+) -> Option<Outcome> {
+    let Owner { class, line, in_softwire } = owner;
     let downstream = settings.has(Settings::DOWNSTREAM);
-    let family = usize::from(found.is_ipv6());
-    let pass = |reason, group| Outcome { verdict: Verdict::Pass, reason, group };
-
-    let changed = changed_class(frame, found, downstream, header, overlay, family);
-    let subscriber = SubscriberClass(if changed == UNCHANGED {
-        class(frame, found, downstream, image, header.subscribers[family])
-    } else {
-        changed
-    });
-    let slot = subscriber.group();
-    if subscriber.is_exempt() {
-        return pass(Reason::Exempt, slot);
+    let (hidden, slot) = (hiding(found), class.group());
+    let pass = |reason| Some(Outcome { verdict: Verdict::Pass, reason, group: slot, line });
+    if class.is_exempt() {
+        return pass(Reason::Exempt);
     }
     if slot == 0 {
-        return if settings.has(Settings::UNKNOWN_DROP) && !downstream {
-            Outcome { verdict: Verdict::Drop, reason: Reason::Unknown, group: 0 }
-        } else {
-            pass(hidden.unwrap_or(Reason::Unknown), 0)
-        };
+        return Some(nobodys(found, settings, in_softwire));
     }
     let Some(group) = image::read::<Group, N>(image, header.groups + u32::from(slot)) else {
-        return pass(Reason::NoPolicy, slot);
+        return pass(Reason::NoPolicy);
     };
     let action = if downstream { group.downstream } else { group.action };
-    let deny = |reason| Outcome { verdict: denial(action), reason, group: slot };
+    let deny = |reason| Some(Outcome { verdict: denial(action), reason, group: slot, line });
 
     if action == Verdict::Pass as u8 {
-        return pass(Reason::NotFiltered, slot);
+        return pass(Reason::NotFiltered);
     }
     if found.port() != 0 && !group.ports.contains(&found.port()) {
-        return pass(Reason::NotFiltered, slot);
+        return pass(Reason::NotFiltered);
     }
     if let Some(reason) = hidden {
         return deny(reason);
     }
     if !downstream && group.match_any == 0 && !found.opens() {
-        return pass(Reason::NotSyn, slot);
+        return pass(Reason::NotSyn);
     }
-    let relay = class(frame, found, !downstream, image, header.relays[family]);
-    if !is_relay_of(image, header, relay, slot) {
+    if !is_relay_of(image, header, other_end()?, slot) {
         return deny(Reason::Policy);
     }
     if found.is_not_final() && !downstream {
         return deny(Reason::SourceRoute);
     }
-    pass(Reason::Relay, slot)
+    pass(Reason::Relay)
 }
 
-/// Class of the subscriber by what has changed since the image was compiled.
+/// Of a packet whose line is in no group.
+#[inline(always)]
+fn nobodys(found: Found, settings: Settings, in_softwire: bool) -> Outcome {
+    let upstream = !settings.has(Settings::DOWNSTREAM);
+    if settings.has(Settings::UNKNOWN_DROP) && upstream {
+        return Outcome::ungrouped(Verdict::Drop, Reason::Unknown);
+    }
+    // What hides on its way into a softwire would come out of it as somebody's.
+    let hides = in_softwire && found.is_hidden_outside();
+    let drops = hides && upstream && settings.has(Settings::SUBSCRIBER);
+    let verdict = if drops { Verdict::Drop } else { Verdict::Pass };
+    Outcome::ungrouped(verdict, hiding(found).unwrap_or(Reason::Unknown))
+}
+
+/// Class of a subscriber by what has changed since the image was compiled, or by the image.
 ///
 /// An overlay names the generation that it changes. It was fetched before the image: if a new image has come
 /// between the two, it holds these changes already, and the generations differ.
 #[inline(always)]
-fn changed_class<'a, F: Frame + ?Sized, N: Nodes<'a>>(
-    frame: &F,
-    found: Found,
-    downstream: bool,
-    header: &Header,
+fn subscriber<'a, N: Nodes<'a>>(
+    address: Option<Halves>,
+    is_ipv6: bool,
+    (image, header): (N, &Header),
     overlay: Option<N>,
-    family: usize,
-) -> u16 {
-    let Some(overlay) = overlay else { return UNCHANGED };
-    match image::read::<Header, N>(overlay, 0) {
-        Some(changes) if changes.generation == header.generation => {
-            class(frame, found, downstream, overlay, changes.subscribers[family])
+) -> SubscriberClass {
+    let Some([high, low]) = address else { return SubscriberClass(0) };
+    let family = usize::from(is_ipv6);
+    if let Some(overlay) = overlay
+        && let Some(changes) = image::read::<Header, N>(overlay, 0)
+        && changes.generation == header.generation
+    {
+        let class = image::lookup(overlay, changes.subscribers[family], high, low);
+        if class != UNCHANGED {
+            return SubscriberClass(class);
         }
-        _ => UNCHANGED,
     }
-}
-
-/// Class of the destination address, or of the source address, in the tree at `root`.
-#[inline(always)]
-fn class<'a, F: Frame + ?Sized, N: Nodes<'a>>(
-    frame: &F,
-    found: Found,
-    destination: bool,
-    image: N,
-    root: u32,
-) -> u16 {
-    let ip = found.ip(frame);
-    let [high, low] = if found.is_ipv6() {
-        let Some(halves) = frame.address6(ip + if destination { 24 } else { 8 }) else { return 0 };
-        halves
-    } else {
-        let Some(address) = frame.address4(ip + if destination { 16 } else { 12 }) else {
-            return 0;
-        };
-        [u64::from(address) << 32, 0]
-    };
-    image::lookup(image, root, high, low)
+    SubscriberClass(image::lookup(image, header.subscribers[family], high, low))
 }
 
 /// Whether `group` may reach the relays of class `relay`. Class 0 is no relay.
 #[inline(always)]
-fn is_relay_of<'a, N: Nodes<'a>>(image: N, header: &Header, relay: u16, group: u16) -> bool {
+pub(crate) fn is_relay_of<'a, N: Nodes<'a>>(
+    image: N,
+    header: &Header,
+    relay: u16,
+    group: u16,
+) -> bool {
     if relay == 0 {
         return false;
     }

@@ -3,10 +3,10 @@
 //! One packet takes one way through this crate, and the modules stand in that order:
 //!
 //! 1. [`frame`]: how bytes are read, the same from packet memory and from a slice;
-//! 2. [`walk`]: a glance, which settles most frames, and the walk from the link layer to the TCP header;
-//!    [`found`] is what it hands on;
+//! 2. [`glance`], which settles most frames, and the [`walk`] from the link layer to the TCP header, through one
+//!    tunnel; [`found`] is what they hand on;
 //! 3. [`image`]: the policy image and the lookup of an address in it;
-//! 4. [`judge`]: the verdict, and [`judge::decide`], which chains the three;
+//! 4. [`line`]: whose packet it is; [`judge`]: the verdict, and [`judge::decide`], which chains the three;
 //! 5. [`answer`]: the TCP reset for what is rejected;
 //! 6. [`outcome`]: what a verdict is called, and where it is counted;
 //! 7. [`sighting`]: what else is written down of a denied packet.
@@ -20,9 +20,11 @@
 pub mod settings;
 pub mod frame;
 pub mod found;
+pub mod glance;
 pub mod walk;
 pub mod image;
 pub mod interface;
+pub mod line;
 pub mod judge;
 pub mod rate;
 pub mod answer;

@@ -124,6 +124,9 @@ impl Reason {
 /// The most groups that a policy may have. Group 0 is "no group".
 pub const MAX_GROUPS: u32 = 512;
 
+/// A packed outcome and a counter have 4 bits for the reason.
+const _: () = assert!(Reason::ALL.len() <= 16);
+
 /// Counters on one sheet: 2 directions × 4 verdicts × 16 reasons.
 pub const COUNTERS_PER_SHEET: u32 = 2 * 4 * 16;
 
@@ -138,6 +141,19 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+/// Which address of a packet names the subscriber's line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Line {
+    /// The subscriber's address in the packet that is judged: the inner one of a tunnel.
+    #[default]
+    Own = 0,
+    /// The address in the outer header of a tunnel.
+    Outer = 1,
+    /// The IPv4 address in a 6to4 address (RFC 3056).
+    SixToFour = 2,
+}
+
 /// Verdict, reason and group of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Outcome {
@@ -145,11 +161,20 @@ pub struct Outcome {
     pub reason: Reason,
     /// Slot of the group, 0 for none.
     pub group: u16,
+    /// Which address the group was found by.
+    pub line: Line,
 }
 
 impl Outcome {
     /// A packet that was not judged.
-    pub const OTHER: Self = Self { verdict: Verdict::Pass, reason: Reason::Other, group: 0 };
+    pub const OTHER: Self = Self::ungrouped(Verdict::Pass, Reason::Other);
+
+    /// Of a packet that is no subscriber's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ungrouped(verdict: Verdict, reason: Reason) -> Self {
+        Self { verdict, reason, group: 0, line: Line::Own }
+    }
 
     /// Where this CPU counts the packet: on the sheet of its group, and on that of its interface's slot.
     #[inline(always)]
@@ -163,11 +188,34 @@ impl Outcome {
         ]
     }
 
+    const LINE_SHIFT: u32 = 12;
+
     /// As the one scalar that a global BPF function may return.
+    ///
+    /// | bits | what |
+    /// |---|---|
+    /// | 0–7 | the verdict |
+    /// | 8–11 | the reason |
+    /// | 12–13 | the line |
+    /// | 16–31 | the group |
     #[inline(always)]
     #[must_use]
     pub const fn pack(self) -> u32 {
-        (self.group as u32) << 16 | (self.reason as u32) << 8 | self.verdict as u32
+        (self.group as u32) << 16
+            | (self.line as u32) << Self::LINE_SHIFT
+            | (self.reason as u32) << 8
+            | self.verdict as u32
+    }
+
+    /// The line in a packed outcome.
+    #[inline(always)]
+    #[must_use]
+    pub const fn packed_line(packed: u32) -> Line {
+        match packed >> Self::LINE_SHIFT & 3 {
+            1 => Line::Outer,
+            2 => Line::SixToFour,
+            _ => Line::Own,
+        }
     }
 
     /// Whether the packet with that packed outcome goes on its way.
@@ -189,8 +237,9 @@ impl Outcome {
     pub fn unpack(packed: u32) -> Option<Self> {
         Some(Self {
             verdict: *Verdict::ALL.get((packed & 0xff) as usize)?,
-            reason: Reason::from_index(packed >> 8 & 0xff)?,
+            reason: Reason::from_index(packed >> 8 & 15)?,
             group: (packed >> 16) as u16,
+            line: Self::packed_line(packed),
         })
     }
 }

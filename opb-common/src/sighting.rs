@@ -11,7 +11,13 @@
 //! A flood costs what it touches, so it touches little: tags and credits of all buckets are in a table of their own, which stays in
 //! the cache, and a talker fills one cache line, which a packet that finds no place never sees, and one that takes a place only writes.
 
-use crate::{found::Found, frame::Frame, outcome::Direction, rate::next_arrival};
+use crate::{
+    found::Found,
+    frame::Frame,
+    line::{is_ipv6, named_by},
+    outcome::{Direction, Line},
+    rate::next_arrival,
+};
 
 /// Places of a bucket: each has 16 bits of the tags and of the credits.
 pub const WAYS: usize = 4;
@@ -39,6 +45,8 @@ pub struct Event {
     pub subscriber: Address,
     /// The other end.
     pub peer: Address,
+    /// The subscriber's address inside a tunnel, where another one names the line.
+    pub inner: Address,
     /// Nanoseconds of `CLOCK_MONOTONIC`.
     pub time: u64,
     /// [`crate::outcome::Outcome::pack`].
@@ -337,24 +345,38 @@ pub fn note(
     ledger.admits(standing, event.time)
 }
 
-/// The addresses of what the walk found: the subscriber's, and that of the other end.
+/// The addresses of one packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// That names the line.
+    pub subscriber: Address,
+    /// The other end, of the inner header in a tunnel.
+    pub peer: Address,
+    /// The subscriber's in the inner header, where another one names the line.
+    pub inner: Address,
+}
+
+/// The addresses of what the walk found, of which `line` names the subscriber.
 #[inline(always)]
 pub fn addresses<F: Frame + ?Sized>(
     frame: &F,
     found: Found,
+    line: Line,
     downstream: bool,
-) -> Option<(Address, Address)> {
+) -> Option<Addresses> {
     if found.is_unreadable() {
         return None;
     }
-    let ip = found.ip(frame);
-    let (source, destination) = if found.is_ipv6() {
-        (frame.address6(ip + 8)?, frame.address6(ip + 24)?)
-    } else {
-        let mapped = |address: u32| [0, MAPPED | u64::from(address)];
-        (mapped(frame.address4(ip + 12)?), mapped(frame.address4(ip + 16)?))
+    let read = |line: Line, destination: bool| {
+        let halves = named_by(frame, found, line, destination)?;
+        Some(if is_ipv6(found, line) { halves } else { [0, MAPPED | halves[0] >> 32] })
     };
-    Some(if downstream { (destination, source) } else { (source, destination) })
+    let own = read(Line::Own, downstream)?;
+    let peer = read(Line::Own, !downstream)?;
+    Some(match line {
+        Line::Own => Addresses { subscriber: own, peer, inner: [0; 2] },
+        _ => Addresses { subscriber: read(line, downstream)?, peer, inner: own },
+    })
 }
 
 /// `::ffff:0:0/96`

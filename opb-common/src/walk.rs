@@ -1,7 +1,8 @@
-//! From the first byte of a frame to the TCP header: what is certainly no business of ours, and what is.
+//! From the first byte of a frame to the TCP header, through one packet inside another.
 //!
 //! Formats: IEEE 802.1Q, RFC 2516 (PPPoE), RFC 1661 and 1332/5072 (PPP protocol numbers), RFC 791 (IPv4),
-//! RFC 8200 (IPv6 and its extension headers), RFC 9293 (TCP). What hides where: RFC 1858, 3128 and 7112.
+//! RFC 8200 (IPv6 and its extension headers), RFC 9293 (TCP); tunnels by RFC 2003 (IPv4 in IPv4), RFC 2473
+//! (anything in IPv6), RFC 4213 (IPv6 in IPv4), RFC 2784 and 2890 (GRE). What hides where: RFC 1858, 3128 and 7112.
 
 use crate::{
     found::{Found, Place},
@@ -15,171 +16,39 @@ pub const MAX_TAGS: usize = 8;
 /// IPv6 extension headers that are walked in one packet.
 pub const MAX_EXTENSIONS: usize = 8;
 
-const ETH_IPV4: u16 = 0x0800;
-const ETH_IPV6: u16 = 0x86dd;
+pub(crate) const ETH_IPV4: u16 = 0x0800;
+pub(crate) const ETH_IPV6: u16 = 0x86dd;
 const ETH_VLAN: u16 = 0x8100;
 const ETH_QINQ: u16 = 0x88a8;
-const ETH_PPPOE_SESSION: u16 = 0x8864;
+pub(crate) const ETH_PPPOE_SESSION: u16 = 0x8864;
 
-const PPP_IPV4: u16 = 0x0021;
-const PPP_IPV6: u16 = 0x0057;
+pub(crate) const PPP_IPV4: u16 = 0x0021;
+pub(crate) const PPP_IPV6: u16 = 0x0057;
 /// Van Jacobson's compressed TCP (RFC 1144), multilink (RFC 1990) and compressed datagrams (RFC 1962): TCP may
 /// be inside, and nobody can tell.
 const PPP_UNREADABLE: [u16; 5] = [0x002d, 0x002f, 0x003d, 0x00fb, 0x00fd];
 
 const HOP_BY_HOP: u8 = 0;
-const IPV4_INSIDE: u8 = 4;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const IPV6_INSIDE: u8 = 41;
+pub(crate) const IPV4_INSIDE: u8 = 4;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const IPV6_INSIDE: u8 = 41;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
+pub(crate) const GRE: u8 = 47;
 const AUTHENTICATION: u8 = 51;
-const ICMPV6: u8 = 58;
+pub(crate) const ICMPV6: u8 = 58;
 const DESTINATION_OPTIONS: u8 = 60;
 
-const ETHERNET_HEADER: usize = 14;
-const IPV4_HEADER: usize = 20;
-const IPV6_HEADER: usize = 40;
-const TCP_HEADER: usize = 20;
+pub(crate) const ETHERNET_HEADER: usize = 14;
+pub(crate) const IPV4_HEADER: usize = 20;
+pub(crate) const IPV6_HEADER: usize = 40;
+pub(crate) const TCP_HEADER: usize = 20;
 
 /// Above this no length field of IP can be right: a GSO packet (BIG TCP) with a length of 0.
 const LARGEST_IP: usize = 65535;
 
-/// What can be said of a frame without walking it.
-pub enum Glance {
-    /// Certainly passes: plainly no TCP to (or from) a filtered port.
-    Other,
-    /// What [`walk`] finds in it: plainly TCP to (or from) a filtered port, with every length in order.
-    Found(Found),
-    /// Not plain: for [`walk`], which starts again from byte 0.
-    Unclear,
-}
-
-/// Looks at the headers of a frame where those of most frames are.
-///
-/// `frame.length()` may be less than there is, but not more. Contract, fuzzed and proved in
-/// `docs/certainly-passes.md`: where this says [`Glance::Other`], [`walk`] finds nothing, and where it says
-/// [`Glance::Found`], [`walk`] finds the same.
-#[inline(always)]
-pub fn glance<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &PortSet) -> Glance {
-    let (mut at, mut protocol) = if settings.has(Settings::BARE_IP) {
-        let Some(first) = frame.header::<2>(0) else { return Glance::Unclear };
-        match first[0] >> 4 {
-            4 => (0, ETH_IPV4),
-            6 => (0, ETH_IPV6),
-            _ => return Glance::Unclear,
-        }
-    } else {
-        let Some(ethernet) = frame.header::<ETHERNET_HEADER>(0) else { return Glance::Unclear };
-        (ETHERNET_HEADER, be16(ethernet, 12))
-    };
-
-    if is_tag(protocol) {
-        let Some(tag) = frame.header::<4>(at) else { return Glance::Unclear };
-        (at, protocol) = (at + 4, be16(tag, 2));
-        if is_tag(protocol) {
-            let Some(tag) = frame.header::<4>(at) else { return Glance::Unclear };
-            (at, protocol) = (at + 4, be16(tag, 2));
-        }
-    }
-
-    // With PPPoE, its length must hold the headers that are read below; without, the frame does.
-    let mut room = None;
-    if protocol == ETH_PPPOE_SESSION {
-        let Some(pppoe) = frame.header::<8>(at) else { return Glance::Unclear };
-        protocol = match be16(pppoe, 6) {
-            PPP_IPV4 => ETH_IPV4,
-            PPP_IPV6 => ETH_IPV6,
-            _ => return Glance::Unclear,
-        };
-        // It counts the two bytes of PPP protocol in front of the IP header.
-        room = Some((be16(pppoe, 4) as usize).wrapping_sub(2));
-        at += 8;
-    }
-
-    if protocol == ETH_IPV4 {
-        let Some(ip) = frame.header::<24>(at) else { return Glance::Unclear };
-        if ip[0] != 0x45 {
-            return Glance::Unclear;
-        }
-        match ip[9] {
-            TCP => {}
-            IPV6_INSIDE => return Glance::Unclear,
-            _ => return Glance::Other,
-        }
-        let length = be16(ip, 2) as usize;
-        if be16(ip, 6) & 0x3fff != 0 {
-            return Glance::Unclear;
-        }
-        segment::<F, IPV4_HEADER, { IPV4_HEADER + TCP_HEADER }>(
-            frame,
-            settings,
-            ports,
-            Plain { at, length, room },
-        )
-    } else if protocol == ETH_IPV6 {
-        let Some(ip) = frame.header::<44>(at) else { return Glance::Unclear };
-        if ip[0] >> 4 != 6 {
-            return Glance::Unclear;
-        }
-        match ip[6] {
-            TCP => {}
-            UDP | ICMPV6 => return Glance::Other,
-            _ => return Glance::Unclear,
-        }
-        let length = IPV6_HEADER + be16(ip, 4) as usize;
-        segment::<F, IPV6_HEADER, { IPV6_HEADER + TCP_HEADER }>(
-            frame,
-            settings,
-            ports,
-            Plain { at, length, room },
-        )
-    } else if is_tag(protocol) || protocol == ETH_PPPOE_SESSION {
-        Glance::Unclear
-    } else {
-        Glance::Other
-    }
-}
-
-/// An IP packet that is no fragment, with TCP right behind its header of the usual length.
-struct Plain {
-    /// Where it starts.
-    at: usize,
-    /// How long it says it is.
-    length: usize,
-    /// How long PPPoE says it is.
-    room: Option<usize>,
-}
-
-/// The end of [`glance`]: `IP` bytes of IP header, and `BOTH` with the TCP header.
-#[inline(always)]
-fn segment<F: Frame + ?Sized, const IP: usize, const BOTH: usize>(
-    frame: &F,
-    settings: Settings,
-    ports: &PortSet,
-    Plain { at, length, room }: Plain,
-) -> Glance {
-    let Some(headers) = frame.header::<BOTH>(at) else { return Glance::Unclear };
-    if length < BOTH || room.is_some_and(|room| (room as isize) < BOTH as isize) {
-        return Glance::Unclear;
-    }
-    let port = deciding_port(headers, IP, settings);
-    if !port_in(ports, port) {
-        return Glance::Other;
-    }
-    let (offset, flags) = (headers[IP + 12], headers[IP + 13]);
-    let end = at + room.unwrap_or(length);
-    if offset >> 4 < 5 || end > frame.length() || at + length > end {
-        return Glance::Unclear;
-    }
-    let family = if IP == IPV6_HEADER { Place::IPV6 } else { 0 };
-    let marks = family | if room.is_some() { 2 } else { 0 };
-    let ip = Place { at, end, marks };
-    Glance::Found(Found::tcp(ip, Place { at: at + IP, ..ip }, port, offset, flags))
-}
-
-/// Walks from byte 0 to the TCP header, through everything that section "Verdicts" of the design names.
+/// Walks from byte 0 to the TCP header.
 #[inline(always)]
 pub fn walk<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &PortSet) -> Found {
     match link(frame, settings) {
@@ -272,17 +141,17 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
 enum Next {
     /// A TCP header should be here.
     Tcp(Place),
-    /// An IP packet of the other family.
-    Inner(Place),
+    /// A packet in a tunnel of that protocol number.
+    Tunnel(Place, u8),
     /// Neither, or a later fragment.
     Other,
-    /// May be TCP, and cannot be read.
-    Hidden(Reason),
+    /// May be TCP, and cannot be read. With the marks so far.
+    Hidden(Reason, usize),
     /// Not even the addresses can be read.
     CutOff,
 }
 
-/// The IP header, its extensions, and one packet of the other family inside it.
+/// The IP header, its extensions, and one packet inside it.
 #[inline(always)]
 fn network<F: Frame + ?Sized>(
     frame: &F,
@@ -297,26 +166,98 @@ fn network<F: Frame + ?Sized>(
         let next = if ip.has(Place::IPV6) { ipv6(frame, ip) } else { ipv4(frame, ip) };
         match next {
             Next::Other => return Found::NOTHING,
-            Next::Hidden(reason) => return Found::hidden(ip, reason),
+            Next::Hidden(reason, marks) => {
+                // Of a chain that ends out of sight, nobody knows whether a tunnel is behind it.
+                let is_outside = if inside {
+                    marks & Place::CAPPED != 0
+                } else {
+                    matches!(reason, Reason::Headers)
+                };
+                let found = Found::hidden(ip, reason);
+                let found = if is_outside { found.hides_outside() } else { found };
+                return found.within(outer);
+            }
             // The inner header does not say whose packet this is, so the outer one does.
-            Next::CutOff if inside => return Found::hidden(outer, cut_off(ip)),
+            Next::CutOff if inside => return cut_off_inside(outer, ip),
             Next::CutOff => return Found::unreadable(Reason::Malformed),
-            Next::Tcp(tcp) => return transport(frame, settings, ports, ip, tcp),
-            Next::Inner(inner) => {
+            Next::Tcp(tcp) => return transport(frame, settings, ports, ip, tcp).within(outer),
+            // More than one packet inside another is not walked.
+            Next::Tunnel(..) if inside => return Found::NOTHING,
+            Next::Tunnel(payload, protocol) => {
                 outer = ip;
-                let marks = (inner.marks | Place::INSIDE) & !Place::NOT_FINAL;
-                ip = Place { marks: marks ^ Place::IPV6, ..inner };
+                ip = match tunnel(frame, payload, protocol) {
+                    Tunnel::Ip(inner) => inner,
+                    Tunnel::Other => return Found::NOTHING,
+                    Tunnel::CutOff => return cut_off_inside(outer, payload),
+                };
             }
         }
     }
-    // More than one packet inside another is not walked.
     Found::NOTHING
+}
+
+/// What a tunnel carries.
+enum Tunnel {
+    /// An IP packet.
+    Ip(Place),
+    /// No IP packet, or one that no receiver would take.
+    Other,
+    /// It ends before that is known.
+    CutOff,
+}
+
+/// The header of the tunnel, if it has one, up to the packet inside it.
+#[inline(always)]
+fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Place, protocol: u8) -> Tunnel {
+    let mut inner = payload;
+    let is_ipv6 = if protocol == GRE {
+        let Some(gre) = frame.header::<4>(inner.at) else { return Tunnel::CutOff };
+        if inner.at + 4 > inner.end {
+            return Tunnel::CutOff;
+        }
+        // Linux discards a packet with routing (RFC 1701) or of another version (gre_demux.c, gre_parse_header).
+        const ROUTING_OR_VERSION: u16 = 0x4007;
+        let flags = be16(gre, 0);
+        if flags & ROUTING_OR_VERSION != 0 {
+            return Tunnel::Other;
+        }
+        let is_ipv6 = match be16(gre, 2) {
+            ETH_IPV4 => false,
+            ETH_IPV6 => true,
+            _ => return Tunnel::Other,
+        };
+        // RFC 2784 and 2890: checksum, key and sequence number, 4 bytes each. Without a branch, for the verifier's sake.
+        let fields = (flags >> 15 & 1) + (flags >> 13 & 1) + (flags >> 12 & 1);
+        inner.at += 4 + 4 * usize::from(fields);
+        is_ipv6
+    } else {
+        protocol == IPV6_INSIDE
+    };
+    inner.marks = (inner.marks | Place::INSIDE) & !(Place::NOT_FINAL | Place::IPV6);
+    if is_ipv6 {
+        inner.marks |= Place::IPV6;
+    }
+    Tunnel::Ip(inner)
+}
+
+/// The packet inside `outer` has no addresses to read.
+#[inline(always)]
+fn cut_off_inside(outer: Place, inside: Place) -> Found {
+    let found = Found::hidden(outer, cut_off(inside));
+    if inside.has(Place::FRAGMENTED) { found.hides_outside().within(outer) } else { found }
 }
 
 /// Why a header is not all there.
 #[inline(always)]
 fn cut_off(place: Place) -> Reason {
     if place.has(Place::FRAGMENTED) { Reason::Fragment } else { Reason::Malformed }
+}
+
+/// Marks of a header at which a length claims more than there is. A first fragment honestly holds less than the packet
+/// inside it claims.
+#[inline(always)]
+fn exceeding(place: Place) -> usize {
+    if place.has(Place::FRAGMENTED) { Place::CAPPED } else { Place::LIES }
 }
 
 /// RFC 791. `place` is where the header starts.
@@ -328,7 +269,7 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
         return Next::CutOff;
     }
     let protocol = ip[9];
-    if protocol != TCP && protocol != IPV6_INSIDE {
+    if !matches!(protocol, TCP | IPV4_INSIDE | IPV6_INSIDE | GRE) {
         return Next::Other;
     }
     let fragment = be16(ip, 6);
@@ -341,21 +282,24 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
     // A length of 0 in a larger packet than any length could say is a GSO packet (BIG TCP).
     let claimed = if total == 0 && end - at > LARGEST_IP { end } else { at + total };
     if claimed > end {
-        marks |= Place::LIES;
+        marks |= exceeding(place);
     }
     let end = end.min(claimed);
-    if ip[0] >> 4 != 4 || header < IPV4_HEADER || at + header > end {
-        return Next::Hidden(Reason::Malformed);
+    if ip[0] >> 4 != 4 || header < IPV4_HEADER {
+        return Next::Hidden(Reason::Malformed, 0);
+    }
+    if at + header > end {
+        return Next::Hidden(cut_off(place), marks);
     }
     if fragment_offset == 1 {
         // Eight bytes in: it can overwrite the flags of the fragment before it (RFC 3128).
-        return Next::Hidden(Reason::Fragment);
+        return Next::Hidden(Reason::Fragment, 0);
     }
     if fragment & 0x2000 != 0 {
         marks |= Place::FRAGMENTED;
     }
     let payload = Place { at: at + header, end, marks };
-    if protocol == TCP { Next::Tcp(payload) } else { Next::Inner(payload) }
+    if protocol == TCP { Next::Tcp(payload) } else { Next::Tunnel(payload, protocol) }
 }
 
 /// RFC 8200, with its extension headers.
@@ -372,7 +316,7 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
     if length != 0 || (ip[6] != HOP_BY_HOP && end - at <= LARGEST_IP) {
         let claimed = at + IPV6_HEADER + length;
         if claimed > end {
-            marks |= Place::LIES;
+            marks |= exceeding(place);
         }
         end = end.min(claimed);
     }
@@ -387,17 +331,17 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
             protocol,
             HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
         );
-        if !is_extension && protocol != TCP && protocol != IPV4_INSIDE {
+        if !is_extension && !matches!(protocol, TCP | IPV4_INSIDE | IPV6_INSIDE | GRE) {
             return Next::Other;
         }
         if !is_version_6 {
-            return Next::Hidden(Reason::Malformed);
+            return Next::Hidden(Reason::Malformed, 0);
         }
         if here.at > here.end {
             break;
         }
         if !is_extension {
-            return if protocol == TCP { Next::Tcp(here) } else { Next::Inner(here) };
+            return if protocol == TCP { Next::Tcp(here) } else { Next::Tunnel(here, protocol) };
         }
         if walked == MAX_EXTENSIONS || here.at + 8 > here.end {
             break;
@@ -409,7 +353,7 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
                 match fragment >> 3 {
                     0 if fragment & 1 != 0 => here.marks |= Place::FRAGMENTED,
                     0 => {}
-                    1 if extension[0] == TCP => return Next::Hidden(Reason::Fragment),
+                    1 if extension[0] == TCP => return Next::Hidden(Reason::Fragment, 0),
                     _ => return Next::Other,
                 }
                 8
@@ -426,7 +370,7 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
             break;
         }
     }
-    Next::Hidden(Reason::Headers)
+    Next::Hidden(Reason::Headers, here.marks)
 }
 
 /// RFC 9293: the port that decides, and whether the packet opens a connection.
@@ -440,11 +384,12 @@ fn transport<F: Frame + ?Sized>(
 ) -> Found {
     let ip = ip.opaque(frame);
     let place = place.opaque(frame);
-    if place.at + TCP_HEADER > place.end {
-        return Found::hidden(ip, cut_off(place));
-    }
-    let Some(tcp) = frame.header::<TCP_HEADER>(place.at) else {
-        return Found::hidden(ip, cut_off(place));
+    let tcp = match frame.header::<TCP_HEADER>(place.at) {
+        Some(tcp) if place.at + TCP_HEADER <= place.end => tcp,
+        _ => {
+            let found = Found::hidden(ip, cut_off(place));
+            return if place.has(Place::CAPPED) { found.hides_outside() } else { found };
+        }
     };
     let port = deciding_port(tcp, 0, settings);
     if !port_in(ports, port) {
@@ -486,16 +431,20 @@ fn is_source_routed<F: Frame + ?Sized>(frame: &F, mut at: usize, mut end: usize)
 
 /// Destination port upstream, source port downstream, of the TCP header at `tcp` in `bytes`.
 #[inline(always)]
-fn deciding_port<const N: usize>(bytes: &[u8; N], tcp: usize, settings: Settings) -> u16 {
+pub(crate) fn deciding_port<const N: usize>(
+    bytes: &[u8; N],
+    tcp: usize,
+    settings: Settings,
+) -> u16 {
     be16(bytes, if settings.has(Settings::DOWNSTREAM) { tcp } else { tcp + 2 })
 }
 
 #[inline(always)]
-fn is_tag(protocol: u16) -> bool {
+pub(crate) fn is_tag(protocol: u16) -> bool {
     protocol == ETH_VLAN || protocol == ETH_QINQ
 }
 
 #[inline(always)]
-fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
+pub(crate) fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }

@@ -9,11 +9,5 @@ pub(crate) fn outcome<C: EbpfContext>(context: &C, packed: u32) {
     if packed == 0 {
         return;
     }
-    debug!(
-        context,
-        "verdict {} reason {} group {}",
-        packed & 0xff,
-        packed >> 8 & 0xff,
-        packed >> 16
-    );
+    debug!(context, "verdict {} reason {} group {}", packed & 0xff, packed >> 8 & 15, packed >> 16);
 }

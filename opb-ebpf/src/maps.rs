@@ -18,6 +18,7 @@ use opb_common::{
     },
     interface::Bucket,
     judge::Tables,
+    line::{Looked, Lookup},
     outcome::{Counter, Direction, Outcome},
     settings::{PortSet, Settings},
 };
@@ -127,12 +128,17 @@ fn snapshot(slot: u32) -> Option<Snapshot> {
 }
 
 /// The maps of this object, for a packet on `interface`.
-pub(crate) struct Maps {
+pub(crate) struct Maps<L = fn(u64, u32) -> u64> {
     pub(crate) interface: u32,
+    /// The hook's function for one lookup of a tunnelled packet.
+    pub(crate) look_up: L,
 }
 
-impl Tables for Maps {
-    type Image<'a> = Snapshot;
+impl<L: Fn(u64, u32) -> u64> Tables for Maps<L> {
+    type Image<'a>
+        = Snapshot
+    where
+        Self: 'a;
 
     #[inline(always)]
     fn ports(&self, settings: Settings) -> &PortSet {
@@ -147,6 +153,18 @@ impl Tables for Maps {
     #[inline(always)]
     fn overlay(&self) -> Option<Snapshot> {
         snapshot(OVERLAY_SLOT)
+    }
+
+    /// Without a branch: the verifier would follow either way.
+    #[inline(always)]
+    fn policy(&self, is_overlay: bool) -> Option<Snapshot> {
+        const { assert!(IMAGE_SLOT == 0 && OVERLAY_SLOT == 1) };
+        snapshot(u32::from(is_overlay))
+    }
+
+    #[inline(always)]
+    fn look_up<F: Frame + ?Sized>(&self, _frame: &F, found: Found, lookup: Lookup) -> Looked {
+        Looked((self.look_up)(found.0, lookup.0))
     }
 
     #[inline(always)]

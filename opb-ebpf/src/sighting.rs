@@ -9,8 +9,9 @@ use aya_ebpf::{
 use opb_common::{
     found::Found,
     frame::Frame,
+    outcome::{Line, Outcome},
     settings::Settings,
-    sighting::{self, Address, BUCKETS, Bucket, Event, Ledger, Ways},
+    sighting::{self, Addresses, BUCKETS, Bucket, Event, Ledger, Ways},
 };
 
 use crate::{globals, window::Window};
@@ -42,15 +43,15 @@ pub(crate) fn wants(settings: Settings, outcome: u32) -> bool {
 /// Writes a denied packet down. Whether there is an event for it, which is then to be sent. A packet without one costs no
 /// call: jiffies and the number of the CPU are read in place (the latter since Linux 6.10).
 #[inline(always)]
-pub(crate) fn note(frame: &Window, found: Found, outcome: u32) -> bool {
+pub(crate) fn note(frame: &Window, found: Found, outcome: u32, line: Line) -> bool {
     let cpu = cpu();
     let Some(ledger) = ledger(cpu) else { return false };
     // SAFETY: helpers without arguments.
     let time = ledger.clock(unsafe { bpf_jiffies64() }, || unsafe { bpf_ktime_get_ns() });
-    let addresses = addresses(frame, found);
+    let addresses = addresses(frame, found, line);
     let event = event(addresses, outcome, time);
     let place = match addresses {
-        Some((subscriber, _)) => {
+        Some(Addresses { subscriber, .. }) => {
             let place = ledger.place(subscriber);
             let bucket = cpu * BUCKETS + place.bucket;
             match (WAYS.get_ptr_mut(bucket), TALKERS.get_ptr_mut(bucket)) {
@@ -70,11 +71,12 @@ pub(crate) fn send(frame: &Window, found: Found, outcome: u32, interface: u32) -
     let Some(ledger) = ledger(cpu()) else { return 0 };
     // SAFETY: a helper without arguments. Events are rare enough for the exact time.
     let time = unsafe { bpf_ktime_get_ns() };
+    let addresses = addresses(frame, found, Outcome::packed_line(outcome));
     let event = Event {
         interface,
         port: found.port(),
         bytes: frame.length() as u32,
-        ..event(addresses(frame, found), outcome, time)
+        ..event(addresses, outcome, time)
     };
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         ledger.ring_full += 1;
@@ -100,18 +102,18 @@ fn ledger(cpu: u32) -> Option<&'static mut Ledger> {
 }
 
 #[inline(always)]
-fn addresses(frame: &Window, found: Found) -> Option<(Address, Address)> {
+fn addresses(frame: &Window, found: Found, line: Line) -> Option<Addresses> {
     let settings = globals::settings();
     if settings.has(Settings::NAMELESS) {
         return None;
     }
-    sighting::addresses(frame, found, settings.has(Settings::DOWNSTREAM))
+    sighting::addresses(frame, found, line, settings.has(Settings::DOWNSTREAM))
 }
 
 /// What the books want to know of it.
 #[inline(always)]
-fn event(addresses: Option<(Address, Address)>, outcome: u32, time: u64) -> Event {
-    let (subscriber, peer) = addresses.unwrap_or_default();
+fn event(addresses: Option<Addresses>, outcome: u32, time: u64) -> Event {
+    let Addresses { subscriber, peer, inner } = addresses.unwrap_or_default();
     let downstream = u16::from(globals::settings().has(Settings::DOWNSTREAM));
-    Event { subscriber, peer, time, outcome, downstream, ..Event::default() }
+    Event { subscriber, peer, inner, time, outcome, downstream, ..Event::default() }
 }

@@ -9,10 +9,12 @@ use aya_ebpf::{
 use opb_common::{
     found::Found,
     frame::MAX_OFFSET,
+    glance::{Glance, glance},
     judge::judge,
-    outcome::Outcome,
+    line::{Lookup, look_up},
+    outcome::{Line, Outcome},
     settings::Settings,
-    walk::{Glance, glance, walk},
+    walk::walk,
 };
 
 use crate::{
@@ -48,7 +50,11 @@ pub(crate) fn opb_tc(context: TcContext) -> i32 {
     if Found(found).is_nothing() {
         return TC_ACT_UNSPEC;
     }
-    let outcome = tc_judge(skb, found);
+    let outcome = if Found(found).is_tunnelled() {
+        tc_judge_tunnelled(skb, found)
+    } else {
+        tc_judge(skb, found)
+    };
     log::outcome(&context, outcome);
     if Outcome::packed_forwards(outcome) {
         TC_ACT_UNSPEC
@@ -79,7 +85,7 @@ extern "C" fn tc_walk(skb: *mut __sk_buff) -> u64 {
 #[inline(always)]
 fn maps(skb: *mut __sk_buff) -> Maps {
     // SAFETY: the kernel hands a valid context to every program.
-    Maps { interface: unsafe { (*skb).ifindex } }
+    Maps { interface: unsafe { (*skb).ifindex }, look_up: |_, _| 0 }
 }
 
 /// The outcome, packed.
@@ -87,12 +93,45 @@ fn maps(skb: *mut __sk_buff) -> Maps {
 #[inline(never)]
 extern "C" fn tc_judge(skb: *mut __sk_buff, found: u64) -> u32 {
     let settings = globals::settings();
-    let frame = Window::of_skb(skb);
-    let outcome = judge(&frame, Found(found), settings, &maps(skb)).pack();
-    if sighting::wants(settings, outcome) && sighting::note(&frame, Found(found), outcome) {
-        tc_send(skb, found, outcome);
+    let (frame, found) = (Window::of_skb(skb), Found(found));
+    let outcome = judge::<false, _, _>(&frame, found, settings, &maps(skb)).pack();
+    if sighting::wants(settings, outcome) && sighting::note(&frame, found, outcome, Line::Own) {
+        tc_send(skb, found.0, outcome);
     }
     outcome
+}
+
+/// The same for a packet inside another.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_judge_tunnelled(skb: *mut __sk_buff, found: u64) -> u32 {
+    let settings = globals::settings();
+    let (frame, found) = (Window::of_skb(skb), Found(found));
+    let Maps { interface, .. } = maps(skb);
+    let maps = Maps { interface, look_up: |found, lookup| tc_look_up(skb, found, lookup) };
+    let outcome = judge::<true, _, _>(&frame, found, settings, &maps).pack();
+    if sighting::wants(settings, outcome) {
+        tc_note(skb, found.0, outcome);
+    }
+    outcome
+}
+
+/// Out of the way of the verifier, which would follow it once for each way that leads there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_note(skb: *mut __sk_buff, found: u64, outcome: u32) -> u32 {
+    let frame = Window::of_skb(skb);
+    if !sighting::note(&frame, Found(found), outcome, Outcome::packed_line(outcome)) {
+        return 0;
+    }
+    sighting::send(&frame, Found(found), outcome, maps(skb).interface)
+}
+
+/// The class of one address of such a packet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_look_up(skb: *mut __sk_buff, found: u64, lookup: u32) -> u64 {
+    look_up(&Window::of_skb(skb), Found(found), Lookup(lookup), &maps(skb)).0
 }
 
 /// Out of the way of the packets that have no event, which are most in a flood.

@@ -9,10 +9,12 @@ use aya_ebpf::{
 use opb_common::{
     found::Found,
     frame::Frame as _,
+    glance::{Glance, glance},
     judge::judge,
-    outcome::Outcome,
+    line::{Lookup, look_up},
+    outcome::{Line, Outcome},
     settings::Settings,
-    walk::{Glance, glance, walk},
+    walk::walk,
 };
 
 use crate::{answer, globals, log, maps::Maps, sighting, window::Window};
@@ -33,7 +35,11 @@ pub(crate) fn opb_xdp(context: XdpContext) -> u32 {
     if Found(found).is_nothing() {
         return xdp_action::XDP_PASS;
     }
-    let outcome = xdp_judge(context.ctx, found, length as u64);
+    let outcome = if Found(found).is_tunnelled() {
+        xdp_judge_tunnelled(context.ctx, found)
+    } else {
+        xdp_judge(context.ctx, found, length as u64)
+    };
     log::outcome(&context, outcome);
     if Outcome::packed_forwards(outcome) {
         xdp_action::XDP_PASS
@@ -61,11 +67,45 @@ extern "C" fn xdp_judge(context: *mut xdp_md, found: u64, length: u64) -> u32 {
         0 => whole(context),
         _ => Window::of_xdp(context).with_length(length as usize),
     };
-    let outcome = judge(&frame, Found(found), settings, &maps(context)).pack();
-    if sighting::wants(settings, outcome) && sighting::note(&frame, Found(found), outcome) {
-        xdp_send(context, found, outcome);
+    let found = Found(found);
+    let outcome = judge::<false, _, _>(&frame, found, settings, &maps(context)).pack();
+    if sighting::wants(settings, outcome) && sighting::note(&frame, found, outcome, Line::Own) {
+        xdp_send(context, found.0, outcome);
     }
     outcome
+}
+
+/// The same for a packet inside another.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xdp_judge_tunnelled(context: *mut xdp_md, found: u64) -> u32 {
+    let (settings, found) = (globals::settings(), Found(found));
+    let frame = whole(context);
+    let Maps { interface, .. } = maps(context);
+    let maps = Maps { interface, look_up: |found, lookup| xdp_look_up(context, found, lookup) };
+    let outcome = judge::<true, _, _>(&frame, found, settings, &maps).pack();
+    if sighting::wants(settings, outcome) {
+        xdp_note(context, found.0, outcome);
+    }
+    outcome
+}
+
+/// Out of the way of the verifier, which would follow it once for each way that leads there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xdp_note(context: *mut xdp_md, found: u64, outcome: u32) -> u32 {
+    let line = Outcome::packed_line(outcome);
+    if !sighting::note(&Window::of_xdp(context), Found(found), outcome, line) {
+        return 0;
+    }
+    sighting::send(&whole(context), Found(found), outcome, maps(context).interface)
+}
+
+/// The class of one address of such a packet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xdp_look_up(context: *mut xdp_md, found: u64, lookup: u32) -> u64 {
+    look_up(&Window::of_xdp(context), Found(found), Lookup(lookup), &maps(context)).0
 }
 
 /// Out of the way of the packets that have no event, which are most in a flood.
@@ -101,7 +141,7 @@ extern "C" fn xdp_answer(context: *mut xdp_md, found: u64) -> u32 {
 #[inline(always)]
 fn maps(context: *mut xdp_md) -> Maps {
     // SAFETY: the kernel hands a valid context to every program.
-    Maps { interface: unsafe { (*context).ingress_ifindex } }
+    Maps { interface: unsafe { (*context).ingress_ifindex }, look_up: |_, _| 0 }
 }
 
 #[inline(always)]

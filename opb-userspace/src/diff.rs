@@ -111,9 +111,8 @@ impl<'a> Side<'a> {
         let reach = policy.groups.iter().map(|group| {
             [false, true].map(|ipv6| {
                 let sets = group.relays.iter().map(|&index| &policy.relays[index]);
-                let prefixes = sets.flat_map(|set| &set.addresses);
-                let relays = prefixes.filter(|prefix| prefix.is_ipv6() == ipv6);
-                flatten(relays.map(|&prefix| entry(prefix, true)).collect(), false, |_, _| true)
+                let prefixes = sets.flat_map(|set| policy.addresses(set));
+                set_of(prefixes, ipv6)
             })
         });
         Self { policy, now, reach: reach.collect() }
@@ -165,6 +164,12 @@ impl<'a> Side<'a> {
             },
         }
     }
+}
+
+/// Where the addresses of one family in `prefixes` begin and end.
+fn set_of(prefixes: impl Iterator<Item = Prefix>, ipv6: bool) -> Vec<Bound<bool>> {
+    let prefixes = prefixes.filter(|prefix| prefix.is_ipv6() == ipv6);
+    flatten(prefixes.map(|prefix| entry(prefix, true)).collect(), false, |_, _| true)
 }
 
 fn entry<T>(prefix: Prefix, value: T) -> Entry<T> {

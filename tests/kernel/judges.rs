@@ -68,7 +68,7 @@ pub(crate) fn takes(hook: ReplayHook, frame: &[u8]) -> bool {
 
 /// An outcome in words, with the group by name.
 pub(crate) fn words(outcome: Outcome, image: &Image) -> String {
-    let Outcome { verdict, reason, group } = outcome;
+    let Outcome { verdict, reason, group, .. } = outcome;
     named(verdict.name(), reason.name(), image.slots().name(group))
 }
 

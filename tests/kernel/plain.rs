@@ -47,8 +47,8 @@ fn ordinary_packets_ask_for_nothing_on_the_host() {
     }
 }
 
-/// The entry function of each program, as the kernel runs it, calls three things, the walk, the judgement and the
-/// answer, and knows no map but its own data section: a lookup that the kernel has compiled into it would begin with
+/// The entry function of each program, as the kernel runs it, calls four things, the walk, the judgement of plain and of
+/// tunnelled packets and the answer, and knows no map but its own data section: a lookup that the kernel has compiled into it would begin with
 /// the map's address.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
@@ -58,12 +58,12 @@ fn the_entry_function_calls_no_helper_in_the_kernel() {
         let mut programs = Programs::new(&image, hook);
         for settings in [Settings(0), Settings::DOWNSTREAM, Settings::BARE_IP] {
             let code = programs.with(settings).translated().expect("root may read it");
-            assert_eq!(entry(&code), [const { Use::Function }; 3], "{hook:?} {settings:?}");
+            assert_eq!(entry(&code), [const { Use::Function }; 4], "{hook:?} {settings:?}");
         }
     }
 }
 
-/// And ordinary packets reach none of the three: what is judged is counted as `no-policy` while there is no image, and
+/// And ordinary packets reach none of the four: what is judged is counted as `no-policy` while there is no image, and
 /// they are not.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
@@ -80,7 +80,7 @@ fn without_an_image_only_what_is_judged_is_counted() {
         for (replay, headers) in replays.iter_mut().zip([14, 0]) {
             assert_eq!(counted(replay, &image), [], "{hook:?}");
             let syn = Ethernet::new().carrying(&v4_carrying(Tcp::syn_to(25)));
-            let no_policy = Outcome { verdict: Verdict::Pass, reason: Reason::NoPolicy, group: 0 };
+            let no_policy = Outcome::ungrouped(Verdict::Pass, Reason::NoPolicy);
             assert_eq!(replay.run(&syn[14 - headers..][..]).expect("it runs"), no_policy);
             assert_eq!(counted(replay, &image), [("pass", "no-policy", 1)], "{hook:?}");
         }

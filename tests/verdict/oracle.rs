@@ -14,7 +14,8 @@ use std::{env, net::IpAddr};
 
 use etherparse::{IpSlice, Ipv6ExtensionSlice, SlicedPacket, TcpSlice, ether_type, ip_number};
 use opb_common::{
-    outcome::{Outcome, Reason, Verdict},
+    image::SubscriberClass,
+    outcome::{Line, Outcome, Reason, Verdict},
     settings::Settings,
 };
 use opb_lab::{
@@ -33,15 +34,39 @@ fn oracle_agrees() {
         env::var("OPB_ORACLE_FRAMES").map_or(FRAMES, |count| count.parse().expect("a number"));
     let policy = policy();
     let mut generator = Generator::new(25);
-    let mut judged = 0;
+    let (mut judged, mut by_line) = (0, 0);
     for _ in 0..frames {
         let sample = generator.plain();
-        let Outcome { verdict, reason, group } = policy.decide(&sample);
+        let Outcome { verdict, reason, group, line } = policy.decide(&sample);
         let expected = oracle(&sample, &policy);
         assert_eq!((verdict, reason, policy.group(group)), expected, "{sample:02x?}");
         judged += u32::from(group != 0);
+        by_line += u32::from(line != Line::Own);
     }
-    assert!(judged > frames / 5, "{judged} of {frames} belong to a group");
+    assert!(judged > frames / 6, "{judged} of {frames} belong to a group");
+    assert!(by_line > frames / 200, "{by_line} of {frames} are judged by another address");
+}
+
+/// What an honest tunnel does to large packets changes no verdict: the first fragment gets that of the whole packet.
+#[test]
+fn first_fragments_are_judged_like_whole_packets() {
+    let policy = policy();
+    let mut generator = Generator::new(0x6333);
+    let mut judged = 0;
+    for number in 0..FRAMES {
+        let (first, whole) = generator.first_fragment();
+        let bits = [Settings::DOWNSTREAM, Settings::SUBSCRIBER, Settings::UNKNOWN_DROP];
+        let set = (0..3).filter(|bit| number >> bit & 1 != 0).map(|bit| bits[bit]);
+        let settings = set.fold(Settings::BARE_IP, Settings::with);
+        let [first, whole] =
+            [first, whole].map(|frame| Sample { frame, settings, tags_out_of_band: 0 });
+        let outcome = policy.decide(&first);
+        assert_eq!(outcome, policy.decide(&whole), "{first:02x?}");
+        let Outcome { verdict, reason, group, .. } = outcome;
+        assert_eq!((verdict, reason, policy.group(group)), oracle(&whole, &policy), "{whole:02x?}");
+        judged += u32::from(group != 0);
+    }
+    assert!(judged > FRAMES / 5, "{judged} of {FRAMES} belong to a group");
 }
 
 type Judgement<'a> = (Verdict, Reason, Option<&'a str>);
@@ -63,7 +88,7 @@ fn upstream<'a>(segment: &Segment, settings: Settings, policy: &'a Naive) -> Jud
     if ![25, 2525].contains(&segment.destination_port) {
         return OTHER;
     }
-    let class = policy.subscriber(segment.source);
+    let class = line(policy, segment.source, segment.outer);
     let group = policy.group(class.group());
     if class.is_exempt() {
         return (Verdict::Pass, Reason::Exempt, group);
@@ -95,7 +120,8 @@ fn downstream<'a>(segment: &Segment, policy: &'a Naive) -> Judgement<'a> {
     if segment.source_port != 25 {
         return OTHER;
     }
-    let class = policy.subscriber(segment.destination);
+    let outer = segment.outer.map(|(source, destination)| (destination, source));
+    let class = line(policy, segment.destination, outer);
     let group = policy.group(class.group());
     if class.is_exempt() {
         return (Verdict::Pass, Reason::Exempt, group);
@@ -114,8 +140,27 @@ fn downstream<'a>(segment: &Segment, policy: &'a Naive) -> Judgement<'a> {
     }
 }
 
+/// The class of the line of a subscriber whose address is `own`, in a tunnel between the addresses `outer`: the
+/// subscriber's first.
+fn line(policy: &Naive, own: IpAddr, outer: Option<(IpAddr, IpAddr)>) -> SubscriberClass {
+    let class = |address| Some(policy.subscriber(address)).filter(|class| class.0 != 0);
+    let Some((near, far)) = outer else { return policy.subscriber(own) };
+    let softwire = policy.is_endpoint(far).then_some(near);
+    let six_to_four = match own {
+        IpAddr::V6(own) => match own.octets() {
+            [0x20, 0x02, a, b, c, d, ..] => Some(IpAddr::from([a, b, c, d])),
+            _ => None,
+        },
+        IpAddr::V4(_) => None,
+    };
+    let named = [softwire, six_to_four, Some(own)].into_iter().flatten().find_map(class);
+    named.unwrap_or(SubscriberClass(0))
+}
+
 /// What decides.
 struct Segment {
+    /// Source and destination of the packet around it.
+    outer: Option<(IpAddr, IpAddr)>,
     source: IpAddr,
     destination: IpAddr,
     has_more_hops: bool,
@@ -145,19 +190,29 @@ fn ip(frame: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The TCP segment in an IP packet, or in the packet of the other family inside it.
+/// The TCP segment in an IP packet, or in the one packet inside it.
 fn segment(packet: &[u8]) -> Option<Segment> {
     let outer = IpSlice::from_slice(packet).expect("honest packets have honest headers");
-    let inside = outer.payload();
-    match (&outer, inside.ip_number) {
-        (_, ip_number::TCP) => Some(decisive(&outer)),
-        (IpSlice::Ipv4(_), ip_number::IPV6) | (IpSlice::Ipv6(_), ip_number::IPV4) => {
-            let inner = IpSlice::from_slice(inside.payload).expect("inner packets are honest too");
-            (inner.payload().ip_number == ip_number::TCP)
-                .then(|| Segment { is_answerable: false, ..decisive(&inner) })
-        }
-        _ => None,
-    }
+    let payload = outer.payload();
+    let inside = match payload.ip_number {
+        ip_number::TCP => return Some(decisive(&outer)),
+        ip_number::IPV6 | ip_number::IPV4 => payload.payload,
+        ip_number::GRE => gre(payload.payload),
+        _ => return None,
+    };
+    let inner = IpSlice::from_slice(inside).expect("inner packets are honest too");
+    let addresses = Some((outer.source_addr(), outer.destination_addr()));
+    (inner.payload().ip_number == ip_number::TCP).then(|| Segment {
+        outer: addresses,
+        is_answerable: false,
+        ..decisive(&inner)
+    })
+}
+
+/// What an honest GRE header is followed by. `etherparse` knows none.
+fn gre(bytes: &[u8]) -> &[u8] {
+    let fields = (bytes[0] & 0b1011_0000).count_ones() as usize;
+    &bytes[4 + 4 * fields..]
 }
 
 fn decisive(ip: &IpSlice<'_>) -> Segment {
@@ -181,6 +236,7 @@ fn decisive(ip: &IpSlice<'_>) -> Segment {
         }
     };
     Segment {
+        outer: None,
         source,
         destination,
         has_more_hops,

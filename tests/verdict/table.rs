@@ -70,7 +70,7 @@ fn outcome(policy: &Naive, row: &Row) -> String {
     if glance.is_some_and(|found| found != walked) {
         return format!("{glance:?} at a glance, but {walked:?} by the walk");
     }
-    let Outcome { verdict, reason, group } = outcome;
+    let Outcome { verdict, reason, group, .. } = outcome;
     words(verdict.name(), reason.name(), policy.group(group))
 }
 

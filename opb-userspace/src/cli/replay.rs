@@ -150,7 +150,7 @@ enum Row {
 impl Row {
     fn new(packet: u64, result: &Result<Outcome, kernel::Error>, slots: &Slots) -> Self {
         match result {
-            Ok(Outcome { verdict, reason, group }) => Self::Judged {
+            Ok(Outcome { verdict, reason, group, .. }) => Self::Judged {
                 packet,
                 verdict: verdict.name(),
                 reason: reason.name(),

@@ -18,7 +18,9 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use opb_common::{
     ABI_VERSION,
-    image::{BLOCK_NODES, Block, Group, Header, MAGIC, MAX_PORTS, Node, Slot, SubscriberClass},
+    image::{
+        BLOCK_NODES, Block, ENDPOINT, Group, Header, MAGIC, MAX_PORTS, Node, Slot, SubscriberClass,
+    },
     outcome::Verdict,
 };
 use serde::{Deserialize, Serialize};
@@ -266,7 +268,10 @@ fn inner_subscriber_class(outer: u16, inner: u16) -> u16 {
     }
 }
 
-/// Which groups may reach which relays.
+/// What the class of a softwire's endpoint has instead of a group.
+const ENDPOINTS: GroupSet = [1 << ENDPOINT, 0, 0, 0, 0, 0, 0, 0];
+
+/// Which groups may reach which relays, and where softwires end.
 struct RelayTable {
     /// First node of the table: the groups of each class.
     first: u32,
@@ -292,10 +297,11 @@ fn relay_table(
     let mut table = vec![Node([0; 8])];
     let mut bounds = [Vec::new(), Vec::new()];
     for (ipv6, bounds) in [false, true].into_iter().zip(&mut bounds) {
-        let entries =
-            policy.relays.iter().zip(&reach).flat_map(|(relay, &reach)| {
-                relay.addresses.iter().map(move |&prefix| (prefix, reach))
-            });
+        let relays = policy.relays.iter().zip(&reach);
+        let relays = relays
+            .flat_map(|(relay, &reach)| policy.addresses(relay).map(move |prefix| (prefix, reach)));
+        let endpoints = policy.softwires.iter().flat_map(|softwire| &softwire.endpoints);
+        let entries = relays.chain(endpoints.map(|&prefix| (prefix, ENDPOINTS)));
         let entries = entries.filter(|(prefix, _)| prefix.is_ipv6() == ipv6).map(entry).collect();
         for (start, groups) in flatten(entries, GroupSet::default(), union) {
             let next = u16::try_from(table.len());

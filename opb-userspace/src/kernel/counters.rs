@@ -49,7 +49,7 @@ impl Counters {
         let groups = slots.iter().map(|(name, slot)| (Some(name), slot));
         let sheets = std::iter::once((None, 0)).chain(groups);
         self.rows(sheets, |cpu, group, direction, verdict, reason| {
-            Outcome { verdict, reason, group }.counters(cpu, 0, direction)[0]
+            Outcome { group, ..Outcome::ungrouped(verdict, reason) }.counters(cpu, 0, direction)[0]
         })
     }
 
@@ -58,7 +58,7 @@ impl Counters {
         let interfaces = interfaces.iter().map(|(name, slot)| (Some(name), slot));
         let sheets = std::iter::once((None, 0)).chain(interfaces);
         self.rows(sheets, |cpu, interface, direction, verdict, reason| {
-            Outcome { verdict, reason, group: 0 }.counters(cpu, interface, direction)[1]
+            Outcome::ungrouped(verdict, reason).counters(cpu, interface, direction)[1]
         })
     }
 

@@ -9,6 +9,7 @@ use jiff::civil;
 
 use super::decode::{Decoder, Entries};
 use super::model::{Action, Downstream, Matching, Policy};
+use super::nat64;
 use super::prefix::Prefix;
 use super::source::{FileId, Form, Report, Spot};
 use super::yaml::{Node, Value};
@@ -19,6 +20,8 @@ pub(super) struct Draft {
     pub(super) groups: Vec<GroupDraft>,
     pub(super) relays: Vec<RelayDraft>,
     pub(super) exemptions: Vec<ExemptionDraft>,
+    pub(super) softwires: Vec<SoftwireDraft>,
+    pub(super) nat64: Vec<(Prefix, Spot)>,
     /// Every list of prefixes that was named, to name it only once.
     prefix_files: HashMap<PathBuf, Spot>,
     /// A file could not be read or parsed, so that what seems unknown may only be missing.
@@ -54,6 +57,11 @@ pub(super) struct ExemptionDraft {
     pub(super) spot: Spot,
     pub(super) reason: Option<String>,
     pub(super) until: Option<(Timestamp, Spot)>,
+}
+
+pub(super) struct SoftwireDraft {
+    pub(super) name: Name,
+    pub(super) endpoints: Vec<(Prefix, Spot)>,
 }
 
 impl Draft {
@@ -93,6 +101,18 @@ impl Draft {
         {
             self.exemptions.extend(list.iter().filter_map(|node| reader.exemption(node)));
         }
+        if let Some(entries) =
+            fields.take("softwires").and_then(|node| reader.named("`softwires`", node))
+        {
+            let softwires = entries.iter().filter_map(|(key, node)| {
+                let name = Name { text: key.text.to_string(), spot: reader.decoder.key_spot(key) };
+                reader.softwire(name, node)
+            });
+            self.softwires.extend(softwires);
+        }
+        if let Some(node) = fields.take("nat64") {
+            reader.nat64(node, &mut self.nat64);
+        }
         fields.finish(&mut reader.decoder);
         Some(())
     }
@@ -106,7 +126,7 @@ struct Reader<'r> {
 }
 
 impl Reader<'_> {
-    /// The entries of `groups` or `relays`, whose keys become label values, image names and command-line arguments.
+    /// The entries of `groups`, `relays` or `softwires`, whose keys become label values, image names and command-line arguments.
     fn named<'n, 'a>(&mut self, what: &str, node: &'n Node<'a>) -> Option<Entries<'n, 'a>> {
         let entries = self.decoder.entries(what, node)?;
         for (key, _) in entries.iter().filter(|(key, _)| !is_name(&key.text)) {
@@ -242,6 +262,43 @@ impl Reader<'_> {
         fields.finish(&mut self.decoder);
         let spot = self.decoder.spot(prefix?);
         Some(ExemptionDraft { prefix: self.prefix("`prefix`", prefix?)?, spot, reason, until })
+    }
+
+    fn softwire(&mut self, name: Name, node: &Node<'_>) -> Option<SoftwireDraft> {
+        let what = format!("softwire `{}`", name.text);
+        let mut fields = self.decoder.fields(&what, node)?;
+        let mut endpoints = Vec::new();
+        let errors = self.decoder.report.error_count();
+        if let Some(node) = fields.take("endpoints") {
+            self.prefixes("`endpoints`", node, &mut endpoints);
+        }
+        if endpoints.is_empty() && errors == self.decoder.report.error_count() {
+            self.decoder.report.error(name.spot, format!("{what} has no `endpoints`"));
+        }
+        fields.finish(&mut self.decoder);
+        Some(SoftwireDraft { name, endpoints })
+    }
+
+    /// Translation prefixes by RFC 6052, section 2.2.
+    fn nat64(&mut self, node: &Node<'_>, into: &mut Vec<(Prefix, Spot)>) {
+        let mut prefixes = Vec::new();
+        self.prefixes("`nat64`", node, &mut prefixes);
+        for (prefix, spot) in prefixes {
+            let message = if !prefix.is_ipv6() {
+                format!("{prefix} is not an IPv6 prefix")
+            } else if !nat64::LENGTHS.contains(&prefix.length()) {
+                format!(
+                    "{prefix} has length {}: expected 32, 40, 48, 56, 64 or 96",
+                    prefix.length()
+                )
+            } else if prefix.bits() & nat64::RESERVED != 0 {
+                format!("{prefix} has bits set between 64 and 71, which RFC 6052 reserves")
+            } else {
+                into.push((prefix, spot));
+                continue;
+            };
+            self.decoder.report.error(spot, message);
+        }
     }
 
     fn until(&mut self, node: &Node<'_>) -> Option<(Timestamp, Spot)> {

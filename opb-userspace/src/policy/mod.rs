@@ -1,13 +1,15 @@
 //! Policy files: from text to a policy that is valid by construction.
 //!
 //! `source` reads files and collects problems, `yaml` and `decode` turn text into typed values, `file` knows the keys
-//! of a policy file, `verify` what must hold between entries and files, `model` is the result.
+//! of a policy file, `verify` what must hold between entries and files, `model` is the result, with `nat64` for what stands
+//! for an IPv4 address.
 
 pub mod check;
 pub(crate) mod decode;
 pub mod diagnostics;
 mod file;
 mod model;
+mod nat64;
 mod prefix;
 pub(crate) mod source;
 mod verify;
@@ -20,7 +22,9 @@ use jiff::Timestamp;
 
 pub use check::{CheckReport, check};
 pub use diagnostics::{Diagnostic, Diagnostics, Severity};
-pub use model::{Action, Downstream, Exemption, Group, Matching, Owner, Policy, RelaySet, Summary};
+pub use model::{
+    Action, Downstream, Exemption, Group, Matching, Owner, Policy, RelaySet, Softwire, Summary,
+};
 pub use prefix::{Prefix, PrefixError};
 
 use file::Draft;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::diagnostics::Diagnostic;
-use super::prefix::Prefix;
+use super::{nat64, prefix::Prefix};
 
 /// What the files of a policy say, all of them together.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +20,10 @@ pub struct Policy {
     pub relays: Vec<RelaySet>,
     /// Sorted by prefix. Those that have expired are included: ask `in_force`.
     pub exemptions: Vec<Exemption>,
+    /// Sorted by name.
+    pub softwires: Vec<Softwire>,
+    /// Under which prefixes IPv4 addresses appear in IPv6 (RFC 6052). Sorted and free of duplicates.
+    pub nat64: Vec<Prefix>,
     pub warnings: Vec<Diagnostic>,
     /// Every file that was read, prefix lists included.
     pub files: Vec<PathBuf>,
@@ -94,6 +98,14 @@ impl Exemption {
     }
 }
 
+/// Tunnels of the ISP between its subscribers' lines and endpoints of its own: DS-Lite, MAP-E, 6rd (RFC 5565).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Softwire {
+    pub name: String,
+    /// Addresses at which the tunnels end: AFTR, border relay. Sorted and free of duplicates.
+    pub endpoints: Vec<Prefix>,
+}
+
 /// How much there is in a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Summary {
@@ -102,6 +114,7 @@ pub struct Summary {
     pub prefixes_ipv6: usize,
     pub relays: usize,
     pub exemptions: usize,
+    pub softwires: usize,
     /// In hexadecimal.
     pub digest: String,
 }
@@ -141,9 +154,23 @@ impl Policy {
         })
     }
 
+    /// The addresses of a relay set, with those that stand for its IPv4 addresses behind NAT64.
+    pub fn addresses<'a>(&'a self, relay: &'a RelaySet) -> impl Iterator<Item = Prefix> + 'a {
+        let translated = |&ipv4: &Prefix| {
+            self.nat64.iter().filter_map(move |&prefix| nat64::translated(prefix, ipv4))
+        };
+        relay.addresses.iter().copied().chain(relay.addresses.iter().flat_map(translated))
+    }
+
+    /// The softwire that has an endpoint at `address`.
+    pub fn softwire(&self, address: IpAddr) -> Option<&Softwire> {
+        let ends = |prefix: &Prefix| prefix.contains(address);
+        self.softwires.iter().find(|softwire| softwire.endpoints.iter().any(ends))
+    }
+
     /// Names the content: the same for the same policy however its files are ordered, split or commented.
     pub fn digest(&self) -> [u8; 16] {
-        let Self { groups, relays, exemptions, warnings: _, files: _ } = self;
+        let Self { groups, relays, exemptions, softwires, nat64, warnings: _, files: _ } = self;
         let mut hash = Hash::default();
         hash.count(groups.len());
         for Group { name, prefixes, relays: allowed, action, matching, downstream, ports } in groups
@@ -170,6 +197,15 @@ impl Policy {
             hash.text(reason.as_deref().unwrap_or_default());
             hash.0.update(until.map_or(i128::MIN, Timestamp::as_nanosecond).to_be_bytes());
         }
+        // Nothing at all where there are none: a policy without them keeps its digest.
+        if !softwires.is_empty() || !nat64.is_empty() {
+            hash.count(softwires.len());
+            for Softwire { name, endpoints } in softwires {
+                hash.text(name);
+                hash.prefixes(endpoints);
+            }
+            hash.prefixes(nat64);
+        }
         let mut digest = [0; 16];
         digest.copy_from_slice(&hash.0.finalize()[..16]);
         digest
@@ -184,6 +220,7 @@ impl Policy {
             prefixes_ipv6,
             relays: self.relays.len(),
             exemptions: self.exemptions.len(),
+            softwires: self.softwires.len(),
             digest: self.digest().iter().map(|byte| format!("{byte:02x}")).collect(),
         }
     }

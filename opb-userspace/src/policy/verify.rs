@@ -1,5 +1,7 @@
 //! From the entries of all files to a policy: what only shows when they are seen together.
 
+mod softwires;
+
 use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
@@ -24,8 +26,11 @@ const EXEMPT: u32 = u32::MAX;
 pub(super) fn verify(report: &mut Report, mut draft: Draft, now: Timestamp) -> Policy {
     draft.groups.sort_by(|a, b| a.name.text.cmp(&b.name.text));
     draft.relays.sort_by(|a, b| a.name.text.cmp(&b.name.text));
+    draft.softwires.sort_by(|a, b| a.name.text.cmp(&b.name.text));
+    draft.nat64.sort_unstable();
     defined_twice(report, "group", draft.groups.iter().map(|group| &group.name));
     defined_twice(report, "relay", draft.relays.iter().map(|relay| &relay.name));
+    defined_twice(report, "softwire", draft.softwires.iter().map(|softwire| &softwire.name));
     too_many_groups(report, &draft.groups);
     relay_references(report, &draft);
 
@@ -34,9 +39,15 @@ pub(super) fn verify(report: &mut Report, mut draft: Draft, now: Timestamp) -> P
     unfed_groups(report, &draft.groups);
     exemption_warnings(report, &draft.exemptions, &entries, now);
     relay_warnings(report, &draft, &entries, now);
+    translation_twice(report, &draft.nat64);
+    softwires::warn(report, &draft, &entries);
 
-    let Draft { groups, relays, exemptions, .. } = draft;
-    let mut policy = Policy::default();
+    let Draft { groups, relays, exemptions, softwires, nat64, .. } = draft;
+    let mut policy = Policy {
+        softwires: softwires.into_iter().map(softwires::build).collect(),
+        nat64: nat64.into_iter().map(|(prefix, _)| prefix).collect(),
+        ..Policy::default()
+    };
     let index: HashMap<String, usize> =
         relays.iter().enumerate().map(|(index, relay)| (relay.name.text.clone(), index)).collect();
     let mut counts = vec![0; groups.len()];
@@ -128,6 +139,16 @@ fn same_prefix_twice(report: &mut Report, entries: &[Entry]) {
     }
 }
 
+/// Expects the prefixes in sorted order.
+fn translation_twice(report: &mut Report, nat64: &[(Prefix, Spot)]) {
+    for same in nat64.chunk_by(|(a, _), (b, _)| a == b) {
+        for (again, spot) in &same[1..] {
+            let message = format!("`nat64` lists {again} twice");
+            report.error(*spot, message).see("first given", same[0].1);
+        }
+    }
+}
+
 fn unfed_groups(report: &mut Report, groups: &[GroupDraft]) {
     for group in groups.iter().filter(|group| group.is_unfed) {
         let message = format!("group `{}` has no prefixes", group.name.text);
@@ -196,6 +217,7 @@ fn relay_warnings(report: &mut Report, draft: &Draft, entries: &[Entry], now: Ti
     }
 }
 
+/// Who has exactly that prefix.
 fn owner(entries: &[Entry], prefix: Prefix) -> Option<u32> {
     let index = entries.binary_search_by_key(&prefix, |entry| entry.prefix).ok()?;
     Some(entries[index].owner)

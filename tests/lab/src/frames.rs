@@ -13,11 +13,13 @@
 
 use std::ops::{Bound, RangeBounds};
 
+mod gre;
 mod ipv4;
 mod ipv6;
 mod link;
 mod transport;
 
+pub use gre::Gre;
 pub use ipv4::Ipv4;
 pub use ipv6::Ipv6;
 pub use link::Ethernet;

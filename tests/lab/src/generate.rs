@@ -6,13 +6,16 @@
 //!
 //! One seed makes one sequence, on every machine.
 
-use std::{iter, net::IpAddr};
+use std::{
+    iter,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use fastrand::Rng;
 use opb_common::settings::Settings;
 
 use crate::{
-    frames::{Ethernet, Icmp, Ipv4, Ipv6, Packet, Payload, Raw, Tcp, Udp, flags},
+    frames::{Ethernet, Gre, Icmp, Ipv4, Ipv6, Packet, Payload, Raw, Tcp, Udp, flags},
     naive::Sample,
     packets::{Host, hosts},
 };
@@ -33,6 +36,45 @@ impl Generator {
         self.sample(false)
     }
 
+    /// The first fragment of a tunnel's packet as an honest tunnel sends it (RFC 2473, section 7; RFC 6333, section 5.3), and the
+    /// same packet whole. Both are bare IP packets; the fragment holds all headers, and ends anywhere behind them.
+    pub fn first_fragment(&mut self) -> (Vec<u8>, Vec<u8>) {
+        /// The longest headers that are generated: IPv4 with options or IPv6 with extensions, and TCP with options.
+        const HEADERS: usize = 60 + 60;
+        let data = vec![0x25; self.random.usize(600..1400)];
+        let tcp = self.tcp(false).data(&data);
+        let inner_v6 = self.random.bool();
+        let from = self.host();
+        let to = self.host();
+        let (inside, protocol) = if inner_v6 {
+            let inner = Ipv6::new(from.v6, to.v6);
+            let inner = if self.one_in(4) { inner.destination_options(1) } else { inner };
+            (Packet::bytes(&inner.carrying(tcp)), 41)
+        } else {
+            let inner = Ipv4::new(from.v4, to.v4);
+            let inner = if self.one_in(4) { inner.options(&[1; 8]) } else { inner };
+            (Packet::bytes(&inner.carrying(tcp)), 4)
+        };
+        let (protocol, payload) = if self.one_in(3) {
+            let ethertype: u16 = if inner_v6 { 0x86dd } else { 0x0800 };
+            (47, [&[0, 0], &ethertype.to_be_bytes()[..], &inside].concat())
+        } else {
+            (protocol, inside)
+        };
+        // Fragments are cut at multiples of 8 bytes.
+        let kept = self.random.usize(HEADERS / 8..payload.len() / 8) * 8;
+        let carried = || Raw(protocol, payload.clone());
+        let (line, end) = (self.host(), self.host());
+        if self.random.bool() {
+            let outer = || Ipv6::new(line.v6, end.v6);
+            let first = outer().fragment(0, true).carrying(carried()).keep(..8 + kept);
+            (Packet::bytes(&first), Packet::bytes(&outer().carrying(carried())))
+        } else {
+            let outer = || Ipv4::new(line.v4, end.v4).carrying(carried());
+            (Packet::bytes(&outer().fragment(0, true).keep(..kept)), Packet::bytes(&outer()))
+        }
+    }
+
     /// A frame of which nothing is sure.
     pub fn hostile(&mut self) -> Sample {
         let mut sample = self.sample(true);
@@ -51,7 +93,7 @@ impl Generator {
             let at = self.random.usize(0..reach - 1);
             match self.random.u8(0..6) {
                 0 | 1 => frame[at] ^= 1 << self.random.u8(0..8),
-                2 => frame[at] = self.of(&[0, 1, 4, 5, 6, 17, 25, 41, 43, 44, 51, 58, 60, 255]),
+                2 => frame[at] = self.of(&[0, 1, 4, 5, 6, 17, 25, 41, 43, 44, 47, 51, 58, 60, 255]),
                 3 => {
                     let word: u16 =
                         self.of(&[0, 1, 25, 0x2000, 0x2001, 0x0800, 0x8100, 0x8864, 0x86dd]);
@@ -153,17 +195,23 @@ impl Generator {
         }
         let most = if lies { 3 } else { 1 };
         if depth < most && self.one_in(5) {
-            let same = lies && self.one_in(4);
-            return if same {
-                packet.carrying(self.ipv4(lies, depth + 1))
-            } else {
-                packet.carrying(self.ipv6(lies, depth + 1))
+            return match self.random.u8(0..8) {
+                0 => packet.carrying(self.ipv4(lies, depth + 1)),
+                1 => {
+                    let inner = self.ipv4(lies, depth + 1);
+                    packet.carrying(self.gre(Gre::of(&inner), lies))
+                }
+                2 => {
+                    let inner = self.ipv6(lies, depth + 1);
+                    packet.carrying(self.gre(Gre::of(&inner), lies))
+                }
+                _ => packet.carrying(self.ipv6(lies, depth + 1)),
             };
         }
         match self.random.u8(0..10) {
             0 => packet.carrying(self.udp()),
             1 => packet.carrying(Icmp::V4),
-            2 => packet.carrying(self.raw()),
+            2 => packet.carrying(self.raw(lies)),
             _ => packet.carrying(self.tcp(lies)),
         }
     }
@@ -192,17 +240,23 @@ impl Generator {
         }
         let most = if lies { 3 } else { 1 };
         if depth < most && self.one_in(5) {
-            let same = lies && self.one_in(4);
-            return if same {
-                packet.carrying(self.ipv6(lies, depth + 1))
-            } else {
-                packet.carrying(self.ipv4(lies, depth + 1))
+            return match self.random.u8(0..8) {
+                0 => packet.carrying(self.ipv6(lies, depth + 1)),
+                1 => {
+                    let inner = self.ipv6(lies, depth + 1);
+                    packet.carrying(self.gre(Gre::of(&inner), lies))
+                }
+                2 => {
+                    let inner = self.ipv4(lies, depth + 1);
+                    packet.carrying(self.gre(Gre::of(&inner), lies))
+                }
+                _ => packet.carrying(self.ipv4(lies, depth + 1)),
             };
         }
         match self.random.u8(0..10) {
             0 => packet.carrying(self.udp()),
             1 => packet.carrying(Icmp::V6),
-            2 => packet.carrying(self.raw()),
+            2 => packet.carrying(self.raw(lies)),
             _ => packet.carrying(self.tcp(lies)),
         }
     }
@@ -253,11 +307,34 @@ impl Generator {
         Udp::new(self.port(), self.port(), b"mail")
     }
 
+    /// A GRE header with any of its fields; one that no receiver takes, if it lies.
+    fn gre(&mut self, mut gre: Gre, lies: bool) -> Gre {
+        if self.one_in(3) {
+            gre = gre.checksum();
+        }
+        if self.one_in(3) {
+            gre = gre.key();
+        }
+        if self.one_in(3) {
+            gre = gre.sequence();
+        }
+        if lies && self.one_in(8) {
+            gre = gre.flags(self.of(&[0x4000, 0x8000, 0x2000, 0x0001, 0x0800, 0x0080]));
+        }
+        if lies && self.one_in(8) {
+            gre = gre.protocol(self.of(&[0x6558, 0x880b, 0x0800, 0x86dd, 0x8847]));
+        }
+        gre
+    }
+
     /// Any protocol that no parser of ours or of others goes into.
-    fn raw(&mut self) -> impl Payload + 'static {
+    fn raw(&mut self, lies: bool) -> impl Payload + 'static {
         let length = self.random.usize(0..40);
         let bytes = iter::repeat_with(|| self.random.u8(..)).take(length).collect();
-        Raw(self.of(&[33, 47, 50, 89, 132, 136, 255]), bytes)
+        // Random bytes are no honest GRE.
+        let protocols: &[u8] =
+            if lies { &[33, 47, 50, 89, 132, 136, 255] } else { &[33, 50, 89, 132] };
+        Raw(self.of(protocols), bytes)
     }
 
     /// Mostly somebody whom the policy knows, or somebody next door.
@@ -268,8 +345,20 @@ impl Generator {
         match self.random.u8(0..8) {
             0 => Host { v4, v6 },
             1 => Host { v4: self.random.u32(..).into(), v6: self.random.u128(..).into() },
+            2 if self.one_in(2) => Host { v6: self.translated(known.v4), ..known },
             _ => known,
         }
+    }
+
+    /// An address that stands for an IPv4 address: 6to4, or behind NAT64.
+    fn translated(&mut self, v4: Ipv4Addr) -> Ipv6Addr {
+        let v4 = u128::from(v4.to_bits());
+        let bits = match self.random.u8(0..3) {
+            0 => 0x2002 << 112 | v4 << 80 | 9,
+            1 => 0x0064_ff9b << 96 | v4,
+            _ => 0x2001_0db8_0064 << 80 | (v4 >> 16) << 64 | (v4 & 0xffff) << 40,
+        };
+        Ipv6Addr::from_bits(bits)
     }
 
     fn port(&mut self) -> u16 {
@@ -319,6 +408,9 @@ const KNOWN: &[Host] = &[
     hosts::EXEMPT_WIDE,
     hosts::FILTERED_AGAIN,
     hosts::EXEMPT_ALONE,
+    hosts::ENDPOINT,
+    hosts::ENDPOINT,
+    hosts::PRIVATE,
 ];
 
 /// `address` with one bit flipped: next door, or far away.

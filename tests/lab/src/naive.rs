@@ -6,16 +6,17 @@
 
 use std::{cell::Cell, collections::BTreeMap, net::IpAddr};
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv6Network};
 use opb_common::{
     ABI_VERSION,
     found::Found,
     frame::Frame,
+    glance::{Glance, glance},
     image::{Group, Header, Index, MAGIC, MAX_PORTS, Node, Slot, SubscriberClass},
     judge::{Tables, decide},
     outcome::{Direction, Outcome, Verdict},
     settings::{PORTS, PortSet, Settings},
-    walk::{Glance, glance, walk},
+    walk::walk,
 };
 use serde::Deserialize;
 
@@ -74,6 +75,13 @@ impl Naive {
         let set = relay(&self.policy.relay_rules(address.is_ipv6()), bits(address));
         let slots = 1..=self.policy.groups.len() as u16;
         slots.filter(|slot| contains(&set, *slot)).filter_map(|slot| self.group(slot)).collect()
+    }
+
+    /// Whether a softwire ends at `address`.
+    #[must_use]
+    pub fn is_endpoint(&self, address: IpAddr) -> bool {
+        let rules = self.policy.endpoint_rules(address.is_ipv6());
+        rules.iter().any(|rule| rule.covers(bits(address)))
     }
 
     /// The rules of a group.
@@ -166,6 +174,16 @@ struct Policy {
     groups: BTreeMap<String, GroupRules>,
     #[serde(default)]
     exemptions: Vec<Exemption>,
+    #[serde(default)]
+    softwires: BTreeMap<String, Softwire>,
+    #[serde(default)]
+    nat64: Vec<Ipv6Network>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Softwire {
+    endpoints: Vec<IpNetwork>,
 }
 
 #[derive(Deserialize)]
@@ -272,10 +290,23 @@ impl Policy {
                     groups[(place + 1) / 64] |= 1 << ((place + 1) % 64);
                 }
             }
-            let prefixes = relays.addresses.iter().filter(|prefix| prefix.is_ipv6() == ipv6);
-            rules.extend(prefixes.map(|prefix| Rule::new(prefix, groups)));
+            for prefix in &relays.addresses {
+                if prefix.is_ipv6() == ipv6 {
+                    rules.push(Rule::new(prefix, groups));
+                } else if ipv6 {
+                    rules.extend(self.nat64.iter().map(|nat64| translated(nat64, prefix, groups)));
+                }
+            }
         }
+        rules.extend(self.endpoint_rules(ipv6));
         rules
+    }
+
+    /// Endpoints of softwires are the relays of group 0, which nobody is in.
+    fn endpoint_rules(&self, ipv6: bool) -> Vec<Rule<Groups>> {
+        let endpoints = self.softwires.values().flat_map(|softwire| &softwire.endpoints);
+        let endpoints = endpoints.filter(|prefix| prefix.is_ipv6() == ipv6);
+        endpoints.map(|prefix| Rule::new(prefix, [1, 0, 0, 0, 0, 0, 0, 0])).collect()
     }
 
     fn ports(&self, wanted: impl Fn(&GroupRules) -> bool) -> Box<PortSet> {
@@ -356,6 +387,23 @@ impl GroupRules {
             reserved: [0; 5],
         }
     }
+}
+
+/// The IPv6 prefix that stands for an IPv4 one behind NAT64 (RFC 6052, section 2.2): bit by bit, passing over bits 64 to 71.
+fn translated(nat64: &Ipv6Network, ipv4: &IpNetwork, says: Groups) -> Rule<Groups> {
+    let mut address = nat64.network().to_bits();
+    let mut place = u32::from(nat64.prefix());
+    for bit in 0..u32::from(ipv4.prefix()) {
+        if place == 64 {
+            place += 8;
+        }
+        address |= (bits(ipv4.network()) >> (127 - bit) & 1) << (127 - place);
+        place += 1;
+    }
+    if place == 64 && ipv4.prefix() == 32 {
+        place += 8;
+    }
+    Rule { address, length: place, says }
 }
 
 /// The longest prefix decides, exemptions included; an exempt address keeps the group around its exemption.

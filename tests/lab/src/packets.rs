@@ -6,7 +6,8 @@
 //! 1. what is judged upstream, and how;
 //! 2. what is judged downstream;
 //! 3. the link layer: tags, PPPoE, no Ethernet header at all;
-//! 4. what hides: fragments, headers and options, tunnels, lengths that lie.
+//! 4. what hides: fragments, headers and options, tunnels, lengths that lie;
+//! 5. whose line it is.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -25,6 +26,7 @@ mod fragments;
 mod headers;
 mod lengths;
 mod link;
+mod softwires;
 mod tunnels;
 mod upstream;
 
@@ -110,6 +112,10 @@ exemptions:
     reason: in no group
   - prefix: 2001:db8:9000::/48
     reason: the same in IPv6
+softwires:
+  transix:
+    endpoints: [2001:db8:af::1, 192.0.2.64/30]
+nat64: [\"64:ff9b::/96\", \"2001:db8:64::/48\"]
 ";
 
 /// A machine with an address of each family.
@@ -138,6 +144,11 @@ pub mod hosts {
     /// In the relay sets of both: one address of the partner's inside a prefix of the ISP's.
     pub const SHARED: Host =
         Host::new([198, 51, 100, 136], [0x2001, 0xdb8, 0x25, 0, 0, 0, 0, 0xbeef]);
+
+    /// An endpoint of softwires: AFTR, border relay.
+    pub const ENDPOINT: Host = Host::new([192, 0, 2, 66], [0x2001, 0xdb8, 0xaf, 0, 0, 0, 0, 1]);
+    /// What a home network has behind its line.
+    pub const PRIVATE: Host = Host::new([192, 168, 1, 5], [0xfd00, 0, 0, 0, 0, 0, 0, 5]);
 
     pub const DYNAMIC: Host = Host::new([203, 0, 113, 9], [0x2001, 0xdb8, 0x1000, 9, 0, 0, 0, 9]);
     pub const MONITORED: Host = Host::new([198, 18, 7, 9], [0x2001, 0xdb8, 0x2000, 9, 0, 0, 0, 9]);
@@ -172,6 +183,7 @@ pub fn rows() -> Vec<Row> {
     fragments::add(&mut table);
     headers::add(&mut table);
     tunnels::add(&mut table);
+    softwires::add(&mut table);
     lengths::add(&mut table);
     table.0
 }

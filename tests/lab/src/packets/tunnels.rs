@@ -1,19 +1,20 @@
-//! One level of IPv4 in IPv6 (DS-Lite, MAP-E) and of IPv6 in IPv4 (6rd): the inner packet is judged.
+//! One packet inside another, in a tunnel that is not the ISP's: the inner packet is judged.
 
 use opb_common::outcome::Reason;
 
 use super::{
     DOWN, Expected, OTHER, Table, UP, drop,
-    hosts::{ANY, DYNAMIC, EXEMPT, ISP, MONITORED, MULTI, OUTSIDE, REJECTING},
+    hosts::{ANY, DYNAMIC, EXEMPT, ISP, MONITORED, MULTI, OUTSIDE, PRIVATE, REJECTING},
     pass, pass_ungrouped, would_drop,
 };
-use crate::frames::{Ethernet, Ipv4, Ipv6, Packet, Payload, Raw, Tcp, Udp, flags::ACK};
+use crate::frames::{Ethernet, Gre, Ipv4, Ipv6, Packet, Payload, Raw, Tcp, Udp, flags::ACK};
 
 pub(super) fn add(table: &mut Table) {
     judged_inside(table);
     outer_fragments(table);
     inner_tricks(table);
     cut_off(table);
+    same_family_and_gre(table);
     not_tunnels(table);
     links(table);
 }
@@ -191,15 +192,71 @@ fn cut_off(table: &mut Table) {
     row(table, "4in6-cut-tcp", "inside the inner TCP header", &inner, malformed);
 }
 
-/// Two levels, and the pairs of families that no access network uses.
+/// Every pair of families, with and without GRE.
+fn same_family_and_gre(table: &mut Table) {
+    let denied = drop(Reason::Policy, "dynamic");
+    let description = "the inner packet is judged";
+    row(table, "4in4", description, &in_v4(syn_v4()), denied);
+    row(table, "6in6", description, &in_v6(syn_v6()), denied);
+    for (name, v4, v6) in [
+        ("plain", Gre::of(&syn_v4()), Gre::of(&syn_v6())),
+        ("key", Gre::of(&syn_v4()).key(), Gre::of(&syn_v6()).key()),
+        ("checksum", Gre::of(&syn_v4()).checksum(), Gre::of(&syn_v6()).checksum()),
+        (
+            "all",
+            Gre::of(&syn_v4()).checksum().key().sequence(),
+            Gre::of(&syn_v6()).checksum().key().sequence(),
+        ),
+    ] {
+        row(table, format!("gre-{name}-4in4"), description, &in_v4(v4), denied);
+        row(table, format!("gre-{name}-6in6"), description, &in_v6(v6), denied);
+    }
+    row(table, "gre-6in4", description, &in_v4(Gre::of(&syn_v6()).key()), denied);
+    row(table, "gre-4in6", description, &in_v6(Gre::of(&syn_v4()).sequence()), denied);
+
+    let answer = Ipv4::new(OUTSIDE.v4, DYNAMIC.v4).carrying(Tcp::syn_ack_from(25));
+    let frame = Ethernet::new().carrying(&in_v4(Gre::of(&answer)));
+    table.row("gre-down", "downstream", frame, DOWN, denied);
+    let answer = Ipv4::new(OUTSIDE.v4, DYNAMIC.v4).carrying(Tcp::syn_ack_from(25));
+    table.row("4in4-down", "downstream", Ethernet::new().carrying(&in_v4(answer)), DOWN, denied);
+
+    let relay = pass(Reason::Relay, "dynamic");
+    let mail = || Ipv4::new(DYNAMIC.v4, ISP.v4).carrying(Tcp::syn_to(25));
+    row(table, "4in4-relay", "to a relay", &in_v4(mail()), relay);
+    row(table, "gre-relay", "to a relay", &in_v4(Gre::of(&mail())), relay);
+    let vpn = Ipv4::new(PRIVATE.v4, OUTSIDE.v4).carrying(Tcp::syn_to(25));
+    let outer = Ipv4::new(DYNAMIC.v4, OUTSIDE.v4).carrying(Gre::of(&vpn));
+    let unknown = pass_ungrouped(Reason::Unknown);
+    row(table, "gre-vpn", "a private address inside is nobody's", &outer, unknown);
+
+    let hidden = drop(Reason::Fragment, "dynamic");
+    let cut = in_v4(Gre::of(&syn_v4()).checksum().key()).fragment(0, true);
+    row(table, "gre-first-cut", "a first fragment cuts TCP", &cut.keep(..12 + 20 + 8), hidden);
+    let mine = Ipv4::new(DYNAMIC.v4, OUTSIDE.v4).carrying(Gre::of(&syn_v4()).checksum().key());
+    let cut = mine.fragment(0, true).keep(..8);
+    row(table, "gre-first-cut-header", "a first fragment cuts GRE", &cut, hidden);
+    let counted = pass_ungrouped(Reason::Fragment);
+    let cut = in_v4(Gre::of(&syn_v4()).checksum().key()).fragment(0, true).keep(..8);
+    row(table, "gre-first-cut-header-unknown", "whose line nobody knows", &cut, counted);
+    let later = in_v4(Gre::of(&syn_v4())).fragment(3, true);
+    row(table, "gre-later", "a later fragment", &later, OTHER);
+}
+
+/// Two levels, and what no receiver takes for a packet inside another.
 fn not_tunnels(table: &mut Table) {
-    let description = "not one level of the other family";
-    row(table, "4in4", description, &in_v4(syn_v4()), OTHER);
-    row(table, "6in6", description, &in_v6(syn_v6()), OTHER);
+    let description = "two levels are not read";
     row(table, "4in6in4", description, &in_v4(in_v6(syn_v4())), OTHER);
     row(table, "6in4in6", description, &in_v6(in_v4(syn_v6())), OTHER);
-    let gre = [[0, 0, 8, 0].as_slice(), &Packet::bytes(&syn_v4())].concat();
-    row(table, "gre-4", description, &in_v4(Raw(47, gre)), OTHER);
+    row(table, "4in4in4", description, &in_v4(in_v4(syn_v4())), OTHER);
+    row(table, "gre-in-gre", description, &in_v4(Gre::of(&in_v4(Gre::of(&syn_v4())))), OTHER);
+    let gre = || Gre::of(&syn_v4());
+    row(table, "gre-routing", "GRE with routing (RFC 1701)", &in_v4(gre().flags(0x4000)), OTHER);
+    row(table, "gre-version-1", "GRE of PPTP", &in_v4(gre().flags(1)), OTHER);
+    row(table, "gre-ethernet", "Ethernet in GRE", &in_v4(gre().protocol(0x6558)), OTHER);
+    row(table, "gre-ppp", "PPP in GRE", &in_v4(gre().protocol(0x880b)), OTHER);
+    row(table, "gre-short", "less than a GRE header", &in_v4(Raw(47, vec![0; 3])), {
+        pass_ungrouped(Reason::Malformed)
+    });
 }
 
 fn links(table: &mut Table) {
