@@ -285,6 +285,82 @@ counted as: group flets-dynamic, upstream, drop, policy
     );
 }
 
+/// Two lines behind one AFTR, one of them exempt; a 6to4 line; a relay behind NAT64.
+const SOFTWIRES: &str = "\
+softwires:
+  transix: {endpoints: [\"2001:db8:af::1\"]}
+nat64: [\"64:ff9b::/96\"]
+";
+
+#[test]
+fn explain_names_the_line_of_a_packet_in_a_tunnel() {
+    let bench = Bench::new();
+    let exempt = "  - {prefix: \"2001:db8:1000:77::/64\", reason: contract 77}\n";
+    bench.write("policy.yaml", &format!("{POLICY}{exempt}{SOFTWIRES}"));
+    let line = |line: &str, end: &str, to: &str| {
+        let outer = ["--outer-src", line, "--outer-dst", end];
+        bench.explain(&[&["--src", "192.168.1.5", "--dst", to][..], &outer].concat())
+    };
+    let (mine, neighbour) = ("2001:db8:1000:9::1", "2001:db8:1000:77::1");
+    for (outer, to, expected) in [
+        ((mine, "2001:db8:af::1"), "192.0.2.25", ["drop", "policy", mine]),
+        ((mine, "2001:db8:af::1"), "198.51.100.25", ["pass", "relay", mine]),
+        ((neighbour, "2001:db8:af::1"), "192.0.2.25", ["pass", "exempt", neighbour]),
+        ((mine, "2001:db8:bad::1"), "192.0.2.25", ["pass", "unknown", "192.168.1.5"]),
+    ] {
+        let explained = line(outer.0, outer.1, to);
+        let found = [&explained["verdict"], &explained["reason"], &explained["line"]];
+        assert_eq!(found, expected.map(|text| json!(text)).each_ref(), "{outer:?} {to}");
+    }
+    let chain = &line(mine, "2001:db8:af::1", "192.0.2.25")["chain"];
+    assert_eq!(
+        chain[0],
+        "2001:db8:af::1 is an endpoint of softwire transix: the outer address 2001:db8:1000:9::1 names the line"
+    );
+    let six_to_four = bench.explain(&[
+        "--src",
+        "2002:cb00:7109::1",
+        "--dst",
+        "2001:db8:7000::25",
+        "--outer-src",
+        "203.0.113.9",
+        "--outer-dst",
+        "192.88.99.1",
+    ]);
+    assert_eq!(
+        (&six_to_four["line"], &six_to_four["verdict"]),
+        (&json!("203.0.113.9"), &json!("drop"))
+    );
+    let relay = bench.explain(&["--src", mine, "--dst", "64:ff9b::198.51.100.25"]);
+    assert_eq!(relay["reason"], "relay");
+    assert!(relay["chain"].to_string().contains("relay set so-net"), "{relay}");
+
+    let half = bench.opb(&["explain", "--src", "::1", "--dst", "::2", "--outer-src", "::3"]);
+    assert_eq!(half.code, Some(2), "{}", half.stderr);
+}
+
+#[test]
+fn diff_lists_endpoints_of_softwires() {
+    let bench = Bench::new();
+    bench.write("new.yaml", &format!("{POLICY}{SOFTWIRES}"));
+    let ended = bench.opb(&["diff", "policy.yaml", "new.yaml", "--json"]);
+    let rows: Vec<Value> = (ended.stdout.lines())
+        .map(|line| serde_json::from_str(line).expect("one JSON document a line"))
+        .collect();
+    let (changes, last) = (&rows[..rows.len() - 1], &rows[rows.len() - 1]);
+    let range = |at: &str| json!({"first": at, "last": at});
+    assert_eq!(*last, json!({"endpoints_gained": [range("2001:db8:af::1")]}));
+    // The relay's address behind NAT64, for IPv6 subscribers.
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    assert_eq!(changes[0]["relays_gained"], json!([range("64:ff9b::c633:6419")]));
+    let ended = bench.opb(&["diff", "new.yaml", "policy.yaml"]);
+    assert!(
+        ended.stdout.starts_with("endpoints of softwires: -2001:db8:af::1\n"),
+        "{}",
+        ended.stdout
+    );
+}
+
 #[test]
 fn explain_refuses_what_no_packet_can_be() {
     let bench = Bench::new();

@@ -92,6 +92,36 @@ pub fn diff(old: &Policy, new: &Policy, now: Timestamp) -> Vec<Change> {
     changes
 }
 
+/// Addresses at which softwires end in one of two policies only: packets in a tunnel to them are judged by another address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints_gained: Vec<Range>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints_lost: Vec<Range>,
+}
+
+impl Endpoints {
+    /// What `new` has and `old` has not, and the other way round.
+    pub fn diff(old: &Policy, new: &Policy) -> Self {
+        let mut changes = Self::default();
+        for ipv6 in [false, true] {
+            let [old, new] = [old, new].map(|policy| {
+                let endpoints = policy.softwires.iter().flat_map(|softwire| &softwire.endpoints);
+                set_of(endpoints.copied(), ipv6)
+            });
+            let (gained, lost) = relay_changes(ipv6, Some(&old), Some(&new));
+            changes.endpoints_gained.extend(gained);
+            changes.endpoints_lost.extend(lost);
+        }
+        changes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.endpoints_gained.is_empty() && self.endpoints_lost.is_empty()
+    }
+}
+
 /// Classes of a policy's ranges: none, exempt, or the index of a group behind them.
 const UNKNOWN: u16 = 0;
 const EXEMPT: u16 = 1;

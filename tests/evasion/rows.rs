@@ -1,6 +1,6 @@
 //! The tricks, in the order of "evasion" in the description of the domain, whose numbers `item` bears.
 
-use opb_lab::frames::{Ethernet, Ipv4, Ipv6, Tcp, flags};
+use opb_lab::frames::{Ethernet, Gre, Ipv4, Ipv6, Tcp, flags};
 
 use crate::lab::{Disguise, Family, Opening, RELAY, SERVER, STRANGER, SUBSCRIBER, Segment};
 
@@ -294,6 +294,41 @@ pub(crate) fn rows() -> Vec<Row> {
         opening(V4, |s| {
             one6(Ipv6::new(SUBSCRIBER.v6, RELAY.v6).destination_options(1).carrying(ip4(s)))
         }),
+    );
+    row(
+        12,
+        "IPv4 in IPv4",
+        Works,
+        opening(V4, |s| vec![frame4(&Ipv4::new(SUBSCRIBER.v4, RELAY.v4).carrying(ip4(s)))]),
+    );
+    row(
+        12,
+        "IPv6 in IPv6",
+        Works,
+        opening(V6, |s| one6(Ipv6::new(SUBSCRIBER.v6, RELAY.v6).carrying(ip6(s)))),
+    );
+    row(
+        12,
+        "IPv4 in GRE",
+        Works,
+        opening(V4, |s| {
+            vec![frame4(&Ipv4::new(SUBSCRIBER.v4, RELAY.v4).carrying(Gre::of(&ip4(s))))]
+        }),
+    );
+    row(
+        12,
+        "IPv6 in GRE with checksum, key and sequence number, over IPv4",
+        Works,
+        opening(V6, |s| {
+            let gre = Gre::of(&ip6(s)).checksum().key().sequence();
+            vec![frame4(&Ipv4::new(SUBSCRIBER.v4, RELAY.v4).carrying(gre))]
+        }),
+    );
+    row(
+        12,
+        "IPv4 in GRE with a key, over IPv6",
+        Works,
+        opening(V4, |s| one6(Ipv6::new(SUBSCRIBER.v6, RELAY.v6).carrying(Gre::of(&ip4(s)).key()))),
     );
     row(
         12,

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use opb_userspace::{
-    diff::{Change, Range, diff},
+    diff::{Change, Endpoints, Range, diff},
     policy::Policy,
 };
 
@@ -30,18 +30,31 @@ impl Diff {
     pub(crate) fn execute(self) -> Result<(), Failure> {
         let [old, new] = [Policy::load(&[self.old])?, Policy::load(&[self.new])?];
         let mut output = Output::new();
-        show(&mut output, &diff(&old, &new, Timestamp::now()), self.format)?;
+        let changes = diff(&old, &new, Timestamp::now());
+        show(&mut output, &changes, &Endpoints::diff(&old, &new), self.format)?;
         output.finish()
     }
 }
 
 /// JSON Lines, or a table.
-pub(super) fn show(output: &mut Output, changes: &[Change], format: Format) -> Result<(), Failure> {
+pub(super) fn show(
+    output: &mut Output,
+    changes: &[Change],
+    endpoints: &Endpoints,
+    format: Format,
+) -> Result<(), Failure> {
     if format.json {
-        return changes.iter().try_for_each(|change| output.json(change));
+        changes.iter().try_for_each(|change| output.json(change))?;
+        return if endpoints.is_empty() { Ok(()) } else { output.json(endpoints) };
+    }
+    if !endpoints.is_empty() {
+        let gained = signed('+', &endpoints.endpoints_gained);
+        let ranges: Vec<_> = gained.chain(signed('-', &endpoints.endpoints_lost)).collect();
+        output.line(format_args!("endpoints of softwires: {}", ranges.join(" ")))?;
     }
     if changes.is_empty() {
-        return output.line("no address is treated differently");
+        let only = if endpoints.is_empty() { "" } else { " outside of softwires" };
+        return output.line(format_args!("no address is treated differently{only}"));
     }
     output.table(
         ["addresses", "old", "new", "relays"],

@@ -84,8 +84,12 @@ fn line(event: &Event) -> String {
         }
         Kind::Denied => {
             let peer = if event.peer.is_empty() { "-" } else { &event.peer };
+            let inner = match event.inner.as_str() {
+                "" => String::new(),
+                inner => format!(" (inner {inner})"),
+            };
             format!(
-                "{time:.0} {verdict} {subscriber} {peer} port {port} {direction} on {interface}, group {group} ({reason})"
+                "{time:.0} {verdict} {subscriber}{inner} {peer} port {port} {direction} on {interface}, group {group} ({reason})"
             )
         }
     }

@@ -43,6 +43,14 @@ pub(crate) struct Explain {
     #[arg(long, value_enum, default_value_t)]
     direction: Way,
 
+    /// Source address of the packet around it, for a packet in a tunnel
+    #[arg(long, value_name = "ADDRESS", requires = "outer_dst")]
+    outer_src: Option<IpAddr>,
+
+    /// Destination address of the packet around it
+    #[arg(long, value_name = "ADDRESS", requires = "outer_src")]
+    outer_dst: Option<IpAddr>,
+
     /// Policy file or directory to ask instead of the daemon
     #[arg(long, value_name = "PATH")]
     policy: Option<PathBuf>,
@@ -56,8 +64,9 @@ pub(crate) struct Explain {
 
 impl Explain {
     pub(crate) fn execute(self) -> Result<(), Failure> {
-        let Self { src, dst, sport, dport, flags, direction, .. } = self;
-        let query = Query { src, dst, sport, dport, flags, direction: direction.into() };
+        let Self { src, dst, sport, dport, flags, direction, outer_src, outer_dst, .. } = self;
+        let direction = direction.into();
+        let query = Query { src, dst, sport, dport, flags, direction, outer_src, outer_dst };
         let explanation = match self.policy {
             Some(path) => offline(&query, path)?,
             None => {
@@ -84,8 +93,12 @@ fn offline(query: &Query, path: PathBuf) -> Result<Explanation, Failure> {
 
 fn describe(output: &mut Output, query: &Query, explained: &Explanation) -> Result<(), Failure> {
     let Explanation { verdict, reason, direction, chain, counter, .. } = explained;
-    let Query { src, dst, .. } = query;
-    output.line(format_args!("{src} to {dst}, {direction}: {verdict} ({reason})"))?;
+    let Query { src, dst, outer_src, outer_dst, .. } = query;
+    let tunnel = match (outer_src, outer_dst) {
+        (Some(src), Some(dst)) => format!(", in a tunnel from {src} to {dst}"),
+        _ => String::new(),
+    };
+    output.line(format_args!("{src} to {dst}{tunnel}, {direction}: {verdict} ({reason})"))?;
     for (index, step) in chain.iter().enumerate() {
         output.line(format_args!("{:>3}. {step}", index + 1))?;
     }

@@ -67,7 +67,7 @@ impl Reload {
         if self.format.json {
             output.json(&preview)?;
         } else {
-            diff::show(&mut output, &preview.changes, self.format)?;
+            diff::show(&mut output, &preview.changes, &preview.endpoints, self.format)?;
             if preview.interfaces {
                 output.line("the node file wants other interfaces")?;
             }

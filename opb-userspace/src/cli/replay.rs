@@ -1,13 +1,20 @@
-use std::{collections::BTreeMap, error::Error, fmt, fs::File, path::PathBuf};
+use std::{collections::BTreeMap, error::Error, fmt, fs::File, net::IpAddr, path::PathBuf};
 
 use clap::ValueEnum;
-use opb_common::{outcome::Outcome, settings::Settings};
+use opb_common::{
+    judge::Tables as _,
+    outcome::{Line, Outcome},
+    settings::Settings,
+    sighting,
+    walk::walk,
+};
 use opb_userspace::{
     capture::{Capture, Link},
     compiled::Compiled,
     errors::one_line,
-    image::{Image, Slots},
+    image::{Image, Slots, Tables},
     kernel::{self, Replay as Program, ReplayHook},
+    telemetry::privacy::ip,
 };
 use serde::Serialize;
 
@@ -62,6 +69,7 @@ impl Replay {
         let Compiled { image, .. } = Compiled::load(self.policy.clone(), &Slots::default(), 1)?;
         let packets = self.open()?;
         let mut programs = Programs { replay: &self, image: &image, loaded: [None, None] };
+        let tables = Tables::new(&image);
         let mut output = Output::new();
         let mut summary = Summary::default();
         let mut end = Ok(());
@@ -75,7 +83,11 @@ impl Replay {
             };
             let result = programs.on(packet.link)?.run(&packet.data);
             summary.count(&result);
-            let row = Row::new(packet.number, &result, image.slots());
+            let line = result
+                .as_ref()
+                .ok()
+                .and_then(|outcome| self.line(&packet.data, packet.link, *outcome, &tables));
+            let row = Row::new(packet.number, &result, line, image.slots());
             if self.format.json { output.json(&row)? } else { output.line(row)? }
         }
         if self.format.json {
@@ -88,6 +100,23 @@ impl Replay {
             0 => end,
             errors => Err(Failure::new(format!("packets that could not be run: {errors}"))),
         }
+    }
+
+    /// The address that names the line, where it is not that of the packet that was judged.
+    fn line(
+        &self,
+        frame: &[u8],
+        link: Link,
+        outcome: Outcome,
+        tables: &Tables<'_>,
+    ) -> Option<IpAddr> {
+        if outcome.line == Line::Own {
+            return None;
+        }
+        let settings = self.settings(link);
+        let found = walk(frame, settings, tables.ports(settings));
+        let downstream = settings.has(Settings::DOWNSTREAM);
+        ip(sighting::addresses(frame, found, outcome.line, downstream)?.subscriber)
     }
 
     fn open(&self) -> Result<Capture<File>, Failure> {
@@ -143,18 +172,34 @@ impl Programs<'_> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Row {
-    Judged { packet: u64, verdict: &'static str, reason: &'static str, group: Option<String> },
-    Failed { packet: u64, error: String },
+    Judged {
+        packet: u64,
+        verdict: &'static str,
+        reason: &'static str,
+        group: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        line: Option<IpAddr>,
+    },
+    Failed {
+        packet: u64,
+        error: String,
+    },
 }
 
 impl Row {
-    fn new(packet: u64, result: &Result<Outcome, kernel::Error>, slots: &Slots) -> Self {
+    fn new(
+        packet: u64,
+        result: &Result<Outcome, kernel::Error>,
+        line: Option<IpAddr>,
+        slots: &Slots,
+    ) -> Self {
         match result {
             Ok(Outcome { verdict, reason, group, .. }) => Self::Judged {
                 packet,
                 verdict: verdict.name(),
                 reason: reason.name(),
                 group: slots.name(*group).map(str::to_owned),
+                line,
             },
             Err(error) => Self::Failed { packet, error: one_line(error) },
         }
@@ -164,9 +209,10 @@ impl Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Judged { packet, verdict, reason, group } => {
+            Self::Judged { packet, verdict, reason, group, line } => {
                 let group = group.as_deref().unwrap_or("-");
-                write!(f, "{packet:>8}  {verdict:<10}  {reason:<12}  {group}")
+                write!(f, "{packet:>8}  {verdict:<10}  {reason:<12}  {group}")?;
+                line.map_or(Ok(()), |line| write!(f, "  line {line}"))
             }
             Self::Failed { packet, error } => write!(f, "{packet:>8}  error: {error}"),
         }

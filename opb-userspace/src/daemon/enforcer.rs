@@ -30,7 +30,7 @@ use super::{
 use crate::{
     compiled::{Compiled, LoadError, RunTime, hex},
     errors::one_line,
-    explain::{Explanation, MixedFamilies, Query, explain},
+    explain::{Explanation, Query, QueryError, explain},
     image::Slots,
     kernel::{self, Attached, Kernel, Live, Logs, Refused, Wanted},
     node::{Addresses, Config, EventLog, LogLevel, Observe, PolicySource},
@@ -94,7 +94,7 @@ pub(super) struct Outlets {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExplainError {
     #[error(transparent)]
-    Query(#[from] MixedFamilies),
+    Query(#[from] QueryError),
     #[error("the policy in force cannot be read")]
     Kernel(#[from] kernel::Error),
     #[error("no policy is in force")]
@@ -230,7 +230,7 @@ impl Enforcer {
         let Live { image, overlay } = self.kernel.live()?.ok_or(ExplainError::NoPolicy)?;
         let policy = &self.compiled.policy;
         let mut explained = explain(query, &image, overlay.as_ref(), policy, Timestamp::now())?;
-        self.name_entry(query, &mut explained);
+        self.name_entry(&mut explained, query.outer_src.is_some());
         Ok(explained)
     }
 

@@ -190,6 +190,8 @@ impl Form {
             dport: None,
             flags: crate::explain::Flags::default(),
             direction: opb_common::outcome::Direction::Upstream,
+            outer_src: None,
+            outer_dst: None,
         };
         if !self.dport.trim().is_empty() {
             query.dport = Some(self.dport.trim().parse().ok()?);

@@ -5,7 +5,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    compiled::hex, diff::Change, kernel::CounterRow, policy::Diagnostic, relays::HostStatus,
+    compiled::hex,
+    diff::{Change, Endpoints},
+    kernel::CounterRow,
+    policy::Diagnostic,
+    relays::HostStatus,
     telemetry::alarms::AlarmStatus,
 };
 
@@ -184,6 +188,8 @@ pub struct Preview {
     /// Whether the node file wants other interfaces.
     pub interfaces: bool,
     pub changes: Vec<Change>,
+    #[serde(flatten)]
+    pub endpoints: Endpoints,
 }
 
 /// Answer of `POST /v1/confirm`.

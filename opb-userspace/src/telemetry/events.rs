@@ -29,6 +29,9 @@ pub struct Event {
     /// As the node's privacy rule shows it; absent where there is none to show.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub subscriber: String,
+    /// The subscriber's address inside a tunnel, where `subscriber` is that of the line around it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub inner: String,
     /// The other end.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub peer: String,
@@ -59,6 +62,7 @@ impl Event {
             reason: String::new(),
             interface: String::new(),
             subscriber: String::new(),
+            inner: String::new(),
             peer: String::new(),
             port: 0,
             bytes: 0,

@@ -235,6 +235,7 @@ impl Memory {
             reason: outcome.reason.name().to_owned(),
             interface: self.interface(event.interface),
             subscriber: privacy.show(event.subscriber),
+            inner: privacy.show(event.inner),
             peer: privacy::ip(event.peer).map(|peer| peer.to_string()).unwrap_or_default(),
             port: event.port,
             bytes: event.bytes,

@@ -6,7 +6,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use opb_common::outcome::Direction;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -18,7 +17,7 @@ use crate::{
         report::{EntriesStatus, Trigger},
     },
     errors::one_line,
-    explain::{Explanation, Query},
+    explain::Explanation,
     image::CompileError,
     kernel,
     node::{Config, PolicySource},
@@ -179,15 +178,12 @@ impl Enforcer {
     }
 
     /// Says of an explanation that its prefix comes from a run-time entry.
-    pub(super) fn name_entry(&self, query: &Query, explained: &mut Explanation) {
-        let subscriber = match query.direction {
-            Direction::Upstream => query.src,
-            Direction::Downstream => query.dst,
-        };
-        let found = self.compiled.policy.longest_match(subscriber, Timestamp::now());
+    pub(super) fn name_entry(&self, explained: &mut Explanation, in_tunnel: bool) {
+        let found = self.compiled.policy.longest_match(explained.line, Timestamp::now());
         let entry = found.and_then(|(prefix, _)| self.entries.map().get(&prefix));
         // One of a group that the policy lost is not the one that holds.
-        if let (Some(entry), Some(first)) = (entry, explained.chain.first_mut())
+        // Behind what there is to say of a tunnel.
+        if let (Some(entry), Some(first)) = (entry, explained.chain.get_mut(usize::from(in_tunnel)))
             && entry.is_meaningful(&self.files)
             && entry.in_force(Timestamp::now())
         {

@@ -13,7 +13,7 @@ use crate::{
     daemon::report::{
         Confirmation, Preview, Problem, ReloadOutcome, TrialOf, TrialStatus, Trigger,
     },
-    diff::diff,
+    diff::{Endpoints, diff},
     errors::one_line,
     node::{Config, PolicySource},
     policy::Policy,
@@ -40,7 +40,9 @@ impl Enforcer {
         let compiled = self.compile(&files).map_err(|error| vec![one_line(&error).into()])?;
         let interfaces = config.interfaces != self.config.interfaces;
         let changes = diff(&self.compiled.policy, &compiled.policy, Timestamp::now());
-        Ok(Preview { digest: crate::compiled::hex(compiled.image.digest()), interfaces, changes })
+        let endpoints = Endpoints::diff(&self.compiled.policy, &compiled.policy);
+        let digest = crate::compiled::hex(compiled.image.digest());
+        Ok(Preview { digest, interfaces, changes, endpoints })
     }
 
     /// Reloads, and takes it back after `limit` unless [`Self::confirm`] is called before.

@@ -1,0 +1,212 @@
+//! A packet to ask about.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader, ip_number};
+use opb_common::outcome::{Direction, Line};
+use serde::{Deserialize, Serialize};
+
+/// The port at the end that does not decide.
+const ANY_PORT: u16 = 50_000;
+const SMTP: u16 = 25;
+
+/// A TCP packet to ask about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Query {
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    /// Upstream any, downstream 25, unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sport: Option<u16>,
+    /// Upstream 25, downstream any, unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dport: Option<u16>,
+    #[serde(default)]
+    pub flags: Flags,
+    #[serde(default = "upstream", with = "DirectionName")]
+    pub direction: Direction,
+    /// Source of the packet around it, if it is in a tunnel; with `outer_dst`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outer_src: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outer_dst: Option<IpAddr>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Direction", rename_all = "lowercase")]
+enum DirectionName {
+    Upstream,
+    Downstream,
+}
+
+const fn upstream() -> Direction {
+    Direction::Upstream
+}
+
+/// TCP flags by their first letters: `S`, `A`, `F`, `R`, `P`, `U`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Flags(String);
+
+/// Not a flag.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no TCP flag: write the letters of S, A, F, R, P, U that are set")]
+pub struct NoFlag(char);
+
+/// Not a packet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    #[error("{0} and {1} are of different families: no packet carries both")]
+    MixedFamilies(IpAddr, IpAddr),
+    #[error("an outer packet has two addresses: give both its source and its destination")]
+    HalfOuter,
+}
+
+impl Query {
+    /// Source and destination port.
+    pub(super) fn ports(&self) -> (u16, u16) {
+        let (source, destination) = match self.direction {
+            Direction::Upstream => (ANY_PORT, SMTP),
+            Direction::Downstream => (SMTP, ANY_PORT),
+        };
+        (self.sport.unwrap_or(source), self.dport.unwrap_or(destination))
+    }
+
+    /// The subscriber's address, and that of the other end.
+    pub(super) const fn ends(&self) -> (IpAddr, IpAddr) {
+        match self.direction {
+            Direction::Upstream => (self.src, self.dst),
+            Direction::Downstream => (self.dst, self.src),
+        }
+    }
+
+    /// The address that `line` says.
+    pub(super) fn line(&self, line: Line) -> IpAddr {
+        let (own, _) = self.ends();
+        let outer = match self.direction {
+            Direction::Upstream => self.outer_src,
+            Direction::Downstream => self.outer_dst,
+        };
+        match (line, own) {
+            (Line::Outer, _) => outer.unwrap_or(own),
+            (Line::SixToFour, IpAddr::V6(address)) => {
+                let [_, _, a, b, c, d, ..] = address.octets();
+                IpAddr::from([a, b, c, d])
+            }
+            _ => own,
+        }
+    }
+
+    /// Addresses of the packet around it.
+    pub(super) fn outer(&self) -> Result<Option<(IpAddr, IpAddr)>, QueryError> {
+        match (self.outer_src, self.outer_dst) {
+            (None, None) => Ok(None),
+            (Some(src), Some(dst)) => Ok(Some((src, dst))),
+            _ => Err(QueryError::HalfOuter),
+        }
+    }
+
+    /// The packet in an Ethernet frame.
+    pub(super) fn frame(&self) -> Result<Vec<u8>, QueryError> {
+        let (source, destination) = self.ports();
+        let header = self.flags.header(source, destination);
+        let mut frame = Vec::new();
+        let Some((src, dst)) = self.outer()? else {
+            let tcp = ethernet(self.src, self.dst)?.tcp_header(header);
+            written(tcp.write(&mut frame, &[]));
+            return Ok(frame);
+        };
+        let mut inner = Vec::new();
+        let packet = match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                PacketBuilder::ipv4(src.octets(), dst.octets(), TTL)
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                PacketBuilder::ipv6(src.octets(), dst.octets(), TTL)
+            }
+            (src, dst) => return Err(QueryError::MixedFamilies(src, dst)),
+        };
+        written(packet.tcp_header(header).write(&mut inner, &[]));
+        let protocol = if self.src.is_ipv6() { ip_number::IPV6 } else { ip_number::IPV4 };
+        written(ethernet(src, dst)?.write(&mut frame, protocol, &inner));
+        Ok(frame)
+    }
+}
+
+const TTL: u8 = 64;
+
+fn ethernet(src: IpAddr, dst: IpAddr) -> Result<PacketBuilderStep<IpHeaders>, QueryError> {
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => Ok(ethernet.ipv4(src.octets(), dst.octets(), TTL)),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => Ok(ethernet.ipv6(src.octets(), dst.octets(), TTL)),
+        _ => Err(QueryError::MixedFamilies(src, dst)),
+    }
+}
+
+fn written<E: fmt::Display>(result: Result<(), E>) {
+    result.unwrap_or_else(|error| unreachable!("an empty segment fits: {error}"));
+}
+
+impl Flags {
+    const LETTERS: &str = "SAFRPU";
+
+    fn has(&self, letter: char) -> bool {
+        self.0.contains(letter)
+    }
+
+    pub(super) fn opens(&self) -> bool {
+        self.has('S') && !self.has('A')
+    }
+
+    fn header(&self, source: u16, destination: u16) -> TcpHeader {
+        TcpHeader {
+            syn: self.has('S'),
+            ack: self.has('A'),
+            fin: self.has('F'),
+            rst: self.has('R'),
+            psh: self.has('P'),
+            urg: self.has('U'),
+            ..TcpHeader::new(source, destination, 1, 64_240)
+        }
+    }
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self("S".to_owned())
+    }
+}
+
+impl FromStr for Flags {
+    type Err = NoFlag;
+
+    fn from_str(text: &str) -> Result<Self, NoFlag> {
+        let text = text.to_ascii_uppercase();
+        match text.chars().find(|&letter| !Self::LETTERS.contains(letter)) {
+            Some(letter) => Err(NoFlag(letter)),
+            None => Ok(Self(text)),
+        }
+    }
+}
+
+impl TryFrom<String> for Flags {
+    type Error = NoFlag;
+
+    fn try_from(text: String) -> Result<Self, NoFlag> {
+        text.parse()
+    }
+}
+
+impl From<Flags> for String {
+    fn from(flags: Flags) -> Self {
+        flags.0
+    }
+}
+
+impl fmt::Display for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
