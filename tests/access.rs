@@ -6,3 +6,6 @@
 
 #[path = "access/vm.rs"]
 mod vm;
+
+#[path = "wire/tun.rs"]
+mod tun;

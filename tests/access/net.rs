@@ -94,7 +94,7 @@ const LISTENER: &str = "192.0.2.26";
 /// Emulated machines are slow: what connects has time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// What is blocked is known by the counter, not by the time.
-const IMPATIENCE: Duration = Duration::from_millis(400);
+pub(crate) const IMPATIENCE: Duration = Duration::from_millis(400);
 
 pub(crate) struct Net {
     pub(crate) subscriber: Netns,
@@ -293,7 +293,7 @@ pub(crate) enum Answer {
     None,
 }
 
-fn connect(source: Option<IpAddr>, to: SocketAddr, limit: Duration) -> Result<Answer> {
+pub(crate) fn connect(source: Option<IpAddr>, to: SocketAddr, limit: Duration) -> Result<Answer> {
     let family = if to.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     if let Some(source) = source {
@@ -344,8 +344,20 @@ impl Filter {
         hook: Hook,
         effective: Effective,
     ) -> Result<()> {
+        self.on_in(&net.gateway, interface, role, hook, effective)
+    }
+
+    /// The same in any namespace.
+    pub(crate) fn on_in(
+        &mut self,
+        gateway: &Netns,
+        interface: &str,
+        role: Role,
+        hook: Hook,
+        effective: Effective,
+    ) -> Result<()> {
         let kernel = self.kernel()?;
-        let Attached { hook: got, warning, .. } = net.gateway.enter(|| {
+        let Attached { hook: got, warning, .. } = gateway.enter(|| {
             let wanted = Wanted {
                 interface: interface.to_owned(),
                 index: if_nametoindex(interface)?,
@@ -366,8 +378,12 @@ impl Filter {
 
     /// Takes every program off.
     pub(crate) fn off(&mut self, net: &Net) -> Result<()> {
+        self.off_in(&net.gateway)
+    }
+
+    pub(crate) fn off_in(&mut self, gateway: &Netns) -> Result<()> {
         let kernel = self.kernel()?;
-        net.gateway.enter(|| Ok(kernel.detach_unwanted(&[])?))?;
+        gateway.enter(|| Ok(kernel.detach_unwanted(&[])?))?;
         Ok(())
     }
 

@@ -9,5 +9,6 @@ mod nat;
 mod nic;
 mod node;
 mod ppp;
+mod softwires;
 mod status;
 mod tunnels;

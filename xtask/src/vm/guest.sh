@@ -12,6 +12,8 @@ mount -t tmpfs shm /dev/shm
 mkdir -p /lib/modules
 mount -t tmpfs modules /lib/modules
 ln -s "$(sed -n 's/.*opb\.modules=\([^ ]*\).*/\1/p' /proc/cmdline)" "/lib/modules/$(uname -r)"
+# Its device node comes with it; all other modules are loaded when somebody asks for them.
+modprobe tun
 hostname opb-vm
 echo "opb-vm: kernel $(uname -r)"
 while read -r name command; do
