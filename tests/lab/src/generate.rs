@@ -158,8 +158,10 @@ impl Generator {
     }
 
     fn ipv4(&mut self, lies: bool, depth: usize) -> Ipv4 {
-        let (from, to) = (self.host().v4, self.host().v4);
-        let mut packet = Ipv4::new(from, to);
+        let most = if lies { 3 } else { 1 };
+        let is_tunnel = depth < most && self.one_in(5);
+        let (from, to) = self.ends(is_tunnel);
+        let mut packet = Ipv4::new(from.v4, to.v4);
         match self.random.u8(0..8) {
             0 => {
                 packet = packet.options(self.of(&[
@@ -193,8 +195,7 @@ impl Generator {
                 packet = packet.version(self.random.u8(0..16));
             }
         }
-        let most = if lies { 3 } else { 1 };
-        if depth < most && self.one_in(5) {
+        if is_tunnel {
             return match self.random.u8(0..8) {
                 0 => packet.carrying(self.ipv4(lies, depth + 1)),
                 1 => {
@@ -217,7 +218,10 @@ impl Generator {
     }
 
     fn ipv6(&mut self, lies: bool, depth: usize) -> Ipv6 {
-        let mut packet = Ipv6::new(self.host().v6, self.host().v6);
+        let most = if lies { 3 } else { 1 };
+        let is_tunnel = depth < most && self.one_in(5);
+        let (from, to) = self.ends(is_tunnel);
+        let mut packet = Ipv6::new(from.v6, to.v6);
         if self.one_in(3) {
             let most = if lies && self.one_in(4) { 12 } else { 9 };
             for place in 0..self.random.usize(0..most) {
@@ -238,8 +242,7 @@ impl Generator {
                 packet = packet.next_header(self.of(&[0, 4, 6, 41, 43, 44, 59]));
             }
         }
-        let most = if lies { 3 } else { 1 };
-        if depth < most && self.one_in(5) {
+        if is_tunnel {
             return match self.random.u8(0..8) {
                 0 => packet.carrying(self.ipv6(lies, depth + 1)),
                 1 => {
@@ -335,6 +338,16 @@ impl Generator {
         let protocols: &[u8] =
             if lies { &[33, 47, 50, 89, 132, 136, 255] } else { &[33, 50, 89, 132] };
         Raw(self.of(protocols), bytes)
+    }
+
+    /// Source and destination; of a tunnel, one of them is often an endpoint of the ISP's.
+    fn ends(&mut self, is_tunnel: bool) -> (Host, Host) {
+        let (from, to) = (self.host(), self.host());
+        match self.random.u8(0..4) {
+            0 if is_tunnel => (hosts::ENDPOINT, to),
+            1 | 2 if is_tunnel => (from, hosts::ENDPOINT),
+            _ => (from, to),
+        }
     }
 
     /// Mostly somebody whom the policy knows, or somebody next door.
