@@ -93,6 +93,17 @@ fn files_and_places() -> Result<()> {
     let report = finds(&node, "without an interface", &[&no_daemon, "interface absent"])?;
     let notes = report["findings"].to_string();
     ensure!(notes.contains(r#""places":["ppp*"]"#), "{report:#}");
+    for direction in ["upstream", "downstream"] {
+        let open = format!("no core interface filters {direction}");
+        ensure!(notes.contains(&open), "{report:#}");
+    }
+
+    node.configure(
+        "[{name: absent, role: subscriber}, {name: 'ppp*', role: subscriber}, {name: lo, role: core}]",
+    )?;
+    let (_, report) = problems(&node, &[])?;
+    ensure!(!report.to_string().contains("no core interface filters"), "{report:#}");
+    node.configure("[{name: absent, role: subscriber}, {name: 'ppp*', role: subscriber}]")?;
 
     node.write("policy.yaml", "version: 1\ngarbage: 1\n")?;
     let policy = format!("files {}", node.path("policy.yaml").display());

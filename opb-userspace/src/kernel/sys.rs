@@ -160,15 +160,6 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
-/// The `ARPHRD_` number of an interface: what its frames start with. One call for one interface, because a node may have
-/// thousands of them.
-pub(super) fn hardware_type(interface: &str) -> io::Result<u16> {
-    let mut request = request_for(interface)?;
-    ask(&mut request, libc::SIOCGIFHWADDR)?;
-    // SAFETY: the member that SIOCGIFHWADDR fills.
-    Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
-}
-
 /// The features that are on at an interface, by the names that `ethtool -k` shows (linux/ethtool.h).
 pub(super) fn active_features(interface: &str) -> io::Result<Vec<String>> {
     const ETHTOOL_GSTRINGS: u32 = 0x1b;
