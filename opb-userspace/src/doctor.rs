@@ -3,6 +3,7 @@
 
 mod flow_tables;
 mod interfaces;
+mod redirects;
 mod system;
 
 use std::collections::BTreeSet;
@@ -109,6 +110,7 @@ pub fn examine(
     doctor.system(policy.as_ref().ok(), &mut found);
     doctor.daemon(&mut found);
     doctor.interfaces(&mut found)?;
+    doctor.redirects(&mut found);
     doctor.flow_tables(&mut found);
     let mut found = found.0;
     found.sort_by_key(|finding| (finding.level, finding.check));

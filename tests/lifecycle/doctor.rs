@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use opb_lab::{
-    line::ACCESS,
+    line::{ACCESS, LINE, UPLINK},
     process::{self, Output},
     release, trivial,
 };
@@ -190,6 +190,33 @@ fn programs_of_others() -> Result<()> {
     tc("filter del dev access ingress prio 25")?;
     finds(&node, "with the filter taken off", &["interface access"])?;
     Ok(())
+}
+
+/// What XDP redirects leaves past the egress hook: shown with a frame, and named.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn redirects_past_the_egress_hook() -> Result<()> {
+    let mut node = Node::new("[{name: uplink, role: core, hook: tc, filter: [upstream]}]")?;
+    node.run("enforcing")?;
+    node.enforces("on the way out")?;
+    finds(&node, "without others", &[])?;
+
+    // It redirects nothing, and nothing tells.
+    let passing = trivial::pass_in_xdp(&node.line.gateway, ACCESS)?;
+    let report = finds(&node, "with XDP elsewhere", &[])?;
+    ensure!(report.to_string().contains("if it redirects packets into an interface"), "{report:#}");
+    drop(passing);
+
+    // A veth takes in what is redirected if there is XDP at its other end.
+    let _taking_in = trivial::pass_in_xdp(&node.line.core, LINE)?;
+    let redirecting = trivial::redirect_in_xdp(&node.line.gateway, ACCESS, UPLINK)?;
+    node.enforces_nothing("past the hook")?;
+    let report = finds(&node, "with a redirect", &["foreign uplink"])?;
+    let named = format!("program `{}`", trivial::NAME);
+    ensure!(report.to_string().contains(&named), "{report:#}");
+    ensure!(report.to_string().contains("XDP hook of access has it in a device map"), "{report:#}");
+    drop(redirecting);
+    node.enforces("without the redirect")
 }
 
 fn daemon_of(node: &Node) -> Result<String> {

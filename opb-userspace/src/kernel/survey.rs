@@ -16,6 +16,7 @@ use super::attach;
 use super::hook::{Hook, Side, Wanted};
 use super::link_type::{LinkType, Unreadable};
 use super::netlink::{self, Attributes};
+use super::redirects::{self, Redirector};
 use super::{Error, pins, sys};
 
 /// The system, and every device of this network namespace.
@@ -160,6 +161,13 @@ impl Survey {
                 && place.program.is_some()
         };
         self.ours.iter().find(fits)
+    }
+
+    /// XDP programs of others on any device.
+    #[must_use]
+    pub fn redirectors(&self) -> Vec<Redirector> {
+        let ours: Vec<u32> = self.ours.iter().filter_map(|place| place.program).collect();
+        redirects::find(&self.devices, &ours)
     }
 
     /// Programs of others that see the packets of `wanted` before ours does.
