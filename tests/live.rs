@@ -20,6 +20,8 @@ mod trials;
 mod hosts;
 #[path = "live/interfaces.rs"]
 mod interfaces;
+#[path = "live/flaps.rs"]
+mod flaps;
 #[path = "live/link_types.rs"]
 mod link_types;
 #[path = "wire/tun.rs"]

@@ -64,8 +64,8 @@ fn a_node_from_its_first_day_to_its_last() -> Result<()> {
     node.run("enforcing")?;
     finds(&node, "with a daemon", &[])?;
     let Output { stdout, .. } = node.opb_with_config(&["doctor"])?;
-    // That tags are taken out, and where it is so, that there is no TCX.
-    let notes = if release::has_tcx()? { 1 } else { 2 };
+    // That tags are taken out, that it is a veth, and where it is so, that there is no TCX.
+    let notes = if release::has_tcx()? { 2 } else { 3 };
     let summary = format!("10 checks: problems: 0, accepted: 0, notes: {notes}\n");
     ensure!(stdout.ends_with(&summary), "{stdout}");
     ensure!(stdout.contains("note (rx-vlan): access: rx-vlan-offload is on"), "{stdout}");
