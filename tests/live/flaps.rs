@@ -20,7 +20,7 @@ fn flapping(hook: &str) -> Result<(Node, Seen)> {
             node.gateway.ip("link set dev sub0 up")
         })
     })?;
-    println!("{hook}: {FLAPS} flaps, {sent} SYNs of either kind sent; {seen:?}");
+    eprintln!("{hook}: {FLAPS} flaps, {sent} SYNs of either kind sent; {seen:?}");
     anyhow::ensure!(seen.allowed > 0, "nothing came through: {seen:?}");
     Ok((node, seen))
 }
