@@ -75,7 +75,7 @@ impl Node {
             bpffs.path().join("opb").display(),
         );
         fs::write(path("opb.yaml"), config)?;
-        Ok(Self { daemon: None, gateway, subscribers, bpffs: bpffs, work })
+        Ok(Self { daemon: None, gateway, subscribers, bpffs, work })
     }
 
     /// The command that [`Node::launch`] usually starts.
