@@ -14,6 +14,9 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+#[path = "cli/node_file.rs"]
+mod node_file;
+
 const POLICY: &str = "\
 version: 1
 relays:

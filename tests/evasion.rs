@@ -10,6 +10,8 @@ mod calls;
 mod lab;
 #[path = "evasion/reply.rs"]
 mod reply;
+#[path = "evasion/scans.rs"]
+mod scans;
 #[path = "evasion/rows.rs"]
 mod rows;
 #[path = "evasion/tunnel.rs"]

@@ -20,6 +20,12 @@ mod trials;
 mod hosts;
 #[path = "live/interfaces.rs"]
 mod interfaces;
+#[path = "live/flaps.rs"]
+mod flaps;
+#[path = "live/link_types.rs"]
+mod link_types;
+#[path = "wire/tun.rs"]
+mod tun;
 #[path = "live/failures.rs"]
 mod failures;
 #[path = "live/nogap.rs"]

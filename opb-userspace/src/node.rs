@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 mod observe;
+mod recognise;
 
 pub use observe::{Addresses, EventLog, Observe, Suspect, Webhook};
+pub use recognise::is_node_file;
 
 use crate::period::Period;
 use crate::policy::Diagnostics;

@@ -1,6 +1,8 @@
 //! From the ground up: the net, the hooks, and then one form of access after another.
 
 mod net;
+#[path = "../wire/line.rs"]
+mod line;
 
 mod doctor;
 mod hooks;

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use opb_lab::{
-    line::ACCESS,
+    line::{ACCESS, LINE, UPLINK},
     process::{self, Output},
     release, trivial,
 };
@@ -64,8 +64,8 @@ fn a_node_from_its_first_day_to_its_last() -> Result<()> {
     node.run("enforcing")?;
     finds(&node, "with a daemon", &[])?;
     let Output { stdout, .. } = node.opb_with_config(&["doctor"])?;
-    // That tags are taken out, and where it is so, that there is no TCX.
-    let notes = if release::has_tcx()? { 1 } else { 2 };
+    // That tags are taken out, that it is a veth, and where it is so, that there is no TCX.
+    let notes = if release::has_tcx()? { 2 } else { 3 };
     let summary = format!("10 checks: problems: 0, accepted: 0, notes: {notes}\n");
     ensure!(stdout.ends_with(&summary), "{stdout}");
     ensure!(stdout.contains("note (rx-vlan): access: rx-vlan-offload is on"), "{stdout}");
@@ -93,6 +93,17 @@ fn files_and_places() -> Result<()> {
     let report = finds(&node, "without an interface", &[&no_daemon, "interface absent"])?;
     let notes = report["findings"].to_string();
     ensure!(notes.contains(r#""places":["ppp*"]"#), "{report:#}");
+    for direction in ["upstream", "downstream"] {
+        let open = format!("no core interface filters {direction}");
+        ensure!(notes.contains(&open), "{report:#}");
+    }
+
+    node.configure(
+        "[{name: absent, role: subscriber}, {name: 'ppp*', role: subscriber}, {name: lo, role: core}]",
+    )?;
+    let (_, report) = problems(&node, &[])?;
+    ensure!(!report.to_string().contains("no core interface filters"), "{report:#}");
+    node.configure("[{name: absent, role: subscriber}, {name: 'ppp*', role: subscriber}]")?;
 
     node.write("policy.yaml", "version: 1\ngarbage: 1\n")?;
     let policy = format!("files {}", node.path("policy.yaml").display());
@@ -179,6 +190,33 @@ fn programs_of_others() -> Result<()> {
     tc("filter del dev access ingress prio 25")?;
     finds(&node, "with the filter taken off", &["interface access"])?;
     Ok(())
+}
+
+/// What XDP redirects leaves past the egress hook: shown with a frame, and named.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn redirects_past_the_egress_hook() -> Result<()> {
+    let mut node = Node::new("[{name: uplink, role: core, hook: tc, filter: [upstream]}]")?;
+    node.run("enforcing")?;
+    node.enforces("on the way out")?;
+    finds(&node, "without others", &[])?;
+
+    // It redirects nothing, and nothing tells.
+    let passing = trivial::pass_in_xdp(&node.line.gateway, ACCESS)?;
+    let report = finds(&node, "with XDP elsewhere", &[])?;
+    ensure!(report.to_string().contains("if it redirects packets into an interface"), "{report:#}");
+    drop(passing);
+
+    // A veth takes in what is redirected if there is XDP at its other end.
+    let _taking_in = trivial::pass_in_xdp(&node.line.core, LINE)?;
+    let redirecting = trivial::redirect_in_xdp(&node.line.gateway, ACCESS, UPLINK)?;
+    node.enforces_nothing("past the hook")?;
+    let report = finds(&node, "with a redirect", &["foreign uplink"])?;
+    let named = format!("program `{}`", trivial::NAME);
+    ensure!(report.to_string().contains(&named), "{report:#}");
+    ensure!(report.to_string().contains("XDP hook of access has it in a device map"), "{report:#}");
+    drop(redirecting);
+    node.enforces("without the redirect")
 }
 
 fn daemon_of(node: &Node) -> Result<String> {

@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow};
 use nix::net::if_::if_nametoindex;
 use opb_common::{ABI_VERSION, outcome::Direction};
 use opb_lab::{
+    attached::stands_on,
     bpffs::Bpffs,
     line::{ACCESS, Ends, Line, UPLINK},
     release,
@@ -94,6 +95,8 @@ impl Gate {
             other => other,
         };
         anyhow::ensure!(hook == effective, "on {hook:?} instead of {effective:?}");
+        // What the kernel says of it counts.
+        stands_on(&line.gateway, interface, hook.name())?;
         Ok(())
     }
 

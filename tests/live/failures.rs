@@ -7,7 +7,7 @@ use opb_lab::process::{self, Output};
 
 use super::*;
 use crate::{
-    interfaces::{batch, covered},
+    interfaces::{batch, covered, hooked},
     node::{LIMIT, Node},
     prober::{ends, probe},
 };
@@ -123,6 +123,8 @@ fn interfaces_are_followed_although_the_kernels_messages_were_lost() -> Result<(
     node.wait_status("those that are left are covered", |status| {
         covered(status, "ses") == COUNT / 2 && status["state"] == "enforcing"
     })?;
+    let names: Vec<_> = (COUNT / 2..COUNT).map(|number| format!("ses{number}")).collect();
+    assert_eq!(hooked(&node, &names)?, COUNT / 2, "with a program on a hook");
     assert!(node.said().contains("messages about interfaces were lost"), "{}", node.said());
     node.stop()
 }

@@ -1,5 +1,7 @@
 //! Interfaces that come and go.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::{
     node::{LIMIT, Node},
@@ -12,12 +14,21 @@ pub(crate) fn covered(status: &Value, prefix: &str) -> usize {
     interfaces.map_or(0, |interfaces| interfaces.iter().filter(name).count())
 }
 
+/// Of `names`, those that have a program on a hook, as the kernel says it. Nobody else attaches anything there.
+pub(crate) fn hooked(node: &Node, names: &[String]) -> Result<usize> {
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let found = opb_lab::attached::attached(&node.gateway, &names)?;
+    let hooked: BTreeSet<_> = found.iter().map(|attachment| &attachment.interface).collect();
+    Ok(hooked.len())
+}
+
 /// Runs `ip` on many lines at once.
 pub(crate) fn batch(node: &Node, lines: &str) -> Result<()> {
     fs::write(node.path("batch"), lines)?;
     let mut command = node.gateway.command(std::path::Path::new("ip"));
     command.arg("-batch").arg(node.path("batch"));
-    let ended = opb_lab::process::run(&mut command, LIMIT)?;
+    // A thousand devices are gone after a thousand grace periods of the kernel.
+    let ended = opb_lab::process::run(&mut command, 10 * LIMIT)?;
     anyhow::ensure!(ended.status.success(), "{}", ended.stderr);
     Ok(())
 }
@@ -36,11 +47,14 @@ fn a_thousand_sessions_are_covered_and_let_go() -> Result<()> {
     batch(&node, &lines("add"))?;
     node.wait_status("all are covered", |status| covered(status, "ses") == COUNT)?;
     assert_eq!(node.status()?["state"], "enforcing");
+    let names: Vec<_> = (0..COUNT).map(|number| format!("ses{number}")).collect();
+    assert_eq!(hooked(&node, &names)?, COUNT, "with a program on a hook");
 
     // A restart finds them covered, and covers them again without a detour.
     node.kill()?;
     node.run()?;
     assert_eq!(covered(&node.status()?, "ses"), COUNT);
+    assert_eq!(hooked(&node, &names)?, COUNT, "with a program on a hook, after a restart");
 
     batch(&node, &lines("del"))?;
     node.wait_status("all are let go", |status| covered(status, "ses") == 0)?;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::{
     errno::Errno,
     net::if_::if_nametoindex,
@@ -138,16 +138,10 @@ impl Receiver {
 
 /// How many pairs were sent in a tenth of a second, and what was seen of them.
 pub(crate) fn probe(receiver: &Receiver, sender: &Sender) -> Result<(u32, Seen)> {
-    let (stop, sent) = (AtomicBool::new(false), AtomicU32::new(0));
-    let seen = thread::scope(|scope| {
-        let receiving = scope.spawn(|| receiver.count(&stop, &sent));
-        let sending = scope.spawn(|| sender.send(1000, &stop, &sent));
+    during((receiver, sender), 1000, || {
         thread::sleep(Duration::from_millis(100));
-        stop.store(true, Ordering::SeqCst);
-        sending.join().expect("no panic")?;
-        receiving.join().expect("no panic")
-    })?;
-    Ok((sent.into_inner(), seen))
+        Ok(())
+    })
 }
 
 /// Both ends of the line through a node's first interface.
@@ -155,6 +149,28 @@ pub(crate) fn ends(node: &Node) -> Result<(Receiver, Sender)> {
     let receiver = node.gateway.enter(|| Receiver::on("sub0"))?;
     let sender = node.subscriber.enter(|| Sender::on("eth0"))?;
     Ok((receiver, sender))
+}
+
+/// What was sent and what is seen of pairs while `work` is being done.
+pub(crate) fn during(
+    (receiver, sender): (&Receiver, &Sender),
+    rate: u32,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<(u32, Seen)> {
+    let (stop, sent) = (AtomicBool::new(false), AtomicU32::new(0));
+    let seen = thread::scope(|scope| {
+        let receiving = scope.spawn(|| receiver.count(&stop, &sent));
+        let sending = scope.spawn(|| sender.send(rate, &stop, &sent));
+        let worked = work();
+        stop.store(true, Ordering::SeqCst);
+        sending.join().expect("no panic")?;
+        let seen = receiving.join().expect("no panic")?;
+        worked.map(|()| seen)
+    })?;
+    let sent = sent.into_inner();
+    ensure!(sent > 0, "nothing was sent, so nothing is proved");
+    ensure!(seen.overrun == 0, "the test itself lost {} frames", seen.overrun);
+    Ok((sent, seen))
 }
 
 /// What is seen of so many pairs that are sent at once.

@@ -42,7 +42,7 @@ pub(crate) struct Node {
     pub(crate) gateway: Netns,
     /// The subscribers' ends, `far0` and `far1`.
     pub(crate) subscribers: Netns,
-    _bpffs: Bpffs,
+    bpffs: Bpffs,
     work: Workdir,
 }
 
@@ -75,7 +75,7 @@ impl Node {
             bpffs.path().join("opb").display(),
         );
         fs::write(path("opb.yaml"), config)?;
-        Ok(Self { daemon: None, gateway, subscribers, _bpffs: bpffs, work })
+        Ok(Self { daemon: None, gateway, subscribers, bpffs, work })
     }
 
     /// The command that [`Node::launch`] usually starts.
@@ -185,11 +185,15 @@ impl Node {
         })
     }
 
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.bpffs.path().join("opb")
+    }
+
     /// Detaches; what is left after that would be a fault.
     pub(crate) fn end(mut self) -> Result<()> {
         self.stop()?;
         process::check(self.opb(&["detach"]).arg("--config").arg(self.path("opb.yaml")))?;
-        let left = self._bpffs.pins()?;
+        let left = self.bpffs.pins()?;
         if !left.is_empty() {
             bail!("still pinned: {left:?}");
         }

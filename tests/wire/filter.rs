@@ -8,10 +8,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::net::if_::if_nametoindex;
 use opb_common::outcome::Direction;
-use opb_lab::{bpffs::Bpffs, netns::Netns};
+use opb_lab::{attached::stands_on, bpffs::Bpffs, netns::Netns};
 use opb_userspace::{
     image::{Image, Slots},
-    kernel::{self, Kernel, Wanted},
+    kernel::{self, Hook as Effective, Kernel, Wanted},
     node::{Hook, Role},
     policy::Policy,
 };
@@ -68,6 +68,8 @@ impl Filter {
                 let attached = attached.map_err(|refused| refused.error)?;
                 // No other hook than the one that the test is about.
                 ensure!(attached.warning.is_none(), "{attached:?}");
+                ensure!(fits(self.hook, attached.hook), "{attached:?}");
+                stands_on(&self.gateway, &attached.interface, attached.hook.name())?;
             }
             Ok(())
         })
@@ -87,6 +89,17 @@ impl Filter {
 impl Drop for Filter {
     fn drop(&mut self) {
         let _ = self.detach();
+    }
+}
+
+/// Whether it is the hook that was asked for: what goes out has no XDP, and old kernels have no TCX.
+fn fits(asked: Hook, got: Effective) -> bool {
+    match asked {
+        Hook::Auto => true,
+        Hook::Xdp => got == Effective::Xdp,
+        Hook::XdpGeneric => got == Effective::XdpGeneric,
+        Hook::Tc => matches!(got, Effective::Tcx | Effective::Clsact),
+        Hook::Clsact => got == Effective::Clsact,
     }
 }
 

@@ -40,6 +40,7 @@ impl Line {
         })
     }
 
+    #[allow(dead_code, reason = "one of the suites that share this only listens")]
     pub(crate) fn send(&self, frame: &[u8]) -> Result<()> {
         let sent = send(self.0.as_raw_fd(), frame, MsgFlags::empty());
         sent.with_context(|| format!("cannot send a frame of {} bytes", frame.len()))?;

@@ -50,6 +50,8 @@ const LAB: &[&str] = &[
     "python3",
     // a web client
     "curl",
+    // scans by a tool that others use to get past filters
+    "nmap",
     // a name server whose answers change
     "dnsmasq-base",
     // a clock that jumps

@@ -9,6 +9,7 @@ use opb_userspace::{
 use super::{
     failure::Failure,
     output::{Format, Output},
+    policy,
 };
 
 /// Shows which address ranges two policies treat differently: exact, range by range
@@ -16,10 +17,10 @@ use super::{
 /// What the daemon would change is shown by `opb reload --dry-run`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Diff {
-    /// Policy file or directory before
+    /// Policy file or directory before, or a node file that names one
     old: PathBuf,
 
-    /// Policy file or directory after
+    /// Policy file or directory after, or a node file that names one
     new: PathBuf,
 
     #[command(flatten)]
@@ -28,7 +29,8 @@ pub(crate) struct Diff {
 
 impl Diff {
     pub(crate) fn execute(self) -> Result<(), Failure> {
-        let [old, new] = [Policy::load(&[self.old])?, Policy::load(&[self.new])?];
+        let load = |path| Ok::<_, Failure>(Policy::load(&[policy::at(path)?])?);
+        let [old, new] = [load(self.old)?, load(self.new)?];
         let mut output = Output::new();
         let changes = diff(&old, &new, Timestamp::now());
         show(&mut output, &changes, &Endpoints::diff(&old, &new), self.format)?;

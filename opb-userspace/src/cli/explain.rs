@@ -12,6 +12,7 @@ use super::{
     client::Control,
     failure::Failure,
     output::{Format, Output},
+    policy,
 };
 
 /// Tells what would happen to a TCP packet, and why
@@ -51,7 +52,7 @@ pub(crate) struct Explain {
     #[arg(long, value_name = "ADDRESS", requires = "outer_src")]
     outer_dst: Option<IpAddr>,
 
-    /// Policy file or directory to ask instead of the daemon
+    /// Policy file or directory to ask instead of the daemon, or a node file that names one
     #[arg(long, value_name = "PATH")]
     policy: Option<PathBuf>,
 
@@ -86,7 +87,7 @@ impl Explain {
 }
 
 fn offline(query: &Query, path: PathBuf) -> Result<Explanation, Failure> {
-    let Compiled { policy, image, .. } = Compiled::load(path, &Slots::default(), 1)?;
+    let Compiled { policy, image, .. } = Compiled::load(policy::at(path)?, &Slots::default(), 1)?;
     explain(query, &image, None, &policy, Timestamp::now())
         .map_err(|error| Failure::invalid(error.to_string()))
 }

@@ -11,6 +11,7 @@ mod events;
 mod explain;
 mod failure;
 mod output;
+mod policy;
 mod reload;
 mod replay;
 mod run;

@@ -22,6 +22,7 @@ use super::{
     Way,
     failure::Failure,
     output::{Format, Output},
+    policy,
 };
 
 /// Runs every packet of a capture through the kernel program, without an interface
@@ -31,7 +32,7 @@ pub(crate) struct Replay {
     #[arg(value_name = "CAPTURE")]
     capture: PathBuf,
 
-    /// Policy file or directory to judge by
+    /// Policy file or directory to judge by, or a node file that names one
     #[arg(long, value_name = "PATH")]
     policy: PathBuf,
 
@@ -66,7 +67,8 @@ enum Hook {
 
 impl Replay {
     pub(crate) fn execute(self) -> Result<(), Failure> {
-        let Compiled { image, .. } = Compiled::load(self.policy.clone(), &Slots::default(), 1)?;
+        let Compiled { image, .. } =
+            Compiled::load(policy::at(self.policy.clone())?, &Slots::default(), 1)?;
         let packets = self.open()?;
         let mut programs = Programs { replay: &self, image: &image, loaded: [None, None] };
         let tables = Tables::new(&image);

@@ -310,6 +310,11 @@ impl Enforcer {
             warn!("the pins were gone, and are there again");
         }
         let settled = self.troubles.remove(&Subject::Pins).is_some() || repaired;
+        let all = which == Which::All;
+        if all {
+            // Before anything is covered: an interface may come at any moment.
+            self.kernel.preload(&Plan::rules(&self.config));
+        }
         let plan = match Plan::current(&self.config) {
             Ok(plan) => plan,
             Err(error) => {
@@ -318,7 +323,6 @@ impl Enforcer {
             }
         };
         let settled = self.troubles.remove(&Subject::Interfaces).is_some() || settled;
-        let all = which == Which::All;
         let retry = !self.uncovered.is_empty() && Instant::now() >= self.retry;
         if plan == self.plan && !all && !retry {
             return settled;
@@ -329,7 +333,10 @@ impl Enforcer {
         let lost = self.plan.wanted.iter().any(|wanted| !plan.wanted.contains(wanted));
         self.plan = plan;
         let before = std::mem::take(&mut self.uncovered);
-        self.covered.retain(|(wanted, _)| !all && self.plan.wanted.contains(wanted));
+        self.covered.retain(|(wanted, attached)| {
+            let is_same = self.plan.links.get(&wanted.index) == Some(&Ok(attached.link));
+            !all && is_same && self.plan.wanted.contains(wanted)
+        });
         let is_covered =
             |wanted: &Wanted| self.covered.iter().any(|(covered, _)| covered == wanted);
         let open: Vec<_> =

@@ -1,13 +1,12 @@
 //! Which programs the node file wants on which of the interfaces that there are.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
-use nix::net::if_::if_nameindex;
 use opb_common::outcome::Direction;
 
 use crate::{
-    kernel::Wanted,
-    node::{Config, NamePattern, UnknownSource},
+    kernel::{self, LinkType, Unreadable, Wanted},
+    node::{Config, Interface, NamePattern, UnknownSource},
 };
 
 /// What should be covered, and what cannot be because it is not there.
@@ -16,18 +15,26 @@ pub(crate) struct Plan {
     pub(crate) wanted: Vec<Wanted>,
     /// Interfaces that the node file names and that do not exist.
     pub(crate) missing: Vec<String>,
+    /// What frames start with, by the interface's number. It can change in an interface's life.
+    pub(crate) links: BTreeMap<u32, Result<LinkType, Unreadable>>,
 }
 
 impl Plan {
     /// For the interfaces of this network namespace. `/sys/class/net` would show those of whoever mounted it.
     pub(crate) fn current(config: &Config) -> io::Result<Self> {
-        let interfaces = if_nameindex()?;
-        Ok(Self::new(
-            config,
-            interfaces
-                .iter()
-                .filter_map(|interface| Some((interface.name().to_str().ok()?, interface.index()))),
-        ))
+        let devices = kernel::devices_now()?;
+        let names = devices.iter().map(|device| (device.name.as_str(), device.index));
+        let mut plan = Self::new(config, names);
+        let is_wanted = |index| plan.wanted.iter().any(|wanted| wanted.index == index);
+        let wanted = devices.iter().filter(|device| is_wanted(device.index));
+        plan.links = wanted.map(|device| (device.index, device.link.clone())).collect();
+        Ok(plan)
+    }
+
+    /// What the node file wants of every interface that may ever match, in the form of interfaces that do not exist.
+    pub(crate) fn rules(config: &Config) -> Vec<Wanted> {
+        let interfaces = config.interfaces.iter();
+        interfaces.flat_map(|interface| programs(interface, interface.name.as_str(), 0)).collect()
     }
 
     fn new<'a>(config: &Config, present: impl Iterator<Item = (&'a str, u32)>) -> Self {
@@ -40,12 +47,16 @@ impl Plan {
             NamePattern::Glob(_) => None,
         });
         let missing = missing.filter(|name| present.iter().all(|(there, _)| there != name));
-        Self { wanted, missing: missing.cloned().collect() }
+        Self { wanted, missing: missing.cloned().collect(), links: BTreeMap::new() }
     }
 }
 
 fn wanted(config: &Config, name: &str, index: u32) -> Vec<Wanted> {
-    let Some(interface) = config.interface(name) else { return Vec::new() };
+    let interface = config.interface(name);
+    interface.map_or_else(Vec::new, |interface| programs(interface, name, index))
+}
+
+fn programs(interface: &Interface, name: &str, index: u32) -> Vec<Wanted> {
     let directions = [
         (Direction::Upstream, interface.filter.upstream),
         (Direction::Downstream, interface.filter.downstream),

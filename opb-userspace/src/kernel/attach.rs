@@ -10,9 +10,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::programs::{
-    LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+    LinkOrder, ProgramError, SchedClassifier, Xdp, XdpMode,
     links::{FdLink, Link as _, LinkError, PinnedLink},
-    tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
+    tc::{SchedClassifierLink, TcAttachOptions},
     xdp::XdpLink,
 };
 use aya::sys::SyscallError;
@@ -21,114 +21,15 @@ use opb_common::{outcome::Direction, settings::Settings};
 use serde::Serialize;
 
 use super::{
-    Error,
+    Error, clsact,
+    hook::{Hook, Side, Wanted},
+    link_type::LinkType,
     orphans::{self, Site},
     pins::Pins,
     programs::{Kind, Programs},
     survey::{self, Device, Place},
     sys,
 };
-use crate::node::{Hook as HookChoice, Role};
-
-/// The hook that a program is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Hook {
-    Xdp,
-    XdpGeneric,
-    Tcx,
-    Clsact,
-}
-
-impl Hook {
-    const ALL: [Self; 4] = [Self::Xdp, Self::XdpGeneric, Self::Tcx, Self::Clsact];
-
-    /// The name in status and metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Xdp => "xdp",
-            Self::XdpGeneric => "xdp-generic",
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
-        }
-    }
-
-    const fn kind(self) -> Kind {
-        match self {
-            Self::Xdp | Self::XdpGeneric => Kind::Xdp,
-            Self::Tcx | Self::Clsact => Kind::Tc,
-        }
-    }
-
-    /// Whether no interface can have programs on both.
-    fn excludes(self, other: Self) -> bool {
-        self != other && self.kind() == Kind::Xdp && other.kind() == Kind::Xdp
-    }
-
-    /// The hooks to try, best first.
-    fn candidates(choice: HookChoice, side: Side) -> &'static [Self] {
-        match choice {
-            HookChoice::Clsact => &[Self::Clsact],
-            HookChoice::Tc => &[Self::Tcx, Self::Clsact],
-            // There is no XDP on the way out.
-            _ if side == Side::Out => &[Self::Tcx, Self::Clsact],
-            HookChoice::Auto => &Self::ALL,
-            HookChoice::Xdp => &[Self::Xdp],
-            HookChoice::XdpGeneric => &[Self::XdpGeneric],
-        }
-    }
-}
-
-/// What shall be filtered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    pub interface: String,
-    pub index: u32,
-    pub role: Role,
-    pub direction: Direction,
-    pub hook: HookChoice,
-    /// `unknown-source: drop`.
-    pub unknown_drop: bool,
-}
-
-impl Wanted {
-    /// Subscribers' packets come in on a subscriber interface and leave on a core interface.
-    pub(super) fn side(&self) -> Side {
-        if (self.role == Role::Subscriber) == (self.direction == Direction::Upstream) {
-            Side::In
-        } else {
-            Side::Out
-        }
-    }
-
-    /// Whether it is judged as it comes in, and not as it goes out.
-    #[must_use]
-    pub fn comes_in(&self) -> bool {
-        self.side() == Side::In
-    }
-
-    /// The name of the link at `hook`.
-    fn link(&self, hook: Hook) -> LinkName {
-        LinkName { hook, direction: self.direction, side: self.side(), index: self.index }
-    }
-
-    /// What its program is told on `hook`; `bare_ip` where frames of the interface start at the IP header.
-    #[must_use]
-    pub fn settings(&self, hook: Hook, bare_ip: bool) -> Settings {
-        [
-            (self.side() == Side::Out, Settings::SILENT),
-            (hook != Hook::Xdp, Settings::SOCKET_BUFFER),
-            (self.direction == Direction::Downstream, Settings::DOWNSTREAM),
-            (bare_ip, Settings::BARE_IP),
-            (self.unknown_drop, Settings::UNKNOWN_DROP),
-            (self.role == Role::Subscriber, Settings::SUBSCRIBER),
-        ]
-        .into_iter()
-        .filter(|&(set, _)| set)
-        .fold(Settings::default(), |settings, (_, setting)| settings.with(setting))
-    }
-}
 
 /// What is filtered.
 #[derive(Clone, Debug, Serialize)]
@@ -137,6 +38,9 @@ pub struct Attached {
     pub index: u32,
     pub direction: &'static str,
     pub hook: Hook,
+    /// What its program takes frames to start with.
+    #[serde(skip)]
+    pub link: LinkType,
     /// Why it is not the hook that was asked for first, and what that means.
     pub warning: Option<String>,
 }
@@ -158,30 +62,6 @@ struct LinkName {
     index: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    In,
-    Out,
-}
-
-impl Side {
-    const ALL: [Self; 2] = [Self::In, Self::Out];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::In => "in",
-            Self::Out => "out",
-        }
-    }
-
-    pub(super) const fn tc_type(self) -> TcAttachType {
-        match self {
-            Self::In => TcAttachType::Ingress,
-            Self::Out => TcAttachType::Egress,
-        }
-    }
-}
-
 impl fmt::Display for LinkName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { hook, direction, side, index } = self;
@@ -191,6 +71,11 @@ impl fmt::Display for LinkName {
 }
 
 impl LinkName {
+    fn of(wanted: &Wanted, hook: Hook) -> Self {
+        let (side, index) = (wanted.side(), wanted.index);
+        Self { hook, direction: wanted.direction, side, index }
+    }
+
     /// Where such a link can be looked for. Filters on clsact have none.
     fn site(&self) -> Option<Site> {
         match (self.hook, self.side) {
@@ -225,18 +110,23 @@ pub(super) fn attach(
     wanted: &Wanted,
 ) -> Result<Attached, Refused> {
     let result = adopt(pins, policy, wanted)
-        .and_then(|()| {
-            bare_ip(&wanted.interface)
-                .map_err(|source| Error::Interface { interface: wanted.interface.clone(), source })
-        })
-        .and_then(|bare_ip| try_hooks(pins, programs, wanted, bare_ip));
+        .and_then(|()| link_type(wanted))
+        .and_then(|link| try_hooks(pins, programs, wanted, link));
     result.map_err(|error| Refused { wanted: wanted.clone(), error })
+}
+
+/// What frames of the interface start with.
+fn link_type(wanted: &Wanted) -> Result<LinkType, Error> {
+    let interface = || wanted.interface.clone();
+    let device = survey::device_of(wanted.index);
+    let device = device.map_err(|source| Error::Interface { interface: interface(), source })?;
+    device.link.map_err(|source| Error::LinkType { interface: interface(), source })
 }
 
 /// Pins links of ours that no pin leads to where the program for `wanted` would stand: from then on they are like any other.
 fn adopt(pins: &Pins, policy: u32, wanted: &Wanted) -> Result<(), Error> {
     for hook in Hook::ALL {
-        let name = wanted.link(hook);
+        let name = LinkName::of(wanted, hook);
         let Some(site) = name.site().filter(|_| !is_attached(pins, name)) else { continue };
         let pinned = || -> Result<Vec<u32>, Error> {
             let names = pins.links()?.into_iter().filter_map(|name| LinkName::parse(&name));
@@ -282,15 +172,16 @@ fn try_hooks(
     pins: &Pins,
     programs: &mut Programs,
     wanted: &Wanted,
-    bare_ip: bool,
+    link: LinkType,
 ) -> Result<Attached, Error> {
     let candidates = Hook::candidates(wanted.hook, wanted.side());
-    let name = |hook| wanted.link(hook);
+    let name = |hook| LinkName::of(wanted, hook);
     let attached = |hook, warning| Attached {
         interface: wanted.interface.clone(),
         index: wanted.index,
         direction: wanted.direction.name(),
         hook,
+        link,
         warning,
     };
     let mut ours: Vec<Hook> =
@@ -305,7 +196,8 @@ fn try_hooks(
             continue;
         }
         let mut put_on = |hook, present| {
-            put(pins, programs, wanted, wanted.settings(hook, bare_ip), name(hook), present)
+            let settings = wanted.settings(hook, link == LinkType::BareIp);
+            put(pins, programs, wanted, settings, name(hook), present)
         };
         // The kernel has no room for native and generic XDP at a time: TC stands in while they change places.
         if let Some(rival) = ours.iter().position(|present| hook.excludes(*present)) {
@@ -404,7 +296,7 @@ fn put(
         }
         Hook::Clsact => {
             let tc = instance.tc()?;
-            attach_clsact(tc, wanted).map_err(failed)?;
+            clsact::attach(tc, wanted).map_err(failed)?;
             // A filter cannot be pinned; its program stands for it.
             if present {
                 fs::remove_file(&path).map_err(Error::path("remove", &path))?;
@@ -441,48 +333,6 @@ fn no_link(error: LinkError) -> ProgramError {
     })
 }
 
-/// Where our filters stand on a clsact hook: fixed, so that they can be found and replaced.
-const CLSACT_PRIORITY: u16 = 25;
-
-/// Of its own for each direction: when an interface changes its role, both stand on one side for a moment.
-const fn clsact_handle(direction: Direction) -> TcHandle {
-    match direction {
-        Direction::Upstream => TcHandle::new(0, 0x25),
-        Direction::Downstream => TcHandle::new(0, 0x26),
-    }
-}
-
-/// The filter of ours at that place, whether it is there or not.
-fn clsact_filter(
-    interface: &str,
-    side: Side,
-    direction: Direction,
-) -> Result<SchedClassifierLink, ProgramError> {
-    let handle = clsact_handle(direction);
-    let link =
-        SchedClassifierLink::attached(interface, side.tc_type(), CLSACT_PRIORITY, handle, None);
-    Ok(link.map_err(TcError::from)?)
-}
-
-fn attach_clsact(program: &mut SchedClassifier, wanted: &Wanted) -> Result<(), ProgramError> {
-    let interface = &wanted.interface;
-    let (side, direction) = (wanted.side(), wanted.direction);
-    let replace = |program: &mut SchedClassifier| {
-        program.attach_to_link(clsact_filter(interface, side, direction)?)
-    };
-    let id = replace(program).or_else(|_nothing_to_replace| {
-        // The queueing discipline may be there already, for somebody else's filters.
-        let _ = tc::qdisc_add_clsact(interface);
-        let handle = clsact_handle(direction);
-        let options = NlOptions { priority: CLSACT_PRIORITY, handle, classid: None };
-        let options = TcAttachOptions::Netlink(options);
-        program.attach_with_options(interface, side.tc_type(), options)
-    })?;
-    // The filter belongs to the interface, not to this process.
-    std::mem::forget(program.take_link(id)?);
-    Ok(())
-}
-
 /// Whether a program of ours is on that hook of that interface.
 fn is_attached(pins: &Pins, name: LinkName) -> bool {
     match name.hook {
@@ -504,7 +354,7 @@ pub(super) fn places(pins: &Path, devices: &[Device]) -> Result<Vec<Place>, Erro
         let Some(name) = name else { continue };
         let is_there = devices.iter().any(|device| device.index == name.index);
         let program = match name.hook {
-            Hook::Clsact if is_there => clsact_program(name)?,
+            Hook::Clsact if is_there => clsact::program(name.index, name.side, name.direction)?,
             Hook::Clsact => None,
             _ => {
                 let link = sys::open_pin(&path).map_err(Error::path("open", &path))?;
@@ -518,16 +368,6 @@ pub(super) fn places(pins: &Path, devices: &[Device]) -> Result<Vec<Place>, Erro
     Ok(places)
 }
 
-/// The program of our filter, if it is where we put it.
-fn clsact_program(name: LinkName) -> Result<Option<u32>, Error> {
-    let handle = u32::from(clsact_handle(name.direction));
-    let filters = survey::filters(name.index, name.side).map_err(Error::call("to list filters"))?;
-    let ours = |filter: &survey::ClsactFilter| {
-        filter.priority == CLSACT_PRIORITY && filter.handle == handle
-    };
-    Ok(filters.into_iter().find(ours).and_then(|filter| filter.program))
-}
-
 /// Takes the program off, and removes its pin.
 fn remove(pins: &Pins, name: LinkName, interface: Option<&str>) -> Result<(), Error> {
     let path = pins.link(&name.to_string());
@@ -535,7 +375,7 @@ fn remove(pins: &Pins, name: LinkName, interface: Option<&str>) -> Result<(), Er
         Hook::Clsact => {
             // Nothing to remove is what is wanted.
             let filter = interface
-                .map(|interface| clsact_filter(interface, name.side, name.direction)?.detach());
+                .map(|interface| clsact::filter(interface, name.side, name.direction)?.detach());
             drop(filter);
         }
         _ => {
@@ -561,7 +401,7 @@ pub(super) fn detach_all_but(pins: &Pins, wanted: &[Wanted]) -> Result<Vec<Strin
     let mut removed = Vec::new();
     for link in pins.links()? {
         let Some(name) = LinkName::parse(&link) else { continue };
-        if wanted.iter().any(|wanted| wanted.link(name.hook) == name) {
+        if wanted.iter().any(|wanted| LinkName::of(wanted, name.hook) == name) {
             continue;
         }
         let interface = interface_name(name.index);
@@ -574,22 +414,6 @@ pub(super) fn detach_all_but(pins: &Pins, wanted: &[Wanted]) -> Result<Vec<Strin
         ));
     }
     Ok(removed)
-}
-
-/// Whether frames of the interface start at the IP header.
-fn bare_ip(interface: &str) -> io::Result<bool> {
-    /// linux/if_arp.h
-    const ARPHRD_RAWIP: u16 = 519;
-    const WITHOUT_LINK_HEADER: [u16; 7] = [
-        libc::ARPHRD_PPP,
-        libc::ARPHRD_NONE,
-        libc::ARPHRD_TUNNEL,
-        libc::ARPHRD_TUNNEL6,
-        libc::ARPHRD_SIT,
-        libc::ARPHRD_IPGRE,
-        ARPHRD_RAWIP,
-    ];
-    Ok(WITHOUT_LINK_HEADER.contains(&sys::hardware_type(interface)?))
 }
 
 /// What the kernel's refusal means.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use aya::{EbpfError, maps::MapError, pin::PinError, programs::ProgramError};
 use opb_common::ABI_VERSION;
 
+use super::link_type::Unreadable;
 use crate::image::FormatError;
 
 /// An operation on the kernel failed. The running policy is what it was before.
@@ -42,6 +43,8 @@ pub enum Error {
     },
     #[error("interface {interface}")]
     Interface { interface: String, source: io::Error },
+    #[error("interface {interface}")]
+    LinkType { interface: String, source: Unreadable },
     #[error("interface {interface}: {owner} is on its {hook} hook")]
     Occupied { interface: String, hook: &'static str, owner: String },
     #[error("the programs' debug lines cannot be read")]
@@ -75,6 +78,7 @@ impl Error {
             Self::Occupied { .. } => {
                 Some("`hook: tc` coexists with other programs on the interface".into())
             }
+            Self::LinkType { source, .. } => Some(source.hint().into()),
             Self::Path { source, .. } | Self::Call { source, .. }
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {

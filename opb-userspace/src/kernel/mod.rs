@@ -3,21 +3,25 @@
 //!
 //! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what
 //! outlives the pins, [`orphans`] what has lost both), [`policy`] puts an image into the kernel (into [`slots`]), [`programs`] loads the BPF
-//! programs, [`attach`] puts them on interfaces, [`counters`] reads what they counted (by [`interfaces`], too), [`sighting`]
+//! programs, [`attach`] puts them on interfaces (on a [`hook`], by [`link_type`]; [`clsact`] is for old kernels), [`counters`] reads what they counted (by [`interfaces`], too), [`sighting`]
 //! what they wrote down of denied packets (both through [`memory`]). [`replay`] runs single packets through programs of its
 //! own. [`survey`] looks at what else there is, [`netlink`] asks for it.
 
 mod attach;
+mod clsact;
 mod counters;
 mod error;
 mod held;
-mod orphans;
+mod hook;
 mod interfaces;
+mod link_type;
 mod memory;
 mod netlink;
+mod orphans;
 mod pins;
 mod policy;
 mod programs;
+mod redirects;
 mod replay;
 mod sighting;
 mod slots;
@@ -29,16 +33,22 @@ use std::{io, path::Path};
 use opb_common::settings::Settings;
 use tracing::Level;
 
-pub use attach::{Attached, Hook, Refused, Wanted};
+pub use attach::{Attached, Refused};
 pub use counters::CounterRow;
 pub use error::Error;
+pub use hook::{Hook, Wanted};
+pub use link_type::{LinkType, Unreadable};
 pub use policy::{Live, Staged};
 pub use programs::Logs;
+pub use redirects::Redirector;
 pub use replay::{Replay, ReplayHook};
 pub use sighting::{Books, Events, Sightings};
-pub use survey::{Device, FlowTable, Foreign, Memory, Need, Offloads, Place, Survey};
+pub use survey::{Device, FlowTable, Foreign, Memory, Need, Offloads, Place, Survey, devices_now};
 
-use crate::image::{Image, Overlay, Slots};
+use crate::{
+    errors::one_line,
+    image::{Image, Overlay, Slots},
+};
 use counters::Counters;
 use held::Held;
 use interfaces::Interfaces;
@@ -120,6 +130,15 @@ impl Kernel {
     /// overlay on it.
     pub fn replace(&mut self, image: Staged) -> Result<(), Error> {
         self.policy.publish(image)
+    }
+
+    /// Loads every program that `rules` may come to need: an interface that appears then waits for an attachment and for
+    /// nothing else. Of the rules' interfaces nothing matters, not even that they are there.
+    pub fn preload(&mut self, rules: &[Wanted]) {
+        for error in self.programs.preload(rules.iter().flat_map(Wanted::instances)) {
+            // Where the program is really needed, the refusal says what is not filtered.
+            tracing::warn!("a program cannot be loaded in advance: {}", one_line(&error));
+        }
     }
 
     /// Puts the programs on interfaces, or replaces those that are there without a gap.

@@ -30,6 +30,11 @@ pub(super) fn list(protocol: SockProtocol, kind: u16, body: &[u8]) -> io::Result
     Err(io::Error::other("what was to be listed changed all the time"))
 }
 
+/// The same, of one attempt: where the list changes meanwhile, the answers may be of two times.
+pub(super) fn list_now(protocol: SockProtocol, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    Ok(exchange(protocol, kind, libc::NLM_F_DUMP as u16, body)?.messages)
+}
+
 struct Answers {
     messages: Vec<Vec<u8>>,
     /// The list changed meanwhile, and may be of two times.

@@ -12,8 +12,11 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::SockProtocol;
 use opb_common::outcome::Direction;
 
-use super::attach::{self, Hook, Side, Wanted};
+use super::attach;
+use super::hook::{Hook, Side, Wanted};
+use super::link_type::{LinkType, Unreadable};
 use super::netlink::{self, Attributes};
+use super::redirects::{self, Redirector};
 use super::{Error, pins, sys};
 
 /// The system, and every device of this network namespace.
@@ -69,7 +72,7 @@ pub struct Memory {
 }
 
 /// A network device.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     pub name: String,
     pub index: u32,
@@ -79,6 +82,7 @@ pub struct Device {
     pub below: Option<u32>,
     /// The bridge or bond that it belongs to.
     pub master: Option<u32>,
+    pub link: Result<LinkType, Unreadable>,
     pub xdp: Option<XdpProgram>,
 }
 
@@ -157,6 +161,13 @@ impl Survey {
                 && place.program.is_some()
         };
         self.ours.iter().find(fits)
+    }
+
+    /// XDP programs of others on any device.
+    #[must_use]
+    pub fn redirectors(&self) -> Vec<Redirector> {
+        let ours: Vec<u32> = self.ours.iter().filter_map(|place| place.program).collect();
+        redirects::find(&self.devices, &ours)
     }
 
     /// Programs of others that see the packets of `wanted` before ours does.
@@ -262,6 +273,7 @@ const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
 const IFLA_EXT_MASK: u16 = 29;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 const IFLA_XDP: u16 = 43;
@@ -271,23 +283,40 @@ const IFLA_XDP_SKB_PROG_ID: u16 = 6;
 /// Bytes of struct ifinfomsg: family and type, index, flags, change.
 const IFINFOMSG: usize = 16;
 
-pub(super) fn devices() -> io::Result<Vec<Device>> {
+fn devices() -> io::Result<Vec<Device>> {
+    Ok(devices_from(netlink::list(SockProtocol::NetlinkRoute, libc::RTM_GETLINK, &all_devices())?))
+}
+
+/// All devices, for whoever asks again soon: one that comes or goes at the moment may be among them or not.
+pub fn devices_now() -> io::Result<Vec<Device>> {
+    let request = all_devices();
+    Ok(devices_from(netlink::list_now(SockProtocol::NetlinkRoute, libc::RTM_GETLINK, &request)?))
+}
+
+fn all_devices() -> Vec<u8> {
     let mut request = vec![0; IFINFOMSG];
     request.extend(8u16.to_ne_bytes());
     request.extend(IFLA_EXT_MASK.to_ne_bytes());
     request.extend(RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
-    let answers = netlink::list(SockProtocol::NetlinkRoute, libc::RTM_GETLINK, &request)?;
-    Ok(answers.iter().filter_map(|answer| device(answer)).collect())
+    request
+}
+
+fn devices_from(answers: Vec<Vec<u8>>) -> Vec<Device> {
+    answers.iter().filter_map(|answer| device(answer)).collect()
 }
 
 fn device(message: &[u8]) -> Option<Device> {
     let attributes = Attributes(message.get(IFINFOMSG..)?);
+    let number = u16::from_ne_bytes(*message.get(2..)?.first_chunk()?);
+    let info = attributes.within(IFLA_LINKINFO);
+    let kind = info.text(IFLA_INFO_KIND);
     Some(Device {
         name: attributes.text(IFLA_IFNAME)?,
         index: u32::from_ne_bytes(*message.get(4..)?.first_chunk()?),
-        kind: attributes.within(IFLA_LINKINFO).text(IFLA_INFO_KIND),
         below: attributes.number(IFLA_LINK),
         master: attributes.number(IFLA_MASTER),
+        link: LinkType::of(number, kind.as_deref(), info.within(IFLA_INFO_DATA)),
+        kind,
         xdp: xdp(attributes),
     })
 }
@@ -299,12 +328,17 @@ fn xdp(attributes: Attributes<'_>) -> Option<XdpProgram> {
     Some(XdpProgram { id, is_generic: kind == IFLA_XDP_SKB_PROG_ID })
 }
 
+/// The interface of this network namespace with that number.
+pub(super) fn device_of(interface: u32) -> io::Result<Device> {
+    let request = [[0; 4], interface.to_ne_bytes(), [0; 4], [0; 4]].concat();
+    let answer = netlink::get(SockProtocol::NetlinkRoute, libc::RTM_GETLINK, &request)?;
+    device(&answer).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// The program on the XDP hook of an interface of this network namespace, with or without a link: bpf(2) would
 /// tell of links in all namespaces, where the same number is another interface.
 pub(super) fn xdp_program(interface: u32) -> io::Result<Option<XdpProgram>> {
-    let request = [[0; 4], interface.to_ne_bytes(), [0; 4], [0; 4]].concat();
-    let answer = netlink::get(SockProtocol::NetlinkRoute, libc::RTM_GETLINK, &request)?;
-    Ok(device(&answer).and_then(|device| device.xdp))
+    Ok(device_of(interface)?.xdp)
 }
 
 /// A filter on a clsact hook.

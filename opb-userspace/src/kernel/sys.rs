@@ -152,21 +152,55 @@ fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
 }
 
+/// Opens any map of this machine.
+pub(super) fn open_map(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // This is the member for BPF_MAP_GET_FD_BY_ID.
+    attr.__bindgen_anon_6.__bindgen_anon_1.map_id = id;
+    fd_from(bpf(bpf_cmd::BPF_MAP_GET_FD_BY_ID, &mut attr)?)
+}
+
+/// The first word of each value of a map with keys of four bytes and values of at most 64. At most 4096 of them.
+pub(super) fn first_words(map: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    const MOST: usize = 4096;
+    let mut words = Vec::new();
+    let mut key = None;
+    while let Some(next) = next_key(map, key)?.filter(|_| words.len() < MOST) {
+        key = Some(next);
+        let mut value = [0u32; 16];
+        let mut attr = empty();
+        // SAFETY: the attribute was zeroed, and this is the member for BPF_MAP_LOOKUP_ELEM.
+        let look = unsafe { &mut attr.__bindgen_anon_2 };
+        look.map_fd = map.as_raw_fd() as u32;
+        look.key = &raw const next as u64;
+        look.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+        // An array has keys without a value.
+        words.extend(bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr).ok().map(|_| value[0]));
+    }
+    Ok(words)
+}
+
+fn next_key(map: BorrowedFd<'_>, key: Option<u32>) -> io::Result<Option<u32>> {
+    let mut next = 0u32;
+    let mut attr = empty();
+    // SAFETY: the attribute was zeroed, and this is the member for BPF_MAP_GET_NEXT_KEY.
+    let step = unsafe { &mut attr.__bindgen_anon_2 };
+    step.map_fd = map.as_raw_fd() as u32;
+    step.key = key.as_ref().map_or(0, |key| std::ptr::from_ref(key) as u64);
+    step.__bindgen_anon_1.next_key = &raw mut next as u64;
+    match bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr) {
+        Ok(_) => Ok(Some(next)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Takes a link off its hook, whoever else still holds it.
 pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
     // BPF_LINK_DETACH reads one word, the link's descriptor.
     attr.link_detach.link_fd = link.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
-}
-
-/// The `ARPHRD_` number of an interface: what its frames start with. One call for one interface, because a node may have
-/// thousands of them.
-pub(super) fn hardware_type(interface: &str) -> io::Result<u16> {
-    let mut request = request_for(interface)?;
-    ask(&mut request, libc::SIOCGIFHWADDR)?;
-    // SAFETY: the member that SIOCGIFHWADDR fills.
-    Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
 }
 
 /// The features that are on at an interface, by the names that `ethtool -k` shows (linux/ethtool.h).

@@ -30,6 +30,26 @@ pub fn attached(netns: &Netns, interfaces: &[&str]) -> Result<Vec<Attachment>> {
     Ok(found)
 }
 
+impl Attachment {
+    /// Whether it is on the hook that `opb status` calls `name`.
+    #[must_use]
+    pub fn is_on(&self, name: &str) -> bool {
+        match name {
+            "xdp" => self.hook == "driver",
+            "xdp-generic" => self.hook == "generic",
+            name => self.hook.split_once('/').is_some_and(|(hook, _)| hook == name),
+        }
+    }
+}
+
+/// Fails unless the kernel shows a program on the hook of `interface` that `opb status` calls `name`.
+pub fn stands_on(netns: &Netns, interface: &str, name: &str) -> Result<()> {
+    let found = attached(netns, &[interface])?;
+    let on_it = found.iter().any(|attachment| attachment.is_on(name));
+    anyhow::ensure!(on_it, "{interface}: not on {name}: {found:?}");
+    Ok(())
+}
+
 /// Debian 12's bpftool is older than TCX and does not show it.
 fn tcx(netns: &Netns, interfaces: &[&str]) -> Result<Vec<Attachment>> {
     let sides = [(TcAttachType::Ingress, "tcx/ingress"), (TcAttachType::Egress, "tcx/egress")];

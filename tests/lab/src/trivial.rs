@@ -19,6 +19,8 @@ pub enum Kind {
     Tc,
 }
 
+const BPF_XDP: u32 = 37;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -63,6 +65,22 @@ struct LinkCreate {
     flags: u32,
 }
 
+#[repr(C)]
+struct MapCreate {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    entries: u32,
+}
+
+#[repr(C)]
+struct MapUpdate {
+    map: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
 /// A program that lets everything pass.
 pub fn load(kind: Kind) -> Result<OwnedFd> {
     let (number, flags, pass) = match kind {
@@ -70,7 +88,10 @@ pub fn load(kind: Kind) -> Result<OwnedFd> {
         Kind::Tc => (3, 0, u32::MAX), // BPF_PROG_TYPE_SCHED_CLS, TC_ACT_UNSPEC
     };
     // r0 = pass; exit
-    let code: [u64; 2] = [u64::from(pass) << 32 | 0xb7, 0x95];
+    load_code(number, flags, &[u64::from(pass) << 32 | 0xb7, 0x95])
+}
+
+fn load_code(number: u32, flags: u32, code: &[u64]) -> Result<OwnedFd> {
     let mut load = ProgLoad {
         kind: number,
         instructions: code.len() as u32,
@@ -100,8 +121,6 @@ pub fn test_run(program: &OwnedFd, frame: &[u8], repeat: u32) -> Result<Duration
 
 /// Puts an XDP program that lets everything pass on an interface, for as long as the descriptor is held.
 pub fn pass_in_xdp(netns: &Netns, interface: &str) -> Result<OwnedFd> {
-    const BPF_XDP: u32 = 37;
-    const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
     link(Kind::Xdp, netns, interface, BPF_XDP, XDP_FLAGS_DRV_MODE)
 }
 
@@ -112,6 +131,29 @@ pub fn pass_in_tcx(netns: &Netns, interface: &str) -> Result<OwnedFd> {
     link(Kind::Tc, netns, interface, BPF_TCX_INGRESS, BPF_F_BEFORE)
 }
 
+/// Puts an XDP program on an interface that sends all that comes in out by another one, likewise. Its name is the same.
+pub fn redirect_in_xdp(netns: &Netns, interface: &str, into: &str) -> Result<OwnedFd> {
+    const BPF_MAP_CREATE: libc::c_long = 0;
+    const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+    const BPF_MAP_TYPE_DEVMAP: u32 = 14;
+    let mut create =
+        MapCreate { kind: BPF_MAP_TYPE_DEVMAP, key_size: 4, value_size: 4, entries: 1 };
+    let map = bpf(BPF_MAP_CREATE, &mut create).context("cannot make a device map")?;
+    // SAFETY: a descriptor that the kernel has just made for us.
+    let map = unsafe { OwnedFd::from_raw_fd(map) };
+    let descriptor = map.as_raw_fd() as u32;
+    netns.enter(|| {
+        let (key, value) = (0u32, if_nametoindex(into)?);
+        let (key, value) = (&raw const key as u64, &raw const value as u64);
+        let mut update = MapUpdate { map: descriptor, key, value, flags: 0 };
+        Ok(bpf(BPF_MAP_UPDATE_ELEM, &mut update).map(drop)?)
+    })?;
+    // r1 = map (two words); r2 = 0; r3 = 0; call bpf_redirect_map; exit
+    let code = [u64::from(descriptor) << 32 | 0x1118, 0, 0x2b7, 0x3b7, 51 << 32 | 0x85, 0x95];
+    let program = load_code(6, 1 << 5, &code)?;
+    attach(Kind::Xdp, &program, netns, interface, BPF_XDP, XDP_FLAGS_DRV_MODE)
+}
+
 fn link(
     kind: Kind,
     netns: &Netns,
@@ -119,7 +161,17 @@ fn link(
     attach_type: u32,
     flags: u32,
 ) -> Result<OwnedFd> {
-    let program = load(kind)?;
+    attach(kind, &load(kind)?, netns, interface, attach_type, flags)
+}
+
+fn attach(
+    kind: Kind,
+    program: &OwnedFd,
+    netns: &Netns,
+    interface: &str,
+    attach_type: u32,
+    flags: u32,
+) -> Result<OwnedFd> {
     let link = netns.enter(|| {
         let interface = if_nametoindex(interface)?;
         let program = program.as_raw_fd() as u32;
