@@ -30,3 +30,5 @@ mod prober;
 mod api;
 #[path = "live/hooks.rs"]
 mod hooks;
+#[path = "live/detached.rs"]
+mod detached;

@@ -63,6 +63,9 @@ fn describe(output: &mut Output, status: &report::Status) -> Result<(), Failure>
 
     run_time(output, status)?;
 
+    if status.detachments > 0 {
+        output.line(format_args!("programs taken off and put back: {}", status.detachments))?;
+    }
     if !status.interfaces.is_empty() {
         output.line("")?;
     }

@@ -2,6 +2,7 @@
 
 mod changes;
 mod delta;
+mod hooks;
 mod trial;
 
 use std::{
@@ -63,6 +64,8 @@ pub(super) struct Enforcer {
     covered: Vec<(Wanted, Attached)>,
     uncovered: Vec<(Wanted, String)>,
     retry: Instant,
+    /// How often a program was found off its hook.
+    detachments: u64,
     /// What is wrong beyond single interfaces, until it is right again.
     troubles: BTreeMap<Subject, String>,
     since: Timestamp,
@@ -74,6 +77,8 @@ pub(super) struct Enforcer {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
     Interfaces,
+    /// Nobody knows whether the programs are on their hooks.
+    Hooks,
     Pins,
     Store,
     /// What is published is not what it should be.
@@ -157,6 +162,7 @@ impl Enforcer {
             covered: Vec::new(),
             uncovered: Vec::new(),
             retry: Instant::now(),
+            detachments: 0,
             troubles: BTreeMap::new(),
             since: now,
             outlets,
@@ -208,6 +214,7 @@ impl Enforcer {
             self.expire(),
             self.release(),
             self.merge(),
+            self.miss_detached(),
             self.cover(Which::Missing),
         ];
         if changes.contains(&true) {
@@ -434,6 +441,7 @@ impl Enforcer {
             },
             last_reload: self.last_reload.clone(),
             interfaces: self.covered.iter().map(interface).collect(),
+            detachments: self.detachments,
             entries: self.entries_status(),
             hosts: self.hosts.status(policy),
             // Not known here: whoever shows a status adds them.

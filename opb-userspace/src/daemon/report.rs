@@ -20,6 +20,9 @@ pub struct Status {
     pub policy: PolicyStatus,
     pub last_reload: LastReload,
     pub interfaces: Vec<InterfaceStatus>,
+    /// How often something took a program off its hook since the daemon started, and the daemon put it back.
+    #[serde(default)]
+    pub detachments: u64,
     #[serde(default)]
     pub entries: EntriesStatus,
     /// Relay hosts, and what they stand for.

@@ -138,6 +138,11 @@ impl Kernel {
         results
     }
 
+    /// Whether the program that [`Self::attach`] put on `hook` for `wanted` is still there. Cheap enough for every second.
+    pub fn is_in_place(&self, wanted: &Wanted, hook: Hook) -> Result<bool, Error> {
+        attach::is_in_place(&self.held, wanted, hook)
+    }
+
     /// Takes programs of ours off every interface and direction that is not in `wanted`. Says which.
     pub fn detach_unwanted(&mut self, wanted: &[Wanted]) -> Result<Vec<String>, Error> {
         let removed = attach::detach_all_but(&self.pins, wanted);

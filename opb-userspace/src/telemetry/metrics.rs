@@ -148,7 +148,12 @@ impl Metrics {
             let (hook, mode) = hook_and_mode(&interface.hook);
             attached.with_label_values(&[&interface.name, &interface.role, hook, mode]).set(1);
         }
-        Ok(())
+        let detachments = IntCounter::new(
+            "opb_detachments_total",
+            "Programs that something took off their hooks since the daemon started.",
+        )?;
+        detachments.inc_by(status.detachments);
+        self.registry.register(Box::new(detachments))
     }
 
     fn gauge(&self, name: &str, help: &str, value: i64) -> Result<(), prometheus::Error> {
