@@ -32,3 +32,5 @@ mod api;
 mod hooks;
 #[path = "live/detached.rs"]
 mod detached;
+#[path = "live/groups.rs"]
+mod groups;

@@ -3,6 +3,7 @@
 mod changes;
 mod delta;
 mod hooks;
+mod slots;
 mod trial;
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use opb_common::{ABI_VERSION, image::Slot, settings::Settings};
+use opb_common::{ABI_VERSION, image::Slot, outcome::MAX_GROUPS, settings::Settings};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
@@ -135,9 +136,13 @@ impl Enforcer {
             None => (Slots::default(), 0),
         };
         let run_time = RunTime { entries: entries.map(), hosts: &hosts };
+        let before = slots;
+        let slots = slots::with_room(&before, &files, &files, &entries);
         let compiled = Compiled::new(&files, run_time, &slots, generation + 1, now)
             .map_err(LoadError::from)?;
         if live.is_none() {
+            // Whatever was counted, nobody knows for whom.
+            kernel.reset_counters(&(1..MAX_GROUPS as u16).collect::<Vec<_>>());
             kernel.publish(&compiled.image)?;
         }
         let mut enforcer = Self {
@@ -174,6 +179,8 @@ impl Enforcer {
             info!(generation, digest, "adopted what an earlier daemon left enforcing");
             // Only now: the programs of that daemon do not know of ports that the new policy may add.
             enforcer.kernel.publish(&enforcer.compiled.image)?;
+            let reused = enforcer.compiled.image.slots().reused(&before).map(|(slot, _)| slot);
+            enforcer.kernel.reset_counters(&reused.collect::<Vec<_>>());
         }
         enforcer.ask_for_hosts();
         enforcer.report();
@@ -242,12 +249,13 @@ impl Enforcer {
     }
 
     pub(super) fn counters(&self, by: By) -> Vec<CounterLine> {
+        let slots = self.compiled.image.slots();
         match by {
-            By::Group => self.kernel.counters(self.compiled.image.slots()),
+            By::Group => self.kernel.counters(slots),
             By::Interface => self.kernel.interface_counters(),
         }
         .into_iter()
-        .map(|row| CounterLine::new(by, row))
+        .map(|row| CounterLine::new(by, row, slots))
         .collect()
     }
 

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    compiled::hex, diff::Change, kernel::CounterRow, policy::Diagnostic, relays::HostStatus,
-    telemetry::alarms::AlarmStatus,
+    compiled::hex, diff::Change, image::Slots, kernel::CounterRow, policy::Diagnostic,
+    relays::HostStatus, telemetry::alarms::AlarmStatus,
 };
 
 /// Answer of `GET /v1/status`.
@@ -249,16 +249,22 @@ pub struct CounterLine {
     pub reason: String,
     pub packets: u64,
     pub bytes: u64,
+    /// When the counters of the group were at zero, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
 }
 
 impl CounterLine {
-    pub(super) fn new(by: By, row: CounterRow) -> Self {
+    pub(super) fn new(by: By, row: CounterRow, slots: &Slots) -> Self {
+        let since =
+            row.of.as_deref().filter(|_| by == By::Group).and_then(|name| slots.since(name));
         let of = row.of.unwrap_or_else(|| "-".to_owned());
         let (group, interface) = match by {
             By::Group => (Some(of), None),
             By::Interface => (None, Some(of)),
         };
         Self {
+            since,
             group,
             interface,
             direction: row.direction.to_owned(),

@@ -156,6 +156,13 @@ impl Kernel {
         self.counters.by_group(slots)
     }
 
+    /// Lets counters of groups start at zero: those whose slots had other names.
+    pub fn reset_counters(&self, slots: &[u16]) {
+        if !slots.is_empty() {
+            self.counters.reset(slots);
+        }
+    }
+
     /// The same packets by interface.
     #[must_use]
     pub fn interface_counters(&self) -> Vec<CounterRow> {

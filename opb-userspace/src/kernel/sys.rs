@@ -127,6 +127,17 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     Ok(LinkTarget { id: info.id, program: info.prog_id, interface })
 }
 
+/// Returns when every program that was running has ended (membarrier(2)).
+pub(super) fn wait_for_programs() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+    // SAFETY: a system call without pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        // Kernels with nohz_full refuse. A program runs for microseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
 /// The instructions of a program, as the verifier has left them.
 pub(super) fn translated(program: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     // SAFETY: plain numbers, for which zero is a value.

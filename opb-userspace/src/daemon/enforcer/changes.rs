@@ -10,7 +10,7 @@ use opb_common::outcome::Direction;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{Enforcer, Subject, applied, delta::Delta, trial::end};
+use super::{Enforcer, Subject, applied, delta::Delta, slots, trial::end};
 use crate::{
     compiled::{Compiled, RunTime},
     daemon::{
@@ -52,7 +52,8 @@ impl Enforcer {
     pub(super) fn compile(&self, files: &Policy) -> Result<Compiled, CompileError> {
         let run_time = RunTime { entries: self.entries.map(), hosts: &self.hosts };
         let image = &self.compiled.image;
-        Compiled::new(files, run_time, image.slots(), image.generation() + 1, Timestamp::now())
+        let slots = slots::with_room(image.slots(), files, &self.compiled.policy, &self.entries);
+        Compiled::new(files, run_time, &slots, image.generation() + 1, Timestamp::now())
     }
 
     /// Puts in force what files, run-time entries and relay hosts say now, as a new generation. Every change between two
@@ -63,7 +64,10 @@ impl Enforcer {
     }
 
     pub(super) fn publish(&mut self, compiled: Compiled) -> Result<(), kernel::Error> {
+        let [retired, replaced] = slots::reused(&compiled, &self.compiled);
+        self.kernel.reset_counters(&retired);
         self.kernel.publish(&compiled.image)?;
+        self.kernel.reset_counters(&replaced);
         (self.compiled, self.delta) = (compiled, Delta::default());
         self.troubles.remove(&Subject::Image);
         Ok(())

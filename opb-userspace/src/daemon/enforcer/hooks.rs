@@ -30,7 +30,8 @@ impl Enforcer {
         self.covered.retain(|(wanted, _)| lost.iter().all(|(lost, _)| lost != wanted));
         for (wanted, attached) in lost {
             self.detachments += 1;
-            let reason = format!("something took the {} program off its hook", attached.hook.name());
+            let reason =
+                format!("something took the {} program off its hook", attached.hook.name());
             self.uncovered.push((wanted, reason));
         }
         self.retry = Instant::now();
