@@ -34,3 +34,5 @@ mod hooks;
 mod detached;
 #[path = "live/groups.rs"]
 mod groups;
+#[path = "live/ownership.rs"]
+mod ownership;

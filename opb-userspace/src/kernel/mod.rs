@@ -2,7 +2,7 @@
 //! its attach interface in every release.
 //!
 //! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what
-//! outlives the pins, [`orphans`] what has lost both), [`policy`] puts an image into the kernel (into [`slots`]), [`programs`] loads the BPF
+//! outlives the pins, [`orphans`] what has lost both, [`presence`] who looks after them), [`policy`] puts an image into the kernel (into [`slots`]), [`programs`] loads the BPF
 //! programs, [`attach`] puts them on interfaces, [`counters`] reads what they counted (by [`interfaces`], too), [`sighting`]
 //! what they wrote down of denied packets (both through [`memory`]). [`replay`] runs single packets through programs of its
 //! own. [`survey`] looks at what else there is, [`netlink`] asks for it.
@@ -17,6 +17,7 @@ mod memory;
 mod netlink;
 mod pins;
 mod policy;
+mod presence;
 mod programs;
 mod replay;
 mod sighting;
@@ -42,9 +43,9 @@ use crate::image::{Image, Overlay, Slots};
 use counters::Counters;
 use held::Held;
 use interfaces::Interfaces;
-use orphans::Presence;
 use pins::Pins;
 use policy::PolicySlot;
+use presence::Presence;
 use programs::{Ports, Programs};
 
 /// What this process holds in the kernel, for as long as it runs. What must outlive it is pinned.
@@ -68,7 +69,7 @@ impl Kernel {
         let policy = PolicySlot::open(&pins.policy())?;
         let presence = Presence::new(policy.id()).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => Error::Locked { path: pins.policy().policy },
-            _ => Error::call("a name in this network namespace")(error),
+            _ => Error::call("a map that says who is here")(error),
         })?;
         let counters = Counters::open(&pins.counters())?;
         let interfaces = Interfaces::open(&pins.interfaces())?;

@@ -9,14 +9,19 @@ use std::{
     sync::Arc,
 };
 
-use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use redb::{
+    Database, ReadableDatabase, ReadableTable, Table, TableDefinition, backends::FileBackend,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Changes, Entry, Map,
     trial::{Batch, Step, Trial},
 };
-use crate::policy::Prefix;
+use crate::{
+    policy::Prefix,
+    private::{self, Access},
+};
 
 const FILE: &str = "entries.redb";
 /// Keys are the bytes of prefixes, values are JSON: members can be added without another version.
@@ -30,11 +35,18 @@ const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const VERSION: u64 = 1;
 
+/// Whether a name in the state directory is of this program.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("entries.") || ["privacy.key", "lost+found"].contains(&name)
+}
+
 /// The store cannot do what it should.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the directory {} cannot be made or written", path.display())]
     Directory { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Private(#[from] private::Error),
     #[error("another daemon uses the store {}", path.display())]
     InUse { path: PathBuf },
     #[error("the store {} has version {found}; this program knows {VERSION}", path.display())]
@@ -58,7 +70,7 @@ impl Store {
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let path = directory.join(FILE);
         let failed = |source| Error::Directory { path: directory.into(), source };
-        fs::create_dir_all(directory).map_err(failed)?;
+        private::directory(directory, Access::default(), is_ours)?;
         if !path.try_exists().map_err(failed)? {
             // A database that lost its power while it was being made cannot be opened: it gets its name when it is whole.
             let draft = path.with_extension("redb.new");
@@ -74,7 +86,9 @@ impl Store {
     }
 
     fn open_file(path: PathBuf) -> Result<Self, Error> {
-        match Database::create(&path) {
+        let opened = FileBackend::new(private::file(&path)?)
+            .and_then(|file| Database::builder().create_with_backend(file));
+        match opened {
             Ok(database) => Self::on(path, database),
             Err(redb::DatabaseError::DatabaseAlreadyOpen) => Err(Error::InUse { path }),
             Err(error) => Err(Error::Database { path, source: Box::new(error.into()) }),
