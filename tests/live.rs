@@ -36,3 +36,5 @@ mod detached;
 mod groups;
 #[path = "live/ownership.rs"]
 mod ownership;
+#[path = "live/store.rs"]
+mod store;

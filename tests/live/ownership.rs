@@ -80,7 +80,7 @@ fn nobody_can_keep_the_daemon_from_starting() -> Result<()> {
     open_house(&node)?;
     node.run()?;
     let map = policy_map(&node)?;
-    let files = ["opb.sock.lock", "state/entries.redb", "state"];
+    let files = ["opb.sock.lock", "state/entries.redb", "state/entries.mark", "state"];
     let mut paths: Vec<_> = files.iter().map(|name| node.path(name)).collect();
     paths.extend(["opb", "opb/v1", "opb/v1/links"].map(|name| node.mount().join(name)));
     // While it runs, and again while it does not.
@@ -135,7 +135,7 @@ fn nobody_reads_what_operators_write() -> Result<()> {
     fs::write(node.path("opb.sock.lock"), "")?;
     node.run()?;
     node.ask(&["subscriber", "add", "203.0.113.9", "--exempt", "--reason", "contract 4711"])?;
-    let files = ["entries.redb", "privacy.key"];
+    let files = ["entries.redb", "privacy.key", "entries.mark"];
     for name in files {
         let path = node.path("state").join(name);
         let found = fs::metadata(&path).with_context(|| name.to_owned())?;

@@ -4,6 +4,7 @@ mod changes;
 mod delta;
 mod hooks;
 mod slots;
+mod store;
 mod trial;
 
 use std::{
@@ -65,6 +66,8 @@ pub(super) struct Enforcer {
     covered: Vec<(Wanted, Attached)>,
     uncovered: Vec<(Wanted, String)>,
     retry: Instant,
+    /// Not before then the store is opened again.
+    recover_after: Option<Instant>,
     /// How often a program was found off its hook.
     detachments: u64,
     /// What is wrong beyond single interfaces, until it is right again.
@@ -81,7 +84,12 @@ enum Subject {
     /// Nobody knows whether the programs are on their hooks.
     Hooks,
     Pins,
+    /// It takes no changes.
     Store,
+    /// It has lost some.
+    Loss,
+    /// It will soon take none.
+    Disk,
     /// What is published is not what it should be.
     Image,
     Trial,
@@ -117,13 +125,15 @@ impl Enforcer {
         let watch = changes::watched(&path, &config, &files, started);
         let now = Timestamp::now();
         let mut entries = Entries::open(&config.state)?;
-        if let Some(places) = entries.roll_back(now)? {
+        if entries.is_trial_over()
+            && let Some(places) = entries.roll_back(Timestamp::MAX)?
+        {
             error!("{}", trial::taken_back(places.len()));
         }
         if let Some(Trial { until, .. }) = entries.trial() {
             warn!("an import is on trial: it is taken back at {until:.0} unless it is confirmed");
         }
-        let expired = entries.expire(now)?;
+        let expired = entries.lapse(now).len();
         if expired > 0 {
             info!("{expired} run-time entries have run out meanwhile");
         }
@@ -167,6 +177,7 @@ impl Enforcer {
             covered: Vec::new(),
             uncovered: Vec::new(),
             retry: Instant::now(),
+            recover_after: None,
             detachments: 0,
             troubles: BTreeMap::new(),
             since: now,
@@ -183,6 +194,7 @@ impl Enforcer {
             enforcer.kernel.reset_counters(&reused.collect::<Vec<_>>());
         }
         enforcer.ask_for_hosts();
+        enforcer.look_after_store();
         enforcer.report();
         Ok(enforcer)
     }
@@ -217,6 +229,7 @@ impl Enforcer {
     /// Follows what changes by itself: interfaces and files, and whatever runs out.
     pub(super) fn resync(&mut self) {
         let changes = [
+            self.look_after_store(),
             self.roll_back(),
             self.expire(),
             self.release(),

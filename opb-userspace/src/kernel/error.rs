@@ -67,7 +67,9 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NotBpffs { .. } => Some("mount one: mount -t bpf -o mode=0700 bpf /sys/fs/bpf".into()),
+            Self::NotBpffs { .. } => {
+                Some("mount one: mount -t bpf -o mode=0700 bpf /sys/fs/bpf".into())
+            }
             Self::Locked { .. } => {
                 Some("stop the running daemon first, or give this one other `pins`".into())
             }

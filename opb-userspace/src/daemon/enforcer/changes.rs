@@ -140,7 +140,15 @@ impl Enforcer {
             None => self.entries.commit(changes),
             Some(until) => self.entries.commit_on_trial(changes, until),
         };
-        let back = committed.map_err(|error| one_line(&error))?;
+        let back = match committed {
+            Ok(back) => back,
+            Err(error) => {
+                if self.complain_of_store() {
+                    self.report();
+                }
+                return Err(one_line(&error));
+            }
+        };
         if let Err(error) = self.renew_at(&changed) {
             if let Err(error) = self.entries.write(back) {
                 let error = one_line(&error);
@@ -161,7 +169,7 @@ impl Enforcer {
     }
 
     pub(super) fn entries_status(&self) -> EntriesStatus {
-        let count = self.entries.map().len();
+        let count = self.entries.count();
         EntriesStatus { count, meaningless: self.entries.meaningless(&self.files) }
     }
 
@@ -208,22 +216,14 @@ impl Enforcer {
         }
     }
 
-    /// Takes what has run out, out of force. Whether the status has changed.
+    /// Takes what has run out, out of force, and what has not after all because the clock was set back, into force again. Whether
+    /// the status has changed.
     pub(super) fn expire(&mut self) -> bool {
         let now = Timestamp::now();
-        let expired = self.entries.expired(now);
+        let expired = self.entries.lapse(now);
         let renews = self.compiled.is_stale(now) || self.is_image_wrong();
         if !renews && expired.is_empty() {
             return false;
-        }
-        match self.entries.expire(now) {
-            Ok(_) => drop(self.troubles.remove(&Subject::Store)),
-            // They are out of force all the same: whoever lays them over the policy looks at the time.
-            Err(error) => {
-                let error = one_line(&error);
-                let trouble = format!("entries that have run out stay in the store: {error}");
-                self.complain(Subject::Store, trouble);
-            }
         }
         let result = if renews { self.renew().map(|()| true) } else { self.renew_at(&expired) };
         let was_in_force = result == Ok(true);
