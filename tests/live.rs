@@ -38,3 +38,5 @@ mod groups;
 mod ownership;
 #[path = "live/store.rs"]
 mod store;
+#[path = "live/actors.rs"]
+mod actors;

@@ -1,5 +1,6 @@
 //! The part of the daemon that blocks: files, compiling, the kernel. One thing after the other.
 
+mod actor;
 mod changes;
 mod delta;
 mod hooks;
@@ -11,6 +12,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -39,8 +41,8 @@ use crate::{
     node::{Addresses, Config, EventLog, LogLevel, Observe, PolicySource},
     policy::{Diagnostic, Group, Policy},
     relays::{Hosts, resolver::Task},
-    subscribers::{Entries, Trial},
-    telemetry::Look,
+    subscribers::{Entries, Trial, Who},
+    telemetry::{Look, actions::Action},
 };
 
 /// How long an interface that refuses a program is left alone.
@@ -57,6 +59,10 @@ pub(super) struct Enforcer {
     hosts: Hosts,
     /// Hosts that have changed since somebody looked, and what they stand for now.
     host_news: BTreeMap<String, Vec<IpAddr>>,
+    /// Who asked for what is being done.
+    actor: Option<Arc<Who>>,
+    /// What was asked for since somebody looked.
+    actions: Vec<Action>,
     /// What files, entries and hosts make together.
     compiled: Compiled,
     delta: Delta,
@@ -163,12 +169,15 @@ impl Enforcer {
                 time: now,
                 trigger: Trigger::Start,
                 success: true,
+                by: None,
                 outcome: applied(&compiled),
             },
             files,
             entries,
             hosts,
             host_news: BTreeMap::new(),
+            actor: None,
+            actions: Vec::new(),
             compiled,
             delta: Delta::default(),
             trial: None,
@@ -221,6 +230,7 @@ impl Enforcer {
                 errors.iter().for_each(|problem| error!("{}", problem.text));
             }
         }
+        self.record("reload", actor::outcome(&outcome));
         self.remember(trigger, outcome.clone());
         self.report();
         outcome
@@ -280,6 +290,7 @@ impl Enforcer {
             by_interface: self.kernel.interface_counters(),
             slots,
             hosts: std::mem::take(&mut self.host_news),
+            actions: std::mem::take(&mut self.actions),
         }
     }
 
@@ -414,7 +425,8 @@ impl Enforcer {
 
     fn remember(&mut self, trigger: Trigger, outcome: ReloadOutcome) {
         let success = !outcome.is_rejected();
-        self.last_reload = LastReload { time: Timestamp::now(), trigger, success, outcome };
+        let by = self.actor.as_deref().cloned();
+        self.last_reload = LastReload { time: Timestamp::now(), trigger, success, by, outcome };
     }
 
     fn warn_of_policy(&self) {

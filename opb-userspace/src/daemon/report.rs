@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     compiled::hex, diff::Change, image::Slots, kernel::CounterRow, policy::Diagnostic,
-    relays::HostStatus, telemetry::alarms::AlarmStatus,
+    relays::HostStatus, subscribers::Who, telemetry::alarms::AlarmStatus,
 };
 
 /// Answer of `GET /v1/status`.
@@ -138,6 +138,9 @@ pub struct LastReload {
     pub trigger: Trigger,
     /// False if the files say something else than what is in force.
     pub success: bool,
+    /// Who asked for it, if somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Who>,
     #[serde(flatten)]
     pub outcome: ReloadOutcome,
 }

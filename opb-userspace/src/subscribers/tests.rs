@@ -171,7 +171,7 @@ fn removing_what_is_not_there_is_no_error() {
     let policy = policy(POLICY);
     let mut staging = Staging::new(&entries, &policy, Timestamp::now());
     let prefixes = ["203.0.113.1/32", "203.0.113.2/32"].map(str::to_owned).to_vec();
-    let answer = staging.stage(Request::Remove(Removal { prefixes, partial: false }));
+    let answer = staging.stage(Request::Remove(Removal { prefixes, partial: false }, who()));
     assert_eq!(answer, Answer { removed: 1, unchanged: 1, ..Answer::default() });
     let changes = staging.into_changes();
     entries.commit(changes).expect("the store works");

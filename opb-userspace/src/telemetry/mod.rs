@@ -3,6 +3,7 @@
 //!
 //! The daemon feeds a [`Telemetry`], and everything that shows something reads it: control API, metrics, page.
 
+pub mod actions;
 pub mod alarms;
 pub mod clock;
 pub mod events;
@@ -28,6 +29,7 @@ use opb_common::{
 use tokio::{sync::watch, time::timeout};
 
 use self::{
+    actions::Action,
     alarms::{Alarm, AlarmStatus},
     clock::Clock,
     events::{Event, Kind, Page, Recent},
@@ -73,6 +75,8 @@ pub struct Look {
     pub slots: Slots,
     /// Relay hosts that have changed since the look before, and what they stand for now.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// What was changed since then.
+    pub actions: Vec<Action>,
 }
 
 /// For the metrics and the page.
@@ -129,7 +133,8 @@ impl Telemetry {
         let suspects =
             suspicions.into_iter().map(|it| memory.suspicion(it, now, monotonic, &self.privacy));
         let relays = look.hosts.into_iter().map(|(host, addresses)| relay(host, addresses, now));
-        let events: Vec<_> = suspects.chain(relays).collect();
+        let changes = look.actions.into_iter().map(Action::event);
+        let events: Vec<_> = suspects.chain(relays).chain(changes).collect();
         let events: Vec<_> = events.into_iter().map(|event| memory.recent.push(event)).collect();
         let last = memory.recent.last();
         drop(memory);

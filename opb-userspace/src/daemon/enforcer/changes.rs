@@ -10,7 +10,7 @@ use opb_common::outcome::Direction;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{Enforcer, Subject, applied, delta::Delta, slots, trial::end};
+use super::{Enforcer, Subject, actor, applied, delta::Delta, slots, trial::end};
 use crate::{
     compiled::{Compiled, RunTime},
     daemon::{
@@ -106,6 +106,7 @@ impl Enforcer {
         if waiting.is_empty() {
             return;
         }
+        let authors: Vec<_> = waiting.iter().map(|one| one.request.author()).collect();
         let mut staging = Staging::new(&self.entries, &self.files, Timestamp::now());
         let (mut answers, replies): (Vec<_>, Vec<_>) = (waiting.into_iter())
             .map(|Waiting { request, reply, .. }| (staging.stage(request), reply))
@@ -120,6 +121,13 @@ impl Enforcer {
                 self.change_on_trial(changes, until)
             }
         };
+        for ((name, who), answer) in authors.iter().zip(&answers) {
+            let outcome = match &result {
+                Ok(()) => actor::counts(answer),
+                Err(Refusal::OnTrial(error) | Refusal::Failed(error)) => format!("failed: {error}"),
+            };
+            self.record_of(name, who, outcome);
+        }
         for (answer, reply) in answers.into_iter().zip(replies) {
             // Whoever asked may have given up.
             drop(reply.send(result.clone().map(|()| answer)));

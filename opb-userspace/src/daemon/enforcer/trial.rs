@@ -64,6 +64,7 @@ impl Enforcer {
             self.trial = None;
             self.troubles.remove(&Subject::Trial);
             info!("{} that was on trial is confirmed", of.name());
+            self.record("confirm", of.name());
             self.report();
         }
         let generation = self.compiled.image.generation();
