@@ -40,3 +40,5 @@ mod ownership;
 mod store;
 #[path = "live/actors.rs"]
 mod actors;
+#[path = "live/storms.rs"]
+mod storms;

@@ -2,6 +2,7 @@
 //! truth, and an empty file is a fresh database: it cannot say itself that something is missing.
 
 use std::{
+    cell::Cell,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
@@ -34,7 +35,9 @@ pub(super) struct Mark {
     directory: PathBuf,
     /// What it said when it was opened, if it said anything.
     before: Option<State>,
-    is_synced: std::cell::Cell<bool>,
+    is_synced: Cell<bool>,
+    /// A loss is known that could not be written down.
+    is_unwritten: Cell<bool>,
 }
 
 impl Mark {
@@ -49,11 +52,12 @@ impl Mark {
         if before.is_none() && !bytes.is_empty() {
             tracing::warn!("{FILE} in {} cannot be read: made anew", directory.display());
         }
-        Ok(Self { file, directory: directory.into(), before, is_synced: true.into() })
+        let [is_synced, is_unwritten] = [true, false].map(Cell::new);
+        Ok(Self { file, directory: directory.into(), before, is_synced, is_unwritten })
     }
 
     /// Compares what the store has with what it had. `None` stands for a file without a byte, which no store ever is.
-    pub(super) fn compare(&self, found: Option<State>) -> io::Result<()> {
+    pub(super) fn compare(&self, found: Option<State>) {
         let is_lost = match (self.before, found) {
             (None, None) => true,
             (None, Some(_)) => false,
@@ -64,9 +68,13 @@ impl Mark {
                     || found.sequence == before.sequence && found.entries != before.entries
             }
         };
-        if !is_lost {
-            return Ok(());
+        if is_lost && let Err(error) = self.write_down(found) {
+            tracing::error!("{LOST} in {} cannot be written: {error}", self.directory.display());
+            self.is_unwritten.set(true);
         }
+    }
+
+    fn write_down(&self, found: Option<State>) -> io::Result<()> {
         let (time, before) = (Timestamp::now(), self.before);
         let line = serde_json::json!({ "time": time, "acknowledged": before, "found": found });
         let mut options = OpenOptions::new();
@@ -78,6 +86,10 @@ impl Mark {
     /// After a commit. It is on its way to the disk when this returns, which is enough to tell damage; after a power cut, the
     /// store may be ahead of it, and never behind.
     pub(super) fn write(&self, state: State) {
+        if self.is_unwritten.get() {
+            // The next start shall find it again.
+            return;
+        }
         if let Err(error) = self.file.write_all_at(&bytes(state), 0) {
             tracing::warn!("{FILE} in {} cannot be written: {error}", self.directory.display());
         }
@@ -97,7 +109,10 @@ impl Mark {
         let path = self.lost();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let text = "the store has lost changes, and how many could not be written down: restore them, then restart the daemon";
+                return self.is_unwritten.get().then(|| text.to_owned());
+            }
             Err(error) => return Some(format!("{} cannot be read: {error}", path.display())),
         };
         let last = text.lines().last().unwrap_or_default();
@@ -152,7 +167,7 @@ mod tests {
         let open = || Mark::open(directory.path()).expect("opens");
         let is_lost = |found| {
             let mark = open();
-            mark.compare(found).expect("writes");
+            mark.compare(found);
             let lost = mark.loss().is_some();
             drop(fs::remove_file(mark.lost()));
             lost
