@@ -52,7 +52,9 @@ fn count(node: &Node) -> Result<u64> {
 }
 
 fn is_degraded_by(status: &Value, text: &str) -> bool {
-    status["state"] == "degraded" && status["problems"].to_string().contains(text)
+    let store = &status["store"];
+    let is_told = if text == "lost" { store["lost"] == true } else { store["writable"] == false };
+    status["state"] == "degraded" && status["problems"].to_string().contains(text) && is_told
 }
 
 #[test]

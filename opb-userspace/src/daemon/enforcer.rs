@@ -476,6 +476,7 @@ impl Enforcer {
             interfaces: self.covered.iter().map(interface).collect(),
             detachments: self.detachments,
             entries: self.entries_status(),
+            store: self.store_status(),
             hosts: self.hosts.status(policy),
             // Not known here: whoever shows a status adds them.
             alarms: Vec::new(),

@@ -25,6 +25,8 @@ pub struct Status {
     pub detachments: u64,
     #[serde(default)]
     pub entries: EntriesStatus,
+    #[serde(default)]
+    pub store: StoreStatus,
     /// Relay hosts, and what they stand for.
     #[serde(default)]
     pub hosts: Vec<HostStatus>,
@@ -99,6 +101,21 @@ pub struct EntriesStatus {
     pub count: usize,
     /// Those of groups that the policy does not have.
     pub meaningless: usize,
+}
+
+/// What keeps the run-time entries over a reboot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Whether it takes changes.
+    pub writable: bool,
+    /// Whether it has lost changes that were acknowledged, and nobody has taken note of that.
+    pub lost: bool,
+}
+
+impl Default for StoreStatus {
+    fn default() -> Self {
+        Self { writable: true, lost: false }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

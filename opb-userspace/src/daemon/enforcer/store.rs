@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::{Enforcer, Subject};
-use crate::errors::one_line;
+use crate::{daemon::report::StoreStatus, errors::one_line};
 
 /// How long entries that have run out stay on the disk: longer than anybody needs to notice a wrong clock.
 const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -31,6 +31,14 @@ impl Enforcer {
     pub(super) fn complain_of_store(&mut self) -> bool {
         let Some(cause) = self.entries.broken() else { return false };
         self.complain(Subject::Store, format!("the store cannot be written: {cause}"))
+    }
+
+    pub(super) fn store_status(&self) -> StoreStatus {
+        let has = |subject| self.troubles.contains_key(&subject);
+        StoreStatus {
+            writable: !has(Subject::Store) && !has(Subject::Disk),
+            lost: has(Subject::Loss),
+        }
     }
 
     fn recover_store(&mut self) -> bool {
