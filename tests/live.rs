@@ -36,3 +36,15 @@ mod prober;
 mod api;
 #[path = "live/hooks.rs"]
 mod hooks;
+#[path = "live/detached.rs"]
+mod detached;
+#[path = "live/groups.rs"]
+mod groups;
+#[path = "live/ownership.rs"]
+mod ownership;
+#[path = "live/store.rs"]
+mod store;
+#[path = "live/actors.rs"]
+mod actors;
+#[path = "live/storms.rs"]
+mod storms;

@@ -76,7 +76,7 @@ fn run() -> Result<()> {
 fn reading(image: &Image) -> Result<()> {
     let names: Vec<_> = (0..Policy::MAX_GROUPS).map(|number| format!("group{number}")).collect();
     let mut slots = Slots::default();
-    slots.assign(names.iter().map(String::as_str))?;
+    slots.assign(names.iter().map(String::as_str), jiff::Timestamp::now())?;
     let replay = Replay::new(image, Settings::SUBSCRIBER, ReplayHook::Xdp)?;
     let mut times = Vec::new();
     for _ in 0..ROUNDS {

@@ -2,6 +2,7 @@
 
 pub mod node;
 pub mod policy;
+pub mod private;
 pub mod subscribers;
 pub mod relays;
 pub mod image;

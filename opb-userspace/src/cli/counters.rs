@@ -55,23 +55,34 @@ impl Counters {
         } else if lines.is_empty() {
             output.line("nothing has been counted yet")?;
         } else {
-            let header = [self.name(), "direction", "verdict", "reason", "packets", "bytes"];
-            output.table(
-                header,
-                lines.into_iter().map(|line| {
-                    let (packets, bytes) = (line.packets.to_string(), line.bytes.to_string());
-                    [
-                        line.of().to_owned(),
-                        line.direction,
-                        line.verdict,
-                        line.reason,
-                        packets,
-                        bytes,
-                    ]
-                }),
-            )?;
+            self.table(&mut output, lines)?;
         }
         output.finish()
+    }
+
+    fn table(&self, output: &mut Output, lines: Vec<CounterLine>) -> Result<(), Failure> {
+        let header = [self.name(), "direction", "verdict", "reason", "packets", "bytes"];
+        let cells = |line: &CounterLine| {
+            let [of, packets, bytes] =
+                [line.of().to_owned(), line.packets.to_string(), line.bytes.to_string()];
+            let [direction, verdict, reason] =
+                [&line.direction, &line.verdict, &line.reason].map(Clone::clone);
+            [of, direction, verdict, reason, packets, bytes]
+        };
+        if self.by_interface {
+            return output.table(header, lines.iter().map(cells));
+        }
+        let [a, b, c, d, e, f] = header;
+        let since = |line: &CounterLine| {
+            line.since.map_or_else(|| "-".to_owned(), |since| format!("{since:.0}"))
+        };
+        output.table(
+            [a, b, c, d, e, f, "since"],
+            lines.iter().map(|line| {
+                let [a, b, c, d, e, f] = cells(line);
+                [a, b, c, d, e, f, since(line)]
+            }),
+        )
     }
 
     fn watch(&self) -> Result<(), Failure> {
@@ -190,6 +201,7 @@ mod tests {
             reason: "policy".to_owned(),
             packets,
             bytes: packets * 54,
+            since: None,
         };
         let before = [line("a", 10), line("b", 3)];
         let after = [line("a", 30), line("b", 3), line("c", 1)];

@@ -82,6 +82,10 @@ fn line(event: &Event) -> String {
             let addresses: Vec<_> = event.addresses.iter().map(ToString::to_string).collect();
             format!("{time:.0} relay host {}: {}", event.host, addresses.join(", "))
         }
+        Kind::Change => {
+            let by = event.by.as_ref().map(ToString::to_string).unwrap_or_default();
+            format!("{time:.0} {} by {by}: {}", event.action, event.outcome)
+        }
         Kind::Denied => {
             let peer = if event.peer.is_empty() { "-" } else { &event.peer };
             let inner = match event.inner.as_str() {

@@ -63,6 +63,9 @@ fn describe(output: &mut Output, status: &report::Status) -> Result<(), Failure>
 
     run_time(output, status)?;
 
+    if status.detachments > 0 {
+        output.line(format_args!("programs taken off and put back: {}", status.detachments))?;
+    }
     if !status.interfaces.is_empty() {
         output.line("")?;
     }
@@ -116,8 +119,9 @@ fn run_time(output: &mut Output, status: &report::Status) -> Result<(), Failure>
 }
 
 fn last_reload(output: &mut Output, last: &LastReload) -> Result<(), Failure> {
-    let LastReload { time, trigger, outcome, .. } = last;
-    let trigger = format!("{trigger:?}").to_lowercase();
+    let LastReload { time, trigger, by, outcome, .. } = last;
+    let by = by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+    let trigger = format!("{trigger:?}").to_lowercase() + &by;
     let word = match outcome {
         ReloadOutcome::Unchanged => "unchanged",
         ReloadOutcome::Applied { .. } => "applied",

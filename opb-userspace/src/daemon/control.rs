@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Query as Parameters, State, rejection::QueryRejection},
+    extract::{ConnectInfo, Query as Parameters, State, rejection::QueryRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::{
     enforcer::{Enforcer, ExplainError},
     report::{By, ReloadOutcome, Status, Trigger},
-    subscribers::{self, Desk},
+    subscribers::{self, Desk, Peer},
     worker::{Gone, Worker},
 };
 use crate::{errors::causes, explain::Query, telemetry::Telemetry};
@@ -88,19 +88,31 @@ impl How {
 
 async fn reload(
     State(app): State<App>,
+    ConnectInfo(Peer(who)): ConnectInfo<Peer>,
     how: Result<Parameters<How>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let outcome = match How::trial(how)? {
-        None => app.enforcer.call(|it| it.reload(Trigger::Request)).await?,
-        Some(limit) => app.enforcer.call(move |it| it.reload_on_trial(limit)).await?,
+        None => {
+            let reload =
+                move |it: &mut Enforcer| it.on_behalf(&who, |it| it.reload(Trigger::Request));
+            app.enforcer.call(reload).await?
+        }
+        Some(limit) => {
+            let reload =
+                move |it: &mut Enforcer| it.on_behalf(&who, |it| it.reload_on_trial(limit));
+            app.enforcer.call(reload).await?
+        }
     };
     let status =
         if outcome.is_rejected() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     Ok((status, Json(outcome)).into_response())
 }
 
-async fn confirm(State(app): State<App>) -> Result<Response, Refused> {
-    match app.enforcer.call(Enforcer::confirm).await? {
+async fn confirm(
+    State(app): State<App>,
+    ConnectInfo(Peer(who)): ConnectInfo<Peer>,
+) -> Result<Response, Refused> {
+    match app.enforcer.call(move |it| it.on_behalf(&who, Enforcer::confirm)).await? {
         Ok(confirmation) => Ok(Json(confirmation).into_response()),
         Err(error) => Err(Refused::from(StatusCode::INTERNAL_SERVER_ERROR, &error)),
     }

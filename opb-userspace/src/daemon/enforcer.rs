@@ -1,18 +1,23 @@
 //! The part of the daemon that blocks: files, compiling, the kernel. One thing after the other.
 
+mod actor;
 mod changes;
 mod delta;
+mod hooks;
+mod slots;
+mod store;
 mod trial;
 
 use std::{
     collections::BTreeMap,
     net::IpAddr,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use jiff::Timestamp;
-use opb_common::{ABI_VERSION, image::Slot, settings::Settings};
+use opb_common::{ABI_VERSION, image::Slot, outcome::MAX_GROUPS, settings::Settings};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
@@ -36,8 +41,8 @@ use crate::{
     node::{Addresses, Config, EventLog, LogLevel, Observe, PolicySource},
     policy::{Diagnostic, Group, Policy},
     relays::{Hosts, resolver::Task},
-    subscribers::{Entries, Trial},
-    telemetry::Look,
+    subscribers::{Entries, Trial, Who},
+    telemetry::{Look, actions::Action},
 };
 
 /// How long an interface that refuses a program is left alone.
@@ -54,6 +59,10 @@ pub(super) struct Enforcer {
     hosts: Hosts,
     /// Hosts that have changed since somebody looked, and what they stand for now.
     host_news: BTreeMap<String, Vec<IpAddr>>,
+    /// Who asked for what is being done.
+    actor: Option<Arc<Who>>,
+    /// What was asked for since somebody looked.
+    actions: Vec<Action>,
     /// What files, entries and hosts make together.
     compiled: Compiled,
     delta: Delta,
@@ -63,6 +72,10 @@ pub(super) struct Enforcer {
     covered: Vec<(Wanted, Attached)>,
     uncovered: Vec<(Wanted, String)>,
     retry: Instant,
+    /// Not before then the store is opened again.
+    recover_after: Option<Instant>,
+    /// How often a program was found off its hook.
+    detachments: u64,
     /// What is wrong beyond single interfaces, until it is right again.
     troubles: BTreeMap<Subject, String>,
     since: Timestamp,
@@ -74,8 +87,15 @@ pub(super) struct Enforcer {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
     Interfaces,
+    /// Nobody knows whether the programs are on their hooks.
+    Hooks,
     Pins,
+    /// It takes no changes.
     Store,
+    /// It has lost some.
+    Loss,
+    /// It will soon take none.
+    Disk,
     /// What is published is not what it should be.
     Image,
     Trial,
@@ -111,13 +131,15 @@ impl Enforcer {
         let watch = changes::watched(&path, &config, &files, started);
         let now = Timestamp::now();
         let mut entries = Entries::open(&config.state)?;
-        if let Some(places) = entries.roll_back(now)? {
+        if entries.is_trial_over()
+            && let Some(places) = entries.roll_back(Timestamp::MAX)?
+        {
             error!("{}", trial::taken_back(places.len()));
         }
         if let Some(Trial { until, .. }) = entries.trial() {
             warn!("an import is on trial: it is taken back at {until:.0} unless it is confirmed");
         }
-        let expired = entries.expire(now)?;
+        let expired = entries.lapse(now).len();
         if expired > 0 {
             info!("{expired} run-time entries have run out meanwhile");
         }
@@ -130,9 +152,13 @@ impl Enforcer {
             None => (Slots::default(), 0),
         };
         let run_time = RunTime { entries: entries.map(), hosts: &hosts };
+        let before = slots;
+        let slots = slots::with_room(&before, &files, &files, &entries);
         let compiled = Compiled::new(&files, run_time, &slots, generation + 1, now)
             .map_err(LoadError::from)?;
         if live.is_none() {
+            // Whatever was counted, nobody knows for whom.
+            kernel.reset_counters(&(1..MAX_GROUPS as u16).collect::<Vec<_>>());
             kernel.publish(&compiled.image)?;
         }
         let mut enforcer = Self {
@@ -143,12 +169,15 @@ impl Enforcer {
                 time: now,
                 trigger: Trigger::Start,
                 success: true,
+                by: None,
                 outcome: applied(&compiled),
             },
             files,
             entries,
             hosts,
             host_news: BTreeMap::new(),
+            actor: None,
+            actions: Vec::new(),
             compiled,
             delta: Delta::default(),
             trial: None,
@@ -157,6 +186,8 @@ impl Enforcer {
             covered: Vec::new(),
             uncovered: Vec::new(),
             retry: Instant::now(),
+            recover_after: None,
+            detachments: 0,
             troubles: BTreeMap::new(),
             since: now,
             outlets,
@@ -168,8 +199,11 @@ impl Enforcer {
             info!(generation, digest, "adopted what an earlier daemon left enforcing");
             // Only now: the programs of that daemon do not know of ports that the new policy may add.
             enforcer.kernel.publish(&enforcer.compiled.image)?;
+            let reused = enforcer.compiled.image.slots().reused(&before).map(|(slot, _)| slot);
+            enforcer.kernel.reset_counters(&reused.collect::<Vec<_>>());
         }
         enforcer.ask_for_hosts();
+        enforcer.look_after_store();
         enforcer.report();
         Ok(enforcer)
     }
@@ -196,6 +230,7 @@ impl Enforcer {
                 errors.iter().for_each(|problem| error!("{}", problem.text));
             }
         }
+        self.record("reload", actor::outcome(&outcome));
         self.remember(trigger, outcome.clone());
         self.report();
         outcome
@@ -204,10 +239,12 @@ impl Enforcer {
     /// Follows what changes by itself: interfaces and files, and whatever runs out.
     pub(super) fn resync(&mut self) {
         let changes = [
+            self.look_after_store(),
             self.roll_back(),
             self.expire(),
             self.release(),
             self.merge(),
+            self.miss_detached(),
             self.cover(Which::Missing),
         ];
         if changes.contains(&true) {
@@ -235,12 +272,13 @@ impl Enforcer {
     }
 
     pub(super) fn counters(&self, by: By) -> Vec<CounterLine> {
+        let slots = self.compiled.image.slots();
         match by {
-            By::Group => self.kernel.counters(self.compiled.image.slots()),
+            By::Group => self.kernel.counters(slots),
             By::Interface => self.kernel.interface_counters(),
         }
         .into_iter()
-        .map(|row| CounterLine::new(by, row))
+        .map(|row| CounterLine::new(by, row, slots))
         .collect()
     }
 
@@ -252,6 +290,7 @@ impl Enforcer {
             by_interface: self.kernel.interface_counters(),
             slots,
             hosts: std::mem::take(&mut self.host_news),
+            actions: std::mem::take(&mut self.actions),
         }
     }
 
@@ -393,7 +432,8 @@ impl Enforcer {
 
     fn remember(&mut self, trigger: Trigger, outcome: ReloadOutcome) {
         let success = !outcome.is_rejected();
-        self.last_reload = LastReload { time: Timestamp::now(), trigger, success, outcome };
+        let by = self.actor.as_deref().cloned();
+        self.last_reload = LastReload { time: Timestamp::now(), trigger, success, by, outcome };
     }
 
     fn warn_of_policy(&self) {
@@ -441,7 +481,9 @@ impl Enforcer {
             },
             last_reload: self.last_reload.clone(),
             interfaces: self.covered.iter().map(interface).collect(),
+            detachments: self.detachments,
             entries: self.entries_status(),
+            store: self.store_status(),
             hosts: self.hosts.status(policy),
             // Not known here: whoever shows a status adds them.
             alarms: Vec::new(),

@@ -203,6 +203,10 @@ fn events(words: &Words, events: &[Event]) -> Markup {
             Kind::Denied => format!("{} ({})", event.verdict, event.reason),
             Kind::Suspect => format!("{} ({})", words.suspect, event.packets.unwrap_or_default()),
             Kind::Relay => format!("{} {}", words.relay_host, event.host),
+            Kind::Change => {
+                let by = event.by.as_ref().map(ToString::to_string).unwrap_or_default();
+                format!("{} ({by}): {}", event.action, event.outcome)
+            }
         };
         let addresses = event.addresses.iter().map(ToString::to_string);
         let peer = Some(event.peer.clone()).filter(|peer| !peer.is_empty());

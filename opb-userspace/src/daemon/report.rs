@@ -7,9 +7,11 @@ use serde_json::{Map, Value};
 use crate::{
     compiled::hex,
     diff::{Change, Endpoints},
+    image::Slots,
     kernel::CounterRow,
     policy::Diagnostic,
     relays::HostStatus,
+    subscribers::Who,
     telemetry::alarms::AlarmStatus,
 };
 
@@ -24,8 +26,13 @@ pub struct Status {
     pub policy: PolicyStatus,
     pub last_reload: LastReload,
     pub interfaces: Vec<InterfaceStatus>,
+    /// How often something took a program off its hook since the daemon started, and the daemon put it back.
+    #[serde(default)]
+    pub detachments: u64,
     #[serde(default)]
     pub entries: EntriesStatus,
+    #[serde(default)]
+    pub store: StoreStatus,
     /// Relay hosts, and what they stand for.
     #[serde(default)]
     pub hosts: Vec<HostStatus>,
@@ -102,6 +109,21 @@ pub struct EntriesStatus {
     pub meaningless: usize,
 }
 
+/// What keeps the run-time entries over a reboot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Whether it takes changes.
+    pub writable: bool,
+    /// Whether it has lost changes that were acknowledged, and nobody has taken note of that.
+    pub lost: bool,
+}
+
+impl Default for StoreStatus {
+    fn default() -> Self {
+        Self { writable: true, lost: false }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Fill {
     pub used: usize,
@@ -139,6 +161,9 @@ pub struct LastReload {
     pub trigger: Trigger,
     /// False if the files say something else than what is in force.
     pub success: bool,
+    /// Who asked for it, if somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Who>,
     #[serde(flatten)]
     pub outcome: ReloadOutcome,
 }
@@ -252,16 +277,22 @@ pub struct CounterLine {
     pub reason: String,
     pub packets: u64,
     pub bytes: u64,
+    /// When the counters of the group were at zero, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
 }
 
 impl CounterLine {
-    pub(super) fn new(by: By, row: CounterRow) -> Self {
+    pub(super) fn new(by: By, row: CounterRow, slots: &Slots) -> Self {
+        let since =
+            row.of.as_deref().filter(|_| by == By::Group).and_then(|name| slots.since(name));
         let of = row.of.unwrap_or_else(|| "-".to_owned());
         let (group, interface) = match by {
             By::Group => (Some(of), None),
             By::Interface => (None, Some(of)),
         };
         Self {
+            since,
             group,
             interface,
             direction: row.direction.to_owned(),

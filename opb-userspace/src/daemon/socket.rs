@@ -10,8 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::unistd::Group;
+use nix::unistd::{Gid, Group};
 use tokio::net::UnixListener;
+
+use crate::private::{self, Access};
 
 /// Members of this group may use the control socket.
 const GROUP: &str = "opb";
@@ -23,6 +25,8 @@ pub enum Error {
     InUse { path: PathBuf },
     #[error("{} exists and is not a socket", path.display())]
     NotASocket { path: PathBuf },
+    #[error(transparent)]
+    Private(#[from] private::Error),
     #[error("the control socket {} cannot be made", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
@@ -37,10 +41,13 @@ pub(super) struct Socket {
 impl Socket {
     pub(super) fn bind(path: &Path) -> Result<(Self, UnixListener), Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
+        let group = Group::from_name(GROUP).map_err(|error| io(error.into()))?.map(|it| it.gid);
         if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).map_err(io)?;
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            private::directory(directory, Access { group }, |found| found.starts_with(name))?;
         }
-        let lock = File::create(with_suffix(path, ".lock")).map_err(io)?;
+        // A file that others could open, they could lock.
+        let lock = private::file(&with_suffix(path, ".lock"))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
@@ -55,7 +62,7 @@ impl Socket {
             }
             _ => {}
         }
-        let listener = listen(path).map_err(io)?;
+        let listener = listen(path, group).map_err(io)?;
         Ok((Self { path: path.to_owned(), _lock: lock }, listener))
     }
 }
@@ -68,15 +75,15 @@ impl Drop for Socket {
 }
 
 /// Listens under another name until the permissions are right, then takes the place of what is there.
-fn listen(path: &Path) -> io::Result<UnixListener> {
+fn listen(path: &Path, group: Option<Gid>) -> io::Result<UnixListener> {
     let draft = with_suffix(path, ".new");
     match fs::remove_file(&draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(&draft)?;
-    if let Some(group) = Group::from_name(GROUP)? {
-        chown(&draft, None, Some(group.gid.as_raw()))?;
+    if let Some(group) = group {
+        chown(&draft, None, Some(group.as_raw()))?;
     }
     fs::set_permissions(&draft, Permissions::from_mode(0o660))?;
     fs::rename(&draft, path)?;

@@ -68,7 +68,7 @@ impl Desk {
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
-pub(super) struct Peer(Arc<Who>);
+pub(super) struct Peer(pub(super) Arc<Who>);
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
@@ -102,11 +102,12 @@ async fn add(
 
 async fn remove(
     State(app): State<App>,
+    ConnectInfo(Peer(who)): ConnectInfo<Peer>,
     body: Result<Json<Removal>, JsonRejection>,
 ) -> Result<Response, Refused> {
     let Json(removal) = body.map_err(unreadable)?;
     let partial = removal.partial;
-    change(&app, Request::Remove(removal), None, partial).await
+    change(&app, Request::Remove(removal, who), None, partial).await
 }
 
 async fn change(

@@ -46,6 +46,7 @@ pub struct Image {
 /// the daemon that published it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Notes {
+    #[serde(flatten)]
     slots: Slots,
     upstream_ports: Vec<u16>,
     downstream_ports: Vec<u16>,
@@ -99,7 +100,7 @@ impl Image {
         now: Timestamp,
     ) -> Result<Self, CompileError> {
         let mut slots = slots.clone();
-        slots.assign(policy.groups.iter().map(|group| group.name.as_str()))?;
+        slots.assign(policy.groups.iter().map(|group| group.name.as_str()), now)?;
         let slot_of: Vec<u16> =
             policy.groups.iter().map(|group| slots.get(&group.name).unwrap_or_default()).collect();
         let notes = Notes {

@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use super::{
     Error, clsact,
+    held::Held,
     hook::{Hook, Side, Wanted},
     link_type::LinkType,
     orphans::{self, Site},
@@ -344,6 +345,15 @@ fn is_attached(pins: &Pins, name: LinkName) -> bool {
 fn target(pins: &Pins, name: LinkName) -> Option<sys::LinkTarget> {
     let link = sys::open_pin(&pins.link(&name.to_string())).ok()?;
     sys::link_target(link.as_fd()).ok()
+}
+
+/// Whether the program for `wanted` is still on `hook`, by what the kernel says.
+pub(super) fn is_in_place(held: &Held, wanted: &Wanted, hook: Hook) -> Result<bool, Error> {
+    let name = LinkName::of(wanted, hook);
+    match hook {
+        Hook::Clsact => Ok(clsact::program(name.index, name.side, name.direction)?.is_some()),
+        _ => held.is_attached(&name.to_string(), wanted.index),
+    }
 }
 
 /// Every program of ours that is pinned below `pins`, and whether it is still on its hook.

@@ -4,7 +4,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::MapType;
-use opb_common::outcome::{COUNTERS_PER_CPU, Counter, Direction, Outcome, Reason, Verdict};
+use opb_common::outcome::{
+    COUNTERS_PER_CPU, COUNTERS_PER_SHEET, Counter, Direction, Outcome, Reason, Verdict,
+};
 use serde::Serialize;
 
 use super::{
@@ -14,6 +16,9 @@ use super::{
     pins, sys,
 };
 use crate::image::Slots;
+
+/// How often a reset is tried. More than one is needed where a packet is counted in that very moment.
+const RESETS: u32 = 5;
 
 /// Packets and bytes with one outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -42,6 +47,29 @@ impl Counters {
         let create = || sys::create_map(c"opb_counters", &shape, None);
         let map = pins::open_or_create(path, MapType::Array, &shape, create)?;
         Ok(Self { table: Table::map(map.as_fd(), shape.entries)?, cpus })
+    }
+
+    /// Counts from zero again for groups whose slots others have had. Programs that count there meanwhile write on their own: what
+    /// one of them wrote back in that moment is seen after a grace period, and taken away once more.
+    pub(super) fn reset(&self, slots: &[u16]) {
+        for _ in 0..RESETS {
+            let cells = slots.iter().flat_map(|&slot| self.cells(slot));
+            let counted = cells.map(|cell| (cell, self.table.read(cell).packets));
+            let counted: Vec<_> = counted.filter(|&(_, packets)| packets > 0).collect();
+            counted.iter().for_each(|&(cell, _)| self.table.write(cell, Counter::default()));
+            sys::wait_for_programs();
+            if counted.iter().all(|&(cell, packets)| self.table.read(cell).packets < packets) {
+                return;
+            }
+        }
+    }
+
+    /// All counters of a group.
+    fn cells(&self, slot: u16) -> impl Iterator<Item = usize> {
+        (0..self.cpus).flat_map(move |cpu| {
+            let first = cpu * COUNTERS_PER_CPU + u32::from(slot) * COUNTERS_PER_SHEET;
+            (first..first + COUNTERS_PER_SHEET).map(|cell| cell as usize)
+        })
     }
 
     /// By group: all rows that are not zero.

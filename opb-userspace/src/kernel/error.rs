@@ -7,7 +7,7 @@ use aya::{EbpfError, maps::MapError, pin::PinError, programs::ProgramError};
 use opb_common::ABI_VERSION;
 
 use super::link_type::Unreadable;
-use crate::image::FormatError;
+use crate::{image::FormatError, private};
 
 /// An operation on the kernel failed. The running policy is what it was before.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,8 @@ pub enum Error {
     Path { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{} is not on a BPF file system", path.display())]
     NotBpffs { path: PathBuf },
+    #[error(transparent)]
+    Private(#[from] private::Error),
     #[error("another opb holds {}", path.display())]
     Locked { path: PathBuf },
     #[error("{} is pinned with another shape: {found}, but this version (ABI {ABI_VERSION}) makes {expected}", path.display())]
@@ -68,7 +70,9 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NotBpffs { .. } => Some("mount one: mount -t bpf bpf /sys/fs/bpf".into()),
+            Self::NotBpffs { .. } => {
+                Some("mount one: mount -t bpf -o mode=0700 bpf /sys/fs/bpf".into())
+            }
             Self::Locked { .. } => {
                 Some("stop the running daemon first, or give this one other `pins`".into())
             }

@@ -14,7 +14,22 @@ pub(super) struct Held {
     /// Every map of [`Pins::maps`], with the path of its pin.
     maps: Vec<(PathBuf, OwnedFd)>,
     /// By the names of the pins.
-    links: BTreeMap<String, OwnedFd>,
+    links: BTreeMap<String, Link>,
+}
+
+/// A pinned link, or the program that stands for a filter on clsact.
+struct Link {
+    object: OwnedFd,
+    /// The program that was on the hook when the link was put there. None on clsact.
+    program: Option<u32>,
+}
+
+impl Link {
+    fn open(path: PathBuf) -> Result<Self, Error> {
+        let object = sys::open_pin(&path).map_err(Error::path("open", path))?;
+        let program = sys::link_target(object.as_fd()).ok().map(|target| target.program);
+        Ok(Self { object, program })
+    }
 }
 
 impl Held {
@@ -43,14 +58,21 @@ impl Held {
         let mut before = std::mem::take(&mut self.links);
         for name in pinned {
             let known = before.remove(&name).filter(|_| !is_new(&name));
-            let path = pins.link(&name);
             let link = match known {
                 Some(link) => link,
-                None => sys::open_pin(&path).map_err(Error::path("open", path))?,
+                None => Link::open(pins.link(&name))?,
             };
             self.links.insert(name, link);
         }
         Ok(())
+    }
+
+    /// Whether the link with that name is on interface `index` with the program that was put there. One system call.
+    pub(super) fn is_attached(&self, name: &str, index: u32) -> Result<bool, Error> {
+        let Some(link) = self.links.get(name) else { return Ok(false) };
+        let target = sys::link_target(link.object.as_fd())
+            .map_err(Error::call("to say where a link is attached"))?;
+        Ok(target.interface == index && Some(target.program) == link.program)
     }
 
     /// Pins again what is not pinned any more. Whether there was anything.
@@ -60,7 +82,7 @@ impl Held {
         }
         pins.renew()?;
         let maps = self.maps.iter().map(|(path, map)| (path.clone(), map));
-        let links = self.links.iter().map(|(name, link)| (pins.link(name), link));
+        let links = self.links.iter().map(|(name, link)| (pins.link(name), &link.object));
         for (path, object) in maps.chain(links).filter(|(path, _)| !path.exists()) {
             sys::pin(object.as_fd(), &path).map_err(Error::path("pin", path))?;
         }

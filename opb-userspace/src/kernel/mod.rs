@@ -2,7 +2,7 @@
 //! its attach interface in every release.
 //!
 //! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what
-//! outlives the pins, [`orphans`] what has lost both), [`policy`] puts an image into the kernel (into [`slots`]), [`programs`] loads the BPF
+//! outlives the pins, [`orphans`] what has lost both, [`presence`] who looks after them), [`policy`] puts an image into the kernel (into [`slots`]), [`programs`] loads the BPF
 //! programs, [`attach`] puts them on interfaces (on a [`hook`], by [`link_type`]; [`clsact`] is for old kernels), [`counters`] reads what they counted (by [`interfaces`], too), [`sighting`]
 //! what they wrote down of denied packets (both through [`memory`]). [`replay`] runs single packets through programs of its
 //! own. [`survey`] looks at what else there is, [`netlink`] asks for it.
@@ -20,6 +20,7 @@ mod netlink;
 mod orphans;
 mod pins;
 mod policy;
+mod presence;
 mod programs;
 mod redirects;
 mod replay;
@@ -52,9 +53,9 @@ use crate::{
 use counters::Counters;
 use held::Held;
 use interfaces::Interfaces;
-use orphans::Presence;
 use pins::Pins;
 use policy::PolicySlot;
+use presence::Presence;
 use programs::{Ports, Programs};
 
 /// What this process holds in the kernel, for as long as it runs. What must outlive it is pinned.
@@ -78,7 +79,7 @@ impl Kernel {
         let policy = PolicySlot::open(&pins.policy())?;
         let presence = Presence::new(policy.id()).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => Error::Locked { path: pins.policy().policy },
-            _ => Error::call("a name in this network namespace")(error),
+            _ => Error::call("a map that says who is here")(error),
         })?;
         let counters = Counters::open(&pins.counters())?;
         let interfaces = Interfaces::open(&pins.interfaces())?;
@@ -157,6 +158,11 @@ impl Kernel {
         results
     }
 
+    /// Whether the program that [`Self::attach`] put on `hook` for `wanted` is still there. Cheap enough for every second.
+    pub fn is_in_place(&self, wanted: &Wanted, hook: Hook) -> Result<bool, Error> {
+        attach::is_in_place(&self.held, wanted, hook)
+    }
+
     /// Takes programs of ours off every interface and direction that is not in `wanted`. Says which.
     pub fn detach_unwanted(&mut self, wanted: &[Wanted]) -> Result<Vec<String>, Error> {
         let removed = attach::detach_all_but(&self.pins, wanted);
@@ -168,6 +174,13 @@ impl Kernel {
     #[must_use]
     pub fn counters(&self, slots: &Slots) -> Vec<CounterRow> {
         self.counters.by_group(slots)
+    }
+
+    /// Lets counters of groups start at zero: those whose slots had other names.
+    pub fn reset_counters(&self, slots: &[u16]) {
+        if !slots.is_empty() {
+            self.counters.reset(slots);
+        }
     }
 
     /// The same packets by interface.

@@ -1,14 +1,7 @@
 //! Programs of ours on interfaces that no pin of ours leads to: those of a daemon that is dead and had other pins, or whose
 //! pins somebody removed while something else held the links. They would go on enforcing a policy that nobody can change.
 
-use std::{
-    io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixDatagram},
-    },
-};
+use std::os::fd::{AsFd, OwnedFd};
 
 use aya::{
     maps::MapInfo,
@@ -17,27 +10,13 @@ use aya::{
 
 use super::{
     Error,
+    presence::has_daemon,
     programs::{TC_PROGRAM, XDP_PROGRAM},
     survey, sys,
 };
 
 /// Name of the map by which programs of ours are told apart: one for each pin directory.
 pub(super) const POLICY_MAP: &std::ffi::CStr = c"opb_policy";
-
-/// Tells other processes in this network namespace that somebody looks after the programs with that policy map. Ends with
-/// the process, in whatever way that ends.
-pub(super) struct Presence {
-    _socket: UnixDatagram,
-}
-
-impl Presence {
-    /// Fails with `AddrInUse` where another process is present.
-    pub(super) fn new(policy: u32) -> io::Result<Self> {
-        let name = format!("opb-policy-{policy}");
-        let address = SocketAddr::from_abstract_name(name)?;
-        Ok(Self { _socket: UnixDatagram::bind_addr(&address)? })
-    }
-}
 
 /// Where a program may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +82,4 @@ fn policy_of(program: &ProgramInfo) -> Option<u32> {
     let maps = program.map_ids().ok().flatten()?.into_iter();
     let mut maps = maps.filter_map(|id| MapInfo::from_id(id).ok());
     maps.find(|map| map.name() == POLICY_MAP.to_bytes()).map(|map| map.id())
-}
-
-fn has_daemon(policy: u32) -> bool {
-    matches!(Presence::new(policy), Err(error) if error.kind() == io::ErrorKind::AddrInUse)
 }

@@ -31,6 +31,7 @@ use super::{
     Error,
     sys::{self, MapShape},
 };
+use crate::private::{self, Access};
 
 /// The pin directory of this ABI version, locked against a second daemon.
 pub(super) struct Pins {
@@ -42,9 +43,7 @@ impl Pins {
     /// Makes the directories that are missing.
     pub(super) fn open(pins: &Path) -> Result<Self, Error> {
         let directory = pins.join(format!("v{ABI_VERSION}"));
-        let links = directory.join("links");
-        check_bpffs(pins)?;
-        fs::create_dir_all(&links).map_err(Error::path("create", &links))?;
+        make(pins, &directory)?;
         Self::lock(directory)
     }
 
@@ -60,20 +59,18 @@ impl Pins {
     /// Where the links of this ABI version are pinned, without a lock.
     pub(super) fn peek(pins: &Path) -> Result<Vec<PathBuf>, Error> {
         let links = pins.join(format!("v{ABI_VERSION}")).join("links");
-        let list = || fs::read_dir(&links)?.map(|entry| Ok(entry?.path())).collect();
-        let listed: io::Result<Vec<PathBuf>> = list();
-        match listed {
+        match objects(&links) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            listed => listed.map_err(Error::path("list", &links)),
+            listed => {
+                let paths = listed.map_err(Error::path("list", &links))?.into_iter();
+                Ok(paths.map(|name| links.join(name)).collect())
+            }
         }
     }
 
     /// Makes the directories again that somebody removed, or that went with an unmounted file system.
     pub(super) fn renew(&mut self) -> Result<(), Error> {
-        let root = self.directory.parent().unwrap_or(&self.directory).to_owned();
-        check_bpffs(&root)?;
-        let links = self.directory.join("links");
-        fs::create_dir_all(&links).map_err(Error::path("create", &links))?;
+        make(self.directory.parent().unwrap_or(&self.directory), &self.directory)?;
         let identity = |found: fs::Metadata| (found.dev(), found.ino());
         let locked = self.lock.metadata().map(identity).ok();
         let present = fs::metadata(&self.directory).map(identity);
@@ -131,13 +128,7 @@ impl Pins {
     /// Names of the pinned links.
     pub(super) fn links(&self) -> Result<Vec<String>, Error> {
         let directory = self.directory.join("links");
-        let read = || {
-            fs::read_dir(&directory)?
-                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-                .collect()
-        };
-        let result: io::Result<Vec<String>> = read();
-        result.map_err(Error::path("list", &directory))
+        objects(&directory).map_err(Error::path("list", &directory))
     }
 
     /// Removes the maps and directories, once no link is left. Says what it removed.
@@ -150,7 +141,9 @@ impl Pins {
                 Err(error) => return Err(Error::path("remove", map)(error)),
             }
         }
-        for directory in [self.directory.join("links"), self.directory.clone()] {
+        let links = self.directory.join("links");
+        tidy(&links).map_err(Error::path("remove what is in", &links))?;
+        for directory in [links, self.directory.clone()] {
             fs::remove_dir(&directory).map_err(Error::path("remove", &directory))?;
         }
         // Only ours if nothing else is in it.
@@ -161,6 +154,76 @@ impl Pins {
         }
         Ok(removed)
     }
+}
+
+/// Makes the directories that are missing. Who can open one of them can lock it, and who can write to one can occupy names in it:
+/// nobody else may do either.
+fn make(pins: &Path, directory: &Path) -> Result<(), Error> {
+    check_bpffs(pins)?;
+    // The root of the file system is not ours, and often open to all (systemd mounts it 1777).
+    let above =
+        pins.ancestors().take_while(|path| path.parent().is_some_and(|it| check_bpffs(it).is_ok()));
+    let above: Vec<_> = above.collect();
+    for path in above.into_iter().rev() {
+        evict(path)?;
+        let is_ours = |name: &str| path == pins && name.starts_with('v');
+        private::directory(path, Access::default(), is_ours)?;
+    }
+    for path in [directory.to_owned(), directory.join("links")] {
+        evict(&path)?;
+        private::directory(&path, Access::default(), |_| true)?;
+    }
+    let links = directory.join("links");
+    tidy(&links).map_err(Error::path("remove what is in", &links))
+}
+
+/// Removes a directory that a stranger made where ours belongs. If there is something else in it than directories, it may be the
+/// filter of a daemon that ran as that user: then it is refused.
+fn evict(path: &Path) -> Result<(), Error> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) if !private::is_trusted(&found) => found,
+        _ => return Ok(()),
+    };
+    if !found.is_dir() || !is_hollow(path).map_err(Error::path("list", path))? {
+        return Err(private::foreign(path, &found).into());
+    }
+    tracing::warn!("{}: removed", private::foreign(path, &found));
+    fs::remove_dir_all(path).map_err(Error::path("remove", path))
+}
+
+/// Whether nothing but directories is below `path`.
+fn is_hollow(path: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() || !is_hollow(&entry.path())? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Names of what is pinned in `directory`. Somebody may have made a directory among them.
+fn objects(directory: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Removes directories that stand where pins belong.
+fn tidy(links: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(links)? {
+        let path = entry?.path();
+        if path.is_dir() && is_hollow(&path)? {
+            tracing::warn!("{} is a directory, and no pin: removed", path.display());
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether what is made at `pins` would be on a BPF file system.

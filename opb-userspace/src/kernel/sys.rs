@@ -7,7 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::netlink::text;
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type, bpf_prog_info};
+use aya_obj::generated::{
+    bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_info,
+};
 
 /// How a map is made.
 pub(super) struct MapShape {
@@ -18,10 +20,11 @@ pub(super) struct MapShape {
 }
 
 impl MapShape {
-    /// Four bytes, but for a ring, which has no keys.
+    /// Four bytes, but for a ring, which has no keys, and a trie, whose keys begin with a length.
     pub(super) fn key_size(&self) -> u32 {
         match self.kind {
             bpf_map_type::BPF_MAP_TYPE_RINGBUF => 0,
+            bpf_map_type::BPF_MAP_TYPE_LPM_TRIE => 8,
             _ => size_of::<u32>() as u32,
         }
     }
@@ -125,6 +128,25 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     // SAFETY: the kernel filled it; `xdp.ifindex` and `tcx.ifindex` are the first word of the same union.
     let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
     Ok(LinkTarget { id: info.id, program: info.prog_id, interface })
+}
+
+/// Returns when every program that was running has ended (membarrier(2)).
+pub(super) fn wait_for_programs() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+    // SAFETY: a system call without pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        // Kernels with nohz_full refuse. A program runs for microseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// Number of a map in the kernel.
+pub(super) fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
+    object_info(map, &mut info)?;
+    Ok(info.id)
 }
 
 /// The instructions of a program, as the verifier has left them.

@@ -52,7 +52,17 @@ pub struct Removal {
 #[derive(Debug)]
 pub enum Request {
     Add(Addition, Arc<Who>),
-    Remove(Removal),
+    Remove(Removal, Arc<Who>),
+}
+
+impl Request {
+    /// What it is called, and who made it.
+    pub fn author(&self) -> (&'static str, Arc<Who>) {
+        match self {
+            Self::Add(_, who) => ("add", Arc::clone(who)),
+            Self::Remove(_, who) => ("remove", Arc::clone(who)),
+        }
+    }
 }
 
 /// What came of a request.
@@ -121,7 +131,7 @@ impl<'a> Staging<'a> {
                 let wanted: Vec<_> = wanted.collect();
                 self.take(wanted, partial)
             }
-            Request::Remove(Removal { prefixes, partial }) => {
+            Request::Remove(Removal { prefixes, partial }, _) => {
                 let wanted = prefixes.into_iter().map(|text| {
                     let prefix = text.parse::<Prefix>().map_err(|error| error.to_string());
                     (text, prefix.map(|prefix| (prefix, None)))

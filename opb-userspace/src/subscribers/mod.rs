@@ -1,17 +1,23 @@
 //! Run-time entries: what `opb subscriber` and the session system's hooks put over the policy files.
 //!
-//! [`changes`] is what clients ask for, [`store`] keeps the entries over crashes and reboots, [`trial`] takes back what nobody
-//! confirms, [`overlay`] merges the entries into a policy.
+//! [`changes`] is what clients ask for, [`store`] keeps the entries over crashes and reboots ([`mark`] knows what it held last,
+//! [`recovery`] opens it again after an error), [`trial`] takes back what nobody confirms, [`lapse`] what has run out, [`overlay`]
+//! merges the entries into a policy.
 
 pub mod changes;
+mod lapse;
+mod mark;
 mod overlay;
+mod recovery;
 mod store;
 mod trial;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     path::Path,
     sync::Arc,
+    time::Instant,
 };
 
 use jiff::Timestamp;
@@ -22,6 +28,7 @@ pub use store::{Error, Store};
 pub use trial::{Batch, Trial};
 
 use crate::policy::{Owner, Policy, Prefix};
+use lapse::Lapsed;
 
 /// All entries by prefix: there is at most one for each.
 pub type Map = BTreeMap<Prefix, Entry>;
@@ -53,6 +60,15 @@ pub struct Who {
     pub user: Option<String>,
 }
 
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.user {
+            Some(user) => write!(f, "{user} (uid {})", self.uid),
+            None => write!(f, "uid {}", self.uid),
+        }
+    }
+}
+
 impl Entry {
     /// Whether it has not run out; `until` itself is already too late.
     pub fn in_force(&self, now: Timestamp) -> bool {
@@ -78,7 +94,10 @@ pub struct Entries {
     counts: BTreeMap<Option<Arc<str>>, usize>,
     /// What runs out, the next first.
     ends: BTreeSet<(Timestamp, Prefix)>,
+    lapsed: Lapsed,
     trial: Option<Trial>,
+    /// When the trial ends, whatever becomes of the wall clock.
+    trial_end: Option<Instant>,
 }
 
 impl Entries {
@@ -90,7 +109,9 @@ impl Entries {
     fn read(store: Store) -> Result<Self, Error> {
         let (map, trial) = (store.entries()?, store.trial()?);
         let (counts, ends) = (BTreeMap::new(), BTreeSet::new());
-        let mut entries = Self { map: Map::new(), store, counts, ends, trial };
+        let trial_end = trial.as_ref().map(Trial::end);
+        let lapsed = Lapsed::default();
+        let mut entries = Self { map: Map::new(), store, counts, ends, lapsed, trial, trial_end };
         map.into_iter().for_each(|(prefix, entry)| entries.set(prefix, Some(entry)));
         Ok(entries)
     }
@@ -104,8 +125,14 @@ impl Entries {
     }
 
     fn set(&mut self, prefix: Prefix, entry: Option<Entry>) {
+        let had_lapsed = self.lapsed.forget(prefix);
         if let Some(entry) = &entry {
-            *self.counts.entry(entry.group.clone()).or_default() += 1;
+            let count = self.counts.entry(entry.group.clone()).or_default();
+            if self.lapsed.has_passed(entry.until) {
+                self.lapsed.add(prefix);
+            } else {
+                *count += 1;
+            }
             self.ends.extend(entry.until.map(|until| (until, prefix)));
         }
         let before = match entry {
@@ -113,7 +140,7 @@ impl Entries {
             None => self.map.remove(&prefix),
         };
         let Some(before) = before else { return };
-        if let Some(count) = self.counts.get_mut(&before.group) {
+        if let Some(count) = self.counts.get_mut(&before.group).filter(|_| !had_lapsed) {
             *count -= 1;
         }
         let now = self.map.get(&prefix).and_then(|entry| entry.until);
@@ -154,9 +181,10 @@ impl Entries {
         groups.filter(|(group, count)| *count > 0 && policy.group(group).is_none())
     }
 
-    /// Every entry as `opb subscriber list` shows it; `files` is the policy without entries.
+    /// Every entry that has not run out as `opb subscriber list` shows it; `files` is the policy without entries.
     pub fn rows(&self, files: &Policy) -> Vec<Row> {
-        self.map.iter().map(|(&prefix, entry)| Row::new(prefix, entry, files)).collect()
+        let in_force = self.map.iter().filter(|(prefix, _)| !self.lapsed.holds(**prefix));
+        in_force.map(|(&prefix, entry)| Row::new(prefix, entry, files)).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The entries on disk: a redb database, which is transactional and survives a crash at any moment.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, HashSet},
     fs::{self, File},
     io,
@@ -9,14 +10,23 @@ use std::{
     sync::Arc,
 };
 
-use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use redb::{
+    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
+    backends::FileBackend,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Changes, Entry, Map,
+    mark::{Mark, State},
     trial::{Batch, Step, Trial},
 };
-use crate::policy::Prefix;
+use crate::{
+    errors::one_line,
+    policy::Prefix,
+    private::{self, Access},
+};
 
 const FILE: &str = "entries.redb";
 /// Keys are the bytes of prefixes, values are JSON: members can be added without another version.
@@ -29,12 +39,23 @@ const DEADLINE: &[u8] = &[];
 const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const VERSION: u64 = 1;
+/// How many transactions there were.
+const SEQUENCE: &str = "sequence";
+/// Fewer bytes than this on its disk, and the store may not grow any more.
+const LEAST: u64 = 64 << 10;
+
+/// Whether a name in the state directory is of this program.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("entries.") || ["privacy.key", "lost+found"].contains(&name)
+}
 
 /// The store cannot do what it should.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the directory {} cannot be made or written", path.display())]
     Directory { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Private(#[from] private::Error),
     #[error("another daemon uses the store {}", path.display())]
     InUse { path: PathBuf },
     #[error("the store {} has version {found}; this program knows {VERSION}", path.display())]
@@ -43,6 +64,8 @@ pub enum Error {
     Content { path: PathBuf, source: serde_json::Error },
     #[error("the store {} holds a key that is no prefix", path.display())]
     Key { path: PathBuf },
+    #[error("the store {} cannot be written since an error: {cause}", path.display())]
+    Broken { path: PathBuf, cause: String },
     #[error("the store {} fails", path.display())]
     Database { path: PathBuf, source: Box<redb::Error> },
 }
@@ -50,62 +73,122 @@ pub enum Error {
 /// The database in the state directory. One process has it open at a time.
 pub struct Store {
     path: PathBuf,
-    database: Database,
+    /// Nothing only where opening it again has failed.
+    database: Option<Database>,
+    mark: Option<Mark>,
+    /// The error after which the database takes nothing any more.
+    broken: RefCell<Option<String>>,
 }
 
 impl Store {
-    /// Opens the database in `directory`, or makes both.
+    /// Opens the database in `directory`, or makes both. What is there is compared with what was there last.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let path = directory.join(FILE);
         let failed = |source| Error::Directory { path: directory.into(), source };
-        fs::create_dir_all(directory).map_err(failed)?;
-        if !path.try_exists().map_err(failed)? {
+        private::directory(directory, Access::default(), is_ours)?;
+        let mark = Mark::open(directory)?;
+        let length = match fs::metadata(&path) {
+            Ok(found) => Some(found.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
+        if length == Some(0) {
+            // A store gets its name when it is whole: something has cut this one.
+            mark.compare(None);
+            fs::remove_file(&path).map_err(failed)?;
+        }
+        if length.is_none_or(|length| length == 0) {
             // A database that lost its power while it was being made cannot be opened: it gets its name when it is whole.
             let draft = path.with_extension("redb.new");
             match fs::remove_file(&draft) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-                _ => drop(Self::open_file(draft.clone())?),
+                _ => drop(Self::on(draft.clone(), open_file(&draft)?)?),
             }
             let entered =
                 fs::rename(&draft, &path).and_then(|()| File::open(directory)?.sync_all());
             entered.map_err(failed)?;
         }
-        Self::open_file(path)
-    }
-
-    fn open_file(path: PathBuf) -> Result<Self, Error> {
-        match Database::create(&path) {
-            Ok(database) => Self::on(path, database),
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => Err(Error::InUse { path }),
-            Err(error) => Err(Error::Database { path, source: Box::new(error.into()) }),
+        let mut store = Self::unchecked(path.clone(), open_file(&path)?);
+        let found = store.check_version()?;
+        if length != Some(0) {
+            mark.compare(Some(found));
         }
+        mark.write(State { sequence: found.sequence + 1, ..found });
+        store.mark = Some(mark);
+        Ok(store)
     }
 
-    /// With tables and version in it. `path` is for error messages.
+    /// With tables and version in it, and without a mark. `path` is for error messages.
     fn on(path: PathBuf, database: Database) -> Result<Self, Error> {
-        let store = Self { path, database };
+        let store = Self::unchecked(path, database);
         store.check_version()?;
         Ok(store)
     }
 
-    fn check_version(&self) -> Result<(), Error> {
-        let found = self.write(|transaction| {
+    fn unchecked(path: PathBuf, database: Database) -> Self {
+        Self { path, database: Some(database), mark: None, broken: RefCell::default() }
+    }
+
+    /// Says what is in it before the transaction that looks.
+    fn check_version(&self) -> Result<State, Error> {
+        let (version, found) = self.write(|transaction| {
             // All tables are made here, so that reading never meets a missing one.
-            transaction.open_table(ENTRIES)?;
+            let entries = transaction.open_table(ENTRIES)?.len()?;
             transaction.open_table(TRIAL)?;
             transaction.open_table(HOSTS)?;
             let mut meta = transaction.open_table(META)?;
             let found = meta.get("version")?.map(|version| version.value());
+            let sequence = meta.get(SEQUENCE)?.map_or(0, |sequence| sequence.value());
             if found.is_none() {
                 meta.insert("version", VERSION)?;
             }
-            Ok(found.unwrap_or(VERSION))
+            Ok((found.unwrap_or(VERSION), State { sequence, entries }))
         })?;
-        if found == VERSION {
-            Ok(())
+        if version == VERSION {
+            Ok(found)
         } else {
-            Err(Error::Version { path: self.path.clone(), found })
+            Err(Error::Version { path: self.path.clone(), found: version })
         }
+    }
+
+    /// Why the database takes nothing any more, if so.
+    pub(super) fn broken(&self) -> Option<String> {
+        self.broken.borrow().clone()
+    }
+
+    /// Closes the database and opens it again. It takes changes again if there is no error.
+    pub(super) fn reopen(&mut self) -> Result<(), Error> {
+        self.database = None;
+        let database = open_file(&self.path).inspect_err(|error| self.break_with(error))?;
+        self.database = Some(database);
+        *self.broken.borrow_mut() = None;
+        self.check_version().map(drop)
+    }
+
+    /// What was lost of it and nobody has taken note of.
+    pub fn loss(&self) -> Option<String> {
+        self.mark.as_ref().and_then(Mark::loss)
+    }
+
+    /// Brings to the disk what tells a loss. Once a second will do.
+    pub fn sync_mark(&self) {
+        self.mark.iter().for_each(Mark::sync);
+    }
+
+    /// Why the disk could not take a change now, as far as that can be told without trying.
+    pub fn disk(&self) -> Option<String> {
+        let directory = self.path.parent()?;
+        let disk = statvfs(directory).ok()?;
+        let left = disk.blocks_available() * disk.fragment_size();
+        let is_read_only = disk.flags().contains(FsFlags::ST_RDONLY);
+        (is_read_only || left < LEAST).then(|| {
+            let what =
+                if is_read_only { "is read-only".into() } else { format!("has {left} bytes left") };
+            format!(
+                "the disk of the store, {}, {what}: changes of entries will fail",
+                directory.display()
+            )
+        })
     }
 
     /// Everything that was committed.
@@ -200,7 +283,7 @@ impl Store {
         &self,
         work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, Error> {
-        let result = self.database.begin_read().map_err(Into::into).and_then(|it| work(&it));
+        let result = self.database()?.begin_read().map_err(Into::into).and_then(|it| work(&it));
         result.map_err(|error| self.failed(error))
     }
 
@@ -209,13 +292,36 @@ impl Store {
         &self,
         work: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, Error> {
+        if let Some(cause) = self.broken() {
+            return Err(Error::Broken { path: self.path.clone(), cause });
+        }
+        let database = self.database()?;
         let write = || {
-            let transaction = self.database.begin_write()?;
+            let transaction = database.begin_write()?;
             let result = work(&transaction)?;
+            let state = count(&transaction)?;
             transaction.commit()?;
-            Ok(result)
+            Ok((result, state))
         };
-        write().map_err(|error: redb::Error| self.failed(error))
+        let (result, state) = write().map_err(|error: redb::Error| {
+            let error = self.failed(error);
+            self.break_with(&error);
+            error
+        })?;
+        self.mark.iter().for_each(|mark| mark.write(state));
+        Ok(result)
+    }
+
+    /// After any error: some of them leave a database that refuses everything from then on.
+    fn break_with(&self, error: &Error) {
+        *self.broken.borrow_mut() = Some(one_line(error));
+    }
+
+    fn database(&self) -> Result<&Database, Error> {
+        self.database.as_ref().ok_or_else(|| Error::Broken {
+            path: self.path.clone(),
+            cause: self.broken().unwrap_or_default(),
+        })
     }
 
     fn failed(&self, error: redb::Error) -> Error {
@@ -226,6 +332,24 @@ impl Store {
         serde_json::from_slice(text)
             .map_err(|source| Error::Content { path: self.path.clone(), source })
     }
+}
+
+fn open_file(path: &Path) -> Result<Database, Error> {
+    let opened = FileBackend::new(private::file(path)?)
+        .and_then(|file| Database::builder().create_with_backend(file));
+    opened.map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: path.into() },
+        error => Error::Database { path: path.into(), source: Box::new(error.into()) },
+    })
+}
+
+/// Counts the transaction, and the entries after it.
+fn count(transaction: &redb::WriteTransaction) -> Result<State, redb::Error> {
+    let entries = transaction.open_table(ENTRIES)?.len()?;
+    let mut meta = transaction.open_table(META)?;
+    let sequence = meta.get(SEQUENCE)?.map_or(0, |sequence| sequence.value()) + 1;
+    meta.insert(SEQUENCE, sequence)?;
+    Ok(State { sequence, entries })
 }
 
 /// Writes what there is at each prefix; `None` removes.

@@ -1,6 +1,9 @@
 //! Changes that are taken back unless somebody confirms them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use jiff::Timestamp;
 
@@ -33,6 +36,13 @@ pub(super) enum Step {
 }
 
 impl Trial {
+    /// When it ends by a clock that nobody sets. Of one that an earlier daemon began, the wall clock says how long it has left.
+    pub(super) fn end(&self) -> Instant {
+        let left = self.until.duration_since(Timestamp::now());
+        let now = Instant::now();
+        now.checked_add(left.try_into().unwrap_or_default()).unwrap_or(now)
+    }
+
     /// Whether `prefix` would be taken back.
     pub(super) fn holds(&self, prefix: Prefix) -> bool {
         self.before.contains_key(&prefix)
@@ -70,6 +80,11 @@ impl Entries {
         self.write(Batch { entries: Changes::new(), trial: Some(Step::End) }).map(|_| true)
     }
 
+    /// Whether the time of the trial is over, whatever becomes of the wall clock.
+    pub fn is_trial_over(&self) -> bool {
+        self.trial_end.is_some_and(|end| end <= Instant::now())
+    }
+
     /// Takes back what nobody has confirmed in time, and says what has changed by that.
     pub fn roll_back(&mut self, now: Timestamp) -> Result<Option<BTreeSet<Prefix>>, Error> {
         let Some(trial) = self.trial.as_ref().filter(|trial| trial.until <= now) else {
@@ -99,6 +114,14 @@ impl Entries {
     }
 
     fn step(&mut self, step: Step) -> Step {
+        let back = self.make(step);
+        if self.trial_end.is_some() != self.trial.is_some() {
+            self.trial_end = self.trial.as_ref().map(Trial::end);
+        }
+        back
+    }
+
+    fn make(&mut self, step: Step) -> Step {
         match step {
             Step::Begin(trial) => self.trial.replace(trial).map_or(Step::End, Step::Begin),
             Step::End => self.trial.take().map_or(Step::End, Step::Begin),

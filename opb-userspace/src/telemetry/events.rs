@@ -5,11 +5,13 @@ use std::{collections::VecDeque, net::IpAddr, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::subscribers::Who;
+
 /// Denied packets that are kept in memory, whatever their age.
 const KEPT: usize = 4096;
 const KEPT_RARE: usize = 512;
 
-/// Something that happened to a subscriber's packets, or to a relay host.
+/// Something that happened to a subscriber's packets or to a relay host, or that somebody changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Rises by one from event to event.
@@ -47,6 +49,15 @@ pub struct Event {
     /// What is allowed because of that host, from then on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
+    /// Name of a change that somebody asked for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub action: String,
+    /// Who asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Who>,
+    /// What came of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub outcome: String,
 }
 
 impl Event {
@@ -69,6 +80,9 @@ impl Event {
             packets: None,
             host: String::new(),
             addresses: Vec::new(),
+            action: String::new(),
+            by: None,
+            outcome: String::new(),
         }
     }
 }
@@ -82,6 +96,8 @@ pub enum Kind {
     Suspect,
     /// A relay host has other addresses.
     Relay,
+    /// Somebody changed something.
+    Change,
 }
 
 /// Answer of `GET /v1/events`.
@@ -101,6 +117,7 @@ pub struct Page {
 pub struct Recent {
     denied: VecDeque<Event>,
     rare: VecDeque<Event>,
+    changes: VecDeque<Event>,
     /// Number of the last event.
     last: u64,
 }
@@ -113,6 +130,7 @@ impl Recent {
         let (events, room) = match event.kind {
             Kind::Denied => (&mut self.denied, KEPT),
             Kind::Suspect | Kind::Relay => (&mut self.rare, KEPT_RARE),
+            Kind::Change => (&mut self.changes, KEPT_RARE),
         };
         if events.len() == room {
             events.pop_front();
@@ -123,7 +141,7 @@ impl Recent {
 
     pub fn forget(&mut self, now: Timestamp, retain: Duration) {
         let cutoff = now - retain;
-        for events in [&mut self.denied, &mut self.rare] {
+        for events in [&mut self.denied, &mut self.rare, &mut self.changes] {
             while events.front().is_some_and(|event| event.time < cutoff) {
                 events.pop_front();
             }
@@ -135,8 +153,8 @@ impl Recent {
     pub fn after(&self, after: u64, group: Option<&str>) -> Page {
         // A number of an earlier daemon's.
         let after = if after > self.last { 0 } else { after };
-        let mut events: Vec<_> =
-            (self.denied.iter().chain(&self.rare)).filter(|event| event.seq > after).collect();
+        let all = self.denied.iter().chain(&self.rare).chain(&self.changes);
+        let mut events: Vec<_> = all.filter(|event| event.seq > after).collect();
         events.sort_unstable_by_key(|event| event.seq);
         let missed = self.last - after - events.len() as u64;
         events.retain(|event| group.is_none_or(|group| group == event.group));
@@ -146,8 +164,9 @@ impl Recent {
     /// The last `count`, newest first.
     #[must_use]
     pub fn newest(&self, count: usize) -> Vec<Event> {
-        let (denied, rare) = (self.denied.iter().rev(), self.rare.iter().rev());
-        let mut events: Vec<_> = denied.take(count).chain(rare.take(count)).collect();
+        let kinds = [&self.denied, &self.rare, &self.changes];
+        let mut events: Vec<_> =
+            kinds.into_iter().flat_map(|events| events.iter().rev().take(count)).collect();
         events.sort_unstable_by_key(|event| std::cmp::Reverse(event.seq));
         events.into_iter().take(count).cloned().collect()
     }

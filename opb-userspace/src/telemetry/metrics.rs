@@ -123,6 +123,16 @@ impl Metrics {
             "Whether everything is covered that should be.",
             i64::from(matches!(status.state, State::Enforcing)),
         )?;
+        self.gauge(
+            "opb_store_writable",
+            "Whether run-time entries can be changed.",
+            i64::from(status.store.writable),
+        )?;
+        self.gauge(
+            "opb_store_lost",
+            "Whether the store has lost changes, and nobody has taken note of that.",
+            i64::from(status.store.lost),
+        )?;
         let info =
             self.gauge_vec("opb_policy_info", "Digest of the policy in force.", &["digest"])?;
         info.with_label_values(&[&policy.digest]).set(1);
@@ -148,7 +158,12 @@ impl Metrics {
             let (hook, mode) = hook_and_mode(&interface.hook);
             attached.with_label_values(&[&interface.name, &interface.role, hook, mode]).set(1);
         }
-        Ok(())
+        let detachments = IntCounter::new(
+            "opb_detachments_total",
+            "Programs that something took off their hooks since the daemon started.",
+        )?;
+        detachments.inc_by(status.detachments);
+        self.registry.register(Box::new(detachments))
     }
 
     fn gauge(&self, name: &str, help: &str, value: i64) -> Result<(), prometheus::Error> {

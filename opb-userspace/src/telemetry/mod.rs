@@ -3,11 +3,13 @@
 //!
 //! The daemon feeds a [`Telemetry`], and everything that shows something reads it: control API, metrics, page.
 
+pub mod actions;
 pub mod alarms;
 pub mod clock;
 pub mod events;
 pub mod history;
 pub mod metrics;
+pub mod names;
 pub mod privacy;
 pub mod talkers;
 
@@ -27,10 +29,12 @@ use opb_common::{
 use tokio::{sync::watch, time::timeout};
 
 use self::{
+    actions::Action,
     alarms::{Alarm, AlarmStatus},
     clock::Clock,
     events::{Event, Kind, Page, Recent},
     history::{History, Minute},
+    names::Names,
     privacy::Privacy,
     talkers::{Suspicion, TalkerLine, Talkers},
 };
@@ -53,7 +57,7 @@ pub struct Telemetry {
 
 struct Memory {
     clock: Clock,
-    slots: Slots,
+    names: Names,
     interfaces: HashMap<u32, String>,
     recent: Recent,
     talkers: Talkers,
@@ -71,6 +75,8 @@ pub struct Look {
     pub slots: Slots,
     /// Relay hosts that have changed since the look before, and what they stand for now.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// What was changed since then.
+    pub actions: Vec<Action>,
 }
 
 /// For the metrics and the page.
@@ -97,7 +103,7 @@ impl Telemetry {
             alarms,
             memory: Mutex::new(Memory {
                 clock: Clock::now(),
-                slots: Slots::default(),
+                names: Names::default(),
                 interfaces: HashMap::new(),
                 recent: Recent::default(),
                 talkers: Talkers::default(),
@@ -115,7 +121,7 @@ impl Telemetry {
         let (now, monotonic) = (Timestamp::now(), clock::monotonic());
         let mut memory = self.memory();
         memory.clock = Clock::now();
-        memory.slots = look.slots;
+        memory.names.learn(look.slots, monotonic);
         memory.history.add(now, &look.by_group);
         (memory.by_group, memory.by_interface) = (look.by_group, look.by_interface);
         memory.recent.forget(now, self.retain);
@@ -124,9 +130,11 @@ impl Telemetry {
         let suspicions = memory.talkers.look(monotonic, self.limit, &self.privacy, |each| {
             books.talkers(cutoff, each);
         });
-        let suspects = suspicions.into_iter().map(|it| memory.suspicion(it, now, &self.privacy));
+        let suspects =
+            suspicions.into_iter().map(|it| memory.suspicion(it, now, monotonic, &self.privacy));
         let relays = look.hosts.into_iter().map(|(host, addresses)| relay(host, addresses, now));
-        let events: Vec<_> = suspects.chain(relays).collect();
+        let changes = look.actions.into_iter().map(Action::event);
+        let events: Vec<_> = suspects.chain(relays).chain(changes).collect();
         let events: Vec<_> = events.into_iter().map(|event| memory.recent.push(event)).collect();
         let last = memory.recent.last();
         drop(memory);
@@ -138,12 +146,12 @@ impl Telemetry {
     #[must_use]
     pub fn knows(&self, event: &sighting::Event) -> bool {
         let slot = (event.outcome >> 16) as u16;
-        slot == 0 || self.memory().slots.name(slot).is_some()
+        slot == 0 || self.memory().names.knows(slot)
     }
 
     /// Group names, as of now.
     pub fn learn(&self, slots: Slots) {
-        self.memory().slots = slots;
+        self.memory().names.learn(slots, clock::monotonic());
     }
 
     /// Remembers what the kernel wrote down, in the words in which it may be shown.
@@ -181,7 +189,7 @@ impl Telemetry {
     #[must_use]
     pub fn top(&self, count: usize, group: Option<&str>) -> Vec<TalkerLine> {
         let memory = self.memory();
-        memory.talkers.top(count, group, &memory.slots, &self.privacy, memory.clock)
+        memory.talkers.top(count, group, &memory.names, &self.privacy, memory.clock)
     }
 
     #[must_use]
@@ -239,11 +247,17 @@ impl Memory {
             peer: privacy::ip(event.peer).map(|peer| peer.to_string()).unwrap_or_default(),
             port: event.port,
             bytes: event.bytes,
-            ..Event::of(Kind::Denied, self.clock.wall(event.time), self.group(outcome))
+            ..Event::of(Kind::Denied, self.clock.wall(event.time), self.group(outcome, event.time))
         }
     }
 
-    fn suspicion(&self, suspicion: Suspicion, time: Timestamp, privacy: &Privacy) -> Event {
+    fn suspicion(
+        &self,
+        suspicion: Suspicion,
+        time: Timestamp,
+        monotonic: u64,
+        privacy: &Privacy,
+    ) -> Event {
         let outcome = Outcome::unpack(suspicion.outcome).unwrap_or(Outcome::OTHER);
         Event {
             direction: Direction::Upstream.name().to_owned(),
@@ -251,12 +265,12 @@ impl Memory {
             reason: outcome.reason.name().to_owned(),
             subscriber: privacy.show(suspicion.subscriber),
             packets: Some(suspicion.packets),
-            ..Event::of(Kind::Suspect, time, self.group(outcome))
+            ..Event::of(Kind::Suspect, time, self.group(outcome, monotonic))
         }
     }
 
-    fn group(&self, outcome: Outcome) -> String {
-        self.slots.name(outcome.group).unwrap_or("-").to_owned()
+    fn group(&self, outcome: Outcome, at: u64) -> String {
+        self.names.name(outcome.group, at).to_owned()
     }
 
     fn interface(&mut self, index: u32) -> String {

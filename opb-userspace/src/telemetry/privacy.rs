@@ -3,10 +3,9 @@
 //! Secrecy of communications is law where this runs: what is not needed is not kept.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, Write as _},
     net::{IpAddr, Ipv6Addr},
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -14,7 +13,7 @@ use hmac::{Hmac, Mac as _};
 use opb_common::sighting::Address;
 use sha2::Sha256;
 
-use crate::node::Addresses;
+use crate::{node::Addresses, private};
 
 /// Where the key of the pseudonyms is kept, in the state directory. Whoever removes it makes all of them unlinkable.
 const KEY_FILE: &str = "privacy.key";
@@ -91,18 +90,17 @@ fn is_ipv4(address: Address) -> bool {
 }
 
 fn key(state: &Path) -> io::Result<Vec<u8>> {
-    let path = state.join(KEY_FILE);
-    match fs::read(&path) {
-        Ok(key) if key.len() >= 32 => return Ok(key),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let mut key = vec![0; 32];
-    File::open("/dev/urandom")?.read_exact(&mut key)?;
     fs::create_dir_all(state)?;
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    let mut file = private::file(&state.join(KEY_FILE)).map_err(io::Error::other)?;
+    let mut key = Vec::new();
+    file.read_to_end(&mut key)?;
+    if key.len() >= 32 {
+        return Ok(key);
+    }
+    key = vec![0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut key)?;
+    file.set_len(0)?;
+    file.rewind()?;
     file.write_all(&key)?;
     file.sync_all()?;
     Ok(key)

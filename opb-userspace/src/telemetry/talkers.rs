@@ -9,8 +9,7 @@ use opb_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{clock::Clock, privacy::Privacy};
-use crate::image::Slots;
+use super::{clock::Clock, names::Names, privacy::Privacy};
 
 const MINUTE: u64 = 60_000_000_000;
 /// A suspect is reported again after this long.
@@ -132,11 +131,11 @@ impl Talkers {
         &self,
         count: usize,
         group: Option<&str>,
-        slots: &Slots,
+        names: &Names,
         privacy: &Privacy,
         clock: Clock,
     ) -> Vec<TalkerLine> {
-        let slot = group.map(|name| slots.get(name).unwrap_or(u16::MAX));
+        let slot = group.map(|name| names.slot(name).unwrap_or(u16::MAX));
         let mut sums: Vec<_> = (self.sums.iter())
             .filter(|(_, sum)| slot.is_none_or(|slot| (sum.outcome >> 16) as u16 == slot))
             .collect();
@@ -149,7 +148,7 @@ impl Talkers {
             TalkerLine {
                 subscriber: privacy.show(address),
                 direction: direction.name().to_owned(),
-                group: slots.name(outcome.group).unwrap_or("-").to_owned(),
+                group: names.name(outcome.group, sum.last).to_owned(),
                 verdict: outcome.verdict.name().to_owned(),
                 reason: outcome.reason.name().to_owned(),
                 packets: sum.packets,
@@ -227,6 +226,7 @@ mod tests {
     use opb_common::sighting::Event;
 
     use super::*;
+    use crate::image::Slots;
 
     const BOT: Address = [0, 0xffff_cb00_7109];
 
@@ -269,7 +269,7 @@ mod tests {
         let victim = Talker { packets: 1000, last: 9, ..Talker::new(&event) };
         let suspects = talkers.look(9, Some(60), &Privacy::Full, |each| each(&victim));
         assert_eq!(suspects, []);
-        let top = talkers.top(1, None, &Slots::default(), &Privacy::Full, Clock::now());
+        let top = talkers.top(1, None, &Names::default(), &Privacy::Full, Clock::now());
         assert_eq!((top[0].direction.as_str(), top[0].packets), ("downstream", 1000));
     }
 
@@ -282,7 +282,7 @@ mod tests {
         table.push(talker(500, 5));
         talkers.look(9, None, &Privacy::Full, |each| table.iter().for_each(each));
         assert!(talkers.len() <= HELD, "{}", talkers.len());
-        let top = talkers.top(1, None, &Slots::default(), &Privacy::Full, Clock::now());
+        let top = talkers.top(1, None, &Names::default(), &Privacy::Full, Clock::now());
         assert_eq!((top[0].subscriber.as_str(), top[0].packets), ("203.0.113.9", 500));
         // What fits is held completely.
         table.truncate(HELD);
@@ -298,10 +298,12 @@ mod tests {
             [talker(2, 3), talker(3, 4), neighbour].iter().for_each(each);
         });
         let mut slots = Slots::default();
-        slots.assign(["dyn"]).expect("there is room");
-        let top = talkers.top(9, Some("dyn"), &slots, &Privacy::Truncate, Clock::now());
+        slots.assign(["dyn"], Timestamp::UNIX_EPOCH).expect("there is room");
+        let mut names = Names::default();
+        names.learn(slots, 0);
+        let top = talkers.top(9, Some("dyn"), &names, &Privacy::Truncate, Clock::now());
         assert_eq!(top.len(), 1);
         assert_eq!((top[0].subscriber.as_str(), top[0].packets), ("203.0.113.0/24", 10));
-        assert_eq!(talkers.top(9, Some("other"), &slots, &Privacy::Truncate, Clock::now()), []);
+        assert_eq!(talkers.top(9, Some("other"), &names, &Privacy::Truncate, Clock::now()), []);
     }
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{Enforcer, Subject, applied, delta::Delta, trial::end};
+use super::{Enforcer, Subject, actor, applied, delta::Delta, slots, trial::end};
 use crate::{
     compiled::{Compiled, RunTime},
     daemon::{
@@ -51,7 +51,8 @@ impl Enforcer {
     pub(super) fn compile(&self, files: &Policy) -> Result<Compiled, CompileError> {
         let run_time = RunTime { entries: self.entries.map(), hosts: &self.hosts };
         let image = &self.compiled.image;
-        Compiled::new(files, run_time, image.slots(), image.generation() + 1, Timestamp::now())
+        let slots = slots::with_room(image.slots(), files, &self.compiled.policy, &self.entries);
+        Compiled::new(files, run_time, &slots, image.generation() + 1, Timestamp::now())
     }
 
     /// Puts in force what files, run-time entries and relay hosts say now, as a new generation. Every change between two
@@ -62,7 +63,10 @@ impl Enforcer {
     }
 
     pub(super) fn publish(&mut self, compiled: Compiled) -> Result<(), kernel::Error> {
+        let [retired, replaced] = slots::reused(&compiled, &self.compiled);
+        self.kernel.reset_counters(&retired);
         self.kernel.publish(&compiled.image)?;
+        self.kernel.reset_counters(&replaced);
         (self.compiled, self.delta) = (compiled, Delta::default());
         self.troubles.remove(&Subject::Image);
         Ok(())
@@ -101,6 +105,7 @@ impl Enforcer {
         if waiting.is_empty() {
             return;
         }
+        let authors: Vec<_> = waiting.iter().map(|one| one.request.author()).collect();
         let mut staging = Staging::new(&self.entries, &self.files, Timestamp::now());
         let (mut answers, replies): (Vec<_>, Vec<_>) = (waiting.into_iter())
             .map(|Waiting { request, reply, .. }| (staging.stage(request), reply))
@@ -115,6 +120,13 @@ impl Enforcer {
                 self.change_on_trial(changes, until)
             }
         };
+        for ((name, who), answer) in authors.iter().zip(&answers) {
+            let outcome = match &result {
+                Ok(()) => actor::counts(answer),
+                Err(Refusal::OnTrial(error) | Refusal::Failed(error)) => format!("failed: {error}"),
+            };
+            self.record_of(name, who, outcome);
+        }
         for (answer, reply) in answers.into_iter().zip(replies) {
             // Whoever asked may have given up.
             drop(reply.send(result.clone().map(|()| answer)));
@@ -135,7 +147,15 @@ impl Enforcer {
             None => self.entries.commit(changes),
             Some(until) => self.entries.commit_on_trial(changes, until),
         };
-        let back = committed.map_err(|error| one_line(&error))?;
+        let back = match committed {
+            Ok(back) => back,
+            Err(error) => {
+                if self.complain_of_store() {
+                    self.report();
+                }
+                return Err(one_line(&error));
+            }
+        };
         if let Err(error) = self.renew_at(&changed) {
             if let Err(error) = self.entries.write(back) {
                 let error = one_line(&error);
@@ -156,7 +176,7 @@ impl Enforcer {
     }
 
     pub(super) fn entries_status(&self) -> EntriesStatus {
-        let count = self.entries.map().len();
+        let count = self.entries.count();
         EntriesStatus { count, meaningless: self.entries.meaningless(&self.files) }
     }
 
@@ -200,22 +220,14 @@ impl Enforcer {
         }
     }
 
-    /// Takes what has run out, out of force. Whether the status has changed.
+    /// Takes what has run out, out of force, and what has not after all because the clock was set back, into force again. Whether
+    /// the status has changed.
     pub(super) fn expire(&mut self) -> bool {
         let now = Timestamp::now();
-        let expired = self.entries.expired(now);
+        let expired = self.entries.lapse(now);
         let renews = self.compiled.is_stale(now) || self.is_image_wrong();
         if !renews && expired.is_empty() {
             return false;
-        }
-        match self.entries.expire(now) {
-            Ok(_) => drop(self.troubles.remove(&Subject::Store)),
-            // They are out of force all the same: whoever lays them over the policy looks at the time.
-            Err(error) => {
-                let error = one_line(&error);
-                let trouble = format!("entries that have run out stay in the store: {error}");
-                self.complain(Subject::Store, trouble);
-            }
         }
         let result = if renews { self.renew().map(|()| true) } else { self.renew_at(&expired) };
         let was_in_force = result == Ok(true);

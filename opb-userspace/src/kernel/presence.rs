@@ -1,0 +1,70 @@
+//! Tells other processes of this machine that somebody looks after the programs with a policy map.
+//!
+//! A map that is pinned nowhere says so: it ends with its process, in whatever way that ends, and is of a kind that nobody makes
+//! without CAP_BPF. A name that anybody can bind, or a file that anybody can lock, would let anybody keep the daemon from starting.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use aya::maps::{MapInfo, loaded_maps};
+use aya_obj::generated::{BPF_F_NO_PREALLOC, bpf_map_type};
+
+use super::sys::{self, MapShape};
+
+const NAME: &std::ffi::CStr = c"opb_daemon";
+
+pub(super) struct Presence {
+    _map: OwnedFd,
+}
+
+impl Presence {
+    /// Fails with `AddrInUse` where another process is present. Of two that come at a time, the later one is told.
+    pub(super) fn new(policy: u32) -> io::Result<Self> {
+        // An empty trie takes no memory for its entries, so their number is free to say what it stands for.
+        let shape = MapShape {
+            kind: bpf_map_type::BPF_MAP_TYPE_LPM_TRIE,
+            value_size: 1,
+            entries: policy,
+            flags: BPF_F_NO_PREALLOC,
+        };
+        let map = sys::create_map(NAME, &shape, None)?;
+        let own = sys::map_id(map.as_fd())?;
+        if present(policy).any(|other| other < own) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        Ok(Self { _map: map })
+    }
+}
+
+/// Whether a process is present for that policy map.
+pub(super) fn has_daemon(policy: u32) -> bool {
+    present(policy).next().is_some()
+}
+
+fn present(policy: u32) -> impl Iterator<Item = u32> {
+    // One that ends meanwhile is none.
+    let maps = loaded_maps().flatten();
+    let is_one = move |map: &MapInfo| map.name() == NAME.to_bytes() && map.max_entries() == policy;
+    maps.filter(is_one).map(|map| map.id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[ignore = "root: cargo xtask test --lane kernel"]
+    fn one_is_present_at_a_time() {
+        // No policy map has such a number.
+        const POLICY: u32 = u32::MAX - 7;
+        assert!(!has_daemon(POLICY));
+        let first = Presence::new(POLICY).expect("nobody is there");
+        let second = Presence::new(POLICY);
+        assert!(second.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse));
+        assert!(has_daemon(POLICY) && !has_daemon(POLICY - 1));
+        let _other = Presence::new(POLICY - 1).expect("of another map");
+        drop(first);
+        assert!(!has_daemon(POLICY));
+        Presence::new(POLICY).expect("nobody is there any more");
+    }
+}

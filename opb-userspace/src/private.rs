@@ -1,0 +1,202 @@
+//! Files and directories that nobody else may touch. What a stranger can open he can lock, and what he can write to he can
+//! occupy first: then he decides whether the daemon starts.
+
+use std::{
+    fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown,
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::{Gid, Uid, User};
+use tracing::warn;
+
+/// Rights of others than owner and group, and of these two kinds.
+const OTHERS: u32 = 0o077;
+const WRITE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+
+/// Why something is not ours alone.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{} belongs to {owner}, and the daemon runs as {us}: change its owner, or name another place", path.display())]
+    Owner { path: PathBuf, owner: String, us: String },
+    #[error("other users may write to {}: change its mode, or name another place", path.display())]
+    Writable { path: PathBuf },
+    #[error("cannot use {}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// Who may use a directory besides its owner.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Access {
+    /// May look for names in it and open them, no more.
+    pub group: Option<Gid>,
+}
+
+impl Access {
+    fn mode(self) -> u32 {
+        if self.group.is_some() { 0o750 } else { 0o700 }
+    }
+}
+
+/// Makes a directory that is closed to others, or closes one that is ours: one in which every name passes `is_ours`. Any other
+/// directory stays as it is, and others must not be able to write to it.
+pub fn directory(path: &Path, access: Access, is_ours: impl Fn(&str) -> bool) -> Result<(), Error> {
+    let failed = |source| Error::Io { path: path.into(), source };
+    match fs::metadata(path) {
+        Ok(found) => return check(path, &found, access, is_ours),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(failed)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => close(path, access).map_err(failed),
+        // Somebody was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            check(path, &fs::metadata(path).map_err(failed)?, access, is_ours)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Opens a file for reading and writing that others can neither read nor lock, or makes it.
+pub fn file(path: &Path) -> Result<File, Error> {
+    let failed = |source| Error::Io { path: path.into(), source };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    // A pipe in its place must not keep us waiting.
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    if !found.is_file() {
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
+    }
+    if found.uid() != Uid::effective().as_raw() {
+        return Err(foreign(path, &found));
+    }
+    if found.mode() & OTHERS != 0 {
+        file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
+    }
+    Ok(file)
+}
+
+/// Whether the owner may be trusted with whether the daemon starts.
+pub fn is_trusted(found: &Metadata) -> bool {
+    [0, Uid::effective().as_raw()].contains(&found.uid())
+}
+
+pub fn foreign(path: &Path, found: &Metadata) -> Error {
+    Error::Owner {
+        path: path.into(),
+        owner: user(found.uid()),
+        us: user(Uid::effective().as_raw()),
+    }
+}
+
+fn check(
+    path: &Path,
+    found: &Metadata,
+    access: Access,
+    is_ours: impl Fn(&str) -> bool,
+) -> Result<(), Error> {
+    let failed = |source| Error::Io { path: path.into(), source };
+    if !found.is_dir() {
+        return Err(failed(io::ErrorKind::NotADirectory.into()));
+    }
+    if !is_trusted(found) {
+        return Err(foreign(path, found));
+    }
+    if found.mode() & OTHERS & !access.mode() == 0 {
+        return Ok(());
+    }
+    let is_mine = found.uid() == Uid::effective().as_raw() && found.mode() & STICKY == 0;
+    if is_mine && has_only(path, is_ours).map_err(failed)? {
+        warn!("{} was open to other users: closed to them now", path.display());
+        return close(path, access).map_err(failed);
+    }
+    if found.mode() & WRITE != 0 {
+        return Err(Error::Writable { path: path.into() });
+    }
+    Ok(())
+}
+
+fn has_only(path: &Path, is_ours: impl Fn(&str) -> bool) -> io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        if !entry?.file_name().to_str().is_some_and(&is_ours) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn close(path: &Path, access: Access) -> io::Result<()> {
+    if let Some(group) = access.group {
+        chown(path, None, Some(group.as_raw()))?;
+    }
+    fs::set_permissions(path, Permissions::from_mode(access.mode()))
+}
+
+fn user(uid: u32) -> String {
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => format!("user {uid} ({})", user.name),
+        _ => format!("user {uid}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("it exists").mode() & 0o7777
+    }
+
+    fn set(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("ours");
+    }
+
+    #[test]
+    fn what_is_ours_is_closed_and_what_is_shared_is_left_alone() {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().join("a/state");
+        let is_ours = |name: &str| name.starts_with("entries.");
+        let directory = || directory(&path, Access::default(), is_ours);
+        directory().expect("made");
+        assert_eq!(mode(&path), 0o700);
+        set(&path, 0o755);
+        fs::write(path.join("entries.redb"), "").expect("writes");
+        directory().expect("closed");
+        assert_eq!(mode(&path), 0o700);
+
+        fs::write(path.join("somebody's"), "").expect("writes");
+        set(&path, 0o755);
+        directory().expect("nobody else can write to it");
+        assert_eq!(mode(&path), 0o755, "others may need it");
+        for open in [0o775, 0o757, 0o1777] {
+            set(&path, open);
+            assert!(matches!(directory(), Err(Error::Writable { .. })), "{open:o}");
+            assert_eq!(mode(&path), open);
+        }
+    }
+
+    #[test]
+    fn files_are_closed_and_only_files_are_opened() {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().join("file");
+        fs::write(&path, "kept").expect("writes");
+        set(&path, 0o644);
+        file(&path).expect("opens");
+        assert_eq!((mode(&path), fs::read(&path).expect("reads")), (0o600, b"kept".to_vec()));
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).expect("links");
+        assert!(matches!(file(&link), Err(Error::Io { .. })), "a link");
+        let pipe = place.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("makes");
+        assert!(matches!(file(&pipe), Err(Error::Io { .. })), "a pipe");
+    }
+}

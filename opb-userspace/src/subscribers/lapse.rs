@@ -1,0 +1,113 @@
+//! Entries whose time has passed. They are out of force at once and leave the disk much later: a wall clock that jumps ten years
+//! and back must not cost anything. How long it has been wrong, only another clock can tell.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+
+use super::{Batch, Entries, Error};
+use crate::policy::Prefix;
+
+/// What has lapsed, as of the last look at the clock.
+#[derive(Default)]
+pub(super) struct Lapsed {
+    looked: Option<Timestamp>,
+    since: BTreeMap<Prefix, Instant>,
+    /// In the order of their lapse. What is not the same in `since` is over.
+    queue: VecDeque<(Instant, Prefix)>,
+}
+
+impl Lapsed {
+    /// Whether something that ends then had lapsed at the last look.
+    pub(super) fn has_passed(&self, until: Option<Timestamp>) -> bool {
+        until.zip(self.looked).is_some_and(|(until, looked)| until <= looked)
+    }
+
+    pub(super) fn add(&mut self, prefix: Prefix) {
+        let now = Instant::now();
+        self.since.insert(prefix, now);
+        self.queue.push_back((now, prefix));
+    }
+
+    /// Whether it had lapsed.
+    pub(super) fn forget(&mut self, prefix: Prefix) -> bool {
+        self.since.remove(&prefix).is_some()
+    }
+
+    pub(super) fn holds(&self, prefix: Prefix) -> bool {
+        self.since.contains_key(&prefix)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.since.len()
+    }
+
+    /// Those that lapsed so long ago.
+    fn due(&mut self, grace: Duration) -> BTreeSet<Prefix> {
+        let mut due = BTreeSet::new();
+        for &(since, prefix) in &self.queue {
+            let is_over = self.since.get(&prefix) != Some(&since);
+            if !is_over && since.elapsed() < grace {
+                break;
+            }
+            if !is_over {
+                due.insert(prefix);
+            }
+        }
+        while self
+            .queue
+            .front()
+            .is_some_and(|(since, prefix)| self.since.get(prefix) != Some(since))
+        {
+            self.queue.pop_front();
+        }
+        due
+    }
+}
+
+impl Entries {
+    /// Looks at the clock. Says which entries have run out since the last look, and which are in force again because the clock
+    /// was set back.
+    pub fn lapse(&mut self, now: Timestamp) -> BTreeSet<Prefix> {
+        let looked = self.lapsed.looked.replace(now).unwrap_or(Timestamp::MIN);
+        let (from, to) = (looked.min(now), looked.max(now));
+        let first = Prefix::truncated(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        let Ok(first) = first else { unreachable!("the shortest prefix is one") };
+        let passed = self.ends.range((from, first)..).take_while(|(until, _)| *until <= to);
+        let moved: BTreeSet<_> = passed
+            .filter(|(until, _)| *until > from || looked == Timestamp::MIN)
+            .map(|it| it.1)
+            .collect();
+        for &prefix in &moved {
+            let Some(entry) = self.map.get(&prefix) else { continue };
+            let count = self.counts.entry(entry.group.clone()).or_default();
+            if looked <= now {
+                *count -= 1;
+                self.lapsed.add(prefix);
+            } else {
+                *count += 1;
+                self.lapsed.forget(prefix);
+            }
+        }
+        moved
+    }
+
+    /// How many entries there are in force.
+    pub fn count(&self) -> usize {
+        self.map.len() - self.lapsed.len()
+    }
+
+    /// Removes from the disk what lapsed so long ago and has stayed so since. Says how many entries that were. Nobody has asked
+    /// for that: what is on trial stays so.
+    pub fn delete_lapsed(&mut self, grace: Duration) -> Result<usize, Error> {
+        let due = self.lapsed.due(grace);
+        let count = due.len();
+        let entries = due.into_iter().map(|prefix| (prefix, None)).collect();
+        self.write(Batch { entries, trial: None })?;
+        Ok(count)
+    }
+}

@@ -1,0 +1,35 @@
+//! What people and programs changed, and who they were.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::events::{Event, Kind};
+use crate::subscribers::Who;
+
+/// One change that was asked for.
+#[derive(Clone, Debug)]
+pub struct Action {
+    pub time: Timestamp,
+    pub by: Arc<Who>,
+    /// `add`, `remove`, `reload` or `confirm`.
+    pub name: &'static str,
+    /// What came of it.
+    pub outcome: String,
+}
+
+impl Action {
+    #[must_use]
+    pub fn new(name: &'static str, by: &Arc<Who>, outcome: String) -> Self {
+        Self { time: Timestamp::now(), by: Arc::clone(by), name, outcome }
+    }
+
+    pub(super) fn event(self) -> Event {
+        Event {
+            action: self.name.to_owned(),
+            by: Some(Who::clone(&self.by)),
+            outcome: self.outcome,
+            ..Event::of(Kind::Change, self.time, "-".to_owned())
+        }
+    }
+}

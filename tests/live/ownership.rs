@@ -1,0 +1,219 @@
+//! What a local user without rights can do to the daemon: nothing.
+
+use std::{
+    fs::{File, Permissions},
+    io,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            fs::{MetadataExt as _, PermissionsExt as _, chown},
+            net::{SocketAddr, UnixListener},
+        },
+    },
+    path::Path,
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use opb_lab::process;
+
+use super::*;
+use crate::{
+    node::Node,
+    prober::{ends, probe},
+};
+
+const NOBODY: u32 = 65534;
+
+/// Does it in the gateway's namespace with the rights of `nobody`. What `work` returns stays open.
+fn as_nobody<T: Send>(node: &Node, work: impl FnOnce() -> T + Send) -> Result<T> {
+    node.gateway.enter(|| {
+        // Of this thread alone, which ends with the work: hence the raw calls.
+        for (number, name) in
+            [(libc::SYS_setresgid, "setresgid"), (libc::SYS_setresuid, "setresuid")]
+        {
+            // SAFETY: system calls on plain numbers.
+            let result = unsafe {
+                if number == libc::SYS_setresgid {
+                    libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>());
+                }
+                libc::syscall(number, NOBODY, NOBODY, NOBODY)
+            };
+            if result != 0 {
+                return Err(io::Error::last_os_error()).context(name);
+            }
+        }
+        Ok(work())
+    })
+}
+
+/// Takes a lock, if the file can be opened for that.
+fn lock(path: &Path) -> Option<Flock<File>> {
+    Flock::lock(File::open(path).ok()?, FlockArg::LockExclusiveNonblock).ok()
+}
+
+/// As in /var/lib and /run, anybody may pass the directory above.
+fn open_house(node: &Node) -> Result<()> {
+    Ok(fs::set_permissions(node.path(""), Permissions::from_mode(0o755))?)
+}
+
+fn filters(node: &Node) -> Result<()> {
+    let (receiver, sender) = ends(node)?;
+    let (sent, seen) = probe(&receiver, &sender)?;
+    assert!(sent > 0, "nothing was sent");
+    assert_eq!((seen.denied, seen.allowed), (0, sent));
+    Ok(())
+}
+
+/// Number of the map with the policy.
+fn policy_map(node: &Node) -> Result<u64> {
+    let path = node.mount().join("opb/v1/policy");
+    let mut bpftool = node.gateway.command("bpftool");
+    let shown = process::check(bpftool.args(["-j", "map", "show", "pinned"]).arg(path))?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    shown["id"].as_u64().with_context(|| format!("an id: {shown}"))
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn nobody_can_keep_the_daemon_from_starting() -> Result<()> {
+    let mut node = Node::prepare("")?;
+    open_house(&node)?;
+    node.run()?;
+    let map = policy_map(&node)?;
+    let files = ["opb.sock.lock", "state/entries.redb", "state/entries.mark", "state"];
+    let mut paths: Vec<_> = files.iter().map(|name| node.path(name)).collect();
+    paths.extend(["opb", "opb/v1", "opb/v1/links"].map(|name| node.mount().join(name)));
+    // While it runs, and again while it does not.
+    let while_it_runs =
+        as_nobody(&node, || paths.iter().map(|path| lock(path)).collect::<Vec<_>>())?;
+    node.stop()?;
+    let (locks, socket) = as_nobody(&node, || {
+        let name = format!("opb-policy-{map}");
+        let address = SocketAddr::from_abstract_name(name).expect("a short name");
+        (paths.iter().map(|path| lock(path)).collect::<Vec<_>>(), UnixListener::bind_addr(&address))
+    })?;
+    assert!(socket.is_ok(), "nobody may bind any abstract name that is free");
+    node.run().context("with locks and names in the hands of nobody")?;
+    filters(&node)?;
+    for (path, lock) in paths.iter().zip(while_it_runs.iter().chain(&locks)) {
+        assert!(lock.is_none(), "nobody has a lock on {}", path.display());
+    }
+    node.stop()
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_pin_directory_that_nobody_made_first_is_no_obstacle() -> Result<()> {
+    let mut node = Node::prepare("")?;
+    // As systemd mounts it.
+    fs::set_permissions(node.mount(), Permissions::from_mode(0o1777))?;
+    let pins = node.mount().join("opb");
+    let held = as_nobody(&node, || {
+        fs::create_dir_all(pins.join("v1/links"))?;
+        fs::create_dir(pins.join("v1/policy"))?;
+        io::Result::Ok([pins.clone(), pins.join("v1")].map(|path| lock(&path)))
+    })??;
+    assert!(held.iter().all(Option::is_some), "the attack is one");
+    node.run()?;
+    filters(&node)?;
+    for path in [pins.clone(), pins.join("v1")] {
+        let found = fs::metadata(&path)?;
+        assert_eq!((found.uid(), found.mode() & 0o777), (0, 0o700), "{}", path.display());
+    }
+    assert!(node.said().contains("65534"), "{}", node.said());
+    node.stop()
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn nobody_reads_what_operators_write() -> Result<()> {
+    let mut node = Node::prepare("privacy: {addresses: hash}\n")?;
+    open_house(&node)?;
+    // As an earlier version left them.
+    fs::create_dir(node.path("state"))?;
+    fs::set_permissions(node.path("state"), Permissions::from_mode(0o755))?;
+    fs::write(node.path("opb.sock.lock"), "")?;
+    node.run()?;
+    node.ask(&["subscriber", "add", "203.0.113.9", "--exempt", "--reason", "contract 4711"])?;
+    let files = ["entries.redb", "privacy.key", "entries.mark"];
+    for name in files {
+        let path = node.path("state").join(name);
+        let found = fs::metadata(&path).with_context(|| name.to_owned())?;
+        assert_eq!((found.uid(), found.mode() & 0o777), (0, 0o600), "{name}");
+        let read = as_nobody(&node, || fs::read(&path))?;
+        assert!(read.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied), "{name}");
+    }
+    assert_eq!(fs::metadata(node.path("state"))?.mode() & 0o7777, 0o700);
+    assert_eq!(fs::metadata(node.path("opb.sock.lock"))?.mode() & 0o777, 0o600);
+    let listed = as_nobody(&node, || fs::read_dir(node.path("state")).map(drop))?;
+    assert!(listed.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied));
+
+    // A store that was readable stays so no longer.
+    node.stop()?;
+    fs::set_permissions(node.path("state/entries.redb"), Permissions::from_mode(0o644))?;
+    node.run()?;
+    assert_eq!(fs::metadata(node.path("state/entries.redb"))?.mode() & 0o777, 0o600);
+    node.stop()
+}
+
+/// Says why `opb run` ended.
+fn refusal(node: &Node) -> Result<String> {
+    let ended =
+        process::run(node.command(&["run", "--config"]).arg(node.path("opb.yaml")), node::LIMIT)?;
+    assert_eq!(ended.status.code(), Some(1), "{}{}", ended.stdout, ended.stderr);
+    Ok(ended.stderr)
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn directories_in_other_hands_are_refused_by_name() -> Result<()> {
+    let mut node = Node::prepare("")?;
+    open_house(&node)?;
+    fs::create_dir(node.path("state"))?;
+    chown(node.path("state"), Some(NOBODY), None)?;
+    let said = refusal(&node)?;
+    assert!(said.contains("state") && said.contains("65534"), "{said}");
+    chown(node.path("state"), Some(0), None)?;
+
+    // Ours, and open to all: tightened, if there is nothing but ours in it.
+    fs::set_permissions(node.path("state"), Permissions::from_mode(0o777))?;
+    fs::write(node.path("state/stranger"), "")?;
+    let said = refusal(&node)?;
+    assert!(said.contains("state") && said.contains("write"), "{said}");
+    fs::remove_file(node.path("state/stranger"))?;
+    node.run()?;
+    assert_eq!(fs::metadata(node.path("state"))?.mode() & 0o7777, 0o700);
+    node.stop()?;
+
+    // A control socket in a place like /tmp.
+    fs::set_permissions(node.path(""), Permissions::from_mode(0o1777))?;
+    let said = refusal(&node)?;
+    assert!(said.contains("write"), "{said}");
+    open_house(&node)?;
+    node.run()?;
+    assert_eq!(fs::metadata(node.path(""))?.mode() & 0o7777, 0o755, "not ours alone");
+    node.stop()
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_directory_among_the_links_is_no_link() -> Result<()> {
+    let mut node = Node::start("")?;
+    node.stop()?;
+    let index = fs::read_dir(node.mount().join("opb/v1/links"))?
+        .filter_map(|link| link.ok()?.file_name().into_string().ok())
+        .find(|name| name.starts_with("xdp~"))
+        .context("an XDP link")?;
+    let stray = node.mount().join("opb/v1/links/stray");
+    fs::create_dir(&stray)?;
+    // And one where a link should be.
+    let generic = index.replace("xdp~", "xdp-generic~");
+    fs::create_dir(node.mount().join("opb/v1/links").join(generic))?;
+    node.run()?;
+    filters(&node)?;
+    assert_eq!(node.status()?["state"], "enforcing");
+    node.stop()?;
+    let said = node.ask(&["detach", "--config", "opb.yaml"])?;
+    assert!(!node.mount().join("opb").exists(), "{said}");
+    Ok(())
+}
