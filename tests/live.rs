@@ -22,6 +22,8 @@ mod hosts;
 mod interfaces;
 #[path = "live/failures.rs"]
 mod failures;
+#[path = "live/hangs.rs"]
+mod hangs;
 #[path = "live/nogap.rs"]
 mod nogap;
 #[path = "live/prober.rs"]

@@ -21,6 +21,8 @@ mod explain;
 mod follow;
 #[path = "seen/interfaces.rs"]
 mod interfaces;
+#[path = "seen/limits.rs"]
+mod limits;
 #[path = "seen/listener.rs"]
 mod listener;
 #[path = "seen/terminal.rs"]

@@ -32,6 +32,7 @@ use tracing::Level;
 pub use attach::{Attached, Hook, Refused, Wanted};
 pub use counters::CounterRow;
 pub use error::Error;
+pub use held::descriptors_at_start;
 pub use policy::{Live, Staged};
 pub use programs::Logs;
 pub use replay::{Replay, ReplayHook};

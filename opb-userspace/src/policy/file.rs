@@ -10,7 +10,7 @@ use jiff::civil;
 use super::decode::{Decoder, Entries};
 use super::model::{Action, Downstream, Matching, Policy};
 use super::prefix::Prefix;
-use super::source::{FileId, Form, Report, Spot};
+use super::source::{self, FileId, Form, Report, Spot};
 use super::yaml::{Node, Value};
 
 /// The entries of all files read so far.
@@ -333,6 +333,9 @@ fn prefix_lines(report: &mut Report, file: FileId, text: &str, into: &mut Vec<(P
         let spot = Spot { file, site };
         match entry.parse() {
             Ok(prefix) => into.push((prefix, spot)),
+            Err(_) if source::entry(entry).is_empty() => {
+                report.error(spot, "this line is not an IPv4 or IPv6 prefix");
+            }
             Err(error) => {
                 report.error(spot, error.to_string());
             }
