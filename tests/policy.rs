@@ -412,14 +412,14 @@ fn bombs_are_refused_at_their_fuse() {
         (nested(30), "aliases stand for more than 100000 values"),
         ((0..20_000).map(|number| format!("a{number}: &n{number} x\n")).collect(), "anchors"),
         ((0..200_000).map(|number| format!("%TAG !{number}! x\n")).collect(), "directives"),
-        ("[],\n".repeat(10).replace("[]", &"x".repeat(6_000_000)), ""),
+        (format!("version: 1\n{}: 1\n", "x".repeat(1000)).repeat(2000), ""),
         ("a".repeat(65_000_000), "is larger than 64000000 bytes"),
         (format!("version: 1\n{}: 1\n", "k".repeat(900)), "unknown key"),
     ] {
         let start = &text[..text.len().min(40)];
         let said = check_within_limits(&text);
         assert!(said.contains(expected), "{start}: {said}");
-        assert!(said.len() < 20_000, "{start}: {} bytes are said", said.len());
+        assert!(said.len() < 100_000, "{start}: {} bytes are said", said.len());
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) struct App {
     explained: Arc<Rate>,
 }
 
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     name: "control",
     connections: 256,
     // Everybody comes from here.
@@ -69,7 +69,7 @@ pub(super) async fn serve(
     serve::serve(listener, limits, refusals, caller, router(enforcer, board), stop).await;
 }
 
-fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
+pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
     let explained = Arc::new(Rate::new(EXPLAINED.0, EXPLAINED.1));
     Router::new()
         .route("/v1/status", get(show_status))

@@ -77,8 +77,7 @@ pub(super) fn start(
 ) {
     let Some(address) = address else { return };
     let refusals = Arc::clone(&board.refusals);
-    let explained = Arc::new(Rate::new(EXPLAINED.0, EXPLAINED.1));
-    let app = router(App { enforcer, board, explained }, Names::new(names));
+    let app = app(enforcer, board, names);
     tokio::spawn(async move {
         let mut complained = false;
         let listener = loop {
@@ -98,6 +97,11 @@ pub(super) fn start(
         let (_never, stop) = watch::channel(false);
         serve::serve(listener, LIMITS.within_descriptors(), refusals, caller, app, stop).await;
     });
+}
+
+pub(super) fn app(enforcer: Worker<Enforcer>, board: Board, names: Vec<String>) -> Router {
+    let explained = Arc::new(Rate::new(EXPLAINED.0, EXPLAINED.1));
+    router(App { enforcer, board, explained }, Names::new(names))
 }
 
 fn router(app: App, names: Names) -> Router {

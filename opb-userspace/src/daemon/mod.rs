@@ -9,6 +9,8 @@ pub mod control;
 mod enforcer;
 mod event_log;
 mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod health;
 mod http;
 pub(crate) mod interfaces;

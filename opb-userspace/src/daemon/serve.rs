@@ -136,6 +136,18 @@ pub(super) async fn serve<L: Listener, C: Caller>(
     while tasks.join_next().await.is_some() {}
 }
 
+/// Serves one connection alone.
+#[cfg(fuzzing)]
+pub(super) async fn one<Io, C: Caller>(io: Io, limits: Limits, caller: C, app: Router)
+where
+    Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let Ok((place, _)) = Arc::new(Open::default()).admit(&limits, None) else { return };
+    let (_never, stop) = watch::channel(false);
+    let io = Stall::new(io, limits.stall);
+    connection(io, place, limits, &Arc::default(), caller.identify().await, app, stop).await;
+}
+
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // Nobody there who could say so: then it is time, too.
     drop(stop.wait_for(|stop| *stop).await);

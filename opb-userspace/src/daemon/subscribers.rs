@@ -103,6 +103,15 @@ impl Peer {
     }
 }
 
+#[cfg(fuzzing)]
+impl Peer {
+    pub(super) fn named(who: Who) -> Self {
+        let users = Users::new();
+        users.lock().insert(who.uid, (who.user.clone(), Instant::now()));
+        Self(Arc::new(who), users)
+    }
+}
+
 impl Caller for Peer {
     fn address(&self) -> Option<IpAddr> {
         None

@@ -44,6 +44,12 @@ impl<T: 'static> Worker<T> {
         Ok(made.await.map_err(|_| Gone)?.map(|()| Self { jobs, pulse }))
     }
 
+    /// One whose thread has ended already.
+    #[cfg(fuzzing)]
+    pub(super) fn gone() -> Self {
+        Self { jobs: mpsc::unbounded_channel().0, pulse: Pulse::new() }
+    }
+
     /// Waits for its turn, and for the result.
     pub(super) async fn call<R: Send + 'static>(
         &self,

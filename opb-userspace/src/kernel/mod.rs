@@ -175,6 +175,12 @@ impl Kernel {
     }
 }
 
+/// Reads `bytes` as what the kernel says over netlink, attributes within attributes included, for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn read_netlink(bytes: &[u8]) {
+    netlink::walk(bytes);
+}
+
 /// Removes every program, link, map and pin of ours under `pins`, with no daemon running, and what lies on interfaces of this
 /// network namespace without a pin. Says what it removed.
 pub fn detach(pins: &Path) -> Result<Vec<String>, Error> {

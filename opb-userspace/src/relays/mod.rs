@@ -62,7 +62,8 @@ impl Hosts {
     /// Starts with the last good answers of an earlier daemon.
     pub fn new(saved: BTreeMap<String, Vec<IpAddr>>, hold: Duration) -> Self {
         let known = saved.into_iter().map(|(name, addresses)| {
-            let addresses = addresses.into_iter().map(|address| (address, None)).collect();
+            let kept = addresses.into_iter().take(MOST);
+            let addresses = kept.map(|address| (address, None)).collect();
             (name, Host { addresses, ..Host::default() })
         });
         Self { known: known.collect(), hold }
