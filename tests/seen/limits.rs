@@ -53,7 +53,7 @@ fn refused(node: &Node, listener: &str, why: &str) -> Result<u64> {
     Ok(text.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or(0))
 }
 
-fn half<S: Write>(connect: impl Fn() -> Result<S>, headers: usize) -> Result<Vec<S>> {
+fn half<S: Write>(count: usize, connect: impl Fn() -> Result<S>, headers: usize) -> Result<Vec<S>> {
     let head = format!("GET /v1/status HTTP/1.1\r\nhost: localhost\r\nx: {}", "a".repeat(headers));
     let one = |_| {
         let mut stream = connect()?;
@@ -61,7 +61,7 @@ fn half<S: Write>(connect: impl Fn() -> Result<S>, headers: usize) -> Result<Vec
         let _ = stream.write_all(head.as_bytes());
         Ok(stream)
     };
-    (0..8000).map(one).collect()
+    (0..count).map(one).collect()
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn eight_thousand_half_requests_change_nothing() -> Result<()> {
         Ok(stream)
     };
     for headers in [10, 200_000] {
-        let streams = node.gateway.enter(|| half(tcp, headers))?;
+        let streams = node.gateway.enter(|| half(8000, tcp, headers))?;
         everybody_else_is_served(&node)?;
         // From the same address as the 8,000.
         ensure!(node.get("/metrics")?.contains("opb_enforcing 1"));
@@ -87,7 +87,7 @@ fn eight_thousand_half_requests_change_nothing() -> Result<()> {
     ensure!(refused(&node, "http", "crowded")? > 7000);
 
     let control = || Ok(UnixStream::connect(node.path("opb.sock"))?);
-    let streams = half(control, 10)?;
+    let streams = half(8000, control, 10)?;
     everybody_else_is_served(&node)?;
     let open = open_descriptors(&node)?;
     ensure!(open < 2 * CONNECTIONS + 150, "{open} descriptors");
@@ -96,6 +96,27 @@ fn eight_thousand_half_requests_change_nothing() -> Result<()> {
     let more = memory(&node)?.saturating_sub(before);
     ensure!(more < 64 << 20, "{more} bytes more than before");
     ensure!(!fs::read_to_string(node.path("opb.log"))?.contains("the pins were gone"));
+    node.end()
+}
+
+/// The daemon may open 96 files at all: connections leave it what it needs.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn connections_leave_descriptors_for_everything_else() -> Result<()> {
+    let mut node = Node::prepare("auto", "")?;
+    let mut daemon = node.gateway.command("prlimit");
+    daemon.arg("--nofile=96:96").arg(env!("CARGO_BIN_EXE_opb"));
+    daemon.args(["run", "--config"]).arg(node.path("opb.yaml"));
+    node.launch(daemon)?;
+    let tcp = || Ok(TcpStream::connect("127.0.0.1:9625")?);
+    let streams = node.gateway.enter(|| half(80, tcp, 10))?;
+    everybody_else_is_served(&node)?;
+    // Long enough for a few looks at the pins.
+    std::thread::sleep(Duration::from_secs(3));
+    ensure!(node.get("/healthz")? == "enforcing\n");
+    drop(streams);
+    let log = fs::read_to_string(node.path("opb.log"))?;
+    ensure!(!log.contains("the pins were gone") && !log.contains("Too many open files"), "{log}");
     node.end()
 }
 

@@ -109,10 +109,7 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
         end = daemon.work() => Err(end),
     };
     daemon.stop().await;
-    end.map_err(|error| {
-        error!("the kernel goes on enforcing");
-        error
-    })
+    end.inspect_err(|_| error!("the kernel goes on enforcing"))
 }
 
 /// Everything that runs.

@@ -73,8 +73,17 @@ impl Limits {
 }
 
 /// What has been refused since the daemon started.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Refusals(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
+
+/// Zeros are shown, too: an alert can tell the first refusal from a metric that has just appeared.
+impl Default for Refusals {
+    fn default() -> Self {
+        let reasons = ["crowded", "deadline", "full", "malformed", "rate", "slow"];
+        let of = |listener| reasons.map(|why| ((listener, why), 0));
+        Self(Mutex::new(["control", "http"].into_iter().flat_map(of).collect()))
+    }
+}
 
 impl Refusals {
     pub(super) fn count(&self, listener: &'static str, why: &'static str) {

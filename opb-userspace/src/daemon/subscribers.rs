@@ -124,11 +124,14 @@ impl Caller for Peer {
     }
 }
 
+/// Names by number, and since when.
+type Known = BTreeMap<u32, (Option<String>, Instant)>;
+
 /// Names of users. Who knows them may be far away (LDAP) and hang: then there is a number.
 #[derive(Clone)]
 pub(super) struct Users {
     threads: Threads,
-    known: Arc<Mutex<BTreeMap<u32, (Option<String>, Instant)>>>,
+    known: Arc<Mutex<Known>>,
 }
 
 impl Users {
@@ -158,7 +161,7 @@ impl Users {
         name
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, (Option<String>, Instant)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -29,8 +29,8 @@ const DIRECTIVES: usize = 4;
 /// Finds the first thing that is too much. What is not YAML ends the search: whoever reads it next will say so.
 pub(super) fn check(text: &str) -> Result<(), SyntaxError> {
     // All of them are one event, and each is compared with all before it.
-    let directives = text.lines().enumerate().filter(|(_, line)| line.starts_with('%'));
-    if let Some((line, _)) = directives.skip(DIRECTIVES).next() {
+    let mut directives = text.lines().enumerate().filter(|(_, line)| line.starts_with('%'));
+    if let Some((line, _)) = directives.nth(DIRECTIVES) {
         let position = Position { line: line + 1, column: 1 };
         return Err(SyntaxError { message: "too many directives".to_owned(), position });
     }
