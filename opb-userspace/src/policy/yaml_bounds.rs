@@ -181,7 +181,7 @@ mod tests {
     fn depth_is_counted_in_both_styles() {
         let flow = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         let block = |depth: usize| format!("{}x", "- ".repeat(depth));
-        for text in [flow(DEPTH), block(DEPTH), "[[]]\n".repeat(1)] {
+        for text in [flow(DEPTH), block(DEPTH), "[[]]\n".to_owned()] {
             assert_eq!(refusal(&text), None);
         }
         for text in [flow(DEPTH + 1), block(DEPTH + 1), "{a: ".repeat(DEPTH + 1)] {
