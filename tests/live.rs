@@ -28,6 +28,8 @@ mod link_types;
 mod tun;
 #[path = "live/failures.rs"]
 mod failures;
+#[path = "live/hangs.rs"]
+mod hangs;
 #[path = "live/nogap.rs"]
 mod nogap;
 #[path = "live/prober.rs"]

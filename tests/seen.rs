@@ -21,6 +21,10 @@ mod explain;
 mod follow;
 #[path = "seen/interfaces.rs"]
 mod interfaces;
+#[path = "seen/alarms.rs"]
+mod alarms;
+#[path = "seen/limits.rs"]
+mod limits;
 #[path = "seen/listener.rs"]
 mod listener;
 #[path = "seen/terminal.rs"]

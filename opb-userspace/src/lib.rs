@@ -1,5 +1,7 @@
 //! The opb daemon and command line. Modules stand in the order in which data flows.
 
+pub mod files;
+pub mod text;
 pub mod node;
 pub mod policy;
 pub mod private;

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+mod limits;
 mod observe;
 mod recognise;
 
 pub use observe::{Addresses, EventLog, Observe, Suspect, Webhook};
 pub use recognise::is_node_file;
 
+use crate::files::{Limits, NODE_FILE};
 use crate::period::Period;
 use crate::policy::Diagnostics;
 use crate::policy::decode::{Decoder, Fields};
@@ -40,6 +42,8 @@ pub struct Config {
     /// Whether the files are read again by themselves when they change.
     pub watch: bool,
     pub dns: Dns,
+    /// How large the files of the policy may be.
+    pub limits: Limits,
     /// What is written down of denied packets.
     pub observe: Observe,
 }
@@ -136,7 +140,7 @@ pub enum LogLevel {
 impl Config {
     /// Reads and validates a node file; the policy that it names is not touched.
     pub fn load(path: &Path) -> Result<Self, Diagnostics> {
-        let mut report = Report::default();
+        let mut report = Report::within(Limits { policy: NODE_FILE, prefixes: 0 });
         match read(&mut report, path) {
             Some(config) if !report.has_errors() => Ok(config),
             _ => Err(report.finish()),
@@ -204,6 +208,7 @@ fn read(report: &mut Report, path: &Path) -> Option<Config> {
         log: log(&mut decoder, &mut fields),
         watch: watch(&mut decoder, &mut fields),
         dns: dns(&mut decoder, &mut fields),
+        limits: limits::read(&mut decoder, &mut fields),
         observe: observe::read(&mut decoder, &mut fields),
         policy: PolicySource::Path(policy.unwrap_or_default()),
         interfaces,
@@ -448,7 +453,7 @@ fn dns(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> Dns {
     if let Some(node) = fields.take("hold")
         && let Some(text) = decoder.text("`hold`", node)
     {
-        match text.parse() {
+        match Period::within(text, observe::LONGEST) {
             Ok(hold) => dns.hold = hold,
             Err(error) => {
                 decoder.report.error(decoder.spot(node), format!("`hold`: {error}"));

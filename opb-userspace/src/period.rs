@@ -21,6 +21,15 @@ impl Period {
     pub const fn duration(self) -> Duration {
         self.0
     }
+
+    /// Reads one that is no longer than this.
+    pub fn within(text: &str, longest: Self) -> Result<Self, String> {
+        match text.parse::<Self>() {
+            Ok(period) if period.0 <= longest.0 => Ok(period),
+            Ok(_) => Err(format!("`{text}` is longer than {longest}, the limit")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
 }
 
 impl FromStr for Period {
@@ -59,5 +68,14 @@ mod tests {
         for wrong in ["", "8", "h", "-8h", "0s", "500ms", "1mo", "8 apples"] {
             assert_eq!(seconds(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused() {
+        let year = Period::from_secs(400 * 86_400);
+        assert_eq!(Period::within("400d", year), Ok(year));
+        assert!(Period::within("999999999h", year).is_err());
+        let error = Period::within("401d", year).expect_err("too long");
+        assert_eq!(error, "`401d` is longer than 9600h, the limit");
     }
 }

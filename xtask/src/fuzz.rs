@@ -37,6 +37,16 @@ enum Target {
     Policy,
     /// Bytes through the capture reader
     Capture,
+    /// Requests at the read-only listener
+    Http,
+    /// Requests at the control socket, and changes of entries
+    Control,
+    /// Answers of name servers
+    Dns,
+    /// Files as the store of entries
+    Store,
+    /// Messages of the kernel
+    Netlink,
 }
 
 impl Target {
@@ -45,6 +55,11 @@ impl Target {
             Self::Decide => "decide",
             Self::Policy => "policy",
             Self::Capture => "capture",
+            Self::Http => "http",
+            Self::Control => "control",
+            Self::Dns => "dns",
+            Self::Store => "store",
+            Self::Netlink => "netlink",
         }
     }
 }
@@ -132,9 +147,47 @@ fn seed(target: Target, corpus: &Path) -> Result<()> {
             write("pcap", &pcap(&frames))?;
             write("pcapng", &pcapng(&frames))?;
         }
+        Target::Http => {
+            for (number, path) in
+                ["/", "/?src=203.0.113.9&dst=192.0.2.25", "/live?lang=ja", "/metrics", "/healthz"]
+                    .iter()
+                    .enumerate()
+            {
+                let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+                write(&number.to_string(), head.repeat(2).as_bytes())?;
+            }
+        }
+        Target::Control => {
+            let entry = r#"{"prefix":"203.0.113.9/32","group":"a","reason":"x","until":"2030-01-01T00:00:00Z"}"#;
+            let body = format!("{{\"entries\":[{entry}],\"partial\":true}}");
+            write("add", body.as_bytes())?;
+            write("remove", br#"-{"prefixes":["203.0.113.9/32"],"if_reason":"x"}"#)?;
+            let head = "POST /v1/subscribers?confirm=5 HTTP/1.1\r\nhost: opb\r\ncontent-type: application/json\r\n";
+            let length = body.len();
+            write("post", format!("!{head}content-length: {length}\r\n\r\n{body}").as_bytes())?;
+            for path in ["status", "explain?src=192.0.2.1&dst=192.0.2.2", "events?after=1&wait=1"] {
+                let name: String = path.chars().filter(char::is_ascii_alphabetic).collect();
+                write(&name, format!("!GET /v1/{path} HTTP/1.1\r\nhost: opb\r\n\r\n").as_bytes())?;
+            }
+        }
+        Target::Dns => write("answer", ANSWER)?,
+        Target::Store => {
+            // Whole stores of every kind are what a daemon leaves behind: an empty file is where the fuzzer starts.
+            write("empty", &[])?;
+        }
+        Target::Netlink => {
+            // A message of one interface: its name within it.
+            let body = [[0; 16].as_slice(), &[9, 0, 3, 0], b"sub0\0\0\0\0"].concat();
+            let header =
+                [(16 + body.len() as u32).to_ne_bytes(), [16, 0, 2, 0], [1, 0, 0, 0], [0; 4]];
+            write("link", &[header.concat(), body].concat())?;
+        }
     }
     Ok(())
 }
+
+/// RFC 1035: `mx.` has the address 192.0.2.25 for 60 seconds.
+const ANSWER: &[u8] = b"\x12\x34\x81\x80\0\x01\0\x01\0\0\0\0\x02mx\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x19";
 
 /// All files below `directory`.
 fn files(directory: &Path) -> Result<Vec<std::path::PathBuf>> {

@@ -128,5 +128,6 @@ pub(crate) fn warn<T: Display>(warnings: impl IntoIterator<Item = T>) {
 
 /// A closed stderr is no reason to stop.
 fn say(text: &str) {
+    let text = opb_userspace::text::lines(text);
     drop(io::Write::write_all(&mut io::stderr().lock(), text.as_bytes()));
 }

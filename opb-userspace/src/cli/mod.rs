@@ -10,6 +10,7 @@ mod doctor;
 mod events;
 mod explain;
 mod failure;
+mod log;
 mod output;
 mod policy;
 mod reload;

@@ -1,8 +1,9 @@
-//! Standard output: tables for people, JSON for programs.
+//! Standard output: tables for people, JSON for programs. What others wrote is in both, so nothing in them steers a terminal.
 
 use std::io::{self, BufWriter, StdoutLock, Write as _};
 
 use comfy_table::{Table, presets};
+use opb_userspace::text;
 use serde::Serialize;
 
 use super::failure::{self, Failure};
@@ -24,13 +25,14 @@ impl Output {
     }
 
     pub(crate) fn line(&mut self, text: impl std::fmt::Display) -> Result<(), Failure> {
-        writeln!(self.0, "{text}").map_err(failure::output)
+        let text = text.to_string();
+        writeln!(self.0, "{}", text::lines(&text)).map_err(failure::output)
     }
 
     /// One line of JSON.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
-        serde_json::to_writer(&mut self.0, value).map_err(|error| failure::output(error.into()))?;
-        self.0.write_all(b"\n").map_err(failure::output)
+        let line = serde_json::to_string(value).map_err(|error| failure::output(error.into()))?;
+        writeln!(self.0, "{}", text::json(&line)).map_err(failure::output)
     }
 
     /// Columns under `header`; nothing at all where there are no rows.
@@ -41,7 +43,7 @@ impl Output {
     ) -> Result<(), Failure> {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_header(header.map(str::to_uppercase));
-        table.add_rows(rows);
+        table.add_rows(rows.into_iter().map(|row| row.map(|cell| text::line(&cell).into_owned())));
         if table.row_count() == 0 {
             return Ok(());
         }

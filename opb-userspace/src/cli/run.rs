@@ -1,9 +1,9 @@
-use std::{io, path::PathBuf};
+use std::path::PathBuf;
 
 use opb_userspace::{compiled::LoadError, daemon, kernel};
 use tracing_subscriber::EnvFilter;
 
-use super::failure::Failure;
+use super::{failure::Failure, log};
 
 /// Which node this is.
 #[derive(Clone, Debug, clap::Args)]
@@ -25,18 +25,22 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn execute(self) -> Result<(), Failure> {
-        log()?;
+        // Until the last line is written.
+        let _lines = log()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .map_err(|error| Failure::from_error(&error))?;
-        runtime.block_on(daemon::run(self.node.config)).map_err(Failure::from)
+        let result = runtime.block_on(daemon::run(self.node.config));
+        // Something may hang that asks for a name or reads a file: nobody waits for that.
+        runtime.shutdown_background();
+        result.map_err(Failure::from)
     }
 }
 
 /// Log lines go to stderr. The journal has times of its own.
-fn log() -> Result<(), Failure> {
+fn log() -> Result<log::Guard, Failure> {
     let filter = EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
         .with_env_var("OPB_LOG")
@@ -48,14 +52,15 @@ fn log() -> Result<(), Failure> {
         }
         Err(_) => EnvFilter::new("info,opb_ebpf=trace"),
     };
+    let (writer, guard) = log::start().map_err(|error| Failure::from_error(&error))?;
     let lines =
-        tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).with_env_filter(filter);
+        tracing_subscriber::fmt().with_writer(writer).with_ansi(false).with_env_filter(filter);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         lines.without_time().init();
     } else {
         lines.init();
     }
-    Ok(())
+    Ok(guard)
 }
 
 impl From<daemon::Error> for Failure {

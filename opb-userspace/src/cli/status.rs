@@ -1,6 +1,6 @@
 use opb_userspace::{
     daemon::report::{
-        self, EntriesStatus, LastReload, PolicyStatus, ReloadOutcome, State, TrialStatus,
+        self, Check, EntriesStatus, LastReload, PolicyStatus, ReloadOutcome, State, TrialStatus,
     },
     relays::HostStatus,
     telemetry::alarms::AlarmStatus,
@@ -60,6 +60,7 @@ fn describe(output: &mut Output, status: &report::Status) -> Result<(), Failure>
         nodes.used, nodes.max
     ))?;
     last_reload(output, &status.last_reload)?;
+    checks(output, &status.checks)?;
 
     run_time(output, status)?;
 
@@ -92,6 +93,18 @@ fn describe(output: &mut Output, status: &report::Status) -> Result<(), Failure>
             ]
         }),
     )
+}
+
+/// Parts of the daemon.
+fn checks(output: &mut Output, checks: &[Check]) -> Result<(), Failure> {
+    let words: Vec<_> = (checks.iter())
+        .map(|Check { name, ok, .. }| format!("{name} {}", if *ok { "works" } else { "FAILS" }))
+        .collect();
+    if words.is_empty() {
+        Ok(())
+    } else {
+        output.line(format_args!("checks: {}", words.join(", ")))
+    }
 }
 
 /// What holds beside the files.

@@ -85,6 +85,10 @@ pub(crate) struct Remove {
     #[arg(value_name = "PREFIX", required = true)]
     prefixes: Vec<String>,
 
+    /// Leaves entries alone that were added for another reason
+    #[arg(long, value_name = "TEXT")]
+    if_reason: Option<String>,
+
     #[command(flatten)]
     control: Control,
 
@@ -177,8 +181,8 @@ impl Add {
 
 impl Remove {
     fn execute(self) -> Result<(), Failure> {
-        let Self { prefixes, control, format } = self;
-        let body = Removal { prefixes, partial: false };
+        let Self { prefixes, if_reason, control, format } = self;
+        let body = Removal { prefixes, partial: false, if_reason };
         let answer: Answer = control.send("/v1/subscribers/remove", upload(&body))?;
         let failed = answer.failures.iter().map(complaint).collect();
         conclude(&answer, failed, false, None, format)

@@ -10,15 +10,20 @@ use axum::{
     routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::watch,
+};
 
 use super::{
-    enforcer::{Enforcer, ExplainError},
-    report::{By, ReloadOutcome, Status, Trigger},
-    subscribers::{self, Desk, Peer},
+    enforcer::Enforcer,
+    health::Board,
+    report::{By, ReloadOutcome, Trigger},
+    serve::{self, Limits, Rate},
+    subscribers::{self, Desk, Peer, Users},
     worker::{Gone, Worker},
 };
-use crate::{errors::causes, explain::Query, telemetry::Telemetry};
+use crate::{errors::causes, explain::Query};
 
 /// Body of every answer that is no success and no rejected reload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,15 +37,40 @@ pub struct Refusal {
 pub(super) struct App {
     pub(super) enforcer: Worker<Enforcer>,
     pub(super) desk: Desk,
-    status: watch::Receiver<Option<Status>>,
-    telemetry: Arc<Telemetry>,
+    board: Board,
+    explained: Arc<Rate>,
 }
 
-pub(super) fn router(
+pub(super) const LIMITS: Limits = Limits {
+    name: "control",
+    connections: 256,
+    // Everybody comes from here.
+    of_one: 256,
+    head: 16 << 10,
+    head_time: Duration::from_secs(10),
+    // An import of a million entries.
+    request: Duration::from_secs(120),
+    stall: Duration::from_secs(30),
+};
+/// Explanations a second, and at once.
+const EXPLAINED: (u32, u32) = (200, 400);
+
+/// Answers on the control socket until `stop` says so.
+pub(super) async fn serve(
+    listener: UnixListener,
     enforcer: Worker<Enforcer>,
-    status: watch::Receiver<Option<Status>>,
-    telemetry: Arc<Telemetry>,
-) -> Router {
+    board: Board,
+    stop: watch::Receiver<bool>,
+) {
+    let limits = LIMITS.within_descriptors();
+    let users = Users::new();
+    let caller = |io: &UnixStream, _: &_| Peer::of(io, &users);
+    let refusals = Arc::clone(&board.refusals);
+    serve::serve(listener, limits, refusals, caller, router(enforcer, board), stop).await;
+}
+
+pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
+    let explained = Arc::new(Rate::new(EXPLAINED.0, EXPLAINED.1));
     Router::new()
         .route("/v1/status", get(show_status))
         .route("/v1/reload", post(reload))
@@ -55,16 +85,12 @@ pub(super) fn router(
         .method_not_allowed_fallback(async || {
             Refused::new(StatusCode::METHOD_NOT_ALLOWED, "the endpoint wants another method")
         })
-        .with_state(App { enforcer, desk: Desk::default(), status, telemetry })
+        .with_state(App { enforcer, desk: Desk::default(), board, explained })
 }
 
 /// Never waits for the enforcer: it may be compiling.
 async fn show_status(State(app): State<App>) -> Response {
-    let mut status = app.status.borrow().clone();
-    if let Some(status) = &mut status {
-        status.alarms = app.telemetry.alarms();
-    }
-    Json(status).into_response()
+    Json(app.board.status()).into_response()
 }
 
 /// Parameters of what can be on trial.
@@ -88,20 +114,12 @@ impl How {
 
 async fn reload(
     State(app): State<App>,
-    ConnectInfo(Peer(who)): ConnectInfo<Peer>,
+    ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
     how: Result<Parameters<How>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let outcome = match How::trial(how)? {
-        None => {
-            let reload =
-                move |it: &mut Enforcer| it.on_behalf(&who, |it| it.reload(Trigger::Request));
-            app.enforcer.call(reload).await?
-        }
-        Some(limit) => {
-            let reload =
-                move |it: &mut Enforcer| it.on_behalf(&who, |it| it.reload_on_trial(limit));
-            app.enforcer.call(reload).await?
-        }
+        None => app.board.reader.reload(&app.enforcer, Trigger::Request, Some(who)).await?,
+        Some(limit) => app.board.reader.reload_on_trial(&app.enforcer, limit, who).await?,
     };
     let status =
         if outcome.is_rejected() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
@@ -110,16 +128,16 @@ async fn reload(
 
 async fn confirm(
     State(app): State<App>,
-    ConnectInfo(Peer(who)): ConnectInfo<Peer>,
+    ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
 ) -> Result<Response, Refused> {
-    match app.enforcer.call(move |it| it.on_behalf(&who, Enforcer::confirm)).await? {
+    match app.enforcer.call(move |it| it.on_behalf(Some(who), Enforcer::confirm)).await? {
         Ok(confirmation) => Ok(Json(confirmation).into_response()),
         Err(error) => Err(Refused::from(StatusCode::INTERNAL_SERVER_ERROR, &error)),
     }
 }
 
 async fn preview(State(app): State<App>) -> Result<Response, Refused> {
-    Ok(match app.enforcer.call(|it| it.preview()).await? {
+    Ok(match app.board.reader.preview(&app.enforcer).await? {
         Ok(preview) => Json(preview).into_response(),
         Err(errors) => {
             let outcome = ReloadOutcome::Rejected { errors };
@@ -134,10 +152,14 @@ async fn explain(
 ) -> Result<Response, Refused> {
     let Parameters(query) =
         query.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    if !app.explained.allows() {
+        app.board.refusals.count(LIMITS.name, "rate");
+        let error = format!("no more than {} explanations a second are given", EXPLAINED.0);
+        return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, error));
+    }
     match app.enforcer.call(move |it| it.explain(&query)).await? {
         Ok(explanation) => Ok(Json(explanation).into_response()),
-        Err(error @ ExplainError::Query(_)) => Err(Refused::from(StatusCode::BAD_REQUEST, &error)),
-        Err(error) => Err(Refused::from(StatusCode::INTERNAL_SERVER_ERROR, &error)),
+        Err(error) => Err(Refused::from(StatusCode::BAD_REQUEST, &error)),
     }
 }
 
@@ -195,7 +217,7 @@ async fn events(
     let Parameters(EventsQuery { after, group, wait }) =
         query.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let wait = Duration::from_secs(wait.min(LONGEST_WAIT));
-    Ok(Json(app.telemetry.events(after, group.as_deref(), wait).await).into_response())
+    Ok(Json(app.board.telemetry.events(after, group.as_deref(), wait).await).into_response())
 }
 
 async fn talkers(
@@ -204,7 +226,7 @@ async fn talkers(
 ) -> Result<Response, Refused> {
     let Parameters(TalkersQuery { group, limit }) =
         query.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-    Ok(Json(app.telemetry.top(limit.unwrap_or(TALKERS), group.as_deref())).into_response())
+    Ok(Json(app.board.telemetry.top(limit.unwrap_or(TALKERS), group.as_deref())).into_response())
 }
 
 /// A [`Refusal`] on its way out.

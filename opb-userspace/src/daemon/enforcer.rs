@@ -13,7 +13,7 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -25,8 +25,9 @@ pub(super) use self::changes::{Refusal, Waiting};
 use self::delta::Delta;
 use super::{
     Error,
-    files::Watch,
+    files::{Stamps, Watch},
     interfaces::Plan,
+    reader::Loaded,
     report::{
         By, CounterLine, Fill, GroupStatus, InterfaceStatus, LastReload, OverlayStatus,
         PolicyStatus, Problem, ReloadOutcome, State, Status, Trigger,
@@ -38,19 +39,21 @@ use crate::{
     explain::{Explanation, Query, QueryError, explain},
     image::Slots,
     kernel::{self, Attached, Kernel, Live, Logs, Refused, Wanted},
-    node::{Addresses, Config, EventLog, LogLevel, Observe, PolicySource},
-    policy::{Diagnostic, Group, Policy},
+    node::{Addresses, Config, EventLog, LogLevel, Observe},
+    policy::{Group, Policy},
     relays::{Hosts, resolver::Task},
     subscribers::{Entries, Trial, Who},
     telemetry::{Look, actions::Action},
 };
+
+/// What the files say, or why they cannot be used.
+type Loading = Result<Loaded, Vec<Problem>>;
 
 /// How long an interface that refuses a program is left alone.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// Holds the kernel's state and what it was made from.
 pub(super) struct Enforcer {
-    path: PathBuf,
     config: Config,
     kernel: Kernel,
     /// What the files said when they were last valid.
@@ -110,25 +113,10 @@ pub(super) struct Outlets {
     pub(super) hosts: watch::Sender<Task>,
 }
 
-/// Why a question about the live image has no answer.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ExplainError {
-    #[error(transparent)]
-    Query(#[from] QueryError),
-    #[error("the policy in force cannot be read")]
-    Kernel(#[from] kernel::Error),
-    #[error("no policy is in force")]
-    NoPolicy,
-}
-
 impl Enforcer {
-    /// Puts the policy that `config` names in force, over what an earlier daemon may have left enforcing.
-    pub(super) fn start(path: PathBuf, config: Config, outlets: Outlets) -> Result<Self, Error> {
-        // Before anything is made in the kernel: most mistakes are in the files.
-        let PolicySource::Path(policy) = &config.policy;
-        let started = SystemTime::now();
-        let files = Policy::load(std::slice::from_ref(policy)).map_err(LoadError::from)?;
-        let watch = changes::watched(&path, &config, &files, started);
+    /// Puts the policy that was loaded in force, over what an earlier daemon may have left enforcing.
+    pub(super) fn start(loaded: Loaded, outlets: Outlets) -> Result<Self, Error> {
+        let Loaded { config, files, watch } = loaded;
         let now = Timestamp::now();
         let mut entries = Entries::open(&config.state)?;
         if entries.is_trial_over()
@@ -162,7 +150,6 @@ impl Enforcer {
             kernel.publish(&compiled.image)?;
         }
         let mut enforcer = Self {
-            path,
             config,
             kernel,
             last_reload: LastReload {
@@ -209,13 +196,18 @@ impl Enforcer {
     }
 
     /// Puts in force what the files say now, or leaves everything as it is.
-    pub(super) fn reload(&mut self, trigger: Trigger) -> ReloadOutcome {
-        self.reload_unless(self.refuse_reload(), trigger)
+    pub(super) fn reload(&mut self, trigger: Trigger, loaded: Loading) -> ReloadOutcome {
+        self.reload_unless(self.refuse_reload(), trigger, loaded)
     }
 
-    fn reload_unless(&mut self, refused: Result<(), String>, trigger: Trigger) -> ReloadOutcome {
+    fn reload_unless(
+        &mut self,
+        refused: Result<(), String>,
+        trigger: Trigger,
+        loaded: Loading,
+    ) -> ReloadOutcome {
         let refused = refused.map_err(|error| vec![Problem::from(error)]);
-        let outcome = match refused.and_then(|()| self.read_again()) {
+        let outcome = match refused.and(loaded).and_then(|loaded| self.adopt(loaded)) {
             Ok(outcome) => outcome,
             Err(errors) => ReloadOutcome::Rejected { errors },
         };
@@ -236,7 +228,7 @@ impl Enforcer {
         outcome
     }
 
-    /// Follows what changes by itself: interfaces and files, and whatever runs out.
+    /// Follows what changes by itself: interfaces, and whatever runs out.
     pub(super) fn resync(&mut self) {
         let changes = [
             self.look_after_store(),
@@ -250,9 +242,16 @@ impl Enforcer {
         if changes.contains(&true) {
             self.report();
         }
-        if self.config.watch && self.trial.is_none() && self.watch.has_changed() {
-            self.reload(Trigger::Files);
-        }
+    }
+
+    /// Files to look at for changes, if somebody should.
+    pub(super) fn watched(&self) -> Option<Vec<PathBuf>> {
+        (self.config.watch && self.trial.is_none()).then(|| self.watch.paths().to_vec())
+    }
+
+    /// Whether the files have to be read again, as they look now.
+    pub(super) fn have_changed(&mut self, stamps: Stamps) -> bool {
+        self.config.watch && self.trial.is_none() && self.watch.has_changed(stamps)
     }
 
     /// Follows interfaces that come and go.
@@ -262,11 +261,11 @@ impl Enforcer {
         }
     }
 
-    /// The verdict of the image that is in force in the kernel.
-    pub(super) fn explain(&self, query: &Query) -> Result<Explanation, ExplainError> {
-        let Live { image, overlay } = self.kernel.live()?.ok_or(ExplainError::NoPolicy)?;
-        let policy = &self.compiled.policy;
-        let mut explained = explain(query, &image, overlay.as_ref(), policy, Timestamp::now())?;
+    /// The verdict of the image that is in force: the copy that was compared with the kernel's before it was frozen there and
+    /// put in force. Reading the kernel's again would take the longer, the larger the policy is.
+    pub(super) fn explain(&self, query: &Query) -> Result<Explanation, QueryError> {
+        let Compiled { policy, image, .. } = &self.compiled;
+        let mut explained = explain(query, image, self.delta.overlay(), policy, Timestamp::now())?;
         self.name_entry(&mut explained, query.outer_src.is_some());
         Ok(explained)
     }
@@ -303,13 +302,9 @@ impl Enforcer {
         self.kernel.sightings()
     }
 
-    fn read_again(&mut self) -> Result<ReloadOutcome, Vec<Problem>> {
-        let started = SystemTime::now();
-        let config = Config::load(&self.path).map_err(|found| problems(found.errors()))?;
+    fn adopt(&mut self, loaded: Loaded) -> Result<ReloadOutcome, Vec<Problem>> {
+        let Loaded { config, files, watch } = loaded;
         refuse_restart_only(&self.config, &config)?;
-        let PolicySource::Path(policy) = &config.policy;
-        let files =
-            Policy::load(std::slice::from_ref(policy)).map_err(|found| problems(found.errors()))?;
         let compiled =
             self.compile(&files).map_err(|error| vec![Problem::from(one_line(&error))])?;
         let new_interfaces = config.interfaces != self.config.interfaces;
@@ -320,9 +315,8 @@ impl Enforcer {
             // The files may still differ in what does not matter to the image: warnings.
             self.compiled.policy = compiled.policy;
         }
-        (self.files, self.config) = (files, config);
+        (self.files, self.config, self.watch) = (files, config, watch);
         self.hosts.set_hold(self.config.dns.hold.duration());
-        self.watch(started);
         self.ask_for_hosts();
         if !new_policy && !new_interfaces {
             return Ok(ReloadOutcome::Unchanged);
@@ -487,6 +481,7 @@ impl Enforcer {
             hosts: self.hosts.status(policy),
             // Not known here: whoever shows a status adds them.
             alarms: Vec::new(),
+            checks: Vec::new(),
             trial: self.on_trial(),
             problems,
             warnings: (policy.warnings.iter().map(ToString::to_string))
@@ -548,10 +543,6 @@ fn sight(observe: &Observe) -> Settings {
 
 fn applied(compiled: &Compiled) -> ReloadOutcome {
     ReloadOutcome::applied(compiled.image.generation(), compiled.image.digest())
-}
-
-fn problems<'a>(diagnostics: impl Iterator<Item = &'a Diagnostic>) -> Vec<Problem> {
-    diagnostics.map(Problem::from).collect()
 }
 
 fn announce(attached: &Attached) {

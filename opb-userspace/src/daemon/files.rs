@@ -17,51 +17,88 @@ const GRAIN: Duration = Duration::from_millis(50);
 /// Device, inode, size, and times of the last change of content and of the file itself.
 type Stamp = (u64, u64, u64, [i64; 4]);
 /// Nothing for what cannot be looked at.
-type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
+pub(super) type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
 
 /// Files and directories, and how they looked when they were read.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     paths: Vec<PathBuf>,
-    seen: Option<Stamps>,
+    seen: Seen,
     /// How they looked last time, if that was different.
     moving: Option<Stamps>,
+}
+
+#[derive(Debug, Default)]
+enum Seen {
+    /// Nothing that could be relied on.
+    #[default]
+    Nothing,
+    This(Stamps),
+    /// Whatever comes next.
+    Next,
 }
 
 impl Watch {
     /// Of what has been read since `started`. What has changed meanwhile counts as not seen.
     pub(super) fn new(paths: Vec<PathBuf>, started: SystemTime) -> Self {
-        let stamps = look(&paths);
-        let started = started.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(GRAIN);
-        let limit = (started.as_secs() as i64, i64::from(started.subsec_nanos()));
-        let is_old = |stamp: &Stamp| (stamp.3[2], stamp.3[3]) < limit;
-        let is_settled = stamps.values().flatten().all(is_old);
-        Self { paths, seen: is_settled.then_some(stamps), moving: None }
+        Self::at(paths, started, SystemTime::now())
     }
 
-    /// Whether something has changed and then stayed as it is for one look. Says so once for each change.
-    pub(super) fn has_changed(&mut self) -> bool {
-        let now = look(&self.paths);
-        if self.seen.as_ref() == Some(&now) {
-            self.moving = None;
-            return false;
+    /// With the time as it is now.
+    fn at(paths: Vec<PathBuf>, started: SystemTime, now: SystemTime) -> Self {
+        let stamps = look(&paths);
+        let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let as_stamp = |time: Duration| (time.as_secs() as i64, i64::from(time.subsec_nanos()));
+        let limit = as_stamp(since(started).saturating_sub(GRAIN));
+        // The clock was set back since, or another machine wrote it: nobody can say whether that was meanwhile, and waiting
+        // for the clock would be reading again and again until it gets there.
+        let future = as_stamp(since(now) + GRAIN);
+        let is_settled = |stamp: &Stamp| {
+            let changed = (stamp.3[2], stamp.3[3]);
+            changed < limit || changed > future
+        };
+        let seen = match stamps.values().flatten().all(is_settled) {
+            true => Seen::This(stamps),
+            false => Seen::Nothing,
+        };
+        Self { paths, seen, moving: None }
+    }
+
+    /// What to look at.
+    pub(super) fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// Whether something has changed, as of `now`, and then stayed as it is for one look. Says so once for each change.
+    pub(super) fn has_changed(&mut self, now: Stamps) -> bool {
+        match &self.seen {
+            Seen::This(seen) if *seen == now => {
+                self.moving = None;
+                return false;
+            }
+            Seen::Next => {
+                (self.seen, self.moving) = (Seen::This(now), None);
+                return false;
+            }
+            _ => {}
         }
         if self.moving.as_ref() != Some(&now) {
             self.moving = Some(now);
             return false;
         }
-        self.seen = self.moving.take();
+        self.moving = None;
+        self.seen = Seen::This(now);
         true
     }
 
-    /// Takes everything as seen.
+    /// Takes everything as seen that the next look finds.
     pub(super) fn forget(&mut self) {
-        (self.seen, self.moving) = (Some(look(&self.paths)), None);
+        (self.seen, self.moving) = (Seen::Next, None);
     }
 }
 
 /// Directories with the policy files in them, which one that was refused may not have told of.
-fn look(paths: &[PathBuf]) -> Stamps {
+pub(super) fn look(paths: &[PathBuf]) -> Stamps {
     let mut stamps = Stamps::new();
     for path in paths {
         stamps.insert(path.clone(), stamp(path));
@@ -86,6 +123,11 @@ fn stamp(path: &Path) -> Option<Stamp> {
 mod tests {
     use super::*;
 
+    fn again(watch: &mut Watch) -> bool {
+        let now = look(watch.paths());
+        watch.has_changed(now)
+    }
+
     #[test]
     fn a_change_is_told_once_and_when_it_has_settled() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -93,16 +135,16 @@ mod tests {
         fs::write(&path, "one").expect("writes");
         let late = SystemTime::now() + Duration::from_secs(1);
         let mut watch = Watch::new(vec![directory.path().to_owned()], late);
-        assert!(!watch.has_changed());
+        assert!(!again(&mut watch));
         fs::write(&path, "other").expect("writes");
-        assert!(!watch.has_changed(), "it may still be written");
+        assert!(!again(&mut watch), "it may still be written");
         fs::write(&path, "another").expect("writes");
-        assert!(!watch.has_changed());
-        assert!(watch.has_changed());
-        assert!(!watch.has_changed());
+        assert!(!again(&mut watch));
+        assert!(again(&mut watch));
+        assert!(!again(&mut watch));
         fs::remove_file(&path).expect("removes");
-        assert!(!watch.has_changed());
-        assert!(watch.has_changed());
+        assert!(!again(&mut watch));
+        assert!(again(&mut watch));
     }
 
     #[test]
@@ -112,8 +154,30 @@ mod tests {
         let started = SystemTime::now();
         fs::write(&path, "one").expect("writes");
         let mut watch = Watch::new(vec![path], started);
-        assert!(!watch.has_changed());
-        assert!(watch.has_changed());
-        assert!(!watch.has_changed());
+        assert!(!again(&mut watch));
+        assert!(again(&mut watch));
+        assert!(!again(&mut watch));
     }
+
+    /// A clock that is behind the file's: as far as anybody can know, the file will never have been there before.
+    #[test]
+    fn what_comes_from_the_future_is_read_once_more_at_most() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a.yaml");
+        fs::write(&path, "one").expect("writes");
+        let mut times = 0;
+        // What the daemon does: it reads, and watches from then on.
+        let mut watch = Watch::at(vec![path.clone()], EARLIER, EARLIER);
+        for _ in 0..10 {
+            if again(&mut watch) {
+                times += 1;
+                watch = Watch::at(vec![path.clone()], EARLIER, EARLIER);
+            }
+        }
+        assert_eq!(times, 0);
+        fs::write(&path, "other").expect("writes");
+        assert!(!again(&mut watch) && again(&mut watch), "a change is one at any time");
+    }
+
+    const EARLIER: SystemTime = UNIX_EPOCH;
 }

@@ -21,15 +21,14 @@ use tracing::{info, warn};
 
 use super::{
     enforcer::Enforcer,
+    health::Board,
     page::{self, Answer},
-    report::{State as Health, Status},
+    report::State as Health,
+    serve::{self, Caller, Limits, Rate},
     words::Words,
     worker::Worker,
 };
-use crate::{
-    explain::Query,
-    telemetry::{Telemetry, metrics},
-};
+use crate::{explain::Query, telemetry::metrics};
 
 /// How long an address that cannot be had is left alone.
 const RETRY: Duration = Duration::from_secs(10);
@@ -41,8 +40,31 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; c
 #[derive(Clone)]
 struct App {
     enforcer: Worker<Enforcer>,
-    status: watch::Receiver<Option<Status>>,
-    telemetry: Arc<Telemetry>,
+    board: Board,
+    explained: Arc<Rate>,
+}
+
+const LIMITS: Limits = Limits {
+    name: "http",
+    connections: 256,
+    of_one: 64,
+    head: 16 << 10,
+    head_time: Duration::from_secs(10),
+    request: Duration::from_secs(10),
+    stall: Duration::from_secs(10),
+};
+/// Explanations a second, and at once.
+const EXPLAINED: (u32, u32) = (20, 40);
+
+/// Whoever asks, by address.
+impl Caller for SocketAddr {
+    fn address(&self) -> Option<IpAddr> {
+        Some(self.ip())
+    }
+
+    async fn identify(self) -> Self {
+        self
+    }
 }
 
 /// Listens at `address`, if there is one, for as long as the process lives. An address that is taken is no reason not to
@@ -51,11 +73,11 @@ pub(super) fn start(
     address: Option<SocketAddr>,
     names: Vec<String>,
     enforcer: Worker<Enforcer>,
-    status: watch::Receiver<Option<Status>>,
-    telemetry: Arc<Telemetry>,
+    board: Board,
 ) {
     let Some(address) = address else { return };
-    let app = router(App { enforcer, status, telemetry }, Names::new(names));
+    let refusals = Arc::clone(&board.refusals);
+    let app = app(enforcer, board, names);
     tokio::spawn(async move {
         let mut complained = false;
         let listener = loop {
@@ -70,10 +92,16 @@ pub(super) fn start(
             sleep(RETRY).await;
         };
         info!("metrics and status page at http://{address}/");
-        if let Err(error) = axum::serve(listener, app).await {
-            warn!("metrics and status page are not served any more: {error}");
-        }
+        let caller = |_: &_, address: &SocketAddr| *address;
+        // It only reads: nobody has to wait for its end.
+        let (_never, stop) = watch::channel(false);
+        serve::serve(listener, LIMITS.within_descriptors(), refusals, caller, app, stop).await;
     });
+}
+
+pub(super) fn app(enforcer: Worker<Enforcer>, board: Board, names: Vec<String>) -> Router {
+    let explained = Arc::new(Rate::new(EXPLAINED.0, EXPLAINED.1));
+    router(App { enforcer, board, explained }, Names::new(names))
 }
 
 fn router(app: App, names: Names) -> Router {
@@ -147,10 +175,10 @@ fn asset(kind: &'static str, text: &'static str) -> Response {
 }
 
 async fn show_metrics(State(app): State<App>) -> Response {
-    let Some(status) = app.status.borrow().clone() else {
+    let Some(status) = app.board.status() else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    match metrics::render(&status, &app.telemetry.totals()) {
+    match metrics::render(&status, &app.board.totals()) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -158,7 +186,7 @@ async fn show_metrics(State(app): State<App>) -> Response {
 
 /// 200 if everything is covered that should be, 503 with the reasons if not.
 async fn health(State(app): State<App>) -> Response {
-    match &*app.status.borrow() {
+    match app.board.status() {
         Some(status) if matches!(status.state, Health::Enforcing) => "enforcing\n".into_response(),
         Some(status) => {
             let text = format!("degraded\n{}\n", status.problems.join("\n"));
@@ -211,6 +239,13 @@ async fn show(
     } else {
         match form.query() {
             None => Answer::NotUnderstood,
+            Some(_) if !app.explained.allows() => {
+                app.board.refusals.count(LIMITS.name, "rate");
+                let text =
+                    format!("no more than {} questions a second are answered\n", EXPLAINED.0);
+                let wait = [(header::RETRY_AFTER, "1")];
+                return (StatusCode::TOO_MANY_REQUESTS, wait, text).into_response();
+            }
             Some(query) => match app.enforcer.call(move |it| it.explain(&query)).await {
                 Ok(Ok(explanation)) => Answer::Explained(Box::new(explanation)),
                 Ok(Err(_)) | Err(_) => Answer::NotUnderstood,
@@ -218,8 +253,8 @@ async fn show(
         }
     };
     let question = page::Question { src: &form.src, dst: &form.dst, dport: &form.dport };
-    let status = app.status.borrow().clone();
-    let page = page::whole(words, status.as_ref(), &app.telemetry, &question, &answer);
+    let status = app.board.status();
+    let page = page::whole(words, status.as_ref(), &app.board.telemetry, &question, &answer);
     Html(page.into_string()).into_response()
 }
 
@@ -229,8 +264,8 @@ async fn live(
     headers: HeaderMap,
     Parameters(form): Parameters<Form>,
 ) -> Response {
-    let status = app.status.borrow().clone();
-    let part = page::live(words(&form, &headers), status.as_ref(), &app.telemetry);
+    let status = app.board.status();
+    let part = page::live(words(&form, &headers), status.as_ref(), &app.board.telemetry);
     Html(part.into_string()).into_response()
 }
 

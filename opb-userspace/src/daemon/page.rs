@@ -15,6 +15,7 @@ use crate::{
         events::{Event, Kind},
         history::Minute,
     },
+    text,
 };
 
 /// Rows of each table.
@@ -107,13 +108,13 @@ fn answered(words: &Words, question: &Question<'_>, answer: &Answer) -> Markup {
     let denied = !matches!(explained.verdict.as_str(), "pass");
     html! {
         section class={ "answer " (if denied { "warn" } else { "good" }) } role="status" aria-labelledby="answer" {
-            h2 id="answer" { (question.src) " → " (question.dst) }
+            h2 id="answer" { (text::line(question.src)) " → " (text::line(question.dst)) }
             p { strong { (sentence) } }
             h3 { (words.advice) }
             p { (advice) }
             details {
                 summary { (words.steps) " (" code { (explained.verdict) "/" (explained.reason) } ")" }
-                ol lang="en" { @for step in &explained.chain { li { (step) } } }
+                ol lang="en" { @for step in &explained.chain { li { (text::line(step)) } } }
             }
         }
     }
@@ -129,8 +130,8 @@ fn state(words: &Words, status: Option<&Status>) -> Markup {
         p class={ "state " (class) } { (text) }
         @if !status.problems.is_empty() || !status.warnings.is_empty() {
             ul lang="en" {
-                @for problem in &status.problems { li class="warn" { (problem) } }
-                @for warning in &status.warnings { li { (warning) } }
+                @for problem in &status.problems { li class="warn" { (text::lines(problem)) } }
+                @for warning in &status.warnings { li { (text::lines(warning)) } }
             }
         }
     }
@@ -272,7 +273,7 @@ fn table<const N: usize>(
                 div class="scroll" role="region" aria-labelledby=(id) tabindex="0" {
                     table {
                         thead { tr { @for column in columns { th scope="col" { (column) } } } }
-                        tbody { @for row in rows { tr { @for cell in row { td { (cell) } } } } }
+                        tbody { @for row in rows { tr { @for cell in row { td { (text::line(&cell)) } } } } }
                     }
                 }
             }

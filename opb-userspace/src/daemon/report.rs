@@ -39,12 +39,28 @@ pub struct Status {
     /// Who is told of suspects.
     #[serde(default)]
     pub alarms: Vec<AlarmStatus>,
+    /// Whether the parts of the daemon do their work, as of when the status was asked for.
+    #[serde(default)]
+    pub checks: Vec<Check>,
     /// What is taken back unless it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<TrialStatus>,
     /// What keeps the state from being `enforcing`.
     pub problems: Vec<String>,
     pub warnings: Vec<String>,
+}
+
+/// One part of the daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    pub name: String,
+    pub ok: bool,
+    /// Seconds since it last showed that it works, if it does so by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age: Option<f64>,
+    /// What is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// What is on trial. One thing at a time is.

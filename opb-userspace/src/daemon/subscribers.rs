@@ -1,28 +1,35 @@
 //! Run-time entries in the control API.
 
 use std::{
+    collections::BTreeMap,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
     Json, Router,
+    body::HttpBody as _,
     extract::{
-        ConnectInfo, DefaultBodyLimit, Query as Parameters, State,
-        connect_info::Connected,
+        self, ConnectInfo, DefaultBodyLimit, Query as Parameters, State,
         rejection::{JsonRejection, QueryRejection},
     },
     http::StatusCode,
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
-    serve::IncomingStream,
 };
 use nix::unistd::{Uid, User};
-use tokio::{net::UnixListener, sync::oneshot};
+use tokio::{
+    net::UnixStream,
+    sync::{Semaphore, oneshot},
+};
 
 use super::{
     control::{App, How, Refused},
     enforcer::{Enforcer, Refusal, Waiting},
+    serve::Caller,
+    threads::Threads,
     worker::{Gone, Worker},
 };
 use crate::subscribers::{
@@ -31,13 +38,27 @@ use crate::subscribers::{
 };
 
 /// A request with a million entries is meant to fit.
-const LARGEST_BODY: usize = 1 << 30;
+const LARGEST_BODY: usize = 256 << 20;
+/// Larger requests wait for each other: they are in memory as a whole.
+const LARGE_BODY: u64 = 1 << 20;
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/v1/subscribers", get(list).post(add))
         .route("/v1/subscribers/remove", post(remove))
+        .layer(from_fn_with_state(Arc::new(Semaphore::new(1)), one_large_at_a_time))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
+}
+
+async fn one_large_at_a_time(
+    State(turn): State<Arc<Semaphore>>,
+    request: extract::Request,
+    next: Next,
+) -> Response {
+    // Without a length, it may be anything; nothing at all has the length 0.
+    let is_small = request.body().size_hint().upper().is_some_and(|length| length <= LARGE_BODY);
+    let _turn = if is_small { None } else { turn.acquire().await.ok() };
+    next.run(request).await
 }
 
 /// Collects requests while the enforcer is busy, so that one commit and one publication serve all that came meanwhile.
@@ -67,20 +88,81 @@ impl Desk {
 }
 
 /// Who is at the other end of a connection.
-#[derive(Clone, Debug)]
-pub(super) struct Peer(pub(super) Arc<Who>);
+#[derive(Clone)]
+pub(super) struct Peer(pub(super) Arc<Who>, pub(super) Users);
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let who = match stream.io().peer_cred() {
-            Ok(peer) => {
-                let user = User::from_uid(Uid::from_raw(peer.uid())).ok().flatten();
-                Who { uid: peer.uid(), pid: peer.pid(), user: user.map(|user| user.name) }
-            }
+impl Peer {
+    /// Without a name yet.
+    pub(super) fn of(stream: &UnixStream, users: &Users) -> Self {
+        let who = match stream.peer_cred() {
+            Ok(peer) => Who { uid: peer.uid(), pid: peer.pid(), user: None },
             // The kernel always knows; if not, then nobody in particular.
             Err(_) => Who { uid: u32::MAX, pid: None, user: None },
         };
-        Self(Arc::new(who))
+        Self(Arc::new(who), users.clone())
+    }
+}
+
+#[cfg(fuzzing)]
+impl Peer {
+    pub(super) fn named(who: Who) -> Self {
+        let users = Users::new();
+        users.lock().insert(who.uid, (who.user.clone(), Instant::now()));
+        Self(Arc::new(who), users)
+    }
+}
+
+impl Caller for Peer {
+    fn address(&self) -> Option<IpAddr> {
+        None
+    }
+
+    async fn identify(self) -> Self {
+        let Self(who, users) = self;
+        let user = users.name(who.uid).await;
+        Self(Arc::new(Who { user, ..Who::clone(&who) }), users)
+    }
+}
+
+/// Names by number, and since when.
+type Known = BTreeMap<u32, (Option<String>, Instant)>;
+
+/// Names of users. Who knows them may be far away (LDAP) and hang: then there is a number.
+#[derive(Clone)]
+pub(super) struct Users {
+    threads: Threads,
+    known: Arc<Mutex<Known>>,
+}
+
+impl Users {
+    /// How long a name is waited for.
+    const PATIENCE: Duration = Duration::from_secs(1);
+    /// How long an answer is believed, or that there is none.
+    const KEPT: Duration = Duration::from_secs(60);
+    /// So many are remembered.
+    const MOST: usize = 1024;
+
+    pub(super) fn new() -> Self {
+        Self { threads: Threads::new("users"), known: Arc::default() }
+    }
+
+    async fn name(&self, uid: u32) -> Option<String> {
+        let fresh = |(_, since): &&(Option<String>, Instant)| since.elapsed() < Self::KEPT;
+        if let Some((name, _)) = self.lock().get(&uid).filter(fresh) {
+            return name.clone();
+        }
+        let ask = move || User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
+        let name = self.threads.run(Self::PATIENCE, ask).await.ok().flatten();
+        let mut known = self.lock();
+        if known.len() >= Self::MOST {
+            known.clear();
+        }
+        known.insert(uid, (name.clone(), Instant::now()));
+        name
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,7 +172,7 @@ async fn list(State(app): State<App>) -> Result<Response, Refused> {
 
 async fn add(
     State(app): State<App>,
-    ConnectInfo(Peer(who)): ConnectInfo<Peer>,
+    ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
     how: Result<Parameters<How>, QueryRejection>,
     body: Result<Json<Addition>, JsonRejection>,
 ) -> Result<Response, Refused> {
@@ -102,7 +184,7 @@ async fn add(
 
 async fn remove(
     State(app): State<App>,
-    ConnectInfo(Peer(who)): ConnectInfo<Peer>,
+    ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
     body: Result<Json<Removal>, JsonRejection>,
 ) -> Result<Response, Refused> {
     let Json(removal) = body.map_err(unreadable)?;

@@ -16,14 +16,26 @@ use hyper::{
     header::{CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
+use nix::{
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::{Signal, killpg},
+    },
+    unistd::Pid,
+};
 use tokio::{
-    io::AsyncWriteExt as _, net::TcpStream, process::Command, sync::mpsc, task::JoinSet,
+    io::AsyncWriteExt as _,
+    net::TcpStream,
+    process::{Child, Command},
+    sync::mpsc,
+    task::JoinSet,
     time::timeout,
 };
 use tracing::warn;
 
 use crate::{
     errors::one_line,
+    kernel,
     node::{Suspect, Webhook},
     telemetry::{
         alarms::{Alarm, Outcome},
@@ -137,17 +149,41 @@ impl fmt::Display for Listener {
 }
 
 async fn run(command: &Path, body: &[u8]) -> io::Result<()> {
-    let mut child = Command::new(command)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
+    let mut wanted = Command::new(command);
+    wanted.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).kill_on_drop(true);
+    let limits = kernel::descriptors_at_start();
+    // SAFETY: one system call between fork and exec, which allocates nothing.
+    unsafe {
+        wanted.pre_exec(move || Ok(setrlimit(Resource::RLIMIT_NOFILE, limits.0, limits.1)?));
+    }
+    let mut child = wanted.spawn()?;
+    let mut group = Group::of(&child);
     if let Some(mut input) = child.stdin.take() {
         // A command that does not read is no failure.
         drop(input.write_all(body).await);
     }
     let status = child.wait().await?;
+    // What it leaves running in good order is its own business.
+    group.0 = None;
     if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }
+}
+
+/// A command and everything that it has started, which end with it if it takes too long.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Dropped before the child, whose number is nobody else's until then; a group of which nobody is left is no error.
+        if let Some(group) = self.0 {
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
 }
 
 /// A connection for each: suspects are rare.

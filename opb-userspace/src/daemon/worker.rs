@@ -4,9 +4,12 @@ use std::{io, thread};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::health::Pulse;
+
 /// Owns a `T` on a thread of its own and does one thing after the other with it.
 pub(super) struct Worker<T> {
     jobs: mpsc::UnboundedSender<Job<T>>,
+    pulse: Pulse,
 }
 
 type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
@@ -23,18 +26,28 @@ impl<T: 'static> Worker<T> {
     ) -> Result<Result<Self, E>, Gone> {
         let (jobs, mut queue) = mpsc::unbounded_channel::<Job<T>>();
         let (ready, made) = oneshot::channel();
+        let pulse = Pulse::new();
+        let beats = pulse.clone();
         spawn(move || match make() {
             Ok(mut it) => {
                 // Whoever asked may have given up; then the queue is closed, too.
                 let _ = ready.send(Ok(()));
+                beats.beat();
                 while let Some(job) = queue.blocking_recv() {
                     job(&mut it);
+                    beats.beat();
                 }
             }
             Err(error) => drop(ready.send(Err(error))),
         })
         .map_err(|_| Gone)?;
-        Ok(made.await.map_err(|_| Gone)?.map(|()| Self { jobs }))
+        Ok(made.await.map_err(|_| Gone)?.map(|()| Self { jobs, pulse }))
+    }
+
+    /// One whose thread has ended already.
+    #[cfg(fuzzing)]
+    pub(super) fn gone() -> Self {
+        Self { jobs: mpsc::unbounded_channel().0, pulse: Pulse::new() }
     }
 
     /// Waits for its turn, and for the result.
@@ -47,6 +60,11 @@ impl<T: 'static> Worker<T> {
         result.await.map_err(|_| Gone)
     }
 
+    /// When it last finished something. Somebody has to ask something of it for that to be young.
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
     /// Waits for nothing.
     pub(super) fn post(&self, work: impl FnOnce(&mut T) + Send + 'static) -> Result<(), Gone> {
         self.jobs.send(Box::new(work)).map_err(|_| Gone)
@@ -55,7 +73,7 @@ impl<T: 'static> Worker<T> {
 
 impl<T> Clone for Worker<T> {
     fn clone(&self) -> Self {
-        Self { jobs: self.jobs.clone() }
+        Self { jobs: self.jobs.clone(), pulse: self.pulse.clone() }
     }
 }
 

@@ -4,10 +4,19 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
 use super::{Error, pins::Pins, sys};
+
+/// How many descriptors this process might have when it started, and how many it may have at most. Programs that it starts
+/// are to have no more.
+pub fn descriptors_at_start() -> (rlim_t, rlim_t) {
+    static LIMITS: LazyLock<(rlim_t, rlim_t)> =
+        LazyLock::new(|| getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default());
+    *LIMITS
+}
 
 /// Descriptors of everything that is pinned.
 pub(super) struct Held {
@@ -35,7 +44,8 @@ impl Link {
 impl Held {
     pub(super) fn new(pins: &Pins) -> Result<Self, Error> {
         // One descriptor a link, of which a node with thousands of sessions has many: services start with room for 1024.
-        if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let (_, most) = descriptors_at_start();
+        if most > 0 {
             let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
         }
         let open = |(_, path): (_, PathBuf)| match sys::open_pin(&path) {

@@ -37,6 +37,7 @@ use tracing::Level;
 pub use attach::{Attached, Refused};
 pub use counters::CounterRow;
 pub use error::Error;
+pub use held::descriptors_at_start;
 pub use hook::{Hook, Wanted};
 pub use link_type::{LinkType, Unreadable};
 pub use policy::{Live, Staged};
@@ -204,6 +205,12 @@ impl Kernel {
     pub fn logs(&mut self) -> Result<Vec<Logs>, Error> {
         self.programs.logs()
     }
+}
+
+/// Reads `bytes` as what the kernel says over netlink, attributes within attributes included, for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn read_netlink(bytes: &[u8]) {
+    netlink::walk(bytes);
 }
 
 /// Removes every program, link, map and pin of ours under `pins`, with no daemon running, and what lies on interfaces of this

@@ -76,6 +76,27 @@ fn exchange(protocol: SockProtocol, kind: u16, flags: u16, body: &[u8]) -> io::R
     }
 }
 
+/// Goes through everything that can be read in `bytes`.
+#[cfg(fuzzing)]
+pub(super) fn walk(bytes: &[u8]) {
+    fn attributes(bytes: &[u8], depth: usize) {
+        for (kind, value) in Attributes(bytes) {
+            assert!(value.len() <= bytes.len());
+            let of_it = Attributes(bytes);
+            drop((of_it.number(kind), of_it.text(kind)));
+            if depth < 8 {
+                attributes(value, depth + 1);
+            }
+        }
+    }
+    let mut rest = bytes;
+    while let Some((message, after)) = Message::split(rest) {
+        assert!(after.len() < rest.len(), "it comes to an end");
+        attributes(message.body, 0);
+        rest = after;
+    }
+}
+
 struct Message<'a> {
     kind: u16,
     flags: u16,

@@ -83,8 +83,13 @@ impl Pins {
 
     /// Whether the maps are pinned, and at least `links` links.
     pub(super) fn are_there(&self, links: usize) -> bool {
-        self.maps().iter().all(|(_, path)| path.exists())
-            && self.links().is_ok_and(|pinned| pinned.len() >= links)
+        let is_listed = match self.links() {
+            Ok(pinned) => pinned.len() >= links,
+            // Without a descriptor to look with, nobody knows; to pin everything again would say that it was gone.
+            Err(Error::Path { source, .. }) => is_out_of_descriptors(&source),
+            Err(_) => false,
+        };
+        self.maps().iter().all(|(_, path)| path.exists()) && is_listed
     }
 
     fn lock(directory: PathBuf) -> Result<Self, Error> {
@@ -224,6 +229,10 @@ fn tidy(links: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    [Some(libc::EMFILE), Some(libc::ENFILE)].contains(&error.raw_os_error())
 }
 
 /// Whether what is made at `pins` would be on a BPF file system.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use hyper::Uri;
 
 use super::absolute;
+use crate::period::Period;
 use crate::policy::decode::{Decoder, Fields};
 use crate::policy::yaml::Value;
 
@@ -32,6 +33,9 @@ impl Default for Observe {
         }
     }
 }
+
+/// More than a year of events fits no memory, and hardly any law.
+pub(super) const LONGEST: Period = Period::from_secs(400 * 86_400);
 
 /// Where events go besides the memory of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,12 +178,10 @@ pub(super) fn read(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> Ob
         if let Some(node) = fields.take("retain")
             && let Some(text) = decoder.text("`retain`", node)
         {
-            match text.parse::<jiff::SignedDuration>().ok().and_then(|it| it.try_into().ok()) {
-                Some(retain) if retain >= Duration::from_secs(1) => observe.retain = retain,
-                _ => {
-                    let message =
-                        format!("`retain` must be a duration such as 24h or 30m, not `{text}`");
-                    decoder.report.error(decoder.spot(node), message);
+            match Period::within(text, LONGEST) {
+                Ok(retain) => observe.retain = retain.duration(),
+                Err(error) => {
+                    decoder.report.error(decoder.spot(node), format!("`retain`: {error}"));
                 }
             }
         }

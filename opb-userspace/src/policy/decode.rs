@@ -206,6 +206,10 @@ impl<'n, 'a> Fields<'n, 'a> {
 
 /// ": did you mean `x`?" if one of the candidates is near enough.
 pub(crate) fn did_you_mean<'c>(text: &str, candidates: impl Iterator<Item = &'c str>) -> String {
+    // What is as long as this resembles nothing of ours, and comparing costs the product of the lengths.
+    if text.len() > 64 {
+        return String::new();
+    }
     candidates
         .map(|candidate| (strsim::damerau_levenshtein(text, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count() / 4)

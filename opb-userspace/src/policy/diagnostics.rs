@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 use unicode_width::UnicodeWidthChar;
 
+use crate::text;
+
 /// How many characters of a long line are shown on either side of the place.
 const EXCERPT: usize = 60;
 
@@ -103,10 +105,10 @@ impl Excerpt {
             text.push('…');
             before += 1;
         }
-        // A control character in a source line must not reach the terminal; a tab would move the caret.
+        // What steers a terminal must not reach it; a tab would move the caret.
         text.extend(rest.by_ref().take(2 * EXCERPT).map(|c| match c {
             '\t' => ' ',
-            c if c.is_control() => '\u{fffd}',
+            c if text::is_unsafe(c) => '\u{fffd}',
             c => c,
         }));
         if rest.next().is_some() {

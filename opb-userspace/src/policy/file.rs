@@ -11,7 +11,7 @@ use super::decode::{Decoder, Entries};
 use super::model::{Action, Downstream, Matching, Policy};
 use super::nat64;
 use super::prefix::Prefix;
-use super::source::{FileId, Form, Report, Spot};
+use super::source::{self, FileId, Form, Report, Spot};
 use super::yaml::{Node, Value};
 
 /// The entries of all files read so far.
@@ -390,6 +390,9 @@ fn prefix_lines(report: &mut Report, file: FileId, text: &str, into: &mut Vec<(P
         let spot = Spot { file, site };
         match entry.parse() {
             Ok(prefix) => into.push((prefix, spot)),
+            Err(_) if source::entry(entry).is_empty() => {
+                report.error(spot, "this line is not an IPv4 or IPv6 prefix");
+            }
             Err(error) => {
                 report.error(spot, error.to_string());
             }

@@ -27,14 +27,20 @@ pub use model::{
 };
 pub use prefix::{Prefix, PrefixError};
 
+use crate::files::Limits;
 use file::Draft;
 use source::Report;
 
 impl Policy {
     /// Reads files, and of directories every `*.yaml`, as one policy. All problems are found, not only the first.
     pub fn load(paths: &[PathBuf]) -> Result<Self, Diagnostics> {
+        Self::load_within(paths, Limits::default())
+    }
+
+    /// The same of files that are no larger than `limits` allow.
+    pub fn load_within(paths: &[PathBuf], limits: Limits) -> Result<Self, Diagnostics> {
         let now = Timestamp::now();
-        let mut report = Report::default();
+        let mut report = Report::within(limits);
         let mut draft = Draft::default();
         if paths.is_empty() {
             report.error(Path::new("."), "no policy file is given");

@@ -4,16 +4,19 @@
 //! lines and columns.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::diagnostics::{Diagnostic, Diagnostics, Excerpt, LineColumn, Note, Place, Severity};
 use super::yaml::{self, Position, Site};
+use crate::files::{self, Limits};
+use crate::text;
 
 /// More than these errors, or warnings, are only counted.
 const LISTED: usize = 100;
+
+/// Characters of a message.
+const LONGEST: usize = 500;
 
 /// A place in one of the files of a load. Kept with every prefix while a policy is being built, so it is small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,6 +86,7 @@ impl Problem {
 /// Collects the files and the problems of a load.
 #[derive(Default)]
 pub(crate) struct Report {
+    limits: Limits,
     sources: Vec<Source>,
     problems: Vec<Problem>,
     errors: usize,
@@ -92,6 +96,11 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// Of files that are no larger than that.
+    pub(crate) fn within(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     pub(crate) fn error(&mut self, at: impl Into<At>, message: impl Into<String>) -> &mut Problem {
         self.errors += 1;
         let listed = self.errors <= LISTED;
@@ -123,10 +132,10 @@ impl Report {
 
     /// Reads a UTF-8 file; a failure is one of the problems.
     pub(crate) fn read(&mut self, path: &Path, form: Form) -> Option<(FileId, Arc<str>)> {
-        match fs::read(path) {
+        match files::read(path, self.limit(form)) {
             Ok(bytes) => self.add_source(path, bytes, form),
             Err(error) => {
-                self.error(path, unreadable(&error));
+                self.error(path, error.to_string());
                 None
             }
         }
@@ -139,17 +148,17 @@ impl Report {
         path: &Path,
         form: Form,
     ) -> Option<(FileId, Arc<str>)> {
-        match fs::read(path) {
+        match files::read(path, self.limit(form)) {
             Ok(bytes) => self.add_source(path, bytes, form),
             Err(error) => {
-                self.error(spot, format!("`{}`: {}", path.display(), unreadable(&error)));
+                self.error(spot, format!("`{}`: {error}", path.display()));
                 None
             }
         }
     }
 
     pub(crate) fn finish(self) -> Diagnostics {
-        let Self { sources, problems, errors, warnings, unlisted: _ } = self;
+        let Self { sources, problems, errors, warnings, .. } = self;
         let positions = locate(&sources, &problems);
         let resolve = |at: &At| match at {
             At::Path(_) => None,
@@ -172,7 +181,9 @@ impl Report {
             };
             let Source { path, text, form } = &sources[file.0 as usize];
             let split = split.entry(file).or_insert_with(|| lines(text, *form).collect());
-            let source = Excerpt::new(split.get(line - 1).copied().unwrap_or_default(), column);
+            let source = split.get(line - 1).copied().unwrap_or_default();
+            let source =
+                Excerpt::new(if *form == Form::Yaml { source } else { entry(source) }, column);
             Place { file: path.clone(), spot: Some(LineColumn { line, column, source }) }
         };
         let list = problems
@@ -194,7 +205,16 @@ impl Report {
         Diagnostics { list, unlisted }
     }
 
+    fn limit(&self, form: Form) -> u64 {
+        match form {
+            Form::Yaml => self.limits.policy,
+            Form::Lines => self.limits.prefixes,
+        }
+    }
+
     fn add(&mut self, severity: Severity, at: At, message: String, listed: bool) -> &mut Problem {
+        // It quotes what stands in the file, which may be anything.
+        let message = text::line(&text::short(&message, LONGEST)).into_owned();
         let problem = Problem { severity, at, message, notes: Vec::new() };
         if listed {
             self.problems.push(problem);
@@ -231,6 +251,16 @@ impl Report {
     }
 }
 
+/// What may be shown of a line in a plain list: an entry that looks like a prefix, with a mistake in it perhaps. Whoever names
+/// a file that is no such list must not learn what stands in it.
+pub(crate) fn entry(line: &str) -> &str {
+    let entry = line.split_once('#').map_or(line, |(entry, _)| entry).trim_end();
+    let looks_like_a_prefix = entry.len() <= 64
+        && entry.contains(['.', ':', '/'])
+        && entry.chars().all(|c| c.is_ascii_hexdigit() || " \t.:/%".contains(c));
+    if looks_like_a_prefix { entry } else { "" }
+}
+
 /// The lines of a text as its reader counts them. YAML also ends lines at a lone CR and at three Unicode characters.
 pub(crate) fn lines(text: &str, form: Form) -> Box<dyn Iterator<Item = &str> + '_> {
     match form {
@@ -251,15 +281,6 @@ fn yaml_lines(text: &str) -> impl Iterator<Item = &str> {
         rest = Some(&after[width..]);
         Some(line)
     })
-}
-
-fn unreadable(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
-        io::ErrorKind::IsADirectory => "is a directory, not a file".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        _ => format!("cannot be read: {error}"),
-    }
 }
 
 fn end_of(text: &str) -> Position {

@@ -14,8 +14,11 @@ use serde::de::{
     VariantAccess, Visitor,
 };
 
-/// Aliases can make a small text stand for a huge tree; no honest file comes near this many scalars.
-const MAX_SCALARS: u32 = 1 << 23;
+#[path = "yaml_bounds.rs"]
+mod bounds;
+
+/// No honest file comes near this many scalars.
+const MAX_SCALARS: u32 = bounds::NODES as u32;
 
 /// The number of a scalar within its file. A list or map is known by its key or else by its first scalar, because
 /// that is where an operator looks for it.
@@ -86,6 +89,7 @@ impl Value<'_> {
 
 /// Reads one YAML document.
 pub(crate) fn parse(text: &str) -> Result<Node<'_>, SyntaxError> {
+    bounds::check(text)?;
     let count = Cell::new(0);
     Build { count: &count }.deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| {
         let Some(location) = error.location() else {

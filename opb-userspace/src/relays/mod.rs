@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::{Policy, Prefix};
 
+/// So many addresses a host may stand for, with those that are held.
+const MOST: usize = 64;
+
 /// What name servers said of one host, family by family. A family without addresses is an answer, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -59,7 +62,8 @@ impl Hosts {
     /// Starts with the last good answers of an earlier daemon.
     pub fn new(saved: BTreeMap<String, Vec<IpAddr>>, hold: Duration) -> Self {
         let known = saved.into_iter().map(|(name, addresses)| {
-            let addresses = addresses.into_iter().map(|address| (address, None)).collect();
+            let kept = addresses.into_iter().take(MOST);
+            let addresses = kept.map(|address| (address, None)).collect();
             (name, Host { addresses, ..Host::default() })
         });
         Self { known: known.collect(), hold }
@@ -96,6 +100,12 @@ impl Hosts {
                 }
             }
             for address in addresses {
+                // Answers that name others each time must not fill the policy.
+                if host.addresses.len() >= MOST && !host.addresses.contains_key(&address) {
+                    host.error =
+                        Some(format!("it has more than {MOST} addresses: not all are used"));
+                    continue;
+                }
                 changed |= host.addresses.insert(address, None).is_none();
             }
         }
@@ -198,6 +208,24 @@ mod tests {
         }
         assert_eq!(hosts.release(start + HOLD), ["mx"]);
         assert_eq!(allowed(&hosts), addresses(&["192.0.2.1"]));
+    }
+
+    /// Somebody else's name server answers with others each time.
+    #[test]
+    fn a_host_stands_for_so_many_addresses() {
+        let (mut hosts, start) = (Hosts::new(BTreeMap::new(), HOLD), Instant::now());
+        for third in 0..4 {
+            let others = (1..=32).map(|last| IpAddr::from([192, 0, third, last])).collect();
+            hosts.answered("mx", Answer { ipv4: Ok(others), ipv6: Ok(Vec::new()) }, start);
+        }
+        assert_eq!(allowed(&hosts).len(), MOST);
+        assert!(
+            hosts.known["mx"].error.as_ref().is_some_and(|error| error.contains("more than 64"))
+        );
+        // What is held makes room.
+        hosts.release(start + HOLD);
+        hosts.answered("mx", answer(&["198.51.100.25"], &[]), start + HOLD);
+        assert!(allowed(&hosts).contains(&addresses(&["198.51.100.25"])[0]));
     }
 
     #[test]

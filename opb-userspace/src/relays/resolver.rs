@@ -10,7 +10,7 @@ use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
     net::{NetError, runtime::TokioRuntimeProvider},
-    proto::rr::RecordType,
+    proto::rr::{Record, RecordType},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -25,6 +25,8 @@ use super::Answer;
 const SHORTEST: Duration = Duration::from_secs(5);
 /// However long a TTL is, a change is noticed after this.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// So many addresses of a family one answer may bring.
+pub const MOST: usize = 32;
 /// After an answer that was none.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -144,10 +146,25 @@ async fn family(
         Err(error) if error.is_no_records_found() => return no_records(&error),
         Err(error) => return Err(error.to_string()),
     };
-    let answers = lookup.answers();
-    let addresses = answers.iter().filter_map(|record| record.data.ip_addr()).collect();
+    Ok(collect(name, lookup.answers()))
+}
+
+/// The addresses among `answers`, and for how long they hold.
+#[must_use]
+pub fn collect(name: &str, answers: &[Record]) -> (Vec<IpAddr>, Duration) {
+    let mut addresses: Vec<_> = answers.iter().filter_map(|record| record.data.ip_addr()).collect();
+    if addresses.len() > MOST {
+        // Servers turn the order round; the same ones are taken each time.
+        addresses.sort_unstable();
+        addresses.dedup();
+        let all = addresses.len();
+        if all > MOST {
+            warn!("relay host {name} has {all} addresses of one kind: {MOST} are used");
+        }
+        addresses.truncate(MOST);
+    }
     let ttl = answers.iter().map(|record| record.ttl).min().unwrap_or(0);
-    Ok((addresses, Duration::from_secs(ttl.into())))
+    (addresses, Duration::from_secs(ttl.into()))
 }
 
 /// Nothing of this kind is an answer; a server that refuses or fails gives none.

@@ -6,7 +6,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Changes, Entries, Entry, Who, store::Shared};
-use crate::policy::{Policy, Prefix};
+use crate::{
+    policy::{Policy, Prefix},
+    text,
+};
+
+/// Characters of a reason.
+const LONGEST_REASON: usize = 256;
 
 /// An entry that a client wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +52,9 @@ pub struct Removal {
     pub prefixes: Vec<String>,
     #[serde(default)]
     pub partial: bool,
+    /// Leaves alone what was added for another reason: a session that ends late must not take the next one's entry along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_reason: Option<String>,
 }
 
 /// One request: all of it happens or nothing does, unless it is `partial`.
@@ -131,10 +140,15 @@ impl<'a> Staging<'a> {
                 let wanted: Vec<_> = wanted.collect();
                 self.take(wanted, partial)
             }
-            Request::Remove(Removal { prefixes, partial }, _) => {
+            Request::Remove(Removal { prefixes, partial, if_reason }, _) => {
                 let wanted = prefixes.into_iter().map(|text| {
                     let prefix = text.parse::<Prefix>().map_err(|error| error.to_string());
-                    (text, prefix.map(|prefix| (prefix, None)))
+                    let kept = |prefix| {
+                        let present = self.present(prefix)?;
+                        let is_other = |reason: &String| present.reason.as_deref() != Some(reason);
+                        if_reason.as_ref().is_some_and(is_other).then(|| present.clone())
+                    };
+                    (text, prefix.map(|prefix| (prefix, kept(prefix))))
                 });
                 let wanted: Vec<_> = wanted.collect();
                 self.take(wanted, partial)
@@ -152,6 +166,17 @@ impl<'a> Staging<'a> {
                 return Err("either a group or an exemption is wanted".to_owned());
             }
             _ => {}
+        }
+        if let Some(reason) = &new.reason {
+            if reason.chars().count() > LONGEST_REASON {
+                return Err(format!("the reason is longer than {LONGEST_REASON} characters"));
+            }
+            if let Some(character) = reason.chars().find(|&it| text::is_unsafe(it)) {
+                return Err(format!(
+                    "the reason has a control character, {}",
+                    character.escape_unicode()
+                ));
+            }
         }
         if let Some(until) = new.until.filter(|&until| until <= self.now) {
             return Err(format!("{until} has passed already"));
@@ -187,11 +212,16 @@ impl<'a> Staging<'a> {
         answer
     }
 
-    fn step(&mut self, prefix: Prefix, entry: Option<Entry>) -> Step {
-        let present = match self.changes.get(&prefix) {
+    /// What there is for a prefix, with what has been accepted.
+    fn present(&self, prefix: Prefix) -> Option<&Entry> {
+        match self.changes.get(&prefix) {
             Some(staged) => staged.as_ref(),
             None => self.entries.map().get(&prefix),
-        };
+        }
+    }
+
+    fn step(&mut self, prefix: Prefix, entry: Option<Entry>) -> Step {
+        let present = self.present(prefix);
         let step = match (present, &entry) {
             (None, None) => Step::Unchanged,
             (Some(present), Some(entry)) if present.says_the_same(entry) => Step::Unchanged,

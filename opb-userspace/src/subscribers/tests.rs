@@ -171,11 +171,47 @@ fn removing_what_is_not_there_is_no_error() {
     let policy = policy(POLICY);
     let mut staging = Staging::new(&entries, &policy, Timestamp::now());
     let prefixes = ["203.0.113.1/32", "203.0.113.2/32"].map(str::to_owned).to_vec();
-    let answer = staging.stage(Request::Remove(Removal { prefixes, partial: false }, who()));
+    let removal = Removal { prefixes, partial: false, if_reason: None };
+    let answer = staging.stage(Request::Remove(removal, who()));
     assert_eq!(answer, Answer { removed: 1, unchanged: 1, ..Answer::default() });
     let changes = staging.into_changes();
     entries.commit(changes).expect("the store works");
     assert!(entries.map().is_empty());
+}
+
+#[test]
+fn what_was_added_for_another_reason_stays() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut entries = open(directory.path());
+    let of = |prefix, reason: &str| NewEntry {
+        reason: Some(reason.into()),
+        ..wanted(prefix, Some("a"))
+    };
+    let new = vec![of("203.0.113.1/32", "new"), of("203.0.113.2/32", "old")];
+    add(&mut entries, [new, vec![wanted("203.0.113.3/32", None)]].concat(), false);
+    let policy = policy(POLICY);
+    let mut staging = Staging::new(&entries, &policy, Timestamp::now());
+    let prefixes = (1..5).map(|last| format!("203.0.113.{last}/32")).collect();
+    let if_reason = Some("old".to_owned());
+    let answer =
+        staging.stage(Request::Remove(Removal { prefixes, partial: false, if_reason }, who()));
+    assert_eq!(answer, Answer { removed: 1, unchanged: 3, ..Answer::default() });
+}
+
+#[test]
+fn a_reason_is_one_short_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut entries = open(directory.path());
+    let mut try_reason = |reason: &str| {
+        let new = NewEntry { reason: Some(reason.into()), ..wanted("203.0.113.1/32", Some("a")) };
+        add(&mut entries, vec![new], false).failures.pop().map(|failure| failure.error)
+    };
+    assert_eq!(try_reason(&"ü".repeat(256)), None);
+    let long = try_reason(&"ü".repeat(257));
+    assert_eq!(long.as_deref(), Some("the reason is longer than 256 characters"));
+    let escape = try_reason("\u{1b}[2J");
+    assert_eq!(escape.as_deref(), Some("the reason has a control character, \\u{1b}"));
+    assert!(try_reason("a\u{202e}b").is_some() && try_reason("a\u{85}b").is_some());
 }
 
 #[test]

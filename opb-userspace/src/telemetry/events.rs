@@ -140,7 +140,8 @@ impl Recent {
     }
 
     pub fn forget(&mut self, now: Timestamp, retain: Duration) {
-        let cutoff = now - retain;
+        // Longer than there is time: then nothing is too old.
+        let cutoff = now.checked_sub(retain).unwrap_or(Timestamp::MIN);
         for events in [&mut self.denied, &mut self.rare, &mut self.changes] {
             while events.front().is_some_and(|event| event.time < cutoff) {
                 events.pop_front();

@@ -1,7 +1,8 @@
 //! What Prometheus scrapes. docs/metrics.md lists it.
 
 use prometheus::{
-    Encoder as _, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder as _, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use super::Totals;
@@ -19,6 +20,8 @@ pub fn render(status: &Status, totals: &Totals) -> Result<String, prometheus::Er
     page.counters(totals)?;
     page.policy(status)?;
     page.interfaces(status)?;
+    page.checks(status)?;
+    page.refusals(totals)?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&page.registry.gather(), &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
@@ -47,6 +50,11 @@ impl Metrics {
                 "opb_talkers_evicted_total",
                 "Denied subscribers that lost their place in the talkers' table, or found none.",
                 totals.evicted,
+            ),
+            (
+                "opb_event_log_lost_total",
+                "Events that were not written where the node file wants them.",
+                totals.unwritten,
             ),
             (
                 "opb_suspects_total",
@@ -164,6 +172,30 @@ impl Metrics {
         )?;
         detachments.inc_by(status.detachments);
         self.registry.register(Box::new(detachments))
+    }
+
+    fn checks(&self, status: &Status) -> Result<(), prometheus::Error> {
+        let help = "Whether a part of the daemon does its work.";
+        let checks = self.gauge_vec("opb_check_ok", help, &["check"])?;
+        for check in &status.checks {
+            checks.with_label_values(&[&check.name]).set(i64::from(check.ok));
+            if check.name == "enforcer" {
+                let help = "Seconds since the thread that talks to the kernel last did something.";
+                let age = Gauge::new("opb_enforcer_heartbeat_age_seconds", help)?;
+                age.set(check.age.unwrap_or_default());
+                self.registry.register(Box::new(age))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn refusals(&self, totals: &Totals) -> Result<(), prometheus::Error> {
+        let help = "Connections and requests that were refused or ended because of a limit.";
+        let refused = self.counter_vec("opb_http_refused_total", help, &["listener", "why"])?;
+        for &(listener, why, count) in &totals.refused {
+            refused.with_label_values(&[listener, why]).inc_by(count);
+        }
+        Ok(())
     }
 
     fn gauge(&self, name: &str, help: &str, value: i64) -> Result<(), prometheus::Error> {

@@ -90,6 +90,10 @@ pub struct Totals {
     pub talkers: usize,
     pub suspects: u64,
     pub alarms: Vec<AlarmStatus>,
+    /// Events that were not written where the node file wants them.
+    pub unwritten: u64,
+    /// Connections and requests that were refused: by whom, why, and how many.
+    pub refused: Vec<(&'static str, &'static str, u64)>,
 }
 
 impl Telemetry {
@@ -204,6 +208,7 @@ impl Telemetry {
             talkers: memory.talkers.len(),
             suspects: memory.talkers.suspects,
             alarms: self.alarms(),
+            ..Totals::default()
         }
     }
 

@@ -15,13 +15,13 @@ use crate::{
 const WAITING: usize = 512;
 
 impl Enforcer {
-    /// Does something in the name of whoever asked for it.
+    /// Does something in the name of whoever asked for it; nobody did where the daemon does it by itself.
     pub(in crate::daemon) fn on_behalf<T>(
         &mut self,
-        who: &Arc<Who>,
+        who: Option<Arc<Who>>,
         work: impl FnOnce(&mut Self) -> T,
     ) -> T {
-        self.actor = Some(Arc::clone(who));
+        self.actor = who;
         let result = work(self);
         self.actor = None;
         result

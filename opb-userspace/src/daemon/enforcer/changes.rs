@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -12,15 +12,11 @@ use tracing::{info, warn};
 use super::{Enforcer, Subject, actor, applied, delta::Delta, slots, trial::end};
 use crate::{
     compiled::{Compiled, RunTime},
-    daemon::{
-        files::Watch,
-        report::{EntriesStatus, Trigger},
-    },
+    daemon::report::{EntriesStatus, Trigger},
     errors::one_line,
     explain::Explanation,
     image::CompileError,
     kernel,
-    node::{Config, PolicySource},
     policy::Policy,
     relays::{self, Answer, HostStatus, resolver::Task},
     subscribers::{
@@ -292,21 +288,4 @@ impl Enforcer {
             changed
         });
     }
-
-    /// What to look at for changes of the files.
-    pub(super) fn watch(&mut self, started: SystemTime) {
-        self.watch = watched(&self.path, &self.config, &self.files, started);
-    }
-}
-
-pub(super) fn watched(
-    path: &std::path::Path,
-    config: &Config,
-    files: &Policy,
-    started: SystemTime,
-) -> Watch {
-    let PolicySource::Path(policy) = &config.policy;
-    let mut paths = vec![path.to_owned(), policy.clone()];
-    paths.extend(files.files.iter().cloned());
-    Watch::new(paths, started)
 }

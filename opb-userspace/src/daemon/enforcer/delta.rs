@@ -37,6 +37,8 @@ pub(super) struct Delta {
     merge_after: Option<Instant>,
     /// Counts the overlays of this generation.
     revision: u64,
+    /// What was published last in this generation.
+    overlay: Option<Overlay>,
 }
 
 /// An image on its way.
@@ -53,6 +55,11 @@ impl Delta {
 
     pub(super) fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// What is in force beside the image.
+    pub(super) fn overlay(&self) -> Option<&Overlay> {
+        self.overlay.as_ref()
     }
 
     fn add(&mut self, moved: &[Prefix]) {
@@ -77,7 +84,7 @@ impl Enforcer {
         self.delta.add(&moved);
         let small = self.delta.len() < TOO_MANY;
         match small.then(|| self.overlay(now)).flatten() {
-            Some(overlay) => self.publish_overlay(&overlay).map_err(|error| one_line(&error)),
+            Some(overlay) => self.publish_overlay(overlay).map_err(|error| one_line(&error)),
             None => self.renew(),
         }
         .map(|()| true)
@@ -89,9 +96,10 @@ impl Enforcer {
         Overlay::compile(policy, image.slots(), image.generation(), now, &prefixes)
     }
 
-    fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), kernel::Error> {
-        self.kernel.publish_overlay(overlay)?;
+    fn publish_overlay(&mut self, overlay: Overlay) -> Result<(), kernel::Error> {
+        self.kernel.publish_overlay(&overlay)?;
         self.delta.revision += 1;
+        self.delta.overlay = Some(overlay);
         Ok(())
     }
 
@@ -160,10 +168,10 @@ impl Enforcer {
         self.compiled.image = image;
         self.delta.prefixes = later;
         match self.overlay(Timestamp::now()) {
-            Some(rest) if self.delta.len() > 0 => self.publish_overlay(&rest),
+            Some(rest) if self.delta.len() > 0 => self.publish_overlay(rest),
             // If it is too much for an overlay: the one in force holds it.
             _ if self.delta.len() > 0 => Ok(()),
-            _ => self.publish_overlay(&Overlay::none()),
+            _ => self.publish_overlay(Overlay::none()),
         }
     }
 }

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use tracing::{error, info, warn};
 
-use super::{Enforcer, Subject, Which, applied, problems, refuse_restart_only};
+use super::{Enforcer, Loading, Subject, Which, applied, refuse_restart_only};
 use crate::{
-    daemon::report::{
-        Confirmation, Preview, Problem, ReloadOutcome, TrialOf, TrialStatus, Trigger,
+    daemon::{
+        reader::Loaded,
+        report::{Confirmation, Preview, Problem, ReloadOutcome, TrialOf, TrialStatus, Trigger},
     },
     diff::{Endpoints, diff},
     errors::one_line,
-    node::{Config, PolicySource},
+    node::Config,
     policy::Policy,
     subscribers,
 };
@@ -31,12 +32,9 @@ pub(super) struct Trial {
 
 impl Enforcer {
     /// What a reload would change, or why it would be rejected.
-    pub(in crate::daemon) fn preview(&self) -> Result<Preview, Vec<Problem>> {
-        let config = Config::load(&self.path).map_err(|found| problems(found.errors()))?;
+    pub(in crate::daemon) fn preview(&self, loaded: Loaded) -> Result<Preview, Vec<Problem>> {
+        let Loaded { config, files, .. } = loaded;
         refuse_restart_only(&self.config, &config)?;
-        let PolicySource::Path(path) = &config.policy;
-        let files =
-            Policy::load(std::slice::from_ref(path)).map_err(|found| problems(found.errors()))?;
         let compiled = self.compile(&files).map_err(|error| vec![one_line(&error).into()])?;
         let interfaces = config.interfaces != self.config.interfaces;
         let changes = diff(&self.compiled.policy, &compiled.policy, Timestamp::now());
@@ -46,9 +44,13 @@ impl Enforcer {
     }
 
     /// Reloads, and takes it back after `limit` unless [`Self::confirm`] is called before.
-    pub(in crate::daemon) fn reload_on_trial(&mut self, limit: Duration) -> ReloadOutcome {
+    pub(in crate::daemon) fn reload_on_trial(
+        &mut self,
+        limit: Duration,
+        loaded: Loading,
+    ) -> ReloadOutcome {
         let (files, config) = (self.files.clone(), self.config.clone());
-        let outcome = self.reload_unless(self.refuse_second_trial(), Trigger::Request);
+        let outcome = self.reload_unless(self.refuse_second_trial(), Trigger::Request, loaded);
         if matches!(outcome, ReloadOutcome::Applied { .. }) {
             let until = end(limit);
             warn!("this policy is taken back at {until:.0} unless it is confirmed");

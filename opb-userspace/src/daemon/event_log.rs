@@ -1,0 +1,133 @@
+//! Where events are written besides memory: by a thread of its own, so that a disk, a journal or a syslog that hangs loses
+//! events and holds up nothing.
+
+use std::{
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::{
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use nix::syslog::{Facility, LogFlags, Severity, openlog, syslog};
+use tracing::{info, warn};
+
+use super::health::Feeds;
+use crate::{errors::one_line, files, node, telemetry::events::Event, text};
+
+/// Lines that may wait.
+const WAITING: usize = 4096;
+/// Lines that are written at once.
+const TOGETHER: usize = 256;
+/// How often a place is looked at to which nothing is written.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The writing end.
+pub(super) struct EventLog {
+    lines: Option<SyncSender<String>>,
+    feeds: Feeds,
+}
+
+enum Place {
+    Journal,
+    Syslog,
+    File(PathBuf),
+}
+
+impl EventLog {
+    pub(super) fn start(events: &node::EventLog, feeds: &Feeds) -> Self {
+        let place = match events {
+            node::EventLog::Off | node::EventLog::Memory => None,
+            node::EventLog::Journal => Some(Place::Journal),
+            node::EventLog::Syslog => Some(Place::Syslog),
+            node::EventLog::File(path) => Some(Place::File(path.clone())),
+        };
+        let lines = place.and_then(|place| {
+            let (sender, receiver) = sync_channel(WAITING);
+            let of_thread = feeds.clone();
+            let body = move || place.write_all(&receiver, &of_thread);
+            match thread::Builder::new().name("events".to_owned()).spawn(body) {
+                Ok(_) => Some(sender),
+                Err(error) => {
+                    warn!("events are not written anywhere: no thread for that: {error}");
+                    feeds.log.set(Some(format!("no thread: {error}")));
+                    None
+                }
+            }
+        });
+        Self { lines, feeds: feeds.clone() }
+    }
+
+    /// Never waits: what does not fit the queue is lost, and counted.
+    pub(super) fn write(&self, event: &Event) {
+        let Some(lines) = &self.lines else { return };
+        let Ok(line) = serde_json::to_string(event) else { return };
+        let line = text::json(&line).into_owned();
+        if lines.try_send(line).is_err() {
+            self.feeds.unwritten.fetch_add(1, Ordering::Relaxed);
+            self.feeds
+                .log
+                .set(Some(format!("{WAITING} events wait to be written: others are lost")));
+        }
+    }
+}
+
+impl Place {
+    fn write_all(&self, lines: &Receiver<String>, feeds: &Feeds) {
+        if let Self::Syslog = self
+            && let Err(error) = openlog(Some(c"opb"), LogFlags::LOG_PID, Facility::LOG_DAEMON)
+        {
+            warn!("events go to syslog without a name: {error}");
+        }
+        // Said when it begins, not for each of thousands.
+        let mut wrong = String::new();
+        // Looked at before there is anything, so that the first events are not the ones to find out.
+        let mut batch = Vec::new();
+        loop {
+            let error = self.write(&batch).err();
+            if let Some(error) = &error {
+                feeds.unwritten.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                if *error != wrong {
+                    warn!("{error}");
+                }
+            }
+            wrong = error.clone().unwrap_or_default();
+            feeds.log.set(error);
+            batch.clear();
+            match lines.recv_timeout(LOOK) {
+                Ok(first) => {
+                    batch.extend(std::iter::once(first).chain(lines.try_iter().take(TOGETHER)))
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn write(&self, batch: &[String]) -> Result<(), String> {
+        match self {
+            Self::Journal => batch.iter().for_each(|line| info!(target: "opb::event", "{line}")),
+            Self::Syslog => {
+                let mut results = batch.iter().map(|line| syslog(Severity::LOG_NOTICE, line));
+                results
+                    .try_for_each(|it| it)
+                    .map_err(|error| format!("events cannot be written to syslog: {error}"))?;
+            }
+            Self::File(path) => append(path, batch).map_err(|error| {
+                let error = one_line(&error);
+                format!("events cannot be written: {} {error}", path.display())
+            })?,
+        }
+        Ok(())
+    }
+}
+
+/// Opened each time, so that whatever rotates the file need not tell us.
+fn append(path: &Path, batch: &[String]) -> Result<(), files::Error> {
+    let text: String = batch.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
+    let written: io::Result<()> = files::append(path, 0o640)?.write_all(text.as_bytes());
+    Ok(written?)
+}

@@ -1,0 +1,79 @@
+//! Both listeners with nobody behind them, for `fuzz/`: requests are read, routed and answered as in a daemon whose enforcer is
+//! gone.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use axum::Router;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
+    runtime::Runtime,
+    sync::watch,
+};
+
+use super::{
+    control,
+    health::{Board, Feeds},
+    http,
+    reader::Reader,
+    serve::{self, Caller},
+    subscribers::Peer,
+    worker::Worker,
+};
+use crate::{
+    node::Observe,
+    subscribers::Who,
+    telemetry::{Telemetry, privacy::Privacy},
+};
+
+/// Answers to whatever `bytes` ask of the read-only listener.
+pub fn http(bytes: &[u8]) -> Vec<u8> {
+    let caller = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    answer(bytes, caller, || http::app(Worker::gone(), board(), Vec::new()))
+}
+
+/// Answers to whatever `bytes` ask of the control socket.
+pub fn control(bytes: &[u8]) -> Vec<u8> {
+    let caller = Peer::named(Who { uid: 0, pid: None, user: Some("root".to_owned()) });
+    answer(bytes, caller, || control::router(Worker::gone(), board()))
+}
+
+fn board() -> Board {
+    let telemetry = Arc::new(Telemetry::new(&Observe::default(), Privacy::None, Vec::new()));
+    // Nobody waits for events.
+    telemetry.close();
+    Board {
+        status: watch::channel(None).1,
+        telemetry,
+        enforcer: Worker::<()>::gone().pulse().clone(),
+        feeds: Feeds::new(),
+        reader: Reader::new("/nonexistent/opb.yaml".into()),
+        refusals: Arc::default(),
+    }
+}
+
+fn answer(bytes: &[u8], caller: impl Caller, app: impl FnOnce() -> Router) -> Vec<u8> {
+    thread_local! {
+        static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+    }
+    RUNTIME.with(|runtime| {
+        runtime.block_on(async {
+            let (mut near, far) = duplex(1 << 20);
+            let served = serve::one(far, control::LIMITS, caller, app());
+            let asked = async {
+                // It may hang up before all is said.
+                let _ = near.write_all(bytes).await;
+                let _ = near.shutdown().await;
+                let mut answer = Vec::new();
+                let _ = near.read_to_end(&mut answer).await;
+                answer
+            };
+            tokio::join!(served, asked).1
+        })
+    })
+}

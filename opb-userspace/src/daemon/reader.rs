@@ -1,0 +1,186 @@
+//! The files of the policy, read where nobody waits for them: a file system that hangs keeps a thread, and nothing else.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    signal::unix::Signal,
+    sync::Mutex,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tracing::error;
+
+use super::{
+    enforcer::Enforcer,
+    files::{Stamps, Watch, look},
+    report::{Preview, Problem, ReloadOutcome, Trigger},
+    threads::{GivenUp, Threads},
+    worker::{Gone, Worker},
+};
+use crate::{
+    errors::one_line,
+    node::{Config, PolicySource},
+    policy::{Diagnostic, Diagnostics, Policy},
+    subscribers::Who,
+};
+
+/// How long reading may take. A policy of a million prefixes takes a second.
+const LIMIT: Duration = Duration::from_secs(30);
+/// The same where something hangs already, and for looking at files.
+const SHORT: Duration = Duration::from_secs(5);
+
+/// How often files are looked at for changes.
+const LOOK: Duration = Duration::from_secs(1);
+/// The same where they do not answer: each look may keep a thread.
+const REST: Duration = Duration::from_secs(30);
+
+/// Reads the node file at `path` and what it names. All clones share what they know of files that hang.
+#[derive(Clone)]
+pub(super) struct Reader {
+    path: PathBuf,
+    threads: Threads,
+    /// One reload after the other: what is read later is put in force later.
+    turn: Arc<Mutex<()>>,
+}
+
+/// What the files say.
+pub(super) struct Loaded {
+    pub(super) config: Config,
+    pub(super) files: Policy,
+    pub(super) watch: Watch,
+}
+
+/// The files do not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the files cannot be read (does their file system hang?)")]
+pub struct Hang(#[from] GivenUp);
+
+impl Reader {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, threads: Threads::new("files"), turn: Arc::default() }
+    }
+
+    /// Whether something hangs now.
+    pub(super) fn hangs(&self) -> bool {
+        self.threads.hang()
+    }
+
+    /// The node file alone.
+    pub(super) async fn config(&self) -> Result<Result<Config, Diagnostics>, Hang> {
+        let path = self.path.clone();
+        Ok(self.threads.run(LIMIT, move || Config::load(&path)).await?)
+    }
+
+    /// The policy that `config` names.
+    pub(super) async fn policy(&self, config: Config) -> Result<Result<Loaded, Diagnostics>, Hang> {
+        let path = self.path.clone();
+        Ok(self.threads.run(LIMIT, move || load(&path, SystemTime::now(), config)).await?)
+    }
+
+    /// Everything, or why it is not valid.
+    async fn load(&self) -> Result<Loaded, Vec<Problem>> {
+        let path = self.path.clone();
+        let work = move || {
+            let started = SystemTime::now();
+            Config::load(&path).and_then(|config| load(&path, started, config))
+        };
+        // What hangs already will hardly end because somebody asks again.
+        let limit = if self.hangs() { SHORT } else { LIMIT };
+        match self.threads.run(limit, work).await {
+            Ok(loaded) => loaded.map_err(|found| problems(found.errors())),
+            Err(given_up) => Err(vec![one_line(&Hang(given_up)).into()]),
+        }
+    }
+
+    /// Reads the files and puts in force what they say.
+    pub(super) async fn reload(
+        &self,
+        enforcer: &Worker<Enforcer>,
+        trigger: Trigger,
+        who: Option<Arc<Who>>,
+    ) -> Result<ReloadOutcome, Gone> {
+        let _turn = self.turn.lock().await;
+        let loaded = self.load().await;
+        enforcer.call(move |it| it.on_behalf(who, |it| it.reload(trigger, loaded))).await
+    }
+
+    /// The same until `limit` has passed, unless somebody confirms it.
+    pub(super) async fn reload_on_trial(
+        &self,
+        enforcer: &Worker<Enforcer>,
+        limit: Duration,
+        who: Arc<Who>,
+    ) -> Result<ReloadOutcome, Gone> {
+        let _turn = self.turn.lock().await;
+        let loaded = self.load().await;
+        let reload = move |it: &mut Enforcer| it.reload_on_trial(limit, loaded);
+        enforcer.call(move |it| it.on_behalf(Some(who), reload)).await
+    }
+
+    /// What a reload would change.
+    pub(super) async fn preview(
+        &self,
+        enforcer: &Worker<Enforcer>,
+    ) -> Result<Result<Preview, Vec<Problem>>, Gone> {
+        let loaded = self.load().await;
+        enforcer.call(move |it| it.preview(loaded?)).await
+    }
+
+    /// How the files look now; nothing if they do not answer.
+    pub(super) async fn look(&self, paths: Vec<PathBuf>) -> Option<Stamps> {
+        self.threads.run(SHORT, move || look(&paths)).await.ok()
+    }
+}
+
+fn load(path: &Path, started: SystemTime, config: Config) -> Result<Loaded, Diagnostics> {
+    let PolicySource::Path(policy) = &config.policy;
+    let files = Policy::load_within(std::slice::from_ref(policy), config.limits)?;
+    let mut paths = vec![path.to_owned(), policy.clone()];
+    paths.extend(files.files.iter().cloned());
+    Ok(Loaded { watch: Watch::new(paths, started), config, files })
+}
+
+pub(super) fn problems<'a>(diagnostics: impl Iterator<Item = &'a Diagnostic>) -> Vec<Problem> {
+    diagnostics.map(Problem::from).collect()
+}
+
+/// Reads the files again whenever `hangups` says so, and when they have changed. Ends with the enforcer.
+pub(super) async fn follow(reader: Reader, enforcer: Worker<Enforcer>, mut hangups: Signal) {
+    let mut tick = interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // After a look that was given up, until when nobody looks.
+    let mut rest = Instant::now();
+    loop {
+        let trigger = tokio::select! {
+            biased;
+            received = hangups.recv() => match received {
+                Some(()) => Trigger::Signal,
+                None => return,
+            },
+            _ = tick.tick() => {
+                if reader.hangs() && Instant::now() < rest {
+                    continue;
+                }
+                let Ok(watched) = enforcer.call(|it| it.watched()).await else { return };
+                let Some(paths) = watched else { continue };
+                let Some(stamps) = reader.look(paths).await else {
+                    rest = Instant::now() + REST;
+                    error!("the files do not answer: does their file system hang? \
+                            What is in force stays in force");
+                    continue;
+                };
+                match enforcer.call(|it| it.have_changed(stamps)).await {
+                    Ok(true) => Trigger::Files,
+                    Ok(false) => continue,
+                    Err(_) => return,
+                }
+            }
+        };
+        if reader.reload(&enforcer, trigger, None).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Work that may never end, such as reading from a file system that hangs: it keeps a thread, and whoever waits for it gives up.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::{sync::oneshot, time::timeout};
+
+/// So many threads of a kind may hang. Then no new one is started until one of them ends.
+const HANGING: usize = 4;
+
+/// A kind of work. Clones count together.
+#[derive(Clone)]
+pub(super) struct Threads {
+    name: &'static str,
+    /// Threads that have been given up and have not ended.
+    hanging: Arc<AtomicUsize>,
+}
+
+/// It has not ended in time, or was not started because too much has not.
+#[derive(Debug, thiserror::Error)]
+#[error("not done within {} seconds", .0.as_secs())]
+pub struct GivenUp(Duration);
+
+impl Threads {
+    pub(super) fn new(name: &'static str) -> Self {
+        Self { name, hanging: Arc::default() }
+    }
+
+    /// Whether something hangs now.
+    pub(super) fn hang(&self) -> bool {
+        self.hanging.load(Ordering::Acquire) > 0
+    }
+
+    /// Does `work` on a thread of its own, and gives the thread up after `limit`.
+    pub(super) async fn run<R: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R, GivenUp> {
+        if self.hanging.load(Ordering::Acquire) >= HANGING {
+            return Err(GivenUp(limit));
+        }
+        let (done, result) = oneshot::channel();
+        let hanging = Arc::clone(&self.hanging);
+        let body = move || {
+            if done.send(work()).is_err() {
+                hanging.fetch_sub(1, Ordering::AcqRel);
+            }
+        };
+        let spawned = thread::Builder::new().name(self.name.to_owned()).spawn(body);
+        if spawned.is_err() {
+            return Err(GivenUp(limit));
+        }
+        let mut waiting = Waiting { result, hanging: &self.hanging, answered: false };
+        match timeout(limit, &mut waiting.result).await {
+            // The thread has ended, be it by a panic.
+            Ok(answer) => {
+                waiting.answered = true;
+                answer.map_err(|_| GivenUp(limit))
+            }
+            Err(_) => Err(GivenUp(limit)),
+        }
+    }
+}
+
+/// Counts the thread as hanging if whoever waits goes away before its end.
+struct Waiting<'a, R> {
+    result: oneshot::Receiver<R>,
+    hanging: &'a AtomicUsize,
+    answered: bool,
+}
+
+impl<R> Drop for Waiting<'_, R> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        // Counted first, so that the thread finds itself counted when it finds nobody waiting.
+        self.hanging.fetch_add(1, Ordering::AcqRel);
+        self.result.close();
+        if self.result.try_recv().is_ok() {
+            self.hanging.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(10);
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn what_hangs_is_given_up_and_counted_until_it_ends() {
+        let threads = Threads::new("test");
+        let mut gates = Vec::new();
+        for _ in 0..HANGING {
+            let (gate, waits) = mpsc::channel::<()>();
+            gates.push(gate);
+            assert!(threads.run(SHORT, move || waits.recv().is_ok()).await.is_err());
+        }
+        assert!(threads.hang());
+        assert!(threads.run(LONG, || ()).await.is_err(), "one more thread");
+        drop(gates);
+        let end = tokio::time::Instant::now() + LONG;
+        while threads.hang() && tokio::time::Instant::now() < end {
+            tokio::time::sleep(SHORT).await;
+        }
+        assert!(!threads.hang());
+        assert_eq!(threads.run(LONG, || 7).await.expect("in time"), 7);
+    }
+}
