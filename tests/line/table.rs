@@ -87,9 +87,13 @@ fn fits(row: &Row) -> bool {
     let Row { frame, settings, expected, .. } = row;
     let other = Settings::BARE_IP.with(Settings::UNKNOWN_DROP);
     settings.0 & other.0 == 0
-        // On a core interface too many tags are only counted.
-        && (settings.has(Settings::SUBSCRIBER) || expected.reason != Reason::Link)
+        // On a core interface, what hides from nobody in particular is only counted.
+        && (settings.has(Settings::SUBSCRIBER) || expected.group.is_some() || !hides(expected.reason))
         && (14..3000).contains(&frame.len())
+}
+
+fn hides(reason: Reason) -> bool {
+    matches!(reason, Reason::Link | Reason::Headers | Reason::Fragment)
 }
 
 /// The counters that may move: none for what is no business of the filter, and a drop in place of a reset that is

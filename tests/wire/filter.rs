@@ -64,11 +64,11 @@ impl Filter {
                     })
                 })
                 .collect::<Result<Vec<_>>>()?;
-            for attached in kernel.attach(&wanted) {
+            for (wanted, attached) in wanted.iter().zip(kernel.attach(&wanted)) {
                 let attached = attached.map_err(|refused| refused.error)?;
                 // No other hook than the one that the test is about.
                 ensure!(attached.warning.is_none(), "{attached:?}");
-                ensure!(fits(self.hook, attached.hook), "{attached:?}");
+                ensure!(fits(wanted, attached.hook), "{attached:?}");
                 stands_on(&self.gateway, &attached.interface, attached.hook.name())?;
             }
             Ok(())
@@ -93,9 +93,13 @@ impl Drop for Filter {
 }
 
 /// Whether it is the hook that was asked for: what goes out has no XDP, and old kernels have no TCX.
-fn fits(asked: Hook, got: Effective) -> bool {
-    match asked {
+fn fits(wanted: &Wanted, got: Effective) -> bool {
+    match wanted.hook {
         Hook::Auto => true,
+        // There is no XDP on the way out.
+        Hook::Xdp | Hook::XdpGeneric if !wanted.comes_in() => {
+            matches!(got, Effective::Tcx | Effective::Clsact)
+        }
         Hook::Xdp => got == Effective::Xdp,
         Hook::XdpGeneric => got == Effective::XdpGeneric,
         Hook::Tc => matches!(got, Effective::Tcx | Effective::Clsact),
