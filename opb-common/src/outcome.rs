@@ -141,6 +141,8 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+const _: () = assert!(size_of::<Counter>() == 16);
+
 /// Which address of a packet names the subscriber's line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]

@@ -68,3 +68,5 @@ pub struct Control {
     /// Source ports that some group filters downstream.
     pub downstream: PortSet,
 }
+
+const _: () = assert!(size_of::<Control>() == 8 + 2 * PORTS / 8);

@@ -76,6 +76,14 @@ pub struct Talker {
     pub kind: u64,
 }
 
+/// Sizes of what is in maps and in the ring: user space reads them by these types.
+const _: () = {
+    assert!(size_of::<Event>() == 72);
+    assert!(size_of::<Talker>() == 64);
+    assert!(size_of::<Ledger>() == 128);
+    assert!(size_of::<Ways>() == 16);
+};
+
 impl Talker {
     /// No packed outcome has this bit.
     const DOWNSTREAM: u64 = 1 << 7;

@@ -20,7 +20,15 @@ pub(crate) fn run() -> Result<()> {
         clippy.current_dir(root()).arg("--target-dir").arg(target_dir()?.join("bpf-lint"));
         exec(clippy.args(DENY_WARNINGS))?;
     }
-    Ok(())
+    document()
+}
+
+/// Links of doc comments lead somewhere. They are for colleagues, who see private items as well.
+fn document() -> Result<()> {
+    let mut doc = cargo("doc");
+    doc.args(["--quiet", "--workspace", "--no-deps", "--document-private-items"]);
+    doc.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links");
+    exec(&mut doc)
 }
 
 /// `autotests` is off in opb-userspace, so a file in tests/ that its manifest does not name is never run.

@@ -248,7 +248,8 @@ async fn show(
             }
             Some(query) => match app.enforcer.call(move |it| it.explain(&query)).await {
                 Ok(Ok(explanation)) => Answer::Explained(Box::new(explanation)),
-                Ok(Err(_)) | Err(_) => Answer::NotUnderstood,
+                Ok(Err(_)) => Answer::NotUnderstood,
+                Err(_) => Answer::Unavailable,
             },
         }
     };

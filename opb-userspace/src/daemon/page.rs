@@ -31,6 +31,8 @@ pub(super) struct Question<'a> {
 pub(super) enum Answer {
     Unasked,
     NotUnderstood,
+    /// The daemon cannot answer now.
+    Unavailable,
     Explained(Box<Explanation>),
 }
 
@@ -101,6 +103,9 @@ fn answered(words: &Words, question: &Question<'_>, answer: &Answer) -> Markup {
         Answer::Unasked => return Markup::default(),
         Answer::NotUnderstood => {
             return html! { p class="answer warn" role="alert" { (words.not_understood) } };
+        }
+        Answer::Unavailable => {
+            return html! { p class="answer warn" role="alert" { (words.unavailable) } };
         }
         Answer::Explained(explained) => explained,
     };

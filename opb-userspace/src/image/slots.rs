@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use opb_common::outcome::MAX_GROUPS;
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Policy;
+
 /// The most names at a time. Slot 0 is "no group".
-const MOST: usize = MAX_GROUPS as usize - 1;
+const MOST: usize = Policy::MAX_GROUPS;
 
 /// Group names and their slots, 1 to 511.
 ///
@@ -36,7 +37,7 @@ impl Slots {
         names: impl IntoIterator<Item = &'a str>,
         now: Timestamp,
     ) -> Result<(), NoSlotLeft> {
-        let mut free = (1..MAX_GROUPS as u16)
+        let mut free = (1..=MOST as u16)
             .filter(|slot| !self.numbers.values().any(|taken| taken == slot))
             .collect::<Vec<_>>()
             .into_iter();

@@ -121,9 +121,9 @@ pub struct Summary {
 
 impl Policy {
     /// How many groups the kernel tables have room for.
-    pub const MAX_GROUPS: usize = 511;
+    pub const MAX_GROUPS: usize = opb_common::outcome::MAX_GROUPS as usize - 1;
     /// How many ports a group may list.
-    pub const MAX_PORTS: usize = 8;
+    pub const MAX_PORTS: usize = opb_common::image::MAX_PORTS;
 
     /// The index of a group.
     pub fn group(&self, name: &str) -> Option<usize> {

@@ -1,7 +1,7 @@
 //! Run-time entries: what `opb subscriber` and the session system's hooks put over the policy files.
 //!
 //! [`changes`] is what clients ask for, [`store`] keeps the entries over crashes and reboots ([`mark`] knows what it held last,
-//! [`recovery`] opens it again after an error), [`trial`] takes back what nobody confirms, [`lapse`] what has run out, [`overlay`]
+//! [`recovery`] opens it again after an error), [`trial`] takes back what nobody confirms, [`lapse`] what has run out, [`mod@overlay`]
 //! merges the entries into a policy.
 
 pub mod changes;

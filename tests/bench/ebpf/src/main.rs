@@ -1,6 +1,6 @@
 //! BPF programs of the benchmarks.
 //!
-//! [`reference`] is what opb is measured against: the same job with the kernel's own LPM tries. [`trivial`] is what
+//! [`mod@reference`] is what opb is measured against: the same job with the kernel's own LPM tries. [`trivial`] is what
 //! both are measured from. [`driver`] gives each packet another source: in front of a program under test, or on its
 //! way into a cable.
 //!
