@@ -6,7 +6,7 @@
 //! 2. [`glance`], which settles most frames, and the [`walk`] from the link layer to the TCP header, through one
 //!    tunnel; [`found`] is what they hand on;
 //! 3. [`image`]: the policy image and the lookup of an address in it;
-//! 4. [`line`]: whose packet it is; [`judge`]: the verdict, and [`judge::decide`], which chains the three;
+//! 4. [`mod@line`]: whose packet it is; [`judge`]: the verdict, and [`judge::decide`], which chains the three;
 //! 5. [`answer`]: the TCP reset for what is rejected;
 //! 6. [`outcome`]: what a verdict is called, and where it is counted;
 //! 7. [`sighting`]: what else is written down of a denied packet.

@@ -1,6 +1,6 @@
 //! What a program instance is told when it is loaded.
 
-/// Number of 25-style TCP ports there are: one bit each in [`Ports`].
+/// Number of TCP ports there are: one bit each in a [`PortSet`].
 pub const PORTS: usize = 65536;
 
 /// Per-instance constants. They sit in `.rodata`, which the verifier takes for constants: what an instance
