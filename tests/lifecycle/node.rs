@@ -20,7 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 const OPB: &str = env!("CARGO_BIN_EXE_opb");
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) const POLICY: &str = "\
 version: 1

@@ -17,7 +17,7 @@ use opb_lab::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) const POLICY: &str = "\
 version: 1

@@ -20,7 +20,7 @@ use opb_lab::{
 };
 use serde_json::Value;
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const INTERFACES: [&str; 2] = ["sub0", "sub1"];
 
 const POLICY: &str = "\

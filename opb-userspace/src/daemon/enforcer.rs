@@ -344,10 +344,6 @@ impl Enforcer {
         }
         let settled = self.troubles.remove(&Subject::Pins).is_some() || repaired;
         let all = which == Which::All;
-        if all {
-            // Before anything is covered: an interface may come at any moment.
-            self.kernel.preload(&Plan::rules(&self.config));
-        }
         let plan = match Plan::current(&self.config) {
             Ok(plan) => plan,
             Err(error) => {
@@ -388,6 +384,10 @@ impl Enforcer {
                     self.uncovered.push(uncovered);
                 }
             }
+        }
+        if all {
+            // What is here comes first: it must not lack what is kept for interfaces that may come.
+            self.kernel.preload(&Plan::rules(&self.config));
         }
         self.forward_logs();
         self.retry = Instant::now() + RETRY;

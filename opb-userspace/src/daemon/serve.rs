@@ -54,8 +54,8 @@ pub(super) struct Limits {
 
 /// Fields of a request.
 const HEADERS: usize = 64;
-/// Descriptors that connections leave for everything else.
-const RESERVED: u64 = 64;
+/// Descriptors that connections leave for everything else: each program instance has about 14, and there may be 16.
+const RESERVED: u64 = 256;
 /// Connections that are possible however few descriptors there are.
 const FEWEST: usize = 4;
 
