@@ -52,9 +52,9 @@ fn totals() -> Totals {
 }
 
 fn assert_has(page: &str, lines: &[&str]) {
-    for line in lines {
-        assert!(page.lines().any(|found| found == *line), "no `{line}` in\n{page}");
-    }
+    let missing = lines.iter().filter(|line| !page.lines().any(|found| found == **line));
+    let missing: Vec<_> = missing.collect();
+    assert!(missing.is_empty(), "no {missing:#?} in\n{page}");
 }
 
 #[test]
@@ -63,32 +63,30 @@ fn values_are_those_of_the_status_and_the_counters() {
     let of = |kind: &str, name: &str| {
         format!("{{direction=\"upstream\",{kind}=\"{name}\",reason=\"policy\",verdict=\"drop\"}}")
     };
-    for (metric, labels, value) in [
+    let counters = [
         ("opb_packets_total", of("group", "dyn"), 7),
         ("opb_bytes_total", of("group", "dyn"), 700),
         ("opb_packets_total", of("group", "-"), 1),
         ("opb_bytes_total", of("group", "-"), 99),
         ("opb_interface_packets_total", of("interface", "a0"), 8),
         ("opb_interface_bytes_total", of("interface", "a0"), 799),
-    ] {
-        assert_has(&page, &[&format!("{metric}{labels} {value}")]);
-    }
-    assert_has(
-        &page,
-        &[
-            "opb_events_total 11",
-            "opb_events_lost_total 12",
-            "opb_talkers_evicted_total 13",
-            "opb_talkers 14",
-            "opb_suspects_total 15",
-            "opb_policy_generation 42",
-            "opb_image_bytes 4096",
-            "opb_policy_info{digest=\"d1\"} 1",
-            "opb_prefixes{family=\"ipv4\",group=\"dyn\"} 3",
-            "opb_prefixes{family=\"ipv6\",group=\"dyn\"} 5",
-            "opb_policy_last_reload_timestamp_seconds 1767225700",
-        ],
-    );
+    ];
+    let counters = counters.map(|(metric, labels, value)| format!("{metric}{labels} {value}"));
+    let mut expected: Vec<&str> = counters.iter().map(String::as_str).collect();
+    expected.extend([
+        "opb_events_total 11",
+        "opb_events_lost_total 12",
+        "opb_talkers_evicted_total 13",
+        "opb_talkers 14",
+        "opb_suspects_total 15",
+        "opb_policy_generation 42",
+        "opb_image_bytes 4096",
+        "opb_policy_info{digest=\"d1\"} 1",
+        "opb_prefixes{family=\"ipv4\",group=\"dyn\"} 3",
+        "opb_prefixes{family=\"ipv6\",group=\"dyn\"} 5",
+        "opb_policy_last_reload_timestamp_seconds 1767225700",
+    ]);
+    assert_has(&page, &expected);
 }
 
 #[test]
