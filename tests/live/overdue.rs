@@ -50,7 +50,9 @@ fn a_change_over_a_wrong_image_makes_all_of_it_right() -> Result<()> {
     // Before the daemon tries again by itself, which it does every second.
     node.ask(&["subscriber", "add", "203.0.113.9", "--exempt"])?;
     assert_eq!(node.verdict("203.0.113.77", MX)?, "drop policy");
-    assert_eq!(node.status()?["state"], "enforcing");
+    let status = node.status()?;
+    assert!(!status["problems"].to_string().contains("is not in force"), "{status}");
+    node.wait_status("all is well again", |status| status["state"] == "enforcing")?;
     node.stop()
 }
 
