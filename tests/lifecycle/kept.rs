@@ -92,6 +92,26 @@ fn blocks_that_nobody_knows_of_are_given_back() -> Result<()> {
     node.detach()
 }
 
+/// One of the two maps that hold an image says nothing without the other.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn half_of_a_large_policy_is_made_anew() -> Result<()> {
+    let mut node = Node::new(ACCESS_ONLY)?;
+    large_policy(&node)?;
+    node.run("enforcing")?;
+    for pin in ["rest", "policy"] {
+        node.kill()?;
+        fs::remove_file(node.pins().join("v1").join(pin))?;
+        node.run("enforcing")?;
+        node.enforces(pin)?;
+        let large = syn([10, 0, 0, 2], [192, 0, 2, 25], 25, b"");
+        ensure!(!node.ends.passes(Way::Up, &large)?, "without {pin}: another block is not read");
+        ensure!(slots(&node, "rest")?.len() == 1, "{pin}: {:?}", slots(&node, "rest")?);
+    }
+    node.stop()?;
+    node.detach()
+}
+
 /// All is as this version wants it but the number of entries: programs would count beyond the end.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
