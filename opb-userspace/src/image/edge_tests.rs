@@ -91,7 +91,7 @@ fn an_overlay_ends_where_its_prefix_does() {
             };
             let first = prefix.bits();
             let last = first | u128::MAX.checked_shr(length.into()).unwrap_or(0);
-            for inside in [first, first | (last - first) / 2, last] {
+            for inside in [first, first + (last - first) / 2, last] {
                 assert_eq!(
                     class(inside),
                     SubscriberClass::new(1, false).0,
