@@ -4,6 +4,8 @@
 mod doctor;
 #[path = "lifecycle/hooks.rs"]
 mod hooks;
+#[path = "lifecycle/kept.rs"]
+mod kept;
 #[path = "lifecycle/node.rs"]
 mod node;
 #[path = "lifecycle/policies.rs"]

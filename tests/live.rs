@@ -50,3 +50,7 @@ mod store;
 mod actors;
 #[path = "live/storms.rs"]
 mod storms;
+#[path = "live/overdue.rs"]
+mod overdue;
+#[path = "live/reused.rs"]
+mod reused;

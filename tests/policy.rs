@@ -1,6 +1,9 @@
 //! Policy and node files against exact messages: one fixture a rule in `fixtures/policies/{valid,invalid}`, what
 //! `opb check` has to say about it next to it in `NAME.expected` (absent: nothing). `UPDATE_EXPECTED=1` rewrites those.
 
+#[path = "policy/order.rs"]
+mod order;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

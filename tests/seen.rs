@@ -19,6 +19,8 @@ mod cost;
 mod explain;
 #[path = "seen/follow.rs"]
 mod follow;
+#[path = "seen/health.rs"]
+mod health;
 #[path = "seen/interfaces.rs"]
 mod interfaces;
 #[path = "seen/alarms.rs"]

@@ -5,6 +5,8 @@
 mod contract;
 #[path = "verdict/lab.rs"]
 mod lab;
+#[path = "verdict/observed.rs"]
+mod observed;
 #[path = "verdict/oracle.rs"]
 mod oracle;
 #[path = "verdict/resets.rs"]

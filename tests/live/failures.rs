@@ -15,7 +15,7 @@ use crate::{
 const MX: &str = "198.18.0.25";
 
 /// Lets the daemon open so many descriptors more than it has.
-fn limit(node: &Node, more: usize) -> Result<()> {
+pub(crate) fn limit(node: &Node, more: usize) -> Result<()> {
     let pid = node.pid()?;
     let open: Vec<u32> = fs::read_dir(format!("/proc/{pid}/fd"))?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -27,7 +27,7 @@ fn limit(node: &Node, more: usize) -> Result<()> {
     process::check(&mut command).map(drop)
 }
 
-const ENOUGH: usize = 500;
+pub(crate) const ENOUGH: usize = 500;
 
 /// The daemon has no descriptor left for a map: the kernel refuses every new image.
 #[test]

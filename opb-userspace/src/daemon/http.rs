@@ -297,4 +297,37 @@ mod tests {
             assert!(!names.allow(host), "{host}");
         }
     }
+
+    /// A name of ours behind something else, or in front of it, is another name.
+    #[test]
+    fn a_name_that_only_ends_or_begins_like_ours_is_foreign() {
+        let names = Names::new(vec!["noc.example.net".to_owned()]);
+        for host in [
+            "evilnoc.example.net",
+            "evil.noc.example.net",
+            "noc.example.net.evil.example",
+            "noc.example.ne",
+            "evil-localhost:9625",
+            "sub.localhost",
+        ] {
+            assert!(!names.allow(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn every_answer_forbids_caching_and_guessing() {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let answer = runtime.block_on(protect(StatusCode::SERVICE_UNAVAILABLE.into_response()));
+        for (name, value) in [
+            ("cache-control", "no-store"),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("cross-origin-resource-policy", "same-origin"),
+        ] {
+            assert_eq!(answer.headers()[name], value, "{name}");
+        }
+        let policy = answer.headers()["content-security-policy"].to_str().expect("text");
+        assert!(policy.starts_with("default-src 'none';"), "{policy}");
+        assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+    }
 }

@@ -285,3 +285,6 @@ fn table<const N: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

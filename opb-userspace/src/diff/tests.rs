@@ -156,3 +156,47 @@ fn relays_and_ranges_are_named() {
         ]
     );
 }
+
+fn loaded(text: &str) -> Policy {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("policy.yaml");
+    std::fs::write(&path, text).expect("writes");
+    Policy::load(&[path]).expect("valid")
+}
+
+const RAN_OUT: &str = "{version: 1, relays: {r: {addresses: [192.0.2.0/31]}}, groups: {a: {prefixes: [203.0.113.0/24], relays: [r]}}, exemptions: [{prefix: 203.0.113.8/32, until: 2026-01-01T00:00:00Z}]}";
+
+#[test]
+fn an_exemption_that_has_run_out_makes_no_difference() {
+    let (old, now) = (loaded(RAN_OUT), Timestamp::now());
+    // It has run out: neither taking it away nor the same for good is as if it were in force.
+    let without =
+        loaded(&RAN_OUT.replace("{prefix: 203.0.113.8/32, until: 2026-01-01T00:00:00Z}", ""));
+    assert_eq!(diff(&old, &without, now), []);
+    assert_eq!(diff(&without, &old, now), []);
+    let for_good = loaded(&RAN_OUT.replace(", until: 2026-01-01T00:00:00Z", ""));
+    let changes = diff(&old, &for_good, now);
+    assert_eq!(changes.len(), 1);
+    assert_eq!(changes[0].new, super::Treatment::Exempt);
+    // While it was in force, it made a difference.
+    let then = "2025-12-31T00:00:00Z".parse().expect("a time");
+    assert_eq!(diff(&old, &without, then).len(), 1);
+}
+
+#[test]
+fn relays_are_gained_and_lost() {
+    let (old, now) = (loaded(RAN_OUT), Timestamp::now());
+    // A relay that is gone is lost and not gained, and the other way round.
+    let fewer = loaded(&RAN_OUT.replace("192.0.2.0/31", "192.0.2.0/32"));
+    let ranges = |ranges: &[super::Range]| {
+        ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    for (old, new, gained, lost) in
+        [(&old, &fewer, "", "192.0.2.1"), (&fewer, &old, "192.0.2.1", "")]
+    {
+        let changes = diff(old, new, now);
+        assert_eq!(changes.len(), 1, "{changes:?}");
+        let Change { relays_gained, relays_lost, .. } = &changes[0];
+        assert_eq!((ranges(relays_gained), ranges(relays_lost)), (gained.into(), lost.into()));
+    }
+}

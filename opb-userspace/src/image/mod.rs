@@ -11,6 +11,8 @@ mod tables;
 mod tree;
 
 #[cfg(test)]
+mod edge_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;

@@ -133,3 +133,30 @@ impl Side {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reset can be sent back where a packet comes in, and nowhere else.
+    #[test]
+    fn what_goes_out_is_not_answered() {
+        for role in [Role::Subscriber, Role::Core] {
+            for direction in Direction::ALL {
+                let wanted = Wanted {
+                    interface: "a".to_owned(),
+                    index: 1,
+                    role,
+                    direction,
+                    hook: HookChoice::Auto,
+                    unknown_drop: false,
+                };
+                for hook in Hook::ALL {
+                    let is_silent = wanted.settings(hook, false).has(Settings::SILENT);
+                    let comes_in = (role == Role::Subscriber) == (direction == Direction::Upstream);
+                    assert_eq!(is_silent, !comes_in, "{wanted:?} on {hook:?}");
+                }
+            }
+        }
+    }
+}

@@ -179,3 +179,7 @@ fn no_records(error: &NetError) -> Result<(Vec<IpAddr>, Duration), String> {
         _ => Ok((Vec::new(), LONGEST)),
     }
 }
+
+#[cfg(test)]
+#[path = "resolver_tests.rs"]
+mod tests;

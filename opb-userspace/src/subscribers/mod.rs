@@ -229,4 +229,6 @@ impl Row {
 }
 
 #[cfg(test)]
+mod entry_tests;
+#[cfg(test)]
 mod tests;

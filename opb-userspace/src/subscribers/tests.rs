@@ -21,14 +21,14 @@ groups:
 exemptions: [{prefix: 203.0.113.7/32, reason: contract}]
 ";
 
-fn policy(text: &str) -> Policy {
+pub(super) fn policy(text: &str) -> Policy {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("policy.yaml");
     std::fs::write(&path, text).expect("writes");
     Policy::load(&[path]).expect("valid")
 }
 
-fn prefix(text: &str) -> Prefix {
+pub(super) fn prefix(text: &str) -> Prefix {
     text.parse().expect("a prefix")
 }
 
@@ -36,7 +36,7 @@ fn who() -> Arc<Who> {
     Arc::new(Who { uid: 0, pid: Some(1), user: Some("root".to_owned()) })
 }
 
-fn entry(group: Option<&str>, until: Option<Timestamp>) -> Entry {
+pub(super) fn entry(group: Option<&str>, until: Option<Timestamp>) -> Entry {
     let (group, created) = (group.map(Into::into), Timestamp::UNIX_EPOCH);
     Entry { group, reason: None, until, created, by: who() }
 }
@@ -60,7 +60,7 @@ fn add(entries: &mut Entries, new: Vec<NewEntry>, partial: bool) -> Answer {
     answer
 }
 
-fn open(directory: &Path) -> Entries {
+pub(super) fn open(directory: &Path) -> Entries {
     Entries::open(directory).expect("the store opens")
 }
 

@@ -236,3 +236,7 @@ fn hook_and_mode(hook: &str) -> (&str, &str) {
         _ => ("tc", "tcx"),
     }
 }
+
+#[cfg(test)]
+#[path = "metrics_tests.rs"]
+mod tests;

@@ -138,4 +138,29 @@ mod tests {
         let mode = fs::metadata(one.path().join(KEY_FILE)).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
+
+    /// All 128 bits are in use, so that a mask of the wrong width shows.
+    #[test]
+    fn truncation_leaves_the_network_and_nothing_else() {
+        let truncate = Privacy::Truncate;
+        let full = [0x2001_0db8_1234_abcd, 0x0123_4567_89ab_cdef];
+        assert_eq!(truncate.keep(full), [0x2001_0db8_1234_0000, 0]);
+        assert_eq!(truncate.show(full), "2001:db8:1234::/48");
+        assert_eq!(truncate.keep([0, 0xffff_cb00_71ff]), [0, 0xffff_cb00_7100]);
+    }
+
+    #[test]
+    fn a_key_that_is_too_short_is_replaced() {
+        let state = tempfile::tempdir().expect("a directory");
+        let path = state.path().join(KEY_FILE);
+        for short in [&b""[..], b"short", &[7; 31]] {
+            fs::write(&path, short).expect("writes");
+            let Privacy::Hash(key) = Privacy::open(Addresses::Hash, state.path()).expect("opens")
+            else {
+                panic!("another rule");
+            };
+            assert_eq!((key.len(), &fs::read(&path).expect("a key")), (32, &key));
+            assert_ne!(key, [0; 32]);
+        }
+    }
 }

@@ -131,6 +131,14 @@ pub fn pass_in_tcx(netns: &Netns, interface: &str) -> Result<OwnedFd> {
     link(Kind::Tc, netns, interface, BPF_TCX_INGRESS, BPF_F_BEFORE)
 }
 
+/// Puts a TC program on the TCX hook of what comes in that accepts everything: no program behind it is asked.
+pub fn accept_in_tcx(netns: &Netns, interface: &str) -> Result<OwnedFd> {
+    const BPF_TCX_INGRESS: u32 = 46;
+    // r0 = TC_ACT_OK; exit
+    let program = load_code(3, 0, &[0xb7, 0x95])?;
+    attach(Kind::Tc, &program, netns, interface, BPF_TCX_INGRESS, 0)
+}
+
 /// Puts an XDP program on an interface that sends all that comes in out by another one, likewise. Its name is the same.
 pub fn redirect_in_xdp(netns: &Netns, interface: &str, into: &str) -> Result<OwnedFd> {
     const BPF_MAP_CREATE: libc::c_long = 0;

@@ -284,6 +284,8 @@ fn source_routes(table: &mut Table) {
     let zero = relayed(&[7, 0, 131, 7, 4, 192, 0, 2, 25]);
     let description = "an option list that cannot be read is trusted with nothing";
     v4(table, "route-unreadable", description, zero, route);
+    let one = relayed(&[7, 1, 1, 0]);
+    v4(table, "route-length-1", "an option that ends within its own header", one, route);
     let monitored = Ipv4::new(MONITORED.v4, ISP.v4).source_route(131, &hops);
     let would = would_drop(Reason::SourceRoute, "monitored");
     let monitored = monitored.carrying(Tcp::syn_to(25));

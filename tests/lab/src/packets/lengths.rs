@@ -246,6 +246,11 @@ fn pppoe(table: &mut Table) {
     let mut padded = session(42).carrying(&syn_v4());
     padded.resize(70, 0);
     row("padded", "right, with padding behind", padded, DENIED);
+    let hidden = "leaves out the IP header: the port behind it is not believed";
+    let packet = Ipv4::new(DYNAMIC.v4, OUTSIDE.v4).carrying(other_port());
+    row("2-port-443", hidden, session(2).carrying(&packet), MALFORMED);
+    let packet = Ipv6::new(DYNAMIC.v6, OUTSIDE.v6).carrying(other_port());
+    row("2-port-443-v6", hidden, session(2).carrying(&packet), MALFORMED);
 }
 
 /// The frame ends before the packet that it carries does.

@@ -231,6 +231,14 @@ fn relays(table: &mut Table) {
         table.both(name, description, (from, to), Tcp::syn_to(25), UP, expected);
     }
     table.both(
+        "reject-silent",
+        "where no answer can be sent, a rejection is a drop",
+        (REJECTING, OUTSIDE),
+        Tcp::syn_to(25),
+        UP.with(Settings::SILENT),
+        drop(Reason::Policy, "rejecting"),
+    );
+    table.both(
         "relay-any-ack",
         "match: any has relays too",
         (ANY, ISP),

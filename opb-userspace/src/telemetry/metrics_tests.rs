@@ -1,0 +1,125 @@
+//! The values of metrics: that their names exist, a real Prometheus says.
+
+use serde_json::json;
+
+use super::*;
+
+fn status(state: &str, success: bool) -> Status {
+    let interface = |name: &str, hook: &str| json!({"name": name, "role": "subscriber", "direction": "upstream", "hook": hook});
+    let group = json!({
+        "name": "dyn", "action": "drop", "match": "syn", "downstream": "off", "ports": [25],
+        "prefixes_v4": 3, "prefixes_v6": 5,
+    });
+    let policy = json!({
+        "generation": 42, "digest": "d1", "image_bytes": 4096, "groups": [group],
+        "nodes": {"used": 1, "max": 2},
+    });
+    let status = json!({
+        "state": state, "version": "1", "abi": 1, "pid": 1, "since": "2026-01-01T00:00:00Z",
+        "policy": policy,
+        "last_reload": {
+            "time": "2026-01-01T00:01:40Z", "trigger": "files", "success": success,
+            "outcome": "unchanged",
+        },
+        "interfaces": [
+            interface("a0", "xdp"), interface("a1", "xdp-generic"), interface("a2", "tcx"),
+            interface("a3", "clsact"),
+        ],
+        "problems": [], "warnings": [],
+    });
+    serde_json::from_value(status).expect("a status")
+}
+
+fn totals() -> Totals {
+    let row = |of: Option<&str>, packets, bytes| CounterRow {
+        of: of.map(str::to_owned),
+        direction: "upstream",
+        verdict: "drop",
+        reason: "policy",
+        packets,
+        bytes,
+    };
+    Totals {
+        by_group: vec![row(Some("dyn"), 7, 700), row(None, 1, 99)],
+        by_interface: vec![row(Some("a0"), 8, 799)],
+        events: 11,
+        lost: 12,
+        evicted: 13,
+        talkers: 14,
+        suspects: 15,
+        ..Totals::default()
+    }
+}
+
+fn assert_has(page: &str, lines: &[&str]) {
+    let missing = lines.iter().filter(|line| !page.lines().any(|found| found == **line));
+    let missing: Vec<_> = missing.collect();
+    assert!(missing.is_empty(), "no {missing:#?} in\n{page}");
+}
+
+#[test]
+fn values_are_those_of_the_status_and_the_counters() {
+    let page = render(&status("enforcing", true), &totals()).expect("renders");
+    let of = |kind: &str, name: &str| {
+        format!("{{direction=\"upstream\",{kind}=\"{name}\",reason=\"policy\",verdict=\"drop\"}}")
+    };
+    let counters = [
+        ("opb_packets_total", of("group", "dyn"), 7),
+        ("opb_bytes_total", of("group", "dyn"), 700),
+        ("opb_packets_total", of("group", "-"), 1),
+        ("opb_bytes_total", of("group", "-"), 99),
+        ("opb_interface_packets_total", of("interface", "a0"), 8),
+        ("opb_interface_bytes_total", of("interface", "a0"), 799),
+    ];
+    let counters = counters.map(|(metric, labels, value)| format!("{metric}{labels} {value}"));
+    let mut expected: Vec<&str> = counters.iter().map(String::as_str).collect();
+    expected.extend([
+        "opb_events_total 11",
+        "opb_events_lost_total 12",
+        "opb_talkers_evicted_total 13",
+        "opb_talkers 14",
+        "opb_suspects_total 15",
+        "opb_policy_generation 42",
+        "opb_image_bytes 4096",
+        "opb_policy_info{digest=\"d1\"} 1",
+        "opb_prefixes{family=\"ipv4\",group=\"dyn\"} 3",
+        "opb_prefixes{family=\"ipv6\",group=\"dyn\"} 5",
+        "opb_policy_last_reload_timestamp_seconds 1767225700",
+    ]);
+    assert_has(&page, &expected);
+}
+
+#[test]
+fn what_is_wrong_is_zero() {
+    for (state, success, enforcing, reload) in [
+        ("enforcing", true, 1, 1),
+        ("enforcing", false, 1, 0),
+        ("degraded", true, 0, 1),
+        ("degraded", false, 0, 0),
+    ] {
+        let page = render(&status(state, success), &Totals::default()).expect("renders");
+        assert_has(
+            &page,
+            &[
+                &format!("opb_enforcing {enforcing}"),
+                &format!("opb_policy_last_reload_success {reload}"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn hooks_have_their_own_labels() {
+    let page = render(&status("enforcing", true), &Totals::default()).expect("renders");
+    for (interface, hook, mode) in [
+        ("a0", "xdp", "native"),
+        ("a1", "xdp", "generic"),
+        ("a2", "tc", "tcx"),
+        ("a3", "tc", "clsact"),
+    ] {
+        let labels = format!(
+            "hook=\"{hook}\",interface=\"{interface}\",mode=\"{mode}\",role=\"subscriber\""
+        );
+        assert_has(&page, &[&format!("opb_interface_attached{{{labels}}} 1")]);
+    }
+}
