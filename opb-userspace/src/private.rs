@@ -46,10 +46,10 @@ impl Access {
 /// directory stays as it is, and others must not be able to write to it.
 pub fn directory(path: &Path, access: Access, is_ours: impl Fn(&str) -> bool) -> Result<(), Error> {
     let failed = |source| Error::Io { path: path.into(), source };
-    match fs::metadata(path) {
+    match look(path) {
         Ok(found) => return check(path, &found, access, is_ours),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(failed)?;
@@ -58,9 +58,20 @@ pub fn directory(path: &Path, access: Access, is_ours: impl Fn(&str) -> bool) ->
         Ok(()) => close(path, access).map_err(failed),
         // Somebody was faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            check(path, &fs::metadata(path).map_err(failed)?, access, is_ours)
+            check(path, &look(path)?, access, is_ours)
         }
         Err(error) => Err(failed(error)),
+    }
+}
+
+/// What is at `path`, or where a link leads that is ours: one of a stranger would have us close any directory of ours.
+fn look(path: &Path) -> Result<Metadata, Error> {
+    let failed = |source| Error::Io { path: path.into(), source };
+    let found = fs::symlink_metadata(path).map_err(failed)?;
+    match found.is_symlink() {
+        false => Ok(found),
+        true if is_trusted(&found) => fs::metadata(path).map_err(failed),
+        true => Err(foreign(path, &found)),
     }
 }
 
@@ -182,6 +193,23 @@ mod tests {
             assert!(matches!(directory(), Err(Error::Writable { .. })), "{open:o}");
             assert_eq!(mode(&path), open);
         }
+    }
+
+    #[test]
+    #[ignore = "root: cargo xtask test --lane kernel"]
+    fn a_link_of_a_stranger_leads_nowhere() {
+        let place = tempfile::tempdir().expect("a directory");
+        let [target, link] = ["target", "link"].map(|name| place.path().join(name));
+        fs::create_dir(&target).expect("makes");
+        set(&target, 0o755);
+        std::os::unix::fs::symlink(&target, &link).expect("links");
+        std::os::unix::fs::lchown(&link, Some(65534), Some(65534)).expect("gives away");
+        let found = directory(&link, Access::default(), |_| true);
+        assert!(matches!(found, Err(Error::Owner { .. })), "{found:?}");
+        assert_eq!(mode(&target), 0o755, "nobody can have it closed");
+        std::os::unix::fs::lchown(&link, Some(0), Some(0)).expect("takes back");
+        directory(&link, Access::default(), |_| true).expect("ours");
+        assert_eq!(mode(&target), 0o700);
     }
 
     #[test]

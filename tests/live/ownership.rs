@@ -4,13 +4,19 @@ use std::{
     fs::{File, Permissions},
     io,
     os::{
+        fd::AsRawFd as _,
         linux::net::SocketAddrExt as _,
         unix::{
-            fs::{MetadataExt as _, PermissionsExt as _, chown},
+            fs::{MetadataExt as _, PermissionsExt as _, chown, symlink},
             net::{SocketAddr, UnixListener},
         },
     },
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -27,23 +33,26 @@ const NOBODY: u32 = 65534;
 /// Does it in the gateway's namespace with the rights of `nobody`. What `work` returns stays open.
 fn as_nobody<T: Send>(node: &Node, work: impl FnOnce() -> T + Send) -> Result<T> {
     node.gateway.enter(|| {
-        // Of this thread alone, which ends with the work: hence the raw calls.
-        for (number, name) in
-            [(libc::SYS_setresgid, "setresgid"), (libc::SYS_setresuid, "setresuid")]
-        {
-            // SAFETY: system calls on plain numbers.
-            let result = unsafe {
-                if number == libc::SYS_setresgid {
-                    libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>());
-                }
-                libc::syscall(number, NOBODY, NOBODY, NOBODY)
-            };
-            if result != 0 {
-                return Err(io::Error::last_os_error()).context(name);
-            }
-        }
+        become_nobody()?;
         Ok(work())
     })
+}
+
+/// Of this thread alone, which ends with its work: hence the raw calls.
+fn become_nobody() -> Result<()> {
+    for (number, name) in [(libc::SYS_setresgid, "setresgid"), (libc::SYS_setresuid, "setresuid")] {
+        // SAFETY: system calls on plain numbers.
+        let result = unsafe {
+            if number == libc::SYS_setresgid {
+                libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>());
+            }
+            libc::syscall(number, NOBODY, NOBODY, NOBODY)
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error()).context(name);
+        }
+    }
+    Ok(())
 }
 
 /// Takes a lock, if the file can be opened for that.
@@ -121,6 +130,66 @@ fn a_pin_directory_that_nobody_made_first_is_no_obstacle() -> Result<()> {
         assert_eq!((found.uid(), found.mode() & 0o777), (0, 0o700), "{}", path.display());
     }
     assert!(node.said().contains("65534"), "{}", node.said());
+    node.stop()
+}
+
+/// Directories in each other, too many for any path.
+fn dig(top: &Path) -> io::Result<()> {
+    fs::create_dir(top)?;
+    let mut here = File::open(top)?;
+    for _ in 0..3000 {
+        let next = format!("/proc/self/fd/{}/d", here.as_raw_fd());
+        fs::create_dir(&next)?;
+        here = File::open(next)?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn whatever_nobody_puts_where_pins_belong_is_no_obstacle() -> Result<()> {
+    let mut node = Node::prepare("")?;
+    fs::set_permissions(node.mount(), Permissions::from_mode(0o1777))?;
+    let pins = node.mount().join("opb");
+    let target = node.path("target");
+    fs::create_dir(&target)?;
+    fs::set_permissions(&target, Permissions::from_mode(0o755))?;
+    for what in ["a link", "a link inside", "a deep hole"] {
+        as_nobody(&node, || match what {
+            "a link" => symlink(&target, &pins),
+            "a link inside" => fs::create_dir(&pins).and_then(|()| symlink("x", pins.join("v1"))),
+            _ => dig(&pins),
+        })?
+        .context(what)?;
+        node.run().context(what)?;
+        filters(&node).context(what)?;
+        assert_eq!(fs::metadata(&pins)?.uid(), 0, "{what}");
+        node.stop()?;
+        node.ask(&["detach", "--config", "opb.yaml"])?;
+        assert!(!pins.exists(), "{what}");
+    }
+    // Somebody who does not stop.
+    let done = Arc::new(AtomicBool::new(false));
+    let (stop, place, link) = (Arc::clone(&done), pins.clone(), target.clone());
+    let racer = thread::spawn(move || {
+        become_nobody().expect("root may");
+        let mut made = 0;
+        while !stop.load(Ordering::Relaxed) {
+            made += usize::from(symlink(&link, &place).is_ok());
+            drop(fs::remove_file(&place));
+            made += usize::from(fs::create_dir(&place).is_ok());
+        }
+        made
+    });
+    let result = node.run();
+    done.store(true, Ordering::Relaxed);
+    let made = racer.join().ok().context("the racer ends")?;
+    result?;
+    assert!(made > 0, "the race is one");
+    filters(&node)?;
+    let found = fs::metadata(&target)?;
+    assert_eq!(found.mode() & 0o777, 0o755, "nobody can have a directory of ours closed");
+    assert_eq!(fs::read_dir(&target)?.count(), 0, "nothing was put there");
     node.stop()
 }
 

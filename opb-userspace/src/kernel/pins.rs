@@ -21,6 +21,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, MapType};
+use jiff::Timestamp;
 use nix::{
     fcntl::{Flock, FlockArg},
     sys::statfs::{BPF_FS_MAGIC, statfs},
@@ -170,30 +171,93 @@ fn make(pins: &Path, directory: &Path) -> Result<(), Error> {
         pins.ancestors().take_while(|path| path.parent().is_some_and(|it| check_bpffs(it).is_ok()));
     let above: Vec<_> = above.collect();
     for path in above.into_iter().rev() {
-        evict(path)?;
-        let is_ours = |name: &str| path == pins && name.starts_with('v');
-        private::directory(path, Access::default(), is_ours)?;
+        own(path, |name| path == pins && name.starts_with('v'))?;
     }
     for path in [directory.to_owned(), directory.join("links")] {
-        evict(&path)?;
-        private::directory(&path, Access::default(), |_| true)?;
+        own(&path, |_| true)?;
     }
     let links = directory.join("links");
     tidy(&links).map_err(Error::path("remove what is in", &links))
 }
 
-/// Removes a directory that a stranger made where ours belongs. If there is something else in it than directories, it may be the
-/// filter of a daemon that ran as that user: then it is refused.
+/// Makes a directory that is ours alone, in the place of whatever a stranger has put there, and puts there again and again.
+fn own(path: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), Error> {
+    const ATTEMPTS: usize = 1000;
+    let mut attempts = 0;
+    loop {
+        evict(path)?;
+        attempts += 1;
+        match private::directory(path, Access::default(), &is_ours) {
+            Err(error) if attempts < ATTEMPTS && is_of_a_moment(&error) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// It was there when ours was to be made, and may be gone by now.
+fn is_of_a_moment(error: &private::Error) -> bool {
+    match error {
+        private::Error::Owner { .. } => true,
+        private::Error::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        private::Error::Writable { .. } => false,
+    }
+}
+
+/// Gives another name to what a stranger made where ours belongs: it may be too deep to be looked through, or to be removed. If
+/// there are pins in it, it may be the filter of a daemon that ran as that user: then it is refused.
 fn evict(path: &Path) -> Result<(), Error> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) if !private::is_trusted(&found) => found,
         _ => return Ok(()),
     };
-    if !found.is_dir() || !is_hollow(path).map_err(Error::path("list", path))? {
+    let has_pins = match found.is_dir() {
+        true => has_pins(path, LEVELS).map_err(Error::path("list", path))?,
+        false => found.is_file(),
+    };
+    if has_pins {
         return Err(private::foreign(path, &found).into());
     }
-    tracing::warn!("{}: removed", private::foreign(path, &found));
-    fs::remove_dir_all(path).map_err(Error::path("remove", path))
+    // The file system takes no dots in names.
+    let now = Timestamp::now().as_nanosecond();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!("{name}-not-ours-{now}"));
+    match fs::rename(path, &aside) {
+        Ok(()) => {
+            let stranger = private::foreign(path, &found);
+            tracing::warn!("{stranger}: it is {} now", aside.display());
+            // If it is empty, or a link.
+            drop(fs::remove_dir(&aside).or_else(|_| fs::remove_file(&aside)));
+            Ok(())
+        }
+        // Whoever made it took it away.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::path("rename", path)(error)),
+    }
+}
+
+/// Directories below each other in which there may be pins, the first included.
+const LEVELS: usize = 3;
+
+/// Whether anything is pinned in `path` where a daemon would have pinned it.
+fn has_pins(path: &Path, levels: usize) -> io::Result<bool> {
+    let gone = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+    };
+    let entries = match fs::read_dir(path) {
+        Err(error) if gone(&error) => return Ok(false),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let kind = match entry.file_type() {
+            Err(error) if gone(&error) => continue,
+            kind => kind?,
+        };
+        if kind.is_file() || kind.is_dir() && levels > 1 && has_pins(&entry.path(), levels - 1)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether nothing but directories is below `path`.
@@ -237,7 +301,12 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 
 /// Whether what is made at `pins` would be on a BPF file system.
 pub(super) fn check_bpffs(pins: &Path) -> Result<(), Error> {
-    let above = pins.ancestors().find(|path| path.exists()).unwrap_or(pins);
+    // Where a stranger's link leads does not matter: it will not stay.
+    let is_there = |path: &&Path| {
+        fs::symlink_metadata(path)
+            .is_ok_and(|found| !found.is_symlink() || private::is_trusted(&found) && path.exists())
+    };
+    let above = pins.ancestors().find(is_there).unwrap_or(pins);
     let kind = statfs(above).map_err(io::Error::from).map_err(Error::path("examine", above))?;
     if kind.filesystem_type() == BPF_FS_MAGIC {
         Ok(())

@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use aya::maps::{MapInfo, loaded_maps};
+use aya::maps::{MapInfo, MapType, loaded_maps};
 use aya_obj::generated::{BPF_F_NO_PREALLOC, bpf_map_type};
 
 use super::sys::{self, MapShape};
@@ -44,7 +44,12 @@ pub(super) fn has_daemon(policy: u32) -> bool {
 fn present(policy: u32) -> impl Iterator<Item = u32> {
     // One that ends meanwhile is none.
     let maps = loaded_maps().flatten();
-    let is_one = move |map: &MapInfo| map.name() == NAME.to_bytes() && map.max_entries() == policy;
+    // Of that kind: where the machine allows it, anybody can make a map of another one by that name.
+    let is_one = move |map: &MapInfo| {
+        map.name() == NAME.to_bytes()
+            && map.max_entries() == policy
+            && map.map_type().is_ok_and(|kind| kind == MapType::LpmTrie)
+    };
     maps.filter(is_one).map(|map| map.id())
 }
 
@@ -65,6 +70,14 @@ mod tests {
         let _other = Presence::new(POLICY - 1).expect("of another map");
         drop(first);
         assert!(!has_daemon(POLICY));
+        let shape = MapShape {
+            kind: bpf_map_type::BPF_MAP_TYPE_ARRAY,
+            value_size: 1,
+            entries: 7,
+            flags: 0,
+        };
+        let _other = sys::create_map(NAME, &shape, None).expect("anybody may have one");
+        assert!(!has_daemon(7), "of another kind");
         Presence::new(POLICY).expect("nobody is there any more");
     }
 }

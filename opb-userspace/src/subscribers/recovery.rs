@@ -1,7 +1,7 @@
 //! A store after an error. The database takes nothing any more until it is opened again, and what the failed transaction has left
 //! is not known before that.
 
-use super::{Batch, Changes, Entries, Error, trial::Step};
+use super::{Batch, Changes, Entries, Error, Map, Store, Trial, trial::Step};
 
 impl Entries {
     /// Why the store takes no changes, if so.
@@ -11,18 +11,54 @@ impl Entries {
 
     /// Opens the store again, and brings it to what is in memory: everything that was acknowledged, and nothing that was refused.
     pub fn recover(&mut self) -> Result<(), Error> {
-        self.store.reopen()?;
-        let (found, trial) = (self.store.entries()?, self.store.trial()?);
-        let missing = self.map.iter().filter(|(prefix, entry)| found.get(prefix) != Some(*entry));
-        let mut entries: Changes =
-            missing.map(|(&prefix, entry)| (prefix, Some(entry.clone()))).collect();
-        let refused = found.keys().filter(|prefix| !self.map.contains_key(prefix));
-        entries.extend(refused.map(|&prefix| (prefix, None)));
-        if trial != self.trial {
-            self.store.commit(&Batch { entries: Changes::new(), trial: Some(Step::End) })?;
-            let trial = self.trial.clone().map(Step::Begin);
-            return self.store.commit(&Batch { entries, trial });
-        }
-        if entries.is_empty() { Ok(()) } else { self.store.commit(&Batch { entries, trial: None }) }
+        let Self { store, map, trial, .. } = self;
+        store.reopen(|store| restore(store, map, trial.as_ref()))
+    }
+}
+
+fn restore(store: &Store, map: &Map, trial: Option<&Trial>) -> Result<(), Error> {
+    let (found, found_trial) = (store.entries()?, store.trial()?);
+    let missing = map.iter().filter(|(prefix, entry)| found.get(prefix) != Some(*entry));
+    let mut entries: Changes =
+        missing.map(|(&prefix, entry)| (prefix, Some(entry.clone()))).collect();
+    let refused = found.keys().filter(|prefix| !map.contains_key(prefix));
+    entries.extend(refused.map(|&prefix| (prefix, None)));
+    if found_trial.as_ref() != trial {
+        store.commit(&Batch { entries: Changes::new(), trial: Some(Step::End) })?;
+        let trial = trial.cloned().map(Step::Begin);
+        return store.commit(&Batch { entries, trial });
+    }
+    if entries.is_empty() { Ok(()) } else { store.commit(&Batch { entries, trial: None }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::subscribers::tests::{add, open, wanted};
+
+    /// A store that lost everything, found when it is opened again after an error.
+    #[test]
+    fn a_loss_is_told_unless_it_was_made_good() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let lose = || {
+            let mut entries = open(directory.path());
+            add(&mut entries, vec![wanted("203.0.113.7", Some("a"))], false);
+            fs::remove_file(directory.path().join("entries.redb")).expect("removes");
+            entries
+        };
+        lose().recover().expect("opens again");
+        let entries = open(directory.path());
+        assert_eq!((entries.map.len(), entries.store.loss()), (1, None));
+        drop(entries);
+
+        let mut entries = lose();
+        let path = directory.path().to_owned();
+        let died = entries.store.reopen(|_| Err(Error::InUse { path }));
+        assert!(died.is_err() && entries.broken().is_some(), "it is tried again");
+        drop(entries);
+        let entries = open(directory.path());
+        assert!(entries.map.is_empty() && entries.store.loss().is_some(), "nobody made it good");
     }
 }

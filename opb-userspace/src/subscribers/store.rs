@@ -156,13 +156,22 @@ impl Store {
         self.broken.borrow().clone()
     }
 
-    /// Closes the database and opens it again. It takes changes again if there is no error.
-    pub(super) fn reopen(&mut self) -> Result<(), Error> {
+    /// Closes the database and opens it again, and has `restore` bring it to what was acknowledged. It takes changes again if there
+    /// is no error. Until then, the mark says what was there before: what is found may be less, and this process may end.
+    pub(super) fn reopen(
+        &mut self,
+        restore: impl FnOnce(&Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         self.database = None;
         let database = open_file(&self.path).inspect_err(|error| self.break_with(error))?;
         self.database = Some(database);
         *self.broken.borrow_mut() = None;
-        self.check_version().map(drop)
+        let mark = self.mark.take();
+        let restored = self.check_version().and_then(|_| restore(self));
+        self.mark = mark;
+        let restored = restored.and_then(|()| self.check_version());
+        // Reading may have failed, too, after which more would be written on top of what was lost.
+        restored.inspect_err(|error| self.break_with(error)).map(drop)
     }
 
     /// What was lost of it and nobody has taken note of.

@@ -41,7 +41,7 @@ pub(super) fn entry(group: Option<&str>, until: Option<Timestamp>) -> Entry {
     Entry { group, reason: None, until, created, by: who() }
 }
 
-fn wanted(prefix: &str, group: Option<&str>) -> NewEntry {
+pub(super) fn wanted(prefix: &str, group: Option<&str>) -> NewEntry {
     NewEntry {
         prefix: prefix.to_owned(),
         group: group.map(Into::into),
@@ -51,7 +51,7 @@ fn wanted(prefix: &str, group: Option<&str>) -> NewEntry {
     }
 }
 
-fn add(entries: &mut Entries, new: Vec<NewEntry>, partial: bool) -> Answer {
+pub(super) fn add(entries: &mut Entries, new: Vec<NewEntry>, partial: bool) -> Answer {
     let policy = policy(POLICY);
     let mut staging = Staging::new(entries, &policy, Timestamp::now());
     let answer = staging.stage(Request::Add(Addition { entries: new, partial }, who()));
