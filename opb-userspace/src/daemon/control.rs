@@ -12,7 +12,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::watch,
+    sync::{Semaphore, watch},
 };
 
 use super::{
@@ -37,9 +37,14 @@ pub struct Refusal {
 pub(super) struct App {
     pub(super) enforcer: Worker<Enforcer>,
     pub(super) desk: Desk,
-    board: Board,
+    pub(super) board: Board,
     explained: Arc<Rate>,
+    /// Lists that may be on their way: each holds all entries in memory until the other end has taken them.
+    pub(super) lists: Arc<Semaphore>,
 }
+
+/// Lists of entries at a time.
+const LISTS: usize = 2;
 
 pub(super) const LIMITS: Limits = Limits {
     name: "control",
@@ -85,7 +90,13 @@ pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
         .method_not_allowed_fallback(async || {
             Refused::new(StatusCode::METHOD_NOT_ALLOWED, "the endpoint wants another method")
         })
-        .with_state(App { enforcer, desk: Desk::default(), board, explained })
+        .with_state(App {
+            enforcer,
+            desk: Desk::default(),
+            board,
+            explained,
+            lists: Arc::new(Semaphore::new(LISTS)),
+        })
 }
 
 /// Never waits for the enforcer: it may be compiling.

@@ -79,7 +79,7 @@ pub(super) struct Refusals(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
 /// Zeros are shown, too: an alert can tell the first refusal from a metric that has just appeared.
 impl Default for Refusals {
     fn default() -> Self {
-        let reasons = ["crowded", "deadline", "full", "malformed", "rate", "slow"];
+        let reasons = ["crowded", "deadline", "full", "lists", "malformed", "rate", "slow"];
         let of = |listener| reasons.map(|why| ((listener, why), 0));
         Self(Mutex::new(["control", "http"].into_iter().flat_map(of).collect()))
     }

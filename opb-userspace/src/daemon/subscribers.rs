@@ -9,7 +9,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    body::HttpBody as _,
+    body::{Body, HttpBody as _},
     extract::{
         self, ConnectInfo, DefaultBodyLimit, Query as Parameters, State,
         rejection::{JsonRejection, QueryRejection},
@@ -19,6 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use http_body_util::BodyExt as _;
 use nix::unistd::{Uid, User};
 use tokio::{
     net::UnixStream,
@@ -26,7 +27,7 @@ use tokio::{
 };
 
 use super::{
-    control::{App, How, Refused},
+    control::{self, App, How, Refused},
     enforcer::{Enforcer, Refusal, Waiting},
     serve::Caller,
     threads::Threads,
@@ -167,7 +168,19 @@ impl Users {
 }
 
 async fn list(State(app): State<App>) -> Result<Response, Refused> {
-    Ok(Json(app.enforcer.call(|it| it.entries()).await?).into_response())
+    let Ok(turn) = Arc::clone(&app.lists).try_acquire_owned() else {
+        app.board.refusals.count(control::LIMITS.name, "lists");
+        let error = "other lists are still being sent: ask again";
+        return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, error));
+    };
+    let response = Json(app.enforcer.call(|it| it.entries()).await?).into_response();
+    // The turn ends with the body, which is in memory until it is sent.
+    Ok(response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _turn = &turn;
+            frame
+        }))
+    }))
 }
 
 async fn add(
