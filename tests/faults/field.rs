@@ -21,12 +21,14 @@ use serde_json::Value;
 use crate::{
     inject::Supervised,
     node::{Node, POLICY},
-    plan::Fault,
+    plan::{Fault, Kind},
     witness::passes,
 };
 
 /// In which a command must have its answer.
 pub(crate) const ANSWER: Duration = Duration::from_secs(8);
+/// The same where the fault may be that there is none.
+pub(crate) const SHORT: Duration = Duration::from_millis(1500);
 /// In which the daemon must enforce by itself when nothing fails any more: it tries a hook again after ten seconds.
 pub(crate) const RECOVERY: Duration = Duration::from_secs(20);
 /// A second, and what a busy machine adds.
@@ -56,6 +58,8 @@ pub(crate) struct Field {
     /// Whether the second policy must be in force, if it is known.
     second: Option<bool>,
     appeared: Option<Instant>,
+    /// For an answer to a command.
+    pub(crate) patience: Duration,
 }
 
 impl Field {
@@ -66,7 +70,7 @@ impl Field {
         let file = fs::read_to_string(node.path("opb.yaml"))?;
         node.write("opb.yaml", &file.replace("http: off", &format!("http: {HTTP}")))?;
         let (entries, second, appeared) = (BTreeMap::new(), Some(false), None);
-        let mut field = Self { faulty: None, node, entries, second, appeared };
+        let mut field = Self { faulty: None, node, entries, second, appeared, patience: ANSWER };
         field.node.run()?;
         ensure!(field.sub0()?, "sub0 has no program");
         field.node.kill()?;
@@ -81,11 +85,11 @@ impl Field {
         fs::read_to_string(self.log()).unwrap_or_default()
     }
 
-    pub(crate) fn start(&mut self, fault: Option<Fault>) -> Result<()> {
+    pub(crate) fn start(&mut self, kinds: &[Kind], fault: Option<Fault>) -> Result<()> {
         let _ = fs::remove_file(self.log());
         let mut command = self.node.command(&["run", "--config", "opb.yaml"]);
         command.env("RUST_BACKTRACE", "1");
-        self.faulty = Some(Supervised::spawn(&mut command, &self.log(), fault)?);
+        self.faulty = Some(Supervised::spawn(&mut command, &self.log(), kinds, fault)?);
         Ok(())
     }
 
@@ -125,7 +129,7 @@ impl Field {
     }
 
     pub(crate) fn ask(&self, arguments: &[&str]) -> Result<Answer> {
-        let ended = match process::run(&mut self.node.command(arguments), ANSWER) {
+        let ended = match process::run(&mut self.node.command(arguments), self.patience) {
             Ok(ended) => ended,
             Err(error) if error.to_string().contains("was still running") => {
                 return Ok(Answer::Late);
@@ -155,7 +159,7 @@ impl Field {
     fn is_healthy(&self) -> Result<bool> {
         self.node.gateway.enter(|| {
             let Ok(mut stream) = TcpStream::connect(HTTP) else { return Ok(false) };
-            stream.set_read_timeout(Some(ANSWER))?;
+            stream.set_read_timeout(Some(self.patience))?;
             let mut answer = String::new();
             let asked = stream.write_all(b"GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n");
             let _ = asked.and_then(|()| stream.read_to_string(&mut answer));
@@ -299,8 +303,8 @@ impl Field {
 
     /// Another daemon, without a fault, finds what was acknowledged, and leaves everything as it was at first.
     pub(crate) fn restart(&mut self) -> Result<()> {
-        self.faulty = None;
-        self.start(None)?;
+        (self.faulty, self.patience) = (None, ANSWER);
+        self.start(&[], None)?;
         self.wait_enforcing()?;
         // Files are read at the start.
         let text = fs::read_to_string(self.node.path("policy.yaml"))?;

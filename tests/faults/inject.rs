@@ -44,8 +44,7 @@ const WRITE: &[libc::c_long] = &[
 ];
 const SYNC: &[libc::c_long] = &[libc::SYS_fsync, libc::SYS_fdatasync];
 const CLONE: &[libc::c_long] = &[libc::SYS_clone, libc::SYS_clone3];
-const OTHERS: &[libc::c_long] =
-    &[libc::SYS_bpf, libc::SYS_socket, libc::SYS_accept, libc::SYS_accept4];
+const ACCEPT: &[libc::c_long] = &[libc::SYS_accept, libc::SYS_accept4];
 
 /// What the supervisor does, and what it has seen.
 #[derive(Default)]
@@ -66,8 +65,14 @@ pub(crate) struct Supervised {
 }
 
 impl Supervised {
-    pub(crate) fn spawn(command: &mut Command, log: &Path, fault: Option<Fault>) -> Result<Self> {
-        install(command);
+    /// With a supervisor of calls of these kinds: each question costs time.
+    pub(crate) fn spawn(
+        command: &mut Command,
+        log: &Path,
+        kinds: &[Kind],
+        fault: Option<Fault>,
+    ) -> Result<Self> {
+        install(command, kinds);
         let process = Process::spawn("opb run", command, log)?;
         let rules = Arc::new(Rules { fault: Mutex::new(fault), ..Rules::default() });
         let supervisor = Supervisor::of(process.id(), Arc::clone(&rules))?;
@@ -106,8 +111,8 @@ impl Drop for Supervised {
 }
 
 /// Puts the filter around what `command` will run.
-fn install(command: &mut Command) {
-    let filter = filter();
+fn install(command: &mut Command, kinds: &[Kind]) {
+    let filter = filter(kinds);
     // SAFETY: two system calls on memory that the closure owns; they neither allocate nor lock.
     unsafe {
         command.pre_exec(move || {
@@ -128,10 +133,22 @@ fn install(command: &mut Command) {
     }
 }
 
-/// Asks the supervisor about the calls above, and nobody about any other.
-fn filter() -> Vec<libc::sock_filter> {
-    let lists = [OPEN, READ, WRITE, SYNC, CLONE, OTHERS];
-    let calls: Vec<libc::c_long> = lists.concat();
+const fn calls(kind: Kind) -> &'static [libc::c_long] {
+    match kind {
+        Kind::Open => OPEN,
+        Kind::ReadFile | Kind::ReadSocket => READ,
+        Kind::WriteFile | Kind::WriteSocket => WRITE,
+        Kind::Sync => SYNC,
+        Kind::Clone => CLONE,
+        Kind::Bpf => &[libc::SYS_bpf],
+        Kind::Socket => &[libc::SYS_socket],
+        Kind::Accept => ACCEPT,
+    }
+}
+
+/// Asks the supervisor about calls of these kinds, and nobody about any other.
+fn filter(kinds: &[Kind]) -> Vec<libc::sock_filter> {
+    let calls: Vec<libc::c_long> = kinds.iter().flat_map(|kind| calls(*kind)).copied().collect();
     let step = |code: u32, k: u32, jt: u8| libc::sock_filter { code: code as u16, jt, jf: 0, k };
     // The number of the call is the first word.
     let mut steps = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)];
@@ -221,19 +238,14 @@ impl Supervisor {
 
     fn kind(&self, call: &libc::seccomp_notif) -> Option<Kind> {
         let number = libc::c_long::from(call.data.nr);
-        let of = |calls: &[libc::c_long]| calls.contains(&number);
-        match () {
-            () if of(OPEN) => Some(Kind::Open),
-            () if of(SYNC) => Some(Kind::Sync),
-            () if of(CLONE) => Some(Kind::Clone),
-            () if of(&[libc::SYS_bpf]) => Some(Kind::Bpf),
-            () if of(&[libc::SYS_socket]) => Some(Kind::Socket),
-            () if of(&[libc::SYS_accept, libc::SYS_accept4]) => Some(Kind::Accept),
-            () => {
-                let (file, socket) = if of(READ) {
-                    (Kind::ReadFile, Kind::ReadSocket)
+        let of = |kind: &Kind| calls(*kind).contains(&number);
+        // Of the two that are read or written, the first: that of files.
+        match Kind::ALL.into_iter().find(of)? {
+            kind @ (Kind::ReadFile | Kind::WriteFile) => {
+                let (file, socket) = if kind == Kind::ReadFile {
+                    (kind, Kind::ReadSocket)
                 } else {
-                    (Kind::WriteFile, Kind::WriteSocket)
+                    (kind, Kind::WriteSocket)
                 };
                 let descriptor = call.data.args[0] as libc::c_int;
                 let path = format!("/proc/{}/fd/{descriptor}", call.pid);
@@ -248,6 +260,7 @@ impl Supervisor {
                     None
                 }
             }
+            kind => Some(kind),
         }
     }
 

@@ -121,11 +121,20 @@ pub(crate) fn all(calls: &Calls) -> Vec<Fault> {
     faults
 }
 
-/// Each error of each kind once, in one of its ways, at any call.
-pub(crate) fn sample(calls: &Calls, random: &mut fastrand::Rng) -> Vec<Fault> {
+/// Each error of each kind once, in one of its ways, at any call; and how many of them have to be tried, for each kind and each
+/// error to be among them.
+pub(crate) fn sample(calls: &Calls, random: &mut fastrand::Rng) -> (Vec<Fault>, usize) {
     let mut faults: Vec<_> = pairs().map(|pair| any(pair, calls, random)).collect();
     random.shuffle(&mut faults);
-    faults
+    let (mut first, mut rest) = (Vec::<Fault>::new(), Vec::new());
+    for fault in faults {
+        let known = first.iter().any(|it| it.kind == fault.kind)
+            && first.iter().any(|it| it.errno == fault.errno);
+        if known { rest.push(fault) } else { first.push(fault) }
+    }
+    let needed = first.len();
+    first.append(&mut rest);
+    (first, needed)
 }
 
 fn any((kind, errno): (Kind, Errno), calls: &Calls, random: &mut fastrand::Rng) -> Fault {
