@@ -49,7 +49,7 @@ fn wanted(calls: &Calls) -> Result<(Vec<Fault>, usize)> {
             None => return Ok(whole(text.split(',').map(str::parse).collect::<Result<_>>()?)),
         },
     };
-    println!("again with OPB_FAULTS=seed={seed}");
+    eprintln!("again with OPB_FAULTS=seed={seed}");
     Ok(plan::sample(calls, &mut fastrand::Rng::with_seed(seed)))
 }
 
@@ -68,14 +68,14 @@ impl Found {
     fn add(&mut self, fault: Fault, took: Duration, walked: Result<Walked>) {
         match walked {
             Ok(walked) => {
-                println!("{fault}: {took:.1?} {walked:?}");
+                eprintln!("{fault}: {took:.1?} {walked:?}");
                 let counts = self.walked.entry(format!("{:?}", fault.kind)).or_default();
                 counts[0] += 1;
                 counts[1] += u32::from(walked.hit);
                 counts[2] += u32::from(walked.refused_to_start);
             }
             Err(error) => {
-                println!("{fault}: {took:.1?} FAILED {error:#}");
+                eprintln!("{fault}: {took:.1?} FAILED {error:#}");
                 self.failures.push(format!("{fault}: {error:#}"));
             }
         }
@@ -102,7 +102,7 @@ fn walk(walker: &mut Walker, mut fault: Fault, sampled: bool, found: &Mutex<Foun
 fn no_call_that_fails_makes_a_gap_or_a_false_claim() -> Result<()> {
     let start = Instant::now();
     let calls = Walker::new()?.count().context("without a fault")?;
-    println!("calls without a fault: {calls:?}");
+    eprintln!("calls without a fault: {calls:?}");
     let (faults, needed) = wanted(&calls)?;
     let sampled = needed < faults.len();
     let (next, found) = (AtomicUsize::new(0), Mutex::new(Found::default()));
@@ -128,7 +128,7 @@ fn no_call_that_fails_makes_a_gap_or_a_false_claim() -> Result<()> {
         nodes.into_iter().try_for_each(|node| node.join().expect("no panic"))
     })?;
     let Found { walked, failures } = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    println!("{:.0?}; of each kind [walked, met, did not start]: {walked:?}", start.elapsed());
+    eprintln!("{:.0?}; of each kind [walked, met, did not start]: {walked:?}", start.elapsed());
     ensure!(
         failures.is_empty(),
         "{} of {}:\n{}",

@@ -42,6 +42,7 @@ impl Run {
 
 /// Ends the process when its main thread panics. A runtime that cannot start a thread panics, and then waits for ever for threads
 /// that never were; a process that ended is started again by whoever started it, and the kernel goes on enforcing.
+#[expect(clippy::disallowed_methods, reason = "what is pinned stays; unwinding is what hangs")]
 fn end_with_the_main_thread() {
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
