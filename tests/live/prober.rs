@@ -180,7 +180,7 @@ pub(crate) fn burst(receiver: &Receiver, sender: &Sender, count: u32) -> Result<
     receiver.count(&AtomicBool::new(true), &sent)
 }
 
-fn packet_socket(interface: &str) -> Result<OwnedFd> {
+pub(crate) fn packet_socket(interface: &str) -> Result<OwnedFd> {
     let index = if_nametoindex(interface).with_context(|| format!("no interface {interface}"))?;
     let all = Some(SockProtocol::EthAll);
     let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, all)?;

@@ -11,6 +11,7 @@ mod build;
 mod cost;
 mod demo;
 mod exec;
+mod faults;
 mod fuzz;
 mod lint;
 mod sessions;
@@ -42,6 +43,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Runs the no-gap test for a long time: a prober, and everything that can happen to a node
     Soak(soak::Args),
+    /// Lets each system call of the daemon fail with each error, for hours; or some of them, by name
+    Faults(faults::Args),
     /// Prints how many session changes a second a daemon takes, and how long one takes
     Sessions,
     /// Prints what the filter costs a packet, and what the verifier walked
@@ -71,6 +74,7 @@ fn run(task: Task) -> Result<()> {
         Task::Vm(args) => vm::run(args),
         Task::Fuzz(args) => fuzz::run(args),
         Task::Soak(args) => soak::run(&args),
+        Task::Faults(args) => faults::run(&args),
         Task::Sessions => sessions::run(),
         Task::Cost => cost::run(),
         Task::Bench(args) => bench::run(&args),

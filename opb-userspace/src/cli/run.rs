@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{panic, path::PathBuf, process, thread};
 
 use opb_userspace::{compiled::LoadError, daemon, kernel};
 use tracing_subscriber::EnvFilter;
@@ -25,6 +25,7 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn execute(self) -> Result<(), Failure> {
+        end_with_the_main_thread();
         // Until the last line is written.
         let _lines = log()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -37,6 +38,19 @@ impl Run {
         runtime.shutdown_background();
         result.map_err(Failure::from)
     }
+}
+
+/// Ends the process when its main thread panics. A runtime that cannot start a thread panics, and then waits for ever for threads
+/// that never were; a process that ended is started again by whoever started it, and the kernel goes on enforcing.
+#[expect(clippy::disallowed_methods, reason = "what is pinned stays; unwinding is what hangs")]
+fn end_with_the_main_thread() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        report(info);
+        if thread::current().name() == Some("main") {
+            process::exit(101);
+        }
+    }));
 }
 
 /// Log lines go to stderr. The journal has times of its own.

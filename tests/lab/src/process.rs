@@ -139,6 +139,11 @@ impl Process {
         }
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     pub fn signal(&self, signal: signal::Signal) -> Result<()> {
         signal::kill(self.pid(), signal).with_context(|| format!("cannot signal {}", self.name))
     }
