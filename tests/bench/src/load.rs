@@ -7,7 +7,7 @@ mod attackers;
 
 use std::{
     fmt,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -96,6 +96,8 @@ impl Plan {
 
 /// Between two changes.
 const EVERY: Duration = Duration::from_millis(20);
+/// Who make them.
+const CLIENTS: u32 = 10;
 
 pub fn run(setting: &Setting) -> Result<Vec<Row>> {
     let most = getrlimit(Resource::RLIMIT_NOFILE)?.1;
@@ -111,7 +113,9 @@ pub fn run(setting: &Setting) -> Result<Vec<Row>> {
         for reloads in [Reloads::Same, Reloads::Other] {
             eprintln!("bench: load: {size} prefixes, reloads: {reloads}");
             let row = measure(setting, size, reloads);
-            rows.push(row.with_context(|| format!("{size} prefixes, reloads: {reloads}"))?);
+            let row = row.with_context(|| format!("{size} prefixes, reloads: {reloads}"))?;
+            eprintln!("bench: load: {:.1} ms, {:.0} MiB", result(&row), mebibytes(row.peak));
+            rows.push(row);
         }
     }
     Ok(rows)
@@ -179,27 +183,45 @@ fn under_load(node: &Node, plan: &Plan, made: usize) -> Result<(Vec<f64>, u64)> 
     Ok((loaded, node.peak()?))
 }
 
-/// One more subscriber each [`EVERY`], from number `first` on, each on a connection of its own as commands have it.
+/// One more subscriber each [`EVERY`], from number `first` on. Several clients take turns, so that one that waits does not hold
+/// up those that come later.
 fn additions(node: &Node, first: usize, length: Duration) -> Result<Vec<f64>> {
     let start = Instant::now();
-    let mut times = Vec::new();
-    let mut due = start;
-    // Where the daemon takes longer than there is between two changes, the queue would only grow.
-    while due < start + length && start.elapsed() < 2 * length {
-        thread::sleep(due.saturating_duration_since(Instant::now()));
-        let [.., high, low] = (first + times.len()).to_be_bytes();
-        let entry = json!({"prefix": format!("198.18.{high}.{low}/32"), "group": group_name(0)});
-        let body = json!({"entries": [entry]});
-        // Whoever is sent away because it is crowded comes again; the time goes on.
-        let mut tries = 0;
-        while let Err(error) = node.post("/v1/subscribers", &body) {
-            tries += 1;
-            ensure!(tries < 10, "no addition in {tries} tries: {error:#}");
+    let next = AtomicUsize::new(first);
+    let client = |client: u32| -> Result<Vec<f64>> {
+        let mut times = Vec::new();
+        let mut due = start + client * EVERY;
+        while due < start + length {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            add(node, next.fetch_add(1, Ordering::Relaxed))?;
+            times.push(due.elapsed().as_secs_f64() * 1000.0);
+            due += CLIENTS * EVERY;
         }
-        times.push(due.elapsed().as_secs_f64() * 1000.0);
-        due += EVERY;
+        Ok(times)
+    };
+    let times = thread::scope(|scope| {
+        let client = &client;
+        let clients: Vec<_> = (0..CLIENTS).map(|one| scope.spawn(move || client(one))).collect();
+        let ended = clients.into_iter().map(|one| one.join());
+        ended
+            .map(|times| times.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect::<Result<Vec<_>>>()
+    })?;
+    Ok(times.concat())
+}
+
+/// On a connection of its own, as commands have it.
+fn add(node: &Node, number: usize) -> Result<()> {
+    let [.., high, low] = number.to_be_bytes();
+    let entry = json!({"prefix": format!("198.18.{high}.{low}/32"), "group": group_name(0)});
+    let body = json!({"entries": [entry]});
+    // Whoever is sent away because it is crowded comes again; the time goes on.
+    let mut tries = 0;
+    while let Err(error) = node.post("/v1/subscribers", &body) {
+        tries += 1;
+        ensure!(tries < 10, "no addition in {tries} tries: {error:#}");
     }
-    Ok(times)
+    Ok(())
 }
 
 /// Two packets each from a million sources that are denied, and again.
@@ -239,7 +261,8 @@ fn proved(node: &Node, made: usize, counts: &Counts) -> Result<()> {
     let entries = status.pointer("/entries/count").and_then(Value::as_u64);
     ensure!(entries == Some(made as u64), "{made} entries were added, and there are {entries:?}");
     for (what, count) in counts.each() {
-        ensure!(count > 0, "no {what} in the load");
+        // Where the machine is too slow for 300 explanations a second, the daemon refuses none.
+        ensure!(count > 0 || what == "refused explanation", "no {what} in the load");
     }
     Ok(())
 }
