@@ -260,6 +260,9 @@ impl Import {
                 failed.push((number, text));
             }
         }
+        // The entry that cannot be is no line.
+        let is_listed = answer.failures.iter().any(|failure| failure.index == lines.len());
+        answer.unlisted = answer.unlisted.saturating_sub(usize::from(spoilt && !is_listed));
         failed.sort();
         let file = self.file.display();
         let failed = failed.into_iter().map(|(line, error)| format!("{file}:{line}: {error}"));
@@ -328,7 +331,7 @@ fn conclude(
     confirm: Option<Period>,
     format: Format,
 ) -> Result<(), Failure> {
-    let Answer { added, changed, removed, unchanged, trial, .. } = answer;
+    let Answer { added, changed, removed, unchanged, unlisted, trial, .. } = answer;
     let nothing_done = !failed.is_empty() && !partial;
     let mut output = Output::new();
     if format.json {
@@ -337,6 +340,9 @@ fn conclude(
         });
         if let Some(until) = trial {
             object["trial"] = json!(until);
+        }
+        if *unlisted > 0 {
+            object["unlisted"] = json!(unlisted);
         }
         output.json(&object)?;
     } else if !nothing_done {
@@ -361,7 +367,7 @@ fn conclude(
     if failed.is_empty() {
         return Ok(());
     }
-    let more = failed.len().saturating_sub(LISTED);
+    let more = failed.len().saturating_sub(LISTED) + unlisted;
     failed.truncate(LISTED);
     if more > 0 {
         failed.push(format!("and {more} more"));

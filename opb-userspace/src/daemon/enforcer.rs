@@ -116,7 +116,7 @@ pub(super) struct Outlets {
 impl Enforcer {
     /// Puts the policy that was loaded in force, over what an earlier daemon may have left enforcing.
     pub(super) fn start(loaded: Loaded, outlets: Outlets) -> Result<Self, Error> {
-        let Loaded { config, files, watch } = loaded;
+        let Loaded { config, files, watch, .. } = loaded;
         let now = Timestamp::now();
         let mut entries = Entries::open(&config.state)?;
         if entries.is_trial_over()
@@ -303,17 +303,20 @@ impl Enforcer {
     }
 
     fn adopt(&mut self, loaded: Loaded) -> Result<ReloadOutcome, Vec<Problem>> {
-        let Loaded { config, files, watch } = loaded;
+        let Loaded { config, files, digest, watch } = loaded;
         refuse_restart_only(&self.config, &config)?;
-        let compiled =
-            self.compile(&files).map_err(|error| vec![Problem::from(one_line(&error))])?;
         let new_interfaces = config.interfaces != self.config.interfaces;
-        let new_policy = compiled.image.digest() != self.compiled.image.digest();
+        let new_policy = digest != self.compiled.image.digest();
         if new_policy || self.is_image_wrong() {
+            let compiled =
+                self.compile(&files).map_err(|error| vec![Problem::from(one_line(&error))])?;
             self.publish(compiled).map_err(|error| vec![one_line(&error).into()])?;
         } else {
-            // The files may still differ in what does not matter to the image: warnings.
-            self.compiled.policy = compiled.policy;
+            // No image is made: a storm of reloads would hold up every change at run time. The files may still differ in what does
+            // not matter to the image.
+            let policy = Arc::make_mut(&mut self.compiled.policy);
+            policy.warnings.clone_from(&files.warnings);
+            policy.files.clone_from(&files.files);
         }
         (self.files, self.config, self.watch) = (files, config, watch);
         self.hosts.set_hold(self.config.dns.hold.duration());

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use jiff::Timestamp;
 use tokio::{
     signal::unix::Signal,
     sync::Mutex,
@@ -50,6 +51,8 @@ pub(super) struct Reader {
 pub(super) struct Loaded {
     pub(super) config: Config,
     pub(super) files: Policy,
+    /// Names what the files said when they were read; made here, where nobody waits for it.
+    pub(super) digest: [u8; 16],
     pub(super) watch: Watch,
 }
 
@@ -140,7 +143,8 @@ fn load(path: &Path, started: SystemTime, config: Config) -> Result<Loaded, Diag
     let files = Policy::load_within(std::slice::from_ref(policy), config.limits)?;
     let mut paths = vec![path.to_owned(), policy.clone()];
     paths.extend(files.files.iter().cloned());
-    Ok(Loaded { watch: Watch::new(paths, started), config, files })
+    let digest = files.digest_at(Timestamp::now());
+    Ok(Loaded { watch: Watch::new(paths, started), config, files, digest })
 }
 
 pub(super) fn problems<'a>(diagnostics: impl Iterator<Item = &'a Diagnostic>) -> Vec<Problem> {

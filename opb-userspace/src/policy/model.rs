@@ -170,7 +170,17 @@ impl Policy {
 
     /// Names the content: the same for the same policy however its files are ordered, split or commented.
     pub fn digest(&self) -> [u8; 16] {
-        let Self { groups, relays, exemptions, softwires, nat64, warnings: _, files: _ } = self;
+        self.digest_with(&self.exemptions.iter().collect::<Vec<_>>())
+    }
+
+    /// The digest of the image that is made of this policy at `now`: without the exemptions that have expired.
+    pub fn digest_at(&self, now: Timestamp) -> [u8; 16] {
+        let in_force = self.exemptions.iter().filter(|exemption| exemption.in_force(now));
+        self.digest_with(&in_force.collect::<Vec<_>>())
+    }
+
+    fn digest_with(&self, exemptions: &[&Exemption]) -> [u8; 16] {
+        let Self { groups, relays, exemptions: _, softwires, nat64, warnings: _, files: _ } = self;
         let mut hash = Hash::default();
         hash.count(groups.len());
         for Group { name, prefixes, relays: allowed, action, matching, downstream, ports } in groups

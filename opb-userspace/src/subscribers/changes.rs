@@ -11,6 +11,8 @@ use crate::{
     text,
 };
 
+/// Failures that an answer lists. More of them are only counted: a million would take more memory than what they are about.
+pub const LISTED: usize = 1000;
 /// Characters of a reason.
 const LONGEST_REASON: usize = 256;
 
@@ -33,6 +35,11 @@ pub struct NewEntry {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &usize) -> bool {
+    *value == 0
 }
 
 /// Body of `POST /v1/subscribers`.
@@ -85,6 +92,9 @@ pub struct Answer {
     pub unchanged: usize,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<Failure>,
+    /// Failures beyond those that are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unlisted: usize,
     /// When this is taken back unless it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<Timestamp>,
@@ -108,8 +118,10 @@ pub struct Staging<'a> {
     shared: Shared,
 }
 
-/// What one element of a request wants, or why it cannot be.
-type Examined = Result<(Prefix, Option<Entry>), String>;
+/// What one element of a request wants.
+type Wanted = (Prefix, Option<Entry>);
+/// The same, or why it cannot be.
+type Examined = Result<Wanted, String>;
 
 /// What happens to one prefix.
 enum Step {
@@ -137,8 +149,8 @@ impl<'a> Staging<'a> {
                     let entry = self.examine(&new, &by);
                     (new.prefix, entry.map(|(prefix, entry)| (prefix, Some(entry))))
                 });
-                let wanted: Vec<_> = wanted.collect();
-                self.take(wanted, partial)
+                let (wanted, refused) = sift(wanted);
+                self.take(wanted, refused, partial)
             }
             Request::Remove(Removal { prefixes, partial, if_reason }, _) => {
                 let wanted = prefixes.into_iter().map(|text| {
@@ -150,8 +162,8 @@ impl<'a> Staging<'a> {
                     };
                     (text, prefix.map(|prefix| (prefix, kept(prefix))))
                 });
-                let wanted: Vec<_> = wanted.collect();
-                self.take(wanted, partial)
+                let (wanted, refused) = sift(wanted);
+                self.take(wanted, refused, partial)
             }
         }
     }
@@ -192,21 +204,17 @@ impl<'a> Staging<'a> {
         Ok((prefix, entry))
     }
 
-    fn take(&mut self, wanted: Vec<(String, Examined)>, partial: bool) -> Answer {
-        let mut answer = Answer::default();
-        if !partial && wanted.iter().any(|(_, result)| result.is_err()) {
-            let failures = wanted.into_iter().enumerate().filter_map(failure);
-            return Answer { failures: failures.collect(), ..answer };
+    /// Starts from the answer that has the failures in it.
+    fn take(&mut self, wanted: Vec<Wanted>, mut answer: Answer, partial: bool) -> Answer {
+        if !partial && !answer.failures.is_empty() {
+            return answer;
         }
-        for (index, (text, result)) in wanted.into_iter().enumerate() {
-            match result {
-                Ok((prefix, entry)) => match self.step(prefix, entry) {
-                    Step::Added => answer.added += 1,
-                    Step::Changed => answer.changed += 1,
-                    Step::Removed => answer.removed += 1,
-                    Step::Unchanged => answer.unchanged += 1,
-                },
-                Err(error) => answer.failures.push(Failure { index, prefix: text, error }),
+        for (prefix, entry) in wanted {
+            match self.step(prefix, entry) {
+                Step::Added => answer.added += 1,
+                Step::Changed => answer.changed += 1,
+                Step::Removed => answer.removed += 1,
+                Step::Unchanged => answer.unchanged += 1,
             }
         }
         answer
@@ -240,6 +248,17 @@ impl<'a> Staging<'a> {
     }
 }
 
-fn failure<T>((index, (prefix, result)): (usize, (String, Result<T, String>))) -> Option<Failure> {
-    result.err().map(|error| Failure { index, prefix, error })
+/// What can be, and an answer that says what cannot.
+fn sift(examined: impl Iterator<Item = (String, Examined)>) -> (Vec<Wanted>, Answer) {
+    let (mut wanted, mut answer) = (Vec::new(), Answer::default());
+    for (index, (prefix, result)) in examined.enumerate() {
+        match result {
+            Ok(one) => wanted.push(one),
+            Err(error) if answer.failures.len() < LISTED => {
+                answer.failures.push(Failure { index, prefix, error });
+            }
+            Err(_) => answer.unlisted += 1,
+        }
+    }
+    (wanted, answer)
 }

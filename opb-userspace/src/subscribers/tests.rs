@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Changes, Entries, Entry, Map, Who,
-    changes::{Addition, Answer, NewEntry, Removal, Request, Staging},
+    changes::{self, Addition, Answer, NewEntry, Removal, Request, Staging},
     follow, overlay,
 };
 use crate::policy::{Owner, Policy, Prefix};
@@ -161,6 +161,21 @@ fn one_error_refuses_all_unless_partial() {
     let answer = add(&mut entries, new, true);
     assert_eq!((answer.added, answer.failures.len()), (1, 4));
     assert_eq!(entries.map().len(), 1);
+}
+
+/// As many as anybody cares to send: the answer stays small.
+#[test]
+fn failures_beyond_those_that_are_listed_are_counted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut entries = open(directory.path());
+    let wrong = wanted("203.0.113.1/24", Some("a"));
+    let mut new = vec![wrong; changes::LISTED + 7];
+    new.push(wanted("203.0.113.1/32", Some("a")));
+    let answer = add(&mut entries, new.clone(), false);
+    assert_eq!((answer.failures.len(), answer.unlisted), (changes::LISTED, 7));
+    assert!(entries.map().is_empty());
+    let answer = add(&mut entries, new, true);
+    assert_eq!((answer.added, answer.unlisted), (1, 7));
 }
 
 #[test]

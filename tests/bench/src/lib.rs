@@ -16,6 +16,7 @@ pub mod drop;
 pub mod forward;
 pub mod policy;
 pub mod growth;
+pub mod load;
 
 pub mod parts;
 pub mod targets;

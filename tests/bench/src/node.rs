@@ -62,6 +62,14 @@ impl Node {
         Ok(node)
     }
 
+    /// Serves pages and tells of suspects as `lines` of the node file say, from the next start on.
+    pub fn configure(&self, lines: &str) -> Result<()> {
+        let file = self.path("opb.yaml");
+        let text = fs::read_to_string(&file)?;
+        ensure!(text.contains("http: off\n"), "{text}");
+        Ok(fs::write(file, text.replace("http: off\n", lines))?)
+    }
+
     /// A directory for a policy.
     pub fn directory(&self, name: &str) -> Result<PathBuf> {
         let directory = self.path(name);
@@ -159,10 +167,28 @@ impl Node {
 
     /// Resident memory of the daemon, in bytes.
     pub fn resident(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most of it since the daemon started, or since [`Self::reset_peak`].
+    pub fn peak(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    pub fn reset_peak(&self) -> Result<()> {
+        Ok(fs::write(format!("/proc/{}/clear_refs", self.id()?), "5")?)
+    }
+
+    fn memory(&self, name: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()?))?;
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = resident.context("no VmRSS")?.trim().trim_end_matches(" kB");
+        let found = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = found.with_context(|| format!("no {name}"))?.trim().trim_end_matches(" kB");
         Ok(kib.parse::<u64>()? * 1024)
+    }
+
+    /// The namespace that the daemon runs in.
+    pub fn netns(&self) -> &Netns {
+        &self.gateway
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    drop, forward, growth,
+    drop, forward, growth, load,
     plan::Effort,
     plot::Plot,
     policy,
@@ -31,6 +31,8 @@ pub enum Part {
     Policy,
     /// Groups, relays, VLAN tags, interfaces
     Growth,
+    /// Changes and memory while the daemon is asked too much
+    Load,
 }
 
 impl Part {
@@ -45,6 +47,7 @@ impl Part {
             Self::Forward => "forward",
             Self::Policy => "policy",
             Self::Growth => "growth",
+            Self::Load => "load",
         }
     }
 
@@ -56,6 +59,7 @@ impl Part {
             Self::Forward => self.write(setting, forward::run(setting)),
             Self::Policy => self.write(setting, policy::run(setting)),
             Self::Growth => self.write(setting, growth::run(setting)),
+            Self::Load => self.write(setting, load::run(setting)),
         }
     }
 
@@ -86,6 +90,7 @@ pub struct Results {
     pub forward: Vec<forward::Row>,
     pub policy: Vec<policy::Row>,
     pub growth: Vec<growth::Row>,
+    pub load: Vec<load::Row>,
 }
 
 impl Results {
@@ -100,6 +105,7 @@ impl Results {
                 Part::Forward => results.forward = read(directory, part, about)?,
                 Part::Policy => results.policy = read(directory, part, about)?,
                 Part::Growth => results.growth = read(directory, part, about)?,
+                Part::Load => results.load = read(directory, part, about)?,
             }
         }
         Ok(results)
@@ -112,6 +118,7 @@ impl Results {
             Part::Forward => forward::sheets(&self.forward),
             Part::Policy => policy::sheets(&self.policy),
             Part::Growth => growth::sheets(&self.growth),
+            Part::Load => load::sheets(&self.load),
         }
     }
 
@@ -120,7 +127,7 @@ impl Results {
             Part::Verdict => verdict::plots(&self.verdict),
             Part::Drop => drop::plots(&self.drop),
             Part::Policy => policy::plots(&self.policy),
-            Part::Forward | Part::Growth => Vec::new(),
+            Part::Forward | Part::Growth | Part::Load => Vec::new(),
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     clock::{interval, median},
     drop,
     filters::Kind,
-    forward,
+    forward, load,
     parts::Results,
     policy::{self, Way, What},
     report::Sheet,
@@ -34,6 +34,7 @@ pub fn all(results: &Results) -> Vec<Target> {
     forward_targets(&results.forward, &mut targets);
     drop_targets(&results.drop, &mut targets);
     policy_targets(&results.policy, &mut targets);
+    load_targets(&results.load, &mut targets);
     targets
 }
 
@@ -193,6 +194,24 @@ fn policy_targets(rows: &[policy::Row], targets: &mut Vec<Target>) {
     target("100,000 entries imported", 1000.0, "ms", find(Way::Lines, What::Import));
     target("memory in the kernel", 100.0, "bytes/prefix", find(Way::Lines, What::Kernel));
     target("memory of the daemon", 200.0, "bytes/prefix", find(Way::Lines, What::Process));
+}
+
+fn load_targets(rows: &[load::Row], targets: &mut Vec<Target>) {
+    for reloads in [load::Reloads::Same, load::Reloads::Other] {
+        let rows = rows.iter().filter(|row| row.reloads == reloads);
+        targets.push(Target {
+            what: format!("under load, reloads of {reloads}: one change, 99th percentile"),
+            limit: 50.0,
+            unit: "ms",
+            measured: worst(rows.map(load::result)),
+        });
+    }
+    targets.push(Target {
+        what: "under load: memory of the daemon, over that without".to_owned(),
+        limit: 256.0,
+        unit: "MiB",
+        measured: worst(rows.iter().map(load::over_quiet)),
+    });
 }
 
 fn worst(values: impl Iterator<Item = f64>) -> Option<f64> {

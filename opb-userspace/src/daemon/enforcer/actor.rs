@@ -52,13 +52,13 @@ pub(super) fn outcome(outcome: &ReloadOutcome) -> &'static str {
 
 /// Counts of an answer. No prefixes: events are under the privacy rule.
 pub(super) fn counts(answer: &Answer) -> String {
-    let Answer { added, changed, removed, unchanged, failures, trial } = answer;
+    let Answer { added, changed, removed, unchanged, failures, unlisted, trial } = answer;
     let counts = [
         (*added, "added"),
         (*changed, "changed"),
         (*removed, "removed"),
         (*unchanged, "unchanged"),
-        (failures.len(), "refused"),
+        (failures.len() + unlisted, "refused"),
     ];
     let counts = counts.into_iter().filter(|(count, _)| *count > 0);
     let counts: Vec<_> = counts.map(|(count, what)| format!("{count} {what}")).collect();
