@@ -15,7 +15,8 @@ use crate::{
     tun,
 };
 
-const SESSIONS: &str =
+/// A cable, and sessions that come and go.
+pub(crate) const SESSIONS: &str =
     "{name: sub0, role: subscriber}, {name: \"w*\", role: subscriber, filter: [upstream]}";
 
 /// A SYN of a subscriber to a stranger's mail server.

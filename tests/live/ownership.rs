@@ -23,10 +23,7 @@ use nix::fcntl::{Flock, FlockArg};
 use opb_lab::process;
 
 use super::*;
-use crate::{
-    node::Node,
-    prober::{ends, probe},
-};
+use crate::{node::Node, storms::filters};
 
 const NOBODY: u32 = 65534;
 
@@ -63,14 +60,6 @@ fn lock(path: &Path) -> Option<Flock<File>> {
 /// As in /var/lib and /run, anybody may pass the directory above.
 fn open_house(node: &Node) -> Result<()> {
     Ok(fs::set_permissions(node.path(""), Permissions::from_mode(0o755))?)
-}
-
-fn filters(node: &Node) -> Result<()> {
-    let (receiver, sender) = ends(node)?;
-    let (sent, seen) = probe(&receiver, &sender)?;
-    assert!(sent > 0, "nothing was sent");
-    assert_eq!((seen.denied, seen.allowed), (0, sent));
-    Ok(())
 }
 
 /// Number of the map with the policy.

@@ -11,12 +11,10 @@ use opb_lab::{
 use super::*;
 use crate::{
     interfaces::covered,
+    link_types::SESSIONS,
     node::{LIMIT, Node},
     tun,
 };
-
-const SESSIONS: &str =
-    "{name: sub0, role: subscriber}, {name: \"w*\", role: subscriber, filter: [upstream]}";
 
 /// An interface goes while nobody runs, and another one has its number when the next daemon starts.
 #[test]

@@ -18,7 +18,8 @@ use crate::{
 /// A million lines take their time where nothing is optimised.
 const LONG: Duration = Duration::from_secs(240);
 
-fn filters(node: &Node) -> Result<()> {
+/// Fails unless denied SYNs are stopped and allowed ones arrive.
+pub(crate) fn filters(node: &Node) -> Result<()> {
     let (receiver, sender) = ends(node)?;
     let (sent, seen) = probe(&receiver, &sender)?;
     assert!(sent > 0, "nothing was sent");

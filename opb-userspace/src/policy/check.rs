@@ -1,13 +1,11 @@
 //! `opb check`: every file of a policy or node, judged without running anything.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::diagnostics::{Diagnostic, Diagnostics, Severity};
 use super::model::{Policy, Summary};
-use super::source::{Form, Report};
-use super::yaml::{self, Value};
 use crate::node;
 
 /// The outcome of a check: what was looked at, and all problems.
@@ -75,7 +73,7 @@ impl CheckReport {
 pub fn check(paths: &[PathBuf]) -> CheckReport {
     let mut report = CheckReport::default();
     let (nodes, policies): (Vec<&PathBuf>, Vec<&PathBuf>) =
-        paths.iter().partition(|path| is_node_file(path));
+        paths.iter().partition(|path| node::is_node_file(path));
     for path in nodes {
         let shown = vec![path.clone()];
         match node::Config::load(path) {
@@ -94,16 +92,4 @@ pub fn check(paths: &[PathBuf]) -> CheckReport {
     }
     report.problems.list.sort_by_key(|diagnostic| diagnostic.severity != Severity::Error);
     report
-}
-
-/// Tells a node file by its `interfaces`; a file that cannot be read is reported by whoever loads it.
-fn is_node_file(path: &Path) -> bool {
-    if path.is_dir() {
-        return false;
-    }
-    let Some((_, text)) = Report::default().read(path, Form::Yaml) else { return false };
-    match yaml::parse(&text).map(|node| node.value) {
-        Ok(Value::Map(entries)) => entries.iter().any(|(key, _)| key.text == "interfaces"),
-        _ => false,
-    }
 }
