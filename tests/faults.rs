@@ -38,24 +38,40 @@ const NODES: usize = 2;
 /// After that, a sample is not made larger than it needs to be.
 const ENOUGH: Duration = Duration::from_secs(80);
 
-/// `OPB_FAULTS`: nothing for a sample, `all`, `seed=N`, or faults as they are printed, with commas between them.
-fn wanted(calls: &Calls) -> Result<(Vec<Fault>, usize)> {
-    let wanted = env::var("OPB_FAULTS").unwrap_or_default();
-    let seed = match wanted.as_str() {
-        "all" => return Ok(whole(plan::all(calls))),
-        "" => fastrand::u64(..),
-        text => match text.strip_prefix("seed=") {
-            Some(seed) => seed.parse().context("OPB_FAULTS")?,
-            None => return Ok(whole(text.split(',').map(str::parse).collect::<Result<_>>()?)),
-        },
-    };
-    eprintln!("again with OPB_FAULTS=seed={seed}");
-    Ok(plan::sample(calls, &mut fastrand::Rng::with_seed(seed)))
+/// What is walked.
+struct Wanted {
+    faults: Vec<Fault>,
+    /// So many of them in any case, the others while there is time.
+    needed: usize,
+    /// A fault stands for its kind and error, at whichever call.
+    sampled: bool,
 }
 
-fn whole(faults: Vec<Fault>) -> (Vec<Fault>, usize) {
-    let needed = faults.len();
-    (faults, needed)
+impl Wanted {
+    /// `OPB_FAULTS`: nothing for the sample of the lane, the same in every run; `random` or `seed=N` for all of another sample; `all`;
+    /// or faults as they are printed, with commas between them.
+    fn new(calls: &Calls) -> Result<Self> {
+        let wanted = env::var("OPB_FAULTS").unwrap_or_default();
+        let sample = |seed| plan::sample(calls, &mut fastrand::Rng::with_seed(seed));
+        let whole = |faults: Vec<_>, sampled| Self { needed: faults.len(), faults, sampled };
+        let seed = match wanted.as_str() {
+            "" => {
+                let (faults, needed) = sample(1);
+                return Ok(Self { faults, needed, sampled: true });
+            }
+            "all" => return Ok(whole(plan::all(calls), false)),
+            "random" => fastrand::u64(..),
+            text => match text.strip_prefix("seed=") {
+                Some(seed) => seed.parse().context("OPB_FAULTS")?,
+                None => {
+                    let faults = text.split(',').map(str::parse).collect::<Result<_>>()?;
+                    return Ok(whole(faults, false));
+                }
+            },
+        };
+        eprintln!("again with OPB_FAULTS=seed={seed}");
+        Ok(whole(sample(seed).0, true))
+    }
 }
 
 #[derive(Default)]
@@ -103,8 +119,7 @@ fn no_call_that_fails_makes_a_gap_or_a_false_claim() -> Result<()> {
     let start = Instant::now();
     let calls = Walker::new()?.count().context("without a fault")?;
     eprintln!("calls without a fault: {calls:?}");
-    let (faults, needed) = wanted(&calls)?;
-    let sampled = needed < faults.len();
+    let Wanted { faults, needed, sampled } = Wanted::new(&calls)?;
     let (next, found) = (AtomicUsize::new(0), Mutex::new(Found::default()));
     thread::scope(|scope| {
         let nodes = (0..NODES).map(|_| {

@@ -272,7 +272,9 @@ impl Field {
     pub(crate) fn is_right(&mut self) -> Result<()> {
         let hooked = wait_until(NOTICE, || Ok(self.is_hooked()?.then_some(())))?;
         hooked.context("it enforces without all of its programs")?;
-        ensure!(self.is_healthy()?, "it enforces, and /healthz does not say so");
+        // The listener may have to try again for its socket.
+        let healthy = wait_until(NOTICE, || Ok(self.is_healthy()?.then_some(())))?;
+        healthy.context("it enforces, and /healthz does not say so")?;
         let Answer::Done(list) = self.ask(&["subscriber", "list", "--json"])? else {
             bail!("no list of entries");
         };

@@ -5,7 +5,7 @@ use crate::setup;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// `all`, `seed=N`, or faults such as Bpf:ENOMEM:17:OneCall:Start, with commas between them
+    /// `all`, `random`, `seed=N`, or faults such as Bpf:ENOMEM:17:OneCall:Start, with commas between them
     #[arg(default_value = "all")]
     faults: String,
 }

@@ -31,7 +31,7 @@ use super::{
 use crate::{explain::Query, telemetry::metrics};
 
 /// How long an address that cannot be had is left alone.
-const RETRY: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Nothing from anywhere else, and nothing inline.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
