@@ -12,6 +12,8 @@ mod node;
 mod entries;
 #[path = "live/sessions.rs"]
 mod sessions;
+#[path = "live/meanwhile.rs"]
+mod meanwhile;
 #[path = "live/reloads.rs"]
 mod reloads;
 #[path = "live/trials.rs"]

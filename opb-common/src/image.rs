@@ -16,7 +16,7 @@
 //! a lookup costs two dependent cache misses.
 
 /// What the first word of an image is: `opb` and a digit that counts the layouts of nodes. A daemon refuses the image of another.
-pub const MAGIC: u32 = u32::from_le_bytes(*b"opb3");
+pub const MAGIC: u32 = u32::from_le_bytes(*b"opb4");
 
 /// Where the policy map holds the first block of the image in force, and of the overlay on it.
 pub const IMAGE_SLOT: u32 = 0;
@@ -63,7 +63,7 @@ impl Node {
     }
 }
 
-/// Node 0 of every image.
+/// Node 0 of every image; of an overlay, see [`overlay_header`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Header {
@@ -202,6 +202,19 @@ impl SubscriberClass {
 /// A change of a few prefixes in a policy of a million is published as a small image, the overlay: subscriber trees
 /// over the changed ranges, and nothing else. Its header carries the generation of the image that it changes.
 pub const UNCHANGED: u16 = u16::MAX;
+
+/// Node of the header that an overlay has for images of `generation`: 0 for an even one, 1 for an odd one.
+///
+/// An overlay has room for the changes of two images that follow each other. Where a new image was compiled while changes were
+/// made, an overlay that holds them for both images comes into force first, and then the image: no packet misses a change.
+#[inline(always)]
+#[must_use]
+pub const fn overlay_header(generation: u64) -> u32 {
+    (generation & 1) as u32
+}
+
+/// The first node of an overlay behind its headers.
+pub const OVERLAY_HEADERS: usize = 2;
 
 /// A class, or where the lookup goes on.
 ///

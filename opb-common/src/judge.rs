@@ -237,8 +237,8 @@ fn nobodys(found: Found, settings: Settings, in_softwire: bool) -> Outcome {
 
 /// Class of a subscriber by what has changed since the image was compiled, or by the image.
 ///
-/// An overlay names the generation that it changes. It was fetched before the image: if a new image has come
-/// between the two, it holds these changes already, and the generations differ.
+/// An overlay names the generation that it changes. It was fetched before the image: if a new image has come between the two,
+/// either it holds these changes already, and the generations differ, or the overlay has them for both.
 #[inline(always)]
 fn subscriber<'a, N: Nodes<'a>>(
     address: Option<Halves>,
@@ -249,7 +249,8 @@ fn subscriber<'a, N: Nodes<'a>>(
     let Some([high, low]) = address else { return SubscriberClass(0) };
     let family = usize::from(is_ipv6);
     if let Some(overlay) = overlay
-        && let Some(changes) = image::read::<Header, N>(overlay, 0)
+        && let Some(changes) =
+            image::read::<Header, N>(overlay, image::overlay_header(header.generation))
         && changes.generation == header.generation
     {
         let class = image::lookup(overlay, changes.subscribers[family], high, low);

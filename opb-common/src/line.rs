@@ -49,6 +49,7 @@ pub(crate) const fn six_to_four(address: Halves) -> Option<Halves> {
 /// | 2 | its destination, not its source |
 /// | 3 | among the relays, not the subscribers |
 /// | 4 | in the overlay, not the image |
+/// | 5 | node of the overlay's header (see [`image::overlay_header`]) |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lookup(pub u32);
 
@@ -56,6 +57,7 @@ impl Lookup {
     const DESTINATION: u32 = 1 << 2;
     const RELAYS: u32 = 1 << 3;
     const OVERLAY: u32 = 1 << 4;
+    const HEADER_SHIFT: u32 = 5;
 
     #[inline(always)]
     const fn new(line: Line, destination: bool) -> Self {
@@ -65,6 +67,19 @@ impl Lookup {
     #[inline(always)]
     const fn with(self, flag: u32) -> Self {
         Self(self.0 | flag)
+    }
+
+    /// In the overlay on the image of `header`.
+    #[inline(always)]
+    const fn in_overlay(self, header: &Header) -> Self {
+        let node = image::overlay_header(header.generation);
+        self.with(Self::OVERLAY | node << Self::HEADER_SHIFT)
+    }
+
+    /// Node of the header to begin with.
+    #[inline(always)]
+    const fn header(self) -> u32 {
+        self.0 >> Self::HEADER_SHIFT & 1
     }
 
     #[inline(always)]
@@ -112,7 +127,7 @@ pub fn look_up<F: Frame + ?Sized, T: Tables + ?Sized>(
     let Some(image) = tables.policy(lookup.has(Lookup::OVERLAY)) else {
         return Looked::new(0, UNCHANGED);
     };
-    let Some(header) = image::read::<Header, _>(image, 0) else {
+    let Some(header) = image::read::<Header, _>(image, lookup.header()) else {
         return Looked::new(0, UNCHANGED);
     };
     let line = lookup.line();
@@ -169,7 +184,7 @@ pub(crate) fn whose<'a, F: Frame + ?Sized, N: Nodes<'a>, T: Tables>(
             _ => Line::Outer,
         };
         let lookup = Lookup::new(line, downstream);
-        let changed = tables.look_up(frame, found, lookup.with(Lookup::OVERLAY));
+        let changed = tables.look_up(frame, found, lookup.in_overlay(header));
         let class = match changed.class_in(header) {
             Some(class) if class != UNCHANGED => class,
             _ => tables.look_up(frame, found, lookup).class_in(header)?,

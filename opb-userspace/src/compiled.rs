@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    image::{CompileError, Image, Slots},
+    image::{Changes, CompileError, Image, Slots},
     policy::{Diagnostics, Policy, Prefix},
     relays::Hosts,
     subscribers::{self, follow, overlay},
@@ -80,6 +80,12 @@ impl Compiled {
         now: Timestamp,
     ) -> Vec<Prefix> {
         follow(Arc::make_mut(&mut self.policy), files, entries, changed, now)
+    }
+
+    /// What an overlay on the image says, if the policy has changed at `prefixes` since.
+    pub fn changes<'a>(&'a self, prefixes: &'a [Prefix]) -> Changes<'a> {
+        let Self { policy, image, .. } = self;
+        Changes { policy, slots: image.slots(), generation: image.generation(), prefixes }
     }
 
     /// Whether an exemption of the files has run out since, or the clock was set back and one may be in force again.

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    enforcer::Enforcer,
+    enforcer::{Asked, Enforcer},
     health::Board,
     report::{By, ReloadOutcome, Trigger},
     serve::{self, Limits, Rate},
@@ -128,10 +128,8 @@ async fn reload(
     ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
     how: Result<Parameters<How>, QueryRejection>,
 ) -> Result<Response, Refused> {
-    let outcome = match How::trial(how)? {
-        None => app.board.reader.reload(&app.enforcer, Trigger::Request, Some(who)).await?,
-        Some(limit) => app.board.reader.reload_on_trial(&app.enforcer, limit, who).await?,
-    };
+    let asked = Asked { trigger: Trigger::Request, who: Some(who), confirm: How::trial(how)? };
+    let outcome = app.board.reader.reload(&app.enforcer, asked).await?;
     let status =
         if outcome.is_rejected() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     Ok((status, Json(outcome)).into_response())

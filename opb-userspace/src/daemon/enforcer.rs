@@ -1,9 +1,11 @@
 //! The part of the daemon that blocks: files, compiling, the kernel. One thing after the other.
 
 mod actor;
+mod build;
 mod changes;
 mod delta;
 mod hooks;
+mod reload;
 mod slots;
 mod store;
 mod trial;
@@ -21,8 +23,11 @@ use opb_common::{ABI_VERSION, image::Slot, outcome::MAX_GROUPS, settings::Settin
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-pub(super) use self::changes::{Refusal, Waiting};
 use self::delta::Delta;
+pub(super) use self::{
+    changes::{Refusal, Waiting},
+    reload::{Asked, Next},
+};
 use super::{
     Error,
     files::{Stamps, Watch},
@@ -46,9 +51,6 @@ use crate::{
     telemetry::{Look, actions::Action},
 };
 
-/// What the files say, or why they cannot be used.
-type Loading = Result<Loaded, Vec<Problem>>;
-
 /// How long an interface that refuses a program is left alone.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -57,7 +59,7 @@ pub(super) struct Enforcer {
     config: Config,
     kernel: Kernel,
     /// What the files said when they were last valid.
-    files: Policy,
+    files: Arc<Policy>,
     entries: Entries,
     hosts: Hosts,
     /// Hosts that have changed since somebody looked, and what they stand for now.
@@ -195,39 +197,6 @@ impl Enforcer {
         Ok(enforcer)
     }
 
-    /// Puts in force what the files say now, or leaves everything as it is.
-    pub(super) fn reload(&mut self, trigger: Trigger, loaded: Loading) -> ReloadOutcome {
-        self.reload_unless(self.refuse_reload(), trigger, loaded)
-    }
-
-    fn reload_unless(
-        &mut self,
-        refused: Result<(), String>,
-        trigger: Trigger,
-        loaded: Loading,
-    ) -> ReloadOutcome {
-        let refused = refused.map_err(|error| vec![Problem::from(error)]);
-        let outcome = match refused.and(loaded).and_then(|loaded| self.adopt(loaded)) {
-            Ok(outcome) => outcome,
-            Err(errors) => ReloadOutcome::Rejected { errors },
-        };
-        match &outcome {
-            ReloadOutcome::Unchanged => info!("reload: nothing has changed"),
-            ReloadOutcome::Applied { generation, digest } => {
-                info!(generation, digest, "reload: applied");
-                self.warn_of_policy();
-            }
-            ReloadOutcome::Rejected { errors } => {
-                error!("reload: rejected; the policy that was in force stays in force");
-                errors.iter().for_each(|problem| error!("{}", problem.text));
-            }
-        }
-        self.record("reload", actor::outcome(&outcome));
-        self.remember(trigger, outcome.clone());
-        self.report();
-        outcome
-    }
-
     /// Follows what changes by itself: interfaces, and whatever runs out.
     pub(super) fn resync(&mut self) {
         let changes = [
@@ -300,34 +269,6 @@ impl Enforcer {
     /// The reading end of events and talkers.
     pub(super) fn sightings(&self) -> Result<kernel::Sightings, kernel::Error> {
         self.kernel.sightings()
-    }
-
-    fn adopt(&mut self, loaded: Loaded) -> Result<ReloadOutcome, Vec<Problem>> {
-        let Loaded { config, files, digest, watch } = loaded;
-        refuse_restart_only(&self.config, &config)?;
-        let new_interfaces = config.interfaces != self.config.interfaces;
-        let new_policy = digest != self.compiled.image.digest();
-        if new_policy || self.is_image_wrong() {
-            let compiled =
-                self.compile(&files).map_err(|error| vec![Problem::from(one_line(&error))])?;
-            self.publish(compiled).map_err(|error| vec![one_line(&error).into()])?;
-        } else {
-            // No image is made: a storm of reloads would hold up every change at run time. The files may still differ in what does
-            // not matter to the image.
-            let policy = Arc::make_mut(&mut self.compiled.policy);
-            policy.warnings.clone_from(&files.warnings);
-            policy.files.clone_from(&files.files);
-        }
-        (self.files, self.config, self.watch) = (files, config, watch);
-        self.hosts.set_hold(self.config.dns.hold.duration());
-        self.ask_for_hosts();
-        if !new_policy && !new_interfaces {
-            return Ok(ReloadOutcome::Unchanged);
-        }
-        if new_interfaces {
-            self.cover(Which::All);
-        }
-        Ok(applied(&self.compiled))
     }
 
     /// Attaches what the node file wants: everything again, or what is not covered. Whether anything has changed.
@@ -425,12 +366,6 @@ impl Enforcer {
         error!("{trouble}");
         self.troubles.insert(subject, trouble);
         true
-    }
-
-    fn remember(&mut self, trigger: Trigger, outcome: ReloadOutcome) {
-        let success = !outcome.is_rejected();
-        let by = self.actor.as_deref().cloned();
-        self.last_reload = LastReload { time: Timestamp::now(), trigger, success, by, outcome };
     }
 
     fn warn_of_policy(&self) {

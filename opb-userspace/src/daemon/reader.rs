@@ -15,7 +15,7 @@ use tokio::{
 use tracing::error;
 
 use super::{
-    enforcer::Enforcer,
+    enforcer::{Asked, Enforcer, Next},
     files::{Stamps, Watch, look},
     report::{Preview, Problem, ReloadOutcome, Trigger},
     threads::{GivenUp, Threads},
@@ -25,7 +25,6 @@ use crate::{
     errors::one_line,
     node::{Config, PolicySource},
     policy::{Diagnostic, Diagnostics, Policy},
-    subscribers::Who,
 };
 
 /// How long reading may take. A policy of a million prefixes takes a second.
@@ -43,6 +42,8 @@ const REST: Duration = Duration::from_secs(30);
 pub(super) struct Reader {
     path: PathBuf,
     threads: Threads,
+    /// Those that compile what was read.
+    compiling: Threads,
     /// One reload after the other: what is read later is put in force later.
     turn: Arc<Mutex<()>>,
 }
@@ -50,7 +51,7 @@ pub(super) struct Reader {
 /// What the files say.
 pub(super) struct Loaded {
     pub(super) config: Config,
-    pub(super) files: Policy,
+    pub(super) files: Arc<Policy>,
     /// Names what the files said when they were read; made here, where nobody waits for it.
     pub(super) digest: [u8; 16],
     pub(super) watch: Watch,
@@ -61,9 +62,19 @@ pub(super) struct Loaded {
 #[error("the files cannot be read (does their file system hang?)")]
 pub struct Hang(#[from] GivenUp);
 
+/// No thread compiles.
+#[derive(Debug, thiserror::Error)]
+#[error("the policy cannot be compiled (is the machine overloaded?)")]
+struct Slow(#[from] GivenUp);
+
 impl Reader {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, threads: Threads::new("files"), turn: Arc::default() }
+        Self {
+            path,
+            threads: Threads::new("files"),
+            compiling: Threads::new("compile"),
+            turn: Arc::default(),
+        }
     }
 
     /// Whether something hangs now.
@@ -98,29 +109,25 @@ impl Reader {
         }
     }
 
-    /// Reads the files and puts in force what they say.
+    /// Reads the files and puts in force what they say. What takes long is done here, while the enforcer goes on.
     pub(super) async fn reload(
         &self,
         enforcer: &Worker<Enforcer>,
-        trigger: Trigger,
-        who: Option<Arc<Who>>,
+        asked: Asked,
     ) -> Result<ReloadOutcome, Gone> {
         let _turn = self.turn.lock().await;
         let loaded = self.load().await;
-        enforcer.call(move |it| it.on_behalf(who, |it| it.reload(trigger, loaded))).await
-    }
-
-    /// The same until `limit` has passed, unless somebody confirms it.
-    pub(super) async fn reload_on_trial(
-        &self,
-        enforcer: &Worker<Enforcer>,
-        limit: Duration,
-        who: Arc<Who>,
-    ) -> Result<ReloadOutcome, Gone> {
-        let _turn = self.turn.lock().await;
-        let loaded = self.load().await;
-        let reload = move |it: &mut Enforcer| it.reload_on_trial(limit, loaded);
-        enforcer.call(move |it| it.on_behalf(Some(who), reload)).await
+        let mut next = enforcer.call(move |it| it.begin(asked, loaded)).await?;
+        loop {
+            match next {
+                Next::Done(outcome) => return Ok(outcome),
+                Next::Build(reload, order) => {
+                    let built = self.compiling.run(LIMIT, move || order.build()).await;
+                    let built = built.unwrap_or_else(|given_up| Err(one_line(&Slow(given_up))));
+                    next = enforcer.call(move |it| it.finish(reload, built)).await?;
+                }
+            }
+        }
     }
 
     /// What a reload would change.
@@ -129,7 +136,14 @@ impl Reader {
         enforcer: &Worker<Enforcer>,
     ) -> Result<Result<Preview, Vec<Problem>>, Gone> {
         let loaded = self.load().await;
-        enforcer.call(move |it| it.preview(loaded?)).await
+        let previewed = enforcer.call(move |it| it.preview(&loaded?)).await?;
+        Ok(match previewed {
+            Ok(previewed) => {
+                let preview = self.compiling.run(LIMIT, move || previewed.diff()).await;
+                preview.unwrap_or_else(|given_up| Err(vec![one_line(&Slow(given_up)).into()]))
+            }
+            Err(errors) => Err(errors),
+        })
     }
 
     /// How the files look now; nothing if they do not answer.
@@ -144,7 +158,7 @@ fn load(path: &Path, started: SystemTime, config: Config) -> Result<Loaded, Diag
     let mut paths = vec![path.to_owned(), policy.clone()];
     paths.extend(files.files.iter().cloned());
     let digest = files.digest_at(Timestamp::now());
-    Ok(Loaded { watch: Watch::new(paths, started), config, files, digest })
+    Ok(Loaded { watch: Watch::new(paths, started), config, files: Arc::new(files), digest })
 }
 
 pub(super) fn problems<'a>(diagnostics: impl Iterator<Item = &'a Diagnostic>) -> Vec<Problem> {
@@ -183,7 +197,8 @@ pub(super) async fn follow(reader: Reader, enforcer: Worker<Enforcer>, mut hangu
                 }
             }
         };
-        if reader.reload(&enforcer, trigger, None).await.is_err() {
+        let asked = Asked { trigger, who: None, confirm: None };
+        if reader.reload(&enforcer, asked).await.is_err() {
             return;
         }
     }

@@ -6,7 +6,7 @@ use opb_common::{
     outcome::MAX_GROUPS,
 };
 
-use super::{Image, Overlay, Slots};
+use super::{Changes, Image, Overlay, Slots};
 use crate::{
     explain::{Query, explain},
     policy::{Action, Downstream, Exemption, Group, Matching, Policy, Prefix, RelaySet},
@@ -83,8 +83,10 @@ fn an_overlay_ends_where_its_prefix_does() {
                 groups: vec![group("a".to_owned(), vec![prefix], Vec::new())],
                 ..Policy::default()
             };
-            let overlay = Overlay::compile(&policy, &slots, 7, now, &[prefix]).expect("small");
-            let header: &image::Header = overlay.nodes()[0].view();
+            let changes =
+                Changes { policy: &policy, slots: &slots, generation: 7, prefixes: &[prefix] };
+            let overlay = Overlay::compile(now, &[changes]).expect("small");
+            let header: &image::Header = overlay.nodes()[image::overlay_header(7) as usize].view();
             let class = |address: u128| {
                 let (high, low) = ((address >> 64) as u64, address as u64);
                 image::lookup(overlay.nodes(), header.subscribers[1], high, low)
@@ -116,16 +118,19 @@ fn an_exemption_that_has_run_out_is_in_no_image() {
         exemptions: vec![exempt(until)],
         ..Policy::default()
     };
-    let class = |nodes: &[image::Node]| {
-        let header: &image::Header = nodes[0].view();
+    let class = |nodes: &[image::Node], header: u32| {
+        let header: &image::Header = nodes[header as usize].view();
         image::lookup(nodes, header.subscribers[0], 0xcb00_7107 << 32, 0)
     };
     for (until, is_exempt) in [(None, true), (Some(now), false)] {
         let image = Image::compile(&policy(until), &Slots::default(), 7, now).expect("it fits");
         let changed = [prefix("203.0.113.7/32")];
-        let overlay = Overlay::compile(&policy(until), image.slots(), 7, now, &changed);
-        for nodes in [image.nodes(), overlay.expect("small").nodes()] {
-            assert_eq!(SubscriberClass(class(nodes)).is_exempt(), is_exempt, "{until:?}");
+        let policy = policy(until);
+        let changes =
+            Changes { policy: &policy, slots: image.slots(), generation: 7, prefixes: &changed };
+        let overlay = Overlay::compile(now, &[changes]).expect("small");
+        for (nodes, header) in [(image.nodes(), 0), (overlay.nodes(), image::overlay_header(7))] {
+            assert_eq!(SubscriberClass(class(nodes, header)).is_exempt(), is_exempt, "{until:?}");
         }
     }
 }

@@ -27,7 +27,7 @@ use opb_common::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use overlay::Overlay;
+pub use overlay::{Changes, Overlay};
 pub use slots::{NoSlotLeft, Slots};
 pub use tables::{Tables, port_set};
 

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use opb_common::{
     ABI_VERSION,
-    image::{Header, MAGIC, Node, SubscriberClass, UNCHANGED},
+    image::{Header, MAGIC, Node, OVERLAY_HEADERS, SubscriberClass, UNCHANGED, overlay_header},
 };
 
 use super::{
@@ -19,50 +19,41 @@ use crate::policy::{Exemption, Policy, Prefix};
 /// Above this a compilation of everything is the better deal.
 const MOST_ENTRIES: usize = 50_000;
 
-/// Changes to the images of one generation.
+/// Changes to the image of one generation, or to two that follow each other.
 pub struct Overlay {
     nodes: Vec<Node>,
 }
 
+/// What has changed since an image was compiled.
+#[derive(Clone, Copy)]
+pub struct Changes<'a> {
+    /// With the changes.
+    pub policy: &'a Policy,
+    /// Of the image.
+    pub slots: &'a Slots,
+    pub generation: u64,
+    pub prefixes: &'a [Prefix],
+}
+
 impl Overlay {
-    /// The classes that `policy` gives to all addresses under the prefixes `changed`, for an image of generation
-    /// `generation` that was compiled from `policy` before those changes, or between them: what it holds already, the overlay
-    /// says once more.
+    /// The classes that each policy gives to all addresses under the prefixes that have changed, for an image that was compiled from
+    /// that policy before those changes, or between them: what it holds already, the overlay says once more.
     ///
-    /// `None` if that is too much for an overlay, or if `policy` has a group that the image does not know: then only
+    /// `None` if that is too much for an overlay, or if a policy has a group that the image does not know: then only
     /// a new image will do.
     #[must_use]
-    pub fn compile(
-        policy: &Policy,
-        slots: &Slots,
-        generation: u64,
-        now: Timestamp,
-        changed: &[Prefix],
-    ) -> Option<Self> {
-        let slot_of = policy
-            .groups
-            .iter()
-            .map(|group| slots.get(&group.name))
-            .collect::<Option<Vec<u16>>>()?;
-        let tables = Tables { policy, slot_of: &slot_of, now };
-        let mut room = MOST_ENTRIES;
-        let mut bounds = [vec![(0, UNCHANGED)], vec![(0, UNCHANGED)]];
-        for prefix in outermost(changed) {
-            let entries = tables.around_and_under(prefix);
-            room = room.checked_sub(entries.len())?;
-            let all = flatten(entries, 0, inner_subscriber_class);
-            replace_end(&mut bounds[usize::from(prefix.is_ipv6())], &all, prefix);
+    pub fn compile(now: Timestamp, images: &[Changes<'_>]) -> Option<Self> {
+        let mut nodes = vec![Node([0; 8]); OVERLAY_HEADERS];
+        for changes in images {
+            let header = overlay_header(changes.generation) as usize;
+            nodes[header] = bytemuck::cast(Header {
+                magic: MAGIC,
+                abi: ABI_VERSION,
+                generation: changes.generation,
+                subscribers: changes.build(&mut nodes, now)?,
+                ..bytemuck::Zeroable::zeroed()
+            });
         }
-
-        let mut nodes = vec![Node([0; 8])];
-        let subscribers = bounds.map(|bounds| tree::build(&mut nodes, &bounds).0);
-        nodes[0] = bytemuck::cast(Header {
-            magic: MAGIC,
-            abi: ABI_VERSION,
-            generation,
-            subscribers,
-            ..bytemuck::Zeroable::zeroed()
-        });
         Some(Self { nodes })
     }
 
@@ -70,7 +61,7 @@ impl Overlay {
     #[must_use]
     pub fn none() -> Self {
         let header = Header { magic: MAGIC, abi: ABI_VERSION, ..bytemuck::Zeroable::zeroed() };
-        Self { nodes: vec![bytemuck::cast(header)] }
+        Self { nodes: vec![bytemuck::cast(header); OVERLAY_HEADERS] }
     }
 
     /// Reads one back from kernel memory.
@@ -82,6 +73,28 @@ impl Overlay {
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+}
+
+impl Changes<'_> {
+    /// Appends a tree for each family, and returns their roots.
+    fn build(&self, nodes: &mut Vec<Node>, now: Timestamp) -> Option<[u32; 2]> {
+        let Self { policy, slots, prefixes, .. } = *self;
+        let slot_of = policy
+            .groups
+            .iter()
+            .map(|group| slots.get(&group.name))
+            .collect::<Option<Vec<u16>>>()?;
+        let tables = Tables { policy, slot_of: &slot_of, now };
+        let mut room = MOST_ENTRIES;
+        let mut bounds = [vec![(0, UNCHANGED)], vec![(0, UNCHANGED)]];
+        for prefix in outermost(prefixes) {
+            let entries = tables.around_and_under(prefix);
+            room = room.checked_sub(entries.len())?;
+            let all = flatten(entries, 0, inner_subscriber_class);
+            replace_end(&mut bounds[usize::from(prefix.is_ipv6())], &all, prefix);
+        }
+        Some(bounds.map(|bounds| tree::build(nodes, &bounds).0))
     }
 }
 

@@ -4,7 +4,7 @@ use opb_common::image::{self, Leaf, Node, Slot};
 use proptest::prelude::*;
 
 use super::{
-    Image, Overlay, Slots,
+    Changes, Image, Overlay, Slots,
     ranges::{Entry, flatten},
     tree,
 };
@@ -166,8 +166,8 @@ mod overlay {
         }
     }
 
-    fn class(nodes: &[Node], address: u128, ipv6: bool) -> u16 {
-        let header: &image::Header = nodes[0].view();
+    fn class(nodes: &[Node], header: u32, address: u128, ipv6: bool) -> u16 {
+        let header: &image::Header = nodes[header as usize].view();
         let root = header.subscribers[usize::from(ipv6)];
         image::lookup(nodes, root, (address >> 64) as u64, address as u64)
     }
@@ -207,21 +207,49 @@ mod overlay {
                 }
                 owners
             };
-            // What the image knows already, the overlay may say once more.
+            // What an image knows already, the overlay may say once more. The image that follows comes from other files.
+            let other = |owners: &Owners| -> Owners {
+                owners.iter().map(|(&prefix, owner)| (prefix, 2 - owner)).collect()
+            };
             let (before, after) = (after_some(known), after_some(changes.len()));
             let changed: Vec<Prefix> = changes.iter().map(|&(prefix, _)| prefix).collect();
-            let old = Image::compile(&policy(&before), &Slots::default(), 7, now).expect("an image");
-            let new = Image::compile(&policy(&after), old.slots(), 8, now).expect("an image");
-            let overlay = Overlay::compile(&policy(&after), old.slots(), 7, now, &changed).expect("few changes");
+            let slots = Slots::default();
+            let image = |owners: &Owners, generation| {
+                Image::compile(&policy(owners), &slots, generation, now).expect("an image")
+            };
+            let sides = [(7, before.clone(), after.clone()), (8, other(&before), other(&after))]
+                .map(|(generation, before, after)| {
+                    let (old, new) = (image(&before, generation), image(&after, 9));
+                    (generation, old, new, policy(&after))
+                });
+            let both = sides.each_ref().map(|(generation, old, _, policy)| Changes {
+                policy,
+                slots: old.slots(),
+                generation: *generation,
+                prefixes: &changed,
+            });
+            let overlays = [Overlay::compile(now, &both[..1]), Overlay::compile(now, &both)];
+            let [alone, both] = overlays.map(|overlay| overlay.expect("few changes"));
             let edges = before.keys().chain(&changed).flat_map(|prefix| {
                 let last = prefix.bits() | u128::MAX.checked_shr(prefix.length().into()).unwrap_or(0);
                 [prefix.bits(), prefix.bits().wrapping_sub(1), last, last.wrapping_add(1)]
             });
-            for address in edges.chain(random) {
-                for ipv6 in [false, true] {
-                    let changed = class(overlay.nodes(), address, ipv6);
-                    let found = if changed == UNCHANGED { class(old.nodes(), address, ipv6) } else { changed };
-                    prop_assert_eq!(found, class(new.nodes(), address, ipv6), "{:032x}, IPv6 {}", address, ipv6);
+            let [current, next] = &sides;
+            let cases = [(current, &alone), (current, &both), (next, &both)];
+            let edges: Vec<u128> = edges.chain(random).collect();
+            for ((generation, old, new, _), overlay) in cases {
+                let header = image::overlay_header(*generation);
+                for &address in &edges {
+                    for ipv6 in [false, true] {
+                        let changed = class(overlay.nodes(), header, address, ipv6);
+                        let found = if changed == UNCHANGED {
+                            class(old.nodes(), 0, address, ipv6)
+                        } else {
+                            changed
+                        };
+                        let expected = class(new.nodes(), 0, address, ipv6);
+                        prop_assert_eq!(found, expected, "{:032x}, IPv6 {}", address, ipv6);
+                    }
                 }
             }
         }

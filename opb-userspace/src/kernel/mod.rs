@@ -102,12 +102,16 @@ impl Kernel {
         self.policy.live()
     }
 
-    /// Puts `image` in force, in one step.
+    /// Gives `image` to the kernel and puts it in force.
+    pub fn publish(&mut self, image: &Image) -> Result<(), Error> {
+        self.publish_staged(image, Self::stage(image)?)
+    }
+
+    /// Puts `image` in force, which is `staged`, in one step.
     ///
     /// The port sets of the programs are only a pre-filter, and first hold the ports of both policies: no packet
     /// that either policy denies is let through by them at any moment.
-    pub fn publish(&mut self, image: &Image) -> Result<(), Error> {
-        let staged = Self::stage(image)?;
+    pub fn publish_staged(&mut self, image: &Image, staged: Staged) -> Result<(), Error> {
         let new = Ports::of(image);
         self.programs.set_ports(&self.programs.ports().union(&new))?;
         self.policy.publish(staged)?;
@@ -121,6 +125,11 @@ impl Kernel {
     /// Puts changes to the image in force, in place of the changes before.
     pub fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), Error> {
         self.policy.publish_overlay(overlay)
+    }
+
+    /// The same, and returns when no program uses the changes before any more: only then may an image follow that relies on these.
+    pub fn publish_overlay_and_wait(&mut self, overlay: &Overlay) -> Result<(), Error> {
+        self.policy.publish_overlay_and_wait(overlay)
     }
 
     /// Gives an image to the kernel without putting it in force. What takes long of a publication, for any thread.

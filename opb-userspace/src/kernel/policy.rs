@@ -103,17 +103,22 @@ impl PolicySlot {
     ///
     /// Returns when no program can still see what was there before: ports that only the image before filters may be given up.
     pub(super) fn publish(&mut self, image: Staged) -> Result<(), Error> {
-        self.put(IMAGE_SLOT, image)
+        self.put(IMAGE_SLOT, image, true)
     }
 
     /// Puts changes to the image in force, in place of those before.
     ///
     /// A packet whose judgement has begun before may still be judged by what was there.
     pub(super) fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), Error> {
-        self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?)
+        self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?, false)
     }
 
-    fn put(&mut self, slot: u32, Staged { first, rest }: Staged) -> Result<(), Error> {
+    /// The same, and every packet from now on is judged by it.
+    pub(super) fn publish_overlay_and_wait(&mut self, overlay: &Overlay) -> Result<(), Error> {
+        self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?, true)
+    }
+
+    fn put(&mut self, slot: u32, Staged { first, rest }: Staged, waits: bool) -> Result<(), Error> {
         let before = self.used[slot as usize];
         let [one, other] = rest_slots(slot);
         let free = if before == Some(one) { other } else { one };
@@ -122,7 +127,8 @@ impl PolicySlot {
             name_rest(&first, free).map_err(Error::call("to write to the new image"))?;
             self.rest.put_at_once(free, MapData::from_fd(rest)?)?;
         }
-        if let Err(error) = self.put_first(slot, first, before.is_some() || used.is_some()) {
+        let waits = waits || before.is_some() || used.is_some();
+        if let Err(error) = self.put_first(slot, first, waits) {
             self.forget(used);
             return Err(error);
         }
@@ -138,16 +144,12 @@ impl PolicySlot {
         }
     }
 
-    /// Waits until no program sees the first block of before, if something is given up next: the ports of an image, or the
-    /// slot of blocks behind the first.
-    fn put_first(&mut self, slot: u32, first: OwnedFd, is_large: bool) -> Result<(), Error> {
+    /// Waits until no program sees the first block of before, if something depends on it or is given up next: the ports of an
+    /// image, or the slot of blocks behind the first.
+    fn put_first(&mut self, slot: u32, first: OwnedFd, waits: bool) -> Result<(), Error> {
         sys::freeze(first.as_fd()).map_err(Error::call("to freeze the new image"))?;
         let first = MapData::from_fd(first)?;
-        if slot == IMAGE_SLOT || is_large {
-            self.first.put(slot, &first)
-        } else {
-            self.first.put_at_once(slot, first)
-        }
+        if waits { self.first.put(slot, &first) } else { self.first.put_at_once(slot, first) }
     }
 }
 

@@ -210,8 +210,10 @@ impl Programs {
         };
         let loaded: Vec<_> = thread::scope(|scope| {
             let threads = thread::available_parallelism().map_or(1, usize::from);
-            let others: Vec<_> =
-                (1..threads.min(missing.len())).map(|_| scope.spawn(work)).collect();
+            // Where no thread is to be had, this one does all of it.
+            let spawn =
+                |_| thread::Builder::new().name("load".to_owned()).spawn_scoped(scope, work).ok();
+            let others: Vec<_> = (1..threads.min(missing.len())).map_while(spawn).collect();
             let mut loaded = work();
             others.into_iter().for_each(|other| loaded.extend(other.join().unwrap_or_default()));
             loaded

@@ -26,13 +26,14 @@ pub struct Answer {
 }
 
 /// The addresses of all hosts of a policy.
+#[derive(Clone)]
 pub struct Hosts {
     known: BTreeMap<String, Host>,
     /// How long an address stays allowed that answers no longer name.
     hold: Duration,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Host {
     /// With the moment since which answers do not name it any more.
     addresses: BTreeMap<IpAddr, Option<Instant>>,

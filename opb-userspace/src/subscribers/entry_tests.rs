@@ -20,7 +20,7 @@ fn removing_an_entry_does_not_revive_an_exemption_that_has_run_out() {
     ));
     let place = prefix("203.0.113.7/32");
     for group in [None, Some("a")] {
-        let mut entries = Map::from([(place, entry(group, None))]);
+        let mut entries = Map::unit(place, entry(group, None));
         let mut policy = files.clone();
         overlay(&mut policy, &entries, now);
         entries.clear();

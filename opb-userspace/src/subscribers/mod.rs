@@ -20,6 +20,7 @@ use std::{
     time::Instant,
 };
 
+use imbl::OrdMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +31,8 @@ pub use trial::{Batch, Trial};
 use crate::policy::{Owner, Policy, Prefix};
 use lapse::Lapsed;
 
-/// All entries by prefix: there is at most one for each.
-pub type Map = BTreeMap<Prefix, Entry>;
+/// All entries by prefix: there is at most one for each. A clone shares what has not changed since.
+pub type Map = OrdMap<Prefix, Entry>;
 /// What becomes of the entries for some prefixes; `None` removes one.
 pub type Changes = BTreeMap<Prefix, Option<Entry>>;
 

@@ -18,10 +18,10 @@ impl Entries {
 
 fn restore(store: &Store, map: &Map, trial: Option<&Trial>) -> Result<(), Error> {
     let (found, found_trial) = (store.entries()?, store.trial()?);
-    let missing = map.iter().filter(|(prefix, entry)| found.get(prefix) != Some(*entry));
+    let missing = map.iter().filter(|(prefix, entry)| found.get(*prefix) != Some(*entry));
     let mut entries: Changes =
         missing.map(|(&prefix, entry)| (prefix, Some(entry.clone()))).collect();
-    let refused = found.keys().filter(|prefix| !map.contains_key(prefix));
+    let refused = found.keys().filter(|prefix| !map.contains_key(*prefix));
     entries.extend(refused.map(|&prefix| (prefix, None)));
     if found_trial.as_ref() != trial {
         store.commit(&Batch { entries: Changes::new(), trial: Some(Step::End) })?;

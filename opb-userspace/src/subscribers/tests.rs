@@ -67,7 +67,7 @@ pub(super) fn open(directory: &Path) -> Entries {
 #[test]
 fn an_entry_takes_the_place_of_the_very_same_prefix_only() {
     let (mut policy, now) = (policy(POLICY), Timestamp::now());
-    let entries = BTreeMap::from([
+    let entries = Map::from_iter([
         (prefix("203.0.113.0/24"), entry(Some("b"), None)),
         (prefix("203.0.113.7/32"), entry(Some("a"), None)),
         (prefix("192.0.2.0/26"), entry(None, None)),

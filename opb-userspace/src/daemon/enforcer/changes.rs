@@ -9,15 +9,11 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{Enforcer, Subject, actor, applied, delta::Delta, slots, trial::end};
+use super::{Enforcer, Subject, actor, applied, trial::end};
 use crate::{
-    compiled::{Compiled, RunTime},
     daemon::report::{EntriesStatus, Trigger},
     errors::one_line,
     explain::Explanation,
-    image::CompileError,
-    kernel,
-    policy::Policy,
     relays::{self, Answer, HostStatus, resolver::Task},
     subscribers::{
         Changes, Row, Who,
@@ -43,31 +39,6 @@ pub(in crate::daemon) enum Refusal {
 }
 
 impl Enforcer {
-    /// Compiles `files` with what holds beside them.
-    pub(super) fn compile(&self, files: &Policy) -> Result<Compiled, CompileError> {
-        let run_time = RunTime { entries: self.entries.map(), hosts: &self.hosts };
-        let image = &self.compiled.image;
-        let slots = slots::with_room(image.slots(), files, &self.compiled.policy, &self.entries);
-        Compiled::new(files, run_time, &slots, image.generation() + 1, Timestamp::now())
-    }
-
-    /// Puts in force what files, run-time entries and relay hosts say now, as a new generation. Every change between two
-    /// reloads ends here or in [`Self::renew_at`].
-    pub(super) fn renew(&mut self) -> Result<(), String> {
-        let compiled = self.compile(&self.files).map_err(|error| one_line(&error))?;
-        self.publish(compiled).map_err(|error| one_line(&error))
-    }
-
-    pub(super) fn publish(&mut self, compiled: Compiled) -> Result<(), kernel::Error> {
-        let [retired, replaced] = slots::reused(&compiled, &self.compiled);
-        self.kernel.reset_counters(&retired);
-        self.kernel.publish(&compiled.image)?;
-        self.kernel.reset_counters(&replaced);
-        (self.compiled, self.delta) = (compiled, Delta::default());
-        self.troubles.remove(&Subject::Image);
-        Ok(())
-    }
-
     /// Whether what is published is not what it should be.
     pub(super) fn is_image_wrong(&self) -> bool {
         self.troubles.contains_key(&Subject::Image)
@@ -232,7 +203,7 @@ impl Enforcer {
             info!(generation, "exemptions or run-time entries have run out");
             // A rejected reload stays what `status` shows: the files are still not in force.
             if self.last_reload.success {
-                self.remember(Trigger::Expiry, applied(&self.compiled));
+                self.remember(Trigger::Expiry, None, applied(&self.compiled));
             }
         }
         true

@@ -13,7 +13,6 @@ use tracing::{info, warn};
 
 use super::{Enforcer, RETRY};
 use crate::{
-    compiled::Compiled,
     errors::one_line,
     image::{Image, Overlay},
     kernel::{self, Kernel, Staged},
@@ -39,6 +38,8 @@ pub(super) struct Delta {
     revision: u64,
     /// What was published last in this generation.
     overlay: Option<Overlay>,
+    /// Prefixes whose entries have changed since an image was ordered that is to replace this one.
+    pub(super) since_order: Option<BTreeSet<Prefix>>,
 }
 
 /// An image on its way.
@@ -62,6 +63,17 @@ impl Delta {
         self.overlay.as_ref()
     }
 
+    pub(super) fn prefixes(&self) -> impl Iterator<Item = Prefix> {
+        self.prefixes.iter().copied()
+    }
+
+    /// Begins with what has changed while the image was being compiled, and the overlay that holds it.
+    pub(super) fn hold(&mut self, moved: &[Prefix], overlay: Overlay) {
+        self.prefixes.extend(moved);
+        self.revision += 1;
+        self.overlay = Some(overlay);
+    }
+
     fn add(&mut self, moved: &[Prefix]) {
         self.prefixes.extend(moved);
         if let Some(merging) = &mut self.merging {
@@ -74,6 +86,9 @@ impl Enforcer {
     /// Puts in force that the entries at `changed` are others now. Whether that made a difference.
     pub(super) fn renew_at(&mut self, changed: &BTreeSet<Prefix>) -> Result<bool, String> {
         let now = Timestamp::now();
+        if let Some(since_order) = &mut self.delta.since_order {
+            since_order.extend(changed);
+        }
         if self.compiled.is_stale(now) || self.is_image_wrong() {
             return self.renew().map(|()| true);
         }
@@ -91,9 +106,8 @@ impl Enforcer {
     }
 
     fn overlay(&self, now: Timestamp) -> Option<Overlay> {
-        let Compiled { policy, image, .. } = &self.compiled;
-        let prefixes: Vec<_> = self.delta.prefixes.iter().copied().collect();
-        Overlay::compile(policy, image.slots(), image.generation(), now, &prefixes)
+        let prefixes: Vec<_> = self.delta.prefixes().collect();
+        Overlay::compile(now, &[self.compiled.changes(&prefixes)])
     }
 
     fn publish_overlay(&mut self, overlay: Overlay) -> Result<(), kernel::Error> {

@@ -3,16 +3,20 @@
 //! What was in force before a reload is kept here. What takes an import back is in the store of the entries, and outlives the
 //! daemon; one that starts reads the files in any case.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::{SignedDuration, Timestamp};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use super::{Enforcer, Loading, Subject, Which, applied, refuse_restart_only};
+use super::{Enforcer, Subject, Which, applied, build::Order, refuse_restart_only};
 use crate::{
+    compiled::hex,
     daemon::{
         reader::Loaded,
-        report::{Confirmation, Preview, Problem, ReloadOutcome, TrialOf, TrialStatus, Trigger},
+        report::{Confirmation, Preview, Problem, TrialOf, TrialStatus, Trigger},
     },
     diff::{Endpoints, diff},
     errors::one_line,
@@ -23,41 +27,40 @@ use crate::{
 
 /// What was in force before a reload that waits for its confirmation.
 pub(super) struct Trial {
-    deadline: Instant,
+    pub(super) deadline: Instant,
     /// The same for people.
-    until: Timestamp,
-    files: Policy,
-    config: Config,
+    pub(super) until: Timestamp,
+    pub(super) files: Arc<Policy>,
+    pub(super) config: Config,
+}
+
+/// What a reload would change, but for the work.
+pub(in crate::daemon) struct Previewed {
+    interfaces: bool,
+    before: Arc<Policy>,
+    order: Order,
+}
+
+impl Previewed {
+    /// Compiles the other policy and compares.
+    pub(in crate::daemon) fn diff(self) -> Result<Preview, Vec<Problem>> {
+        let Self { interfaces, before, order } = self;
+        let compiled = order.compile().map_err(|error| vec![Problem::from(error)])?;
+        let changes = diff(&before, &compiled.policy, Timestamp::now());
+        let endpoints = Endpoints::diff(&before, &compiled.policy);
+        Ok(Preview { digest: hex(compiled.image.digest()), interfaces, changes, endpoints })
+    }
 }
 
 impl Enforcer {
-    /// What a reload would change, or why it would be rejected.
-    pub(in crate::daemon) fn preview(&self, loaded: Loaded) -> Result<Preview, Vec<Problem>> {
-        let Loaded { config, files, .. } = loaded;
-        refuse_restart_only(&self.config, &config)?;
-        let compiled = self.compile(&files).map_err(|error| vec![one_line(&error).into()])?;
-        let interfaces = config.interfaces != self.config.interfaces;
-        let changes = diff(&self.compiled.policy, &compiled.policy, Timestamp::now());
-        let endpoints = Endpoints::diff(&self.compiled.policy, &compiled.policy);
-        let digest = crate::compiled::hex(compiled.image.digest());
-        Ok(Preview { digest, interfaces, changes, endpoints })
-    }
-
-    /// Reloads, and takes it back after `limit` unless [`Self::confirm`] is called before.
-    pub(in crate::daemon) fn reload_on_trial(
-        &mut self,
-        limit: Duration,
-        loaded: Loading,
-    ) -> ReloadOutcome {
-        let (files, config) = (self.files.clone(), self.config.clone());
-        let outcome = self.reload_unless(self.refuse_second_trial(), Trigger::Request, loaded);
-        if matches!(outcome, ReloadOutcome::Applied { .. }) {
-            let until = end(limit);
-            warn!("this policy is taken back at {until:.0} unless it is confirmed");
-            self.trial = Some(Trial { deadline: Instant::now() + limit, until, files, config });
-            self.report();
-        }
-        outcome
+    /// What a preview is made from: the policy in force, and the order for the other one.
+    pub(in crate::daemon) fn preview(&self, loaded: &Loaded) -> Result<Previewed, Vec<Problem>> {
+        refuse_restart_only(&self.config, &loaded.config)?;
+        Ok(Previewed {
+            interfaces: loaded.config.interfaces != self.config.interfaces,
+            before: Arc::clone(&self.compiled.policy),
+            order: self.order(&loaded.files),
+        })
     }
 
     /// Keeps what is on trial.
@@ -121,7 +124,7 @@ impl Enforcer {
         let renewed = self.renew_at(&places).map(drop);
         // A rejected reload stays what `status` shows: the files are still not in force.
         if self.complain_unless(renewed) && self.last_reload.success {
-            self.remember(Trigger::Rollback, applied(&self.compiled));
+            self.remember(Trigger::Rollback, None, applied(&self.compiled));
         }
         true
     }
@@ -131,13 +134,9 @@ impl Enforcer {
             return false;
         };
         let Trial { files, config, .. } = trial;
-        let compiled = match self.compile(&files) {
-            Ok(compiled) => compiled,
-            // It was in force before, but entries may have been added since.
-            Err(error) => return self.fail_to_roll_back(&one_line(&error), files, config),
-        };
-        if let Err(error) = self.publish(compiled) {
-            return self.fail_to_roll_back(&one_line(&error), files, config);
+        // It was in force before, but entries may have been added since.
+        if let Err(error) = self.order(&files).build().and_then(|built| self.publish(built)) {
+            return self.fail_to_roll_back(&error, files, config);
         }
         let new_interfaces = config.interfaces != self.config.interfaces;
         (self.files, self.config) = (files, config);
@@ -149,13 +148,13 @@ impl Enforcer {
         self.ask_for_hosts();
         // The files still say what was taken back: they are read again when they change, or when somebody says so.
         self.watch.forget();
-        self.remember(Trigger::Rollback, applied(&self.compiled));
+        self.remember(Trigger::Rollback, None, applied(&self.compiled));
         self.last_reload.success = false;
         error!("nobody has confirmed the policy in time: the one before it is in force again");
         true
     }
 
-    fn fail_to_roll_back(&mut self, error: &str, files: Policy, config: Config) -> bool {
+    fn fail_to_roll_back(&mut self, error: &str, files: Arc<Policy>, config: Config) -> bool {
         let (deadline, until) = (Instant::now(), Timestamp::now());
         self.trial = Some(Trial { deadline, until, files, config });
         self.complain(
