@@ -36,11 +36,12 @@ impl Events {
     pub(crate) fn execute(self) -> Result<(), Failure> {
         let mut page = self.ask(0, 0)?;
         self.show(&page)?;
-        if !self.follow {
-            return Ok(());
-        }
         loop {
-            page = self.ask(page.next, WAIT)?;
+            let has_more = page.next < page.last;
+            if !has_more && !self.follow {
+                return Ok(());
+            }
+            page = self.ask(page.next, if has_more { 0 } else { WAIT })?;
             if page.missed > 0 {
                 super::failure::warn([format!("{} events were missed", page.missed)]);
             }

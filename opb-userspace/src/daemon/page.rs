@@ -1,6 +1,8 @@
 //! The status page, for the network's operators and the support desk. It is whole without scripts; with them its live
 //! part is fetched again every few seconds.
 
+use std::sync::Arc;
+
 use maud::{DOCTYPE, Markup, html};
 
 use super::{
@@ -203,7 +205,7 @@ fn talkers(words: &Words, telemetry: &Telemetry) -> Markup {
     table("talkers", words.talkers, words.none, words.talker_columns, rows.collect())
 }
 
-fn events(words: &Words, events: &[Event]) -> Markup {
+fn events(words: &Words, events: &[Arc<Event>]) -> Markup {
     let rows = events.iter().map(|event| {
         let verdict = match event.kind {
             Kind::Denied => format!("{} ({})", event.verdict, event.reason),

@@ -17,10 +17,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use nix::{
-    sys::{
-        resource::{Resource, setrlimit},
-        signal::{Signal, killpg},
-    },
+    sys::signal::{Signal, killpg},
     unistd::Pid,
 };
 use tokio::{
@@ -49,7 +46,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const WAITING: usize = 512;
 
 /// Where suspects are reported. Each has a queue of its own: one that hangs does not hold up the other.
-pub(super) struct Alarms(Vec<(Arc<Alarm>, mpsc::Sender<Event>)>);
+pub(super) struct Alarms(Vec<(Arc<Alarm>, mpsc::Sender<Arc<Event>>)>);
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -88,12 +85,12 @@ impl Alarms {
     }
 
     /// Never waits: whoever is slow is left out of what does not fit its queue.
-    pub(super) fn raise(&self, suspects: &[Event]) {
+    pub(super) fn raise(&self, suspects: &[Arc<Event>]) {
         for (alarm, queue) in &self.0 {
             let mut left_out = 0;
             for suspect in suspects {
                 alarm.raise();
-                if queue.try_send(suspect.clone()).is_err() {
+                if queue.try_send(Arc::clone(suspect)).is_err() {
                     alarm.settle(Outcome::LeftOut);
                     left_out += 1;
                 }
@@ -108,7 +105,7 @@ impl Alarms {
 
 impl Listener {
     /// One suspect after the other: what hangs must not pile up.
-    async fn listen(self, mut queue: mpsc::Receiver<Event>, alarm: Arc<Alarm>) {
+    async fn listen(self, mut queue: mpsc::Receiver<Arc<Event>>, alarm: Arc<Alarm>) {
         while let Some(suspect) = queue.recv().await {
             let failure = match timeout(LIMIT, self.tell(&suspect)).await {
                 Ok(Ok(())) => {
@@ -151,13 +148,11 @@ impl fmt::Display for Listener {
 async fn run(command: &Path, body: &[u8]) -> io::Result<()> {
     let mut wanted = Command::new(command);
     wanted.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).kill_on_drop(true);
-    let limits = kernel::descriptors_at_start();
-    // SAFETY: one system call between fork and exec, which allocates nothing.
-    unsafe {
-        wanted.pre_exec(move || Ok(setrlimit(Resource::RLIMIT_NOFILE, limits.0, limits.1)?));
-    }
+    // Nothing is done between fork and exec, so that the process is not copied: of a large policy, the copy would take longer than
+    // the command.
     let mut child = wanted.spawn()?;
     let mut group = Group::of(&child);
+    group.limit_descriptors()?;
     if let Some(mut input) = child.stdin.take() {
         // A command that does not read is no failure.
         drop(input.write_all(body).await);
@@ -174,6 +169,12 @@ struct Group(Option<Pid>);
 impl Group {
     fn of(child: &Child) -> Self {
         Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
+    }
+
+    /// Gives the command the limits that this process had when it started.
+    fn limit_descriptors(&self) -> io::Result<()> {
+        let Some(pid) = self.0 else { return Ok(()) };
+        kernel::limit_descriptors(pid, kernel::descriptors_at_start())
     }
 }
 

@@ -1,12 +1,20 @@
 //! What is pinned, held once more by the running process: a bpffs that is unmounted, or pins that somebody removes, must not
 //! take the filter with them.
 
-use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::LazyLock,
+};
 
-use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::{
+    errno::Errno,
+    libc,
+    sys::resource::{Resource, getrlimit, rlim_t, setrlimit},
+    unistd::Pid,
+};
 
 use super::{Error, pins::Pins, sys};
 
@@ -16,6 +24,20 @@ pub fn descriptors_at_start() -> (rlim_t, rlim_t) {
     static LIMITS: LazyLock<(rlim_t, rlim_t)> =
         LazyLock::new(|| getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default());
     *LIMITS
+}
+
+/// Limits the descriptors of a process that this one has started.
+pub fn limit_descriptors(pid: Pid, (soft, hard): (rlim_t, rlim_t)) -> io::Result<()> {
+    let limits = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: reads one structure, and writes none.
+    let result = unsafe {
+        libc::prlimit(pid.as_raw(), libc::RLIMIT_NOFILE, &raw const limits, std::ptr::null_mut())
+    };
+    match Errno::result(result) {
+        // It has ended already.
+        Ok(_) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Descriptors of everything that is pinned.

@@ -37,7 +37,7 @@ use tracing::Level;
 pub use attach::{Attached, Refused};
 pub use counters::CounterRow;
 pub use error::Error;
-pub use held::descriptors_at_start;
+pub use held::{descriptors_at_start, limit_descriptors};
 pub use hook::{Hook, Wanted};
 pub use link_type::{LinkType, Unreadable};
 pub use policy::{Live, Staged};

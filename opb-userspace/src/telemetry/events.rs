@@ -1,6 +1,6 @@
 //! Events in the shapes that the control API, the log and the page show, and the memory of the last of them.
 
-use std::{collections::VecDeque, net::IpAddr, time::Duration};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,8 @@ use crate::subscribers::Who;
 /// Denied packets that are kept in memory, whatever their age.
 const KEPT: usize = 4096;
 const KEPT_RARE: usize = 512;
+/// Events of one page: a hundred clients that do not read their answers hold no more memory than one list.
+const PAGE: usize = 512;
 
 /// Something that happened to a subscriber's packets or to a relay host, or that somebody changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,9 +105,11 @@ pub enum Kind {
 /// Answer of `GET /v1/events`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Page {
-    pub events: Vec<Event>,
+    pub events: Vec<Arc<Event>>,
     /// What to ask for with `after` next time.
     pub next: u64,
+    /// Number of the newest event: there are more pages while `next` is smaller.
+    pub last: u64,
     /// Events after the `after` of the question that are forgotten already.
     pub missed: u64,
     /// Denied packets for which there never was an event, since the pins were made.
@@ -115,16 +119,16 @@ pub struct Page {
 /// The last events. What is rarer than denied packets has room of its own: a flood must not push out what it is about.
 #[derive(Debug, Default)]
 pub struct Recent {
-    denied: VecDeque<Event>,
-    rare: VecDeque<Event>,
-    changes: VecDeque<Event>,
+    denied: VecDeque<Arc<Event>>,
+    rare: VecDeque<Arc<Event>>,
+    changes: VecDeque<Arc<Event>>,
     /// Number of the last event.
     last: u64,
 }
 
 impl Recent {
     /// Gives the event its number and keeps it.
-    pub fn push(&mut self, mut event: Event) -> Event {
+    pub fn push(&mut self, mut event: Event) -> Arc<Event> {
         self.last += 1;
         event.seq = self.last;
         let (events, room) = match event.kind {
@@ -135,7 +139,8 @@ impl Recent {
         if events.len() == room {
             events.pop_front();
         }
-        events.push_back(event.clone());
+        let event = Arc::new(event);
+        events.push_back(Arc::clone(&event));
         event
     }
 
@@ -149,7 +154,7 @@ impl Recent {
         }
     }
 
-    /// What came after number `after`, oldest first.
+    /// What came after number `after`, oldest first, as far as a page goes.
     #[must_use]
     pub fn after(&self, after: u64, group: Option<&str>) -> Page {
         // A number of an earlier daemon's.
@@ -159,12 +164,16 @@ impl Recent {
         events.sort_unstable_by_key(|event| event.seq);
         let missed = self.last - after - events.len() as u64;
         events.retain(|event| group.is_none_or(|group| group == event.group));
-        Page { events: events.into_iter().cloned().collect(), next: self.last, missed, lost: 0 }
+        let is_cut = events.len() > PAGE;
+        events.truncate(PAGE);
+        let next = events.last().filter(|_| is_cut).map_or(self.last, |event| event.seq);
+        let events = events.into_iter().cloned().collect();
+        Page { events, next, last: self.last, missed, lost: 0 }
     }
 
     /// The last `count`, newest first.
     #[must_use]
-    pub fn newest(&self, count: usize) -> Vec<Event> {
+    pub fn newest(&self, count: usize) -> Vec<Arc<Event>> {
         let kinds = [&self.denied, &self.rare, &self.changes];
         let mut events: Vec<_> =
             kinds.into_iter().flat_map(|events| events.iter().rev().take(count)).collect();
@@ -205,8 +214,17 @@ mod tests {
             recent.push(example("2026-01-01T00:00:00Z", if number % 2 == 0 { "a" } else { "b" }));
         }
         let page = recent.after(0, None);
-        assert_eq!((page.events.len(), page.missed), (KEPT, 10));
-        let page = recent.after(page.next - 4, Some("b"));
+        assert_eq!((page.events.len(), page.missed, page.next), (PAGE, 10, 10 + PAGE as u64));
+        let mut all = page.events;
+        while all.len() < KEPT {
+            let page = recent.after(all[all.len() - 1].seq, None);
+            assert_eq!((page.missed, page.last), (0, 10 + KEPT as u64));
+            all.extend(page.events);
+        }
+        assert!(all.iter().map(|event| event.seq).eq(11..=10 + KEPT as u64), "each once, in order");
+        let page = recent.after(0, Some("b"));
+        assert!(page.events.len() == PAGE && page.events.iter().all(|event| event.group == "b"));
+        let page = recent.after(page.last - 4, Some("b"));
         assert_eq!(
             page.events.iter().map(|event| event.group.as_str()).collect::<Vec<_>>(),
             ["b", "b"]

@@ -121,7 +121,7 @@ impl Telemetry {
     }
 
     /// Takes over what the kernel counted. What has come of it comes back as events that have been remembered.
-    pub fn look(&self, look: Look, books: &Books) -> Vec<Event> {
+    pub fn look(&self, look: Look, books: &Books) -> Vec<Arc<Event>> {
         let (now, monotonic) = (Timestamp::now(), clock::monotonic());
         let mut memory = self.memory();
         memory.clock = Clock::now();
@@ -159,7 +159,7 @@ impl Telemetry {
     }
 
     /// Remembers what the kernel wrote down, in the words in which it may be shown.
-    pub fn denied(&self, event: &sighting::Event) -> Event {
+    pub fn denied(&self, event: &sighting::Event) -> Arc<Event> {
         let mut memory = self.memory();
         let event = memory.denied(event, &self.privacy);
         let event = memory.recent.push(event);
@@ -186,7 +186,7 @@ impl Telemetry {
     }
 
     #[must_use]
-    pub fn newest_events(&self, count: usize) -> Vec<Event> {
+    pub fn newest_events(&self, count: usize) -> Vec<Arc<Event>> {
         self.memory().recent.newest(count)
     }
 
