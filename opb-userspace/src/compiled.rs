@@ -88,6 +88,11 @@ impl Compiled {
         Changes { policy, slots: image.slots(), generation: image.generation(), prefixes }
     }
 
+    /// When it was made. An image of later would lack exemptions that are still in force.
+    pub fn made(&self) -> Timestamp {
+        self.made
+    }
+
     /// Whether an exemption of the files has run out since, or the clock was set back and one may be in force again.
     pub fn is_stale(&self, now: Timestamp) -> bool {
         now < self.made || self.expires.is_some_and(|expires| now >= expires)

@@ -24,7 +24,7 @@ use super::{
     health::Board,
     page::{self, Answer},
     report::State as Health,
-    serve::{self, Caller, Limits, Rate},
+    serve::{self, Caller, Limits, Rate, Refusals},
     words::Words,
     worker::Worker,
 };
@@ -53,6 +53,8 @@ const LIMITS: Limits = Limits {
     request: Duration::from_secs(10),
     stall: Duration::from_secs(10),
 };
+/// Requests a second, and at once: a page asks for three things every few seconds.
+const ASKED: (u32, u32) = (100, 200);
 /// Explanations a second, and at once.
 const EXPLAINED: (u32, u32) = (20, 40);
 
@@ -101,7 +103,9 @@ pub(super) fn start(
 
 pub(super) fn app(enforcer: Worker<Enforcer>, board: Board, names: Vec<String>) -> Router {
     let explained = Arc::new(Rate::new(EXPLAINED.0, EXPLAINED.1));
+    let asked = Asked { rate: Rate::new(ASKED.0, ASKED.1), refusals: Arc::clone(&board.refusals) };
     router(App { enforcer, board, explained }, Names::new(names))
+        .layer(from_fn_with_state(Arc::new(asked), not_too_often))
 }
 
 fn router(app: App, names: Names) -> Router {
@@ -116,6 +120,20 @@ fn router(app: App, names: Names) -> Router {
         .layer(from_fn_with_state(Arc::new(names), only_by_name))
         .layer(map_response(protect))
         .with_state(app)
+}
+
+/// What all that ask together may ask.
+struct Asked {
+    rate: Rate,
+    refusals: Arc<Refusals>,
+}
+
+async fn not_too_often(State(asked): State<Arc<Asked>>, request: Request, next: Next) -> Response {
+    if asked.rate.allows() {
+        return next.run(request).await;
+    }
+    asked.refusals.count(LIMITS.name, "rate");
+    (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")]).into_response()
 }
 
 /// By which names the listener may be asked. A web page from elsewhere can make its own name mean our address and have a

@@ -130,7 +130,7 @@ impl Daemon {
         let reader = Reader::new(path);
         let config = reader.config().await?.map_err(Error::Config)?;
         // Before anything is touched in the kernel: that another daemon is at work must not come out halfway.
-        let (socket, listener) = Socket::bind(&config.control)?;
+        let (socket, listener) = Socket::bind(&config.control, socket::group().await)?;
         // So must most mistakes, which are in the files.
         let loaded = reader.policy(config.clone()).await?.map_err(LoadError::from)?;
 

@@ -8,14 +8,16 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::unistd::{Gid, Group};
 use tokio::net::UnixListener;
+use tracing::warn;
 
+use super::threads::Threads;
 use crate::private::{self, Access};
 
-/// Members of this group may use the control socket.
 const GROUP: &str = "opb";
 
 /// Why there is no control socket.
@@ -38,10 +40,29 @@ pub(super) struct Socket {
     _lock: File,
 }
 
+/// The group whose members may use the control socket, if there is one. Whoever knows the groups may be far away (LDAP) and hang:
+/// then the socket is root's alone.
+pub(super) async fn group() -> Option<Gid> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let found = Threads::new("groups").run(PATIENCE, || Group::from_name(GROUP)).await;
+    match found.map_err(|error| error.to_string()) {
+        Ok(Ok(group)) => group.map(|group| group.gid),
+        Ok(Err(error)) => without_group(&error.to_string()),
+        Err(error) => without_group(&error),
+    }
+}
+
+fn without_group(error: &str) -> Option<Gid> {
+    warn!(
+        "group {GROUP} cannot be looked up: {error}; until a restart, only root can use the control socket"
+    );
+    None
+}
+
 impl Socket {
-    pub(super) fn bind(path: &Path) -> Result<(Self, UnixListener), Error> {
+    /// Members of `group` may use it, and root.
+    pub(super) fn bind(path: &Path, group: Option<Gid>) -> Result<(Self, UnixListener), Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
-        let group = Group::from_name(GROUP).map_err(|error| io(error.into()))?.map(|it| it.gid);
         if let Some(directory) = path.parent() {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             private::directory(directory, Access { group }, |found| found.starts_with(name))?;
@@ -104,10 +125,10 @@ mod tests {
     async fn one_daemon_at_a_time() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("run/opb.sock");
-        let (first, listener) = Socket::bind(&path).expect("nobody else");
+        let (first, listener) = Socket::bind(&path, None).expect("nobody else");
         let mode = fs::metadata(&path).expect("it exists").permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
-        assert!(matches!(Socket::bind(&path), Err(Error::InUse { .. })));
+        assert!(matches!(Socket::bind(&path, None), Err(Error::InUse { .. })));
         drop((first, listener));
         assert!(!path.exists());
     }
@@ -117,11 +138,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("opb.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).expect("binds"));
-        let bound = Socket::bind(&path).expect("stale sockets do not count");
+        let bound = Socket::bind(&path, None).expect("stale sockets do not count");
         drop(bound);
 
         fs::write(&path, "precious").expect("writes");
-        assert!(matches!(Socket::bind(&path), Err(Error::NotASocket { .. })));
+        assert!(matches!(Socket::bind(&path, None), Err(Error::NotASocket { .. })));
         assert_eq!(fs::read(&path).expect("reads"), b"precious");
     }
 
@@ -130,6 +151,6 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("opb.sock");
         let _other = std::os::unix::net::UnixListener::bind(&path).expect("binds");
-        assert!(matches!(Socket::bind(&path), Err(Error::InUse { .. })));
+        assert!(matches!(Socket::bind(&path, None), Err(Error::InUse { .. })));
     }
 }

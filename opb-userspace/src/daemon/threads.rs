@@ -47,31 +47,47 @@ impl Threads {
             return Err(GivenUp(limit));
         }
         let (done, result) = oneshot::channel();
-        let hanging = Arc::clone(&self.hanging);
-        let body = move || {
-            if done.send(work()).is_err() {
-                hanging.fetch_sub(1, Ordering::AcqRel);
-            }
-        };
+        let mut end = End { done: Some(done), hanging: Arc::clone(&self.hanging) };
+        let body = move || end.send(Some(work()));
         let spawned = thread::Builder::new().name(self.name.to_owned()).spawn(body);
         if spawned.is_err() {
+            // Its end was dropped, and nobody had given it up.
             return Err(GivenUp(limit));
         }
         let mut waiting = Waiting { result, hanging: &self.hanging, answered: false };
         match timeout(limit, &mut waiting.result).await {
-            // The thread has ended, be it by a panic.
             Ok(answer) => {
                 waiting.answered = true;
-                answer.map_err(|_| GivenUp(limit))
+                answer.ok().flatten().ok_or(GivenUp(limit))
             }
             Err(_) => Err(GivenUp(limit)),
         }
     }
 }
 
+/// The end of the work: sends the result, or `None` after a panic. Whoever gave the thread up counted it as hanging.
+struct End<R> {
+    done: Option<oneshot::Sender<Option<R>>>,
+    hanging: Arc<AtomicUsize>,
+}
+
+impl<R> End<R> {
+    fn send(&mut self, result: Option<R>) {
+        if self.done.take().is_some_and(|done| done.send(result).is_err()) {
+            self.hanging.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl<R> Drop for End<R> {
+    fn drop(&mut self) {
+        self.send(None);
+    }
+}
+
 /// Counts the thread as hanging if whoever waits goes away before its end.
 struct Waiting<'a, R> {
-    result: oneshot::Receiver<R>,
+    result: oneshot::Receiver<Option<R>>,
     hanging: &'a AtomicUsize,
     answered: bool,
 }
@@ -111,11 +127,29 @@ mod tests {
         assert!(threads.hang());
         assert!(threads.run(LONG, || ()).await.is_err(), "one more thread");
         drop(gates);
+        end_of(&threads).await;
+        assert_eq!(threads.run(LONG, || 7).await.expect("in time"), 7);
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_after_it_was_given_up_hangs_no_more() {
+        let threads = Threads::new("test");
+        let (gate, waits) = mpsc::channel::<()>();
+        let work = move || {
+            let _ = waits.recv();
+            panic!("after it was given up");
+        };
+        assert!(threads.run(SHORT, work).await.is_err());
+        assert!(threads.hang());
+        drop(gate);
+        end_of(&threads).await;
+    }
+
+    async fn end_of(threads: &Threads) {
         let end = tokio::time::Instant::now() + LONG;
         while threads.hang() && tokio::time::Instant::now() < end {
             tokio::time::sleep(SHORT).await;
         }
         assert!(!threads.hang());
-        assert_eq!(threads.run(LONG, || 7).await.expect("in time"), 7);
     }
 }

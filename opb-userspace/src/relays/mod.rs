@@ -40,6 +40,8 @@ struct Host {
     answered: Option<Timestamp>,
     changed: Option<Timestamp>,
     error: Option<String>,
+    /// Addresses in answers for which there was no room.
+    refused: u64,
 }
 
 /// One host for people and programs.
@@ -57,6 +59,9 @@ pub struct HostStatus {
     /// Why there is no newer answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Addresses in answers that were not taken, because the host has too many.
+    #[serde(default)]
+    pub refused: u64,
 }
 
 impl Hosts {
@@ -103,6 +108,7 @@ impl Hosts {
             for address in addresses {
                 // Answers that name others each time must not fill the policy.
                 if host.addresses.len() >= MOST && !host.addresses.contains_key(&address) {
+                    host.refused += 1;
                     host.error =
                         Some(format!("it has more than {MOST} addresses: not all are used"));
                     continue;
@@ -159,6 +165,7 @@ impl Hosts {
                     Some(host) => host.error.clone(),
                     None => Some("not asked for yet".to_owned()),
                 },
+                refused: host.map_or(0, |host| host.refused),
                 host: name,
             }
         };
@@ -219,7 +226,7 @@ mod tests {
             let others = (1..=32).map(|last| IpAddr::from([192, 0, third, last])).collect();
             hosts.answered("mx", Answer { ipv4: Ok(others), ipv6: Ok(Vec::new()) }, start);
         }
-        assert_eq!(allowed(&hosts).len(), MOST);
+        assert_eq!((allowed(&hosts).len(), hosts.known["mx"].refused), (MOST, 64));
         assert!(
             hosts.known["mx"].error.as_ref().is_some_and(|error| error.contains("more than 64"))
         );

@@ -21,7 +21,7 @@ pub fn render(status: &Status, totals: &Totals) -> Result<String, prometheus::Er
     page.policy(status)?;
     page.interfaces(status)?;
     page.checks(status)?;
-    page.refusals(totals)?;
+    page.refusals(status, totals)?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&page.registry.gather(), &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
@@ -189,12 +189,16 @@ impl Metrics {
         Ok(())
     }
 
-    fn refusals(&self, totals: &Totals) -> Result<(), prometheus::Error> {
+    fn refusals(&self, status: &Status, totals: &Totals) -> Result<(), prometheus::Error> {
         let help = "Connections and requests that were refused or ended because of a limit.";
         let refused = self.counter_vec("opb_http_refused_total", help, &["listener", "why"])?;
         for &(listener, why, count) in &totals.refused {
             refused.with_label_values(&[listener, why]).inc_by(count);
         }
+        let help = "Addresses of relay hosts that were not taken, because a host had too many.";
+        let addresses = IntCounter::new("opb_relay_addresses_refused_total", help)?;
+        addresses.inc_by(status.hosts.iter().map(|host| host.refused).sum());
+        self.registry.register(Box::new(addresses))?;
         Ok(())
     }
 

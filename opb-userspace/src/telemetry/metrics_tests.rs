@@ -25,6 +25,12 @@ fn status(state: &str, success: bool) -> Status {
             interface("a0", "xdp"), interface("a1", "xdp-generic"), interface("a2", "tcx"),
             interface("a3", "clsact"),
         ],
+        "detachments": 3,
+        "store": {"writable": success, "lost": !success},
+        "hosts": [{"host": "mx.isp.example", "addresses": [], "refused": 9}],
+        "checks": [
+            {"name": "enforcer", "ok": true, "age": 0.5}, {"name": "store", "ok": success},
+        ],
         "problems": [], "warnings": [],
     });
     serde_json::from_value(status).expect("a status")
@@ -85,6 +91,10 @@ fn values_are_those_of_the_status_and_the_counters() {
         "opb_prefixes{family=\"ipv4\",group=\"dyn\"} 3",
         "opb_prefixes{family=\"ipv6\",group=\"dyn\"} 5",
         "opb_policy_last_reload_timestamp_seconds 1767225700",
+        "opb_detachments_total 3",
+        "opb_relay_addresses_refused_total 9",
+        "opb_enforcer_heartbeat_age_seconds 0.5",
+        "opb_check_ok{check=\"enforcer\"} 1",
     ]);
     assert_has(&page, &expected);
 }
@@ -103,6 +113,9 @@ fn what_is_wrong_is_zero() {
             &[
                 &format!("opb_enforcing {enforcing}"),
                 &format!("opb_policy_last_reload_success {reload}"),
+                &format!("opb_store_writable {reload}"),
+                &format!("opb_store_lost {}", 1 - reload),
+                &format!("opb_check_ok{{check=\"store\"}} {reload}"),
             ],
         );
     }

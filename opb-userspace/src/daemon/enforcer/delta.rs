@@ -147,10 +147,10 @@ impl Enforcer {
     fn start_merging(&self) -> Option<Merging> {
         let (policy, image) = (Arc::clone(&self.compiled.policy), &self.compiled.image);
         let (digest, slots) = (image.digest(), image.slots().clone());
-        let generation = image.generation();
+        let (generation, made) = (image.generation(), self.compiled.made());
         let (done, image) = mpsc::channel();
         let work = move || {
-            let compiled = Image::compile_as(&policy, digest, &slots, generation, Timestamp::now());
+            let compiled = Image::compile_as(&policy, digest, &slots, generation, made);
             // Before anybody is told, so that the policy has one owner again when it is changed next.
             drop(policy);
             let result = compiled.map_err(|error| one_line(&error)).and_then(|image| {
