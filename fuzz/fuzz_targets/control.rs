@@ -7,10 +7,11 @@ use std::{cell::LazyCell, fs, sync::Arc};
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use opb_userspace::{
+    api::entries::Who,
     daemon::fuzzing,
     policy::Policy,
     subscribers::{
-        Entries, Who,
+        Entries,
         changes::{Request, Staging},
     },
 };
@@ -37,13 +38,13 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let who = Arc::new(Who { uid: 0, pid: None, user: None });
     let request = match first {
-        b'-' => serde_json::from_slice(rest).map(Request::Remove),
+        b'-' => serde_json::from_slice(rest).map(|removal| Request::Remove(removal, who)),
         _ => serde_json::from_slice(bytes).map(|addition| Request::Add(addition, who)),
     };
     let Ok(request) = request else { return };
     let partial = match &request {
         Request::Add(addition, _) => addition.partial,
-        Request::Remove(removal) => removal.partial,
+        Request::Remove(removal, _) => removal.partial,
     };
     NODE.with(|node| {
         let (_, policy, entries) = &**node;

@@ -3,6 +3,8 @@
 use crate::interface::MAX_INTERFACES;
 
 /// What happens to a packet.
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Verdict {
@@ -37,6 +39,8 @@ impl Verdict {
 
 /// Which way a packet travels: it decides which rule holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 #[repr(u8)]
 pub enum Direction {
     /// From the subscriber to the internet.
@@ -58,11 +62,25 @@ impl Direction {
     }
 }
 
+macro_rules! display_by_name {
+    ($($kind:ty),+) => {
+        $(impl core::fmt::Display for $kind {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                f.pad(self.name())
+            }
+        })+
+    };
+}
+
+display_by_name!(Verdict, Direction, Reason);
+
 /// One list: variant, name, help text. Counters, metrics, replay and explain all take it from here.
 macro_rules! reasons {
     ($($(#[doc = $help:literal])+ $variant:ident = $value:literal, $name:literal;)+) => {
         /// Why a packet got its verdict.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+        #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
         #[repr(u8)]
         pub enum Reason { $($(#[doc = $help])+ $variant = $value),+ }
 

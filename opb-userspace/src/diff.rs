@@ -6,50 +6,12 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
+use crate::api::diff::{Change, Endpoints, Range, Treatment};
 use crate::{
     image::ranges::{Bound, Entry, flatten},
     policy::{Action, Downstream, Group, Matching, Policy, Prefix},
 };
-
-/// A range of subscriber addresses that the two policies treat differently.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
-    #[serde(flatten)]
-    pub range: Range,
-    pub old: Treatment,
-    pub new: Treatment,
-    /// Addresses that are relays of the new group and were none of the old one.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub relays_gained: Vec<Range>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub relays_lost: Vec<Range>,
-}
-
-/// Addresses from `first` to `last`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Range {
-    pub first: IpAddr,
-    pub last: IpAddr,
-}
-
-/// What happens to the mail of a subscriber that goes to no relay.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "treatment", rename_all = "lowercase")]
-pub enum Treatment {
-    /// In no group: passes, unless the interface says otherwise.
-    Unknown,
-    Exempt,
-    Group {
-        group: String,
-        action: Action,
-        #[serde(rename = "match")]
-        matching: Matching,
-        downstream: Downstream,
-        ports: Vec<u16>,
-    },
-}
 
 /// Every range whose subscribers `new` treats differently from `old`, IPv4 first, in order.
 pub fn diff(old: &Policy, new: &Policy, now: Timestamp) -> Vec<Change> {
@@ -90,15 +52,6 @@ pub fn diff(old: &Policy, new: &Policy, now: Timestamp) -> Vec<Change> {
         }
     }
     changes
-}
-
-/// Addresses at which softwires end in one of two policies only: packets in a tunnel to them are judged by another address.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoints {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub endpoints_gained: Vec<Range>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub endpoints_lost: Vec<Range>,
 }
 
 impl Endpoints {

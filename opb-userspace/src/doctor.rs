@@ -11,8 +11,9 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::{
+    api::status::Status,
     compiled::Compiled,
-    daemon::{interfaces::Plan, report},
+    daemon::interfaces::Plan,
     image::Slots,
     kernel::{Error, Survey},
     node::{Config, PolicySource},
@@ -89,10 +90,7 @@ impl Check {
 }
 
 /// Looks at everything. `daemon` is the status of the one that runs, or why none answers.
-pub fn examine(
-    config: &Config,
-    daemon: Result<&report::Status, &str>,
-) -> Result<Vec<Finding>, Error> {
+pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Finding>, Error> {
     let process = daemon.map_or_else(|_| std::process::id(), |status| status.pid);
     let survey = Survey::take(&config.pins, process)?;
     let plan = Plan::current(config).map_err(Error::call("to list interfaces"))?;
@@ -171,7 +169,7 @@ impl Wishes {
 
 struct Doctor<'a> {
     config: &'a Config,
-    daemon: Result<&'a report::Status, &'a str>,
+    daemon: Result<&'a Status, &'a str>,
     wishes: Wishes,
     survey: &'a Survey,
     plan: &'a Plan,

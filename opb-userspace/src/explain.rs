@@ -6,47 +6,20 @@
 mod query;
 mod words;
 
-use std::net::IpAddr;
-
 use jiff::Timestamp;
 use opb_common::{
     judge,
     outcome::{Direction, Reason},
     settings::Settings,
 };
-use serde::{Deserialize, Serialize};
 
-pub use self::query::{Flags, NoFlag, Query, QueryError};
+pub use self::query::QueryError;
 use self::words::Words;
 use crate::{
+    api::explain::{CounterName, Explanation, Query},
     image::{Image, Overlay, Tables},
     policy::Policy,
 };
-
-/// A verdict and how it came about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explanation {
-    pub verdict: String,
-    pub reason: String,
-    pub group: Option<String>,
-    pub direction: String,
-    /// The address that names the subscriber's line: in a tunnel it may be the outer one.
-    pub line: IpAddr,
-    /// One sentence a step, in the order in which the verdict is made.
-    pub chain: Vec<String>,
-    /// The counter that such a packet moves; none where the packet is no business of the filter.
-    pub counter: Option<CounterName>,
-}
-
-/// Names one counter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CounterName {
-    /// `-` for no group.
-    pub group: String,
-    pub direction: String,
-    pub verdict: String,
-    pub reason: String,
-}
 
 /// The verdict of `image` and the `overlay` on it on `query`, in the words of `policy`, from which they were compiled.
 pub fn explain(
@@ -68,14 +41,14 @@ pub fn explain(
     let group = image.slots().name(outcome.group).map(str::to_owned);
     let counter = CounterName {
         group: group.clone().unwrap_or_else(|| "-".to_owned()),
-        direction: query.direction.name().to_owned(),
-        verdict: outcome.verdict.name().to_owned(),
-        reason: outcome.reason.name().to_owned(),
+        direction: query.direction,
+        verdict: outcome.verdict,
+        reason: outcome.reason,
     };
     Ok(Explanation {
-        verdict: counter.verdict.clone(),
-        reason: counter.reason.clone(),
-        direction: counter.direction.clone(),
+        verdict: counter.verdict,
+        reason: counter.reason,
+        direction: counter.direction,
         line,
         chain: Words { query, policy, outcome, line, outer, group: group.as_deref() }.chain(now),
         counter: (outcome.reason != Reason::Other).then_some(counter),

@@ -1,5 +1,6 @@
 //! The opb daemon and command line. Modules stand in the order in which data flows.
 
+pub mod api;
 pub mod files;
 pub mod text;
 pub mod node;

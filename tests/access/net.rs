@@ -399,7 +399,7 @@ impl Filter {
     pub(crate) fn denied(&self) -> Result<u64> {
         let kernel = self.kernel.as_ref().context("the filter has no process")?;
         let rows = kernel.counters(&self.slots);
-        Ok(rows.iter().filter(|row| row.verdict == "drop").map(|row| row.packets).sum())
+        Ok(rows.iter().filter(|row| row.verdict.name() == "drop").map(|row| row.packets).sum())
     }
 }
 

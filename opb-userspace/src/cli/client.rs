@@ -5,11 +5,11 @@ use std::{io, path::PathBuf};
 use http_body_util::BodyExt;
 use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use opb_userspace::daemon::{control::Refusal, report::ReloadOutcome};
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{failure::Failure, upload::Upload};
+use opb_userspace::api::{ApiError, reload::ReloadOutcome};
 
 /// Where the daemon answers.
 #[derive(Clone, Debug, clap::Args)]
@@ -65,7 +65,7 @@ impl Control {
                 Failure::new(format!("the daemon at {socket} broke off")).caused_by(Some(&error))
             })?;
         if !status.is_success()
-            && let Ok(refusal) = serde_json::from_slice::<Refusal>(&body)
+            && let Ok(refusal) = serde_json::from_slice::<ApiError>(&body)
         {
             return Err(refused(refusal, status));
         }
@@ -110,8 +110,8 @@ async fn exchange(
     Ok((status, response.into_body().collect().await?.to_bytes()))
 }
 
-fn refused(refusal: Refusal, status: StatusCode) -> Failure {
-    let Refusal { error, causes } = refusal;
+fn refused(refusal: ApiError, status: StatusCode) -> Failure {
+    let ApiError { error, causes } = refusal;
     let failure = if status == StatusCode::BAD_REQUEST {
         Failure::invalid(error)
     } else {

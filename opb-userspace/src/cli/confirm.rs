@@ -1,13 +1,11 @@
-use opb_userspace::{
-    daemon::report::{Confirmation, TrialOf},
-    period::Period,
-};
+use opb_userspace::period::Period;
 
 use super::{
     client::Control,
     failure::Failure,
     output::{Format, Output},
 };
+use opb_userspace::api::{reload::Confirmation, reload::TrialOf};
 
 /// Keeps what `reload --confirm` or `subscriber import --confirm` has put in force
 #[derive(Debug, clap::Args)]

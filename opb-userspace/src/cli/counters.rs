@@ -4,10 +4,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use opb_userspace::daemon::{
-    control::CountersQuery,
-    report::{By, CounterLine},
-};
 use serde::Serialize;
 
 use super::{
@@ -15,6 +11,7 @@ use super::{
     failure::Failure,
     output::{Format, Output},
 };
+use opb_userspace::api::{counters::By, counters::CounterLine, counters::CountersQuery};
 
 /// Shows how many packets got which verdict, by group (or interface) and reason
 #[derive(Debug, clap::Args)]
@@ -66,7 +63,7 @@ impl Counters {
             let [of, packets, bytes] =
                 [line.of().to_owned(), line.packets.to_string(), line.bytes.to_string()];
             let [direction, verdict, reason] =
-                [&line.direction, &line.verdict, &line.reason].map(Clone::clone);
+                [line.direction.name(), line.verdict.name(), line.reason.name()].map(str::to_owned);
             [of, direction, verdict, reason, packets, bytes]
         };
         if self.by_interface {
@@ -125,9 +122,9 @@ impl Counters {
                 let CounterLine { direction, verdict, reason, packets, .. } = change.line;
                 [
                     change.line.of().to_owned(),
-                    direction.clone(),
-                    verdict.clone(),
-                    reason.clone(),
+                    direction.to_string(),
+                    verdict.to_string(),
+                    reason.to_string(),
                     packets.to_string(),
                     format!("+{}", change.added_packets),
                     format!("{:.1}", change.packets_per_second),
@@ -166,7 +163,8 @@ struct Change<'a> {
 
 fn changes<'a>(before: &[CounterLine], after: &'a [CounterLine], seconds: f64) -> Vec<Change<'a>> {
     let key = |line: &CounterLine| {
-        [line.of(), &line.direction, &line.verdict, &line.reason].map(str::to_owned)
+        [line.of(), line.direction.name(), line.verdict.name(), line.reason.name()]
+            .map(str::to_owned)
     };
     let known: HashMap<_, _> =
         before.iter().map(|line| (key(line), (line.packets, line.bytes))).collect();
@@ -189,6 +187,8 @@ fn changes<'a>(before: &[CounterLine], after: &'a [CounterLine], seconds: f64) -
 
 #[cfg(test)]
 mod tests {
+    use opb_common::outcome::{Direction, Reason, Verdict};
+
     use super::*;
 
     #[test]
@@ -196,9 +196,9 @@ mod tests {
         let line = |group: &str, packets| CounterLine {
             group: Some(group.to_owned()),
             interface: None,
-            direction: "upstream".to_owned(),
-            verdict: "drop".to_owned(),
-            reason: "policy".to_owned(),
+            direction: Direction::Upstream,
+            verdict: Verdict::Drop,
+            reason: Reason::Policy,
             packets,
             bytes: packets * 54,
             since: None,

@@ -1,16 +1,14 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use opb_userspace::{
-    diff::{Change, Endpoints, Range, diff},
-    policy::Policy,
-};
+use opb_userspace::{diff::diff, policy::Policy};
 
 use super::{
     failure::Failure,
     output::{Format, Output},
     policy,
 };
+use opb_userspace::api::{diff::Change, diff::Endpoints, diff::Range};
 
 /// Shows which address ranges two policies treat differently: exact, range by range
 ///

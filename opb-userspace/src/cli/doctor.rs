@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use opb_userspace::{
-    daemon::report,
+    api::status::Status,
     doctor::{self, Check, Finding, Level},
     node::Config,
 };
@@ -42,7 +42,7 @@ impl Doctor {
         let config = Config::load(&self.node.config)?;
         // The node file says where its daemon answers.
         let control = Control::at(config.control.clone());
-        let status: Result<report::Status, Failure> = control.get("/v1/status");
+        let status: Result<Status, Failure> = control.get("/v1/status");
         let daemon = status.as_ref().map_err(|failure| failure.to_string());
         let findings = doctor::examine(&config, daemon.as_ref().map_err(String::as_str).copied())?;
 

@@ -1,13 +1,10 @@
-use opb_userspace::{
-    daemon::control::EventsQuery,
-    telemetry::events::{Event, Kind, Page},
-};
-
 use super::{
     client::Control,
     failure::Failure,
     output::{Format, Output},
 };
+use opb_common::outcome::{Direction, Reason, Verdict};
+use opb_userspace::api::{events::Event, events::EventsQuery, events::Kind, events::Page};
 
 /// Seconds that one request waits.
 const WAIT: u64 = 20;
@@ -70,7 +67,7 @@ impl Events {
 }
 
 fn line(event: &Event) -> String {
-    let Event { time, group, direction, verdict, reason, interface, port, .. } = event;
+    let Event { time, group, interface, port, .. } = event;
     let subscriber = if event.subscriber.is_empty() { "-" } else { &event.subscriber };
     match event.kind {
         Kind::Suspect => {
@@ -93,6 +90,9 @@ fn line(event: &Event) -> String {
                 "" => String::new(),
                 inner => format!(" (inner {inner})"),
             };
+            let verdict = event.verdict.map_or("-", Verdict::name);
+            let direction = event.direction.map_or("-", Direction::name);
+            let reason = event.reason.map_or("-", Reason::name);
             format!(
                 "{time:.0} {verdict} {subscriber}{inner} {peer} port {port} {direction} on {interface}, group {group} ({reason})"
             )

@@ -1,11 +1,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use jiff::Timestamp;
-use opb_userspace::{
-    compiled::Compiled,
-    explain::{CounterName, Explanation, Flags, Query, explain},
-    image::Slots,
-};
+use opb_userspace::{compiled::Compiled, explain::explain, image::Slots};
 
 use super::{
     Way,
@@ -13,6 +9,9 @@ use super::{
     failure::Failure,
     output::{Format, Output},
     policy,
+};
+use opb_userspace::api::{
+    explain::CounterName, explain::Explanation, explain::Flags, explain::Query,
 };
 
 /// Tells what would happen to a TCP packet, and why

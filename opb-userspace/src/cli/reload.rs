@@ -1,7 +1,4 @@
-use opb_userspace::{
-    daemon::report::{Preview, ReloadOutcome},
-    period::Period,
-};
+use opb_userspace::period::Period;
 
 use super::{
     client::{Control, Rejectable},
@@ -9,6 +6,7 @@ use super::{
     failure::Failure,
     output::{Format, Output},
 };
+use opb_userspace::api::{reload::Preview, reload::ReloadOutcome};
 
 /// Makes the daemon read its files again, and waits for what comes of it
 #[derive(Debug, clap::Args)]

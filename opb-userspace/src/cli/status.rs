@@ -1,15 +1,12 @@
-use opb_userspace::{
-    daemon::report::{
-        self, Check, EntriesStatus, LastReload, PolicyStatus, ReloadOutcome, State, TrialStatus,
-    },
-    relays::HostStatus,
-    telemetry::alarms::AlarmStatus,
-};
-
 use super::{
     client::Control,
     failure::Failure,
     output::{Format, Output},
+};
+use opb_userspace::api::{
+    reload::ReloadOutcome, reload::TrialStatus, status::AlarmStatus, status::Check,
+    status::EntriesStatus, status::HostStatus, status::LastReload, status::PolicyStatus,
+    status::State, status::Status as Report,
 };
 
 /// Shows what is enforced where; exits with 0 only if everything is
@@ -24,7 +21,7 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) fn execute(self) -> Result<(), Failure> {
-        let status: report::Status = self.control.get("/v1/status")?;
+        let status: Report = self.control.get("/v1/status")?;
         let mut output = Output::new();
         if self.format.json {
             output.json(&status)?;
@@ -39,8 +36,8 @@ impl Status {
     }
 }
 
-fn describe(output: &mut Output, status: &report::Status) -> Result<(), Failure> {
-    let report::Status { state, version, pid, since, policy, .. } = status;
+fn describe(output: &mut Output, status: &Report) -> Result<(), Failure> {
+    let Report { state, version, pid, since, policy, .. } = status;
     let state = match state {
         State::Enforcing => "enforcing",
         State::Degraded => "degraded",
@@ -108,7 +105,7 @@ fn checks(output: &mut Output, checks: &[Check]) -> Result<(), Failure> {
 }
 
 /// What holds beside the files.
-fn run_time(output: &mut Output, status: &report::Status) -> Result<(), Failure> {
+fn run_time(output: &mut Output, status: &Report) -> Result<(), Failure> {
     if let Some(TrialStatus { of, until }) = status.trial {
         let of = of.name();
         output.line(format_args!("on trial: {of}, taken back at {until:.0} unless confirmed"))?;

@@ -4,13 +4,7 @@ use std::{fs, io, io::Read, path::PathBuf, sync::Arc, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::{SignedDuration, Timestamp};
-use opb_userspace::{
-    period::Period,
-    subscribers::{
-        Row,
-        changes::{Addition, Answer, Failure as Refused, NewEntry, Removal},
-    },
-};
+use opb_userspace::period::Period;
 use serde::Serialize;
 use serde_json::json;
 
@@ -20,6 +14,10 @@ use super::{
     failure::{self, Failure},
     output::{Format, Output},
     upload::Upload,
+};
+use opb_userspace::api::{
+    entries::Addition, entries::ChangeResponse, entries::Failure as Refused, entries::NewEntry,
+    entries::Removal, entries::Row,
 };
 
 /// More errors than these are only counted.
@@ -173,7 +171,7 @@ impl Add {
         let until = target.until()?;
         let entries = prefixes.iter().map(|prefix| target.entry(prefix, until)).collect();
         let body = Addition { entries, partial: false };
-        let answer: Answer = control.send("/v1/subscribers", upload(&body))?;
+        let answer: ChangeResponse = control.send("/v1/subscribers", upload(&body))?;
         let failed = answer.failures.iter().map(complaint).collect();
         conclude(&answer, failed, false, None, format)
     }
@@ -183,7 +181,7 @@ impl Remove {
     fn execute(self) -> Result<(), Failure> {
         let Self { prefixes, if_reason, control, format } = self;
         let body = Removal { prefixes, partial: false, if_reason };
-        let answer: Answer = control.send("/v1/subscribers/remove", upload(&body))?;
+        let answer: ChangeResponse = control.send("/v1/subscribers/remove", upload(&body))?;
         let failed = answer.failures.iter().map(complaint).collect();
         conclude(&answer, failed, false, None, format)
     }
@@ -235,7 +233,7 @@ impl Import {
                 Err(error) => failed.push((number, error)),
             }
         }
-        let mut answer = Answer::default();
+        let mut answer = ChangeResponse::default();
         // What is wrong with the other lines is still to be said, so they are sent; and nothing is made of them.
         let partial = self.partial;
         let spoilt = !partial && !failed.is_empty();
@@ -325,13 +323,13 @@ fn complaint(failure: &Refused) -> String {
 
 /// Says what came of it: counts on stdout, errors on stderr.
 fn conclude(
-    answer: &Answer,
+    answer: &ChangeResponse,
     mut failed: Vec<String>,
     partial: bool,
     confirm: Option<Period>,
     format: Format,
 ) -> Result<(), Failure> {
-    let Answer { added, changed, removed, unchanged, unlisted, trial, .. } = answer;
+    let ChangeResponse { added, changed, removed, unchanged, unlisted, trial, .. } = answer;
     let nothing_done = !failed.is_empty() && !partial;
     let mut output = Output::new();
     if format.json {

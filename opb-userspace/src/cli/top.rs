@@ -1,7 +1,7 @@
+use opb_common::outcome::Direction;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use opb_userspace::{daemon::control::TalkersQuery, telemetry::talkers::TalkerLine};
 use ratatui::{
     DefaultTerminal, Frame,
     crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
@@ -15,6 +15,7 @@ use super::{
     failure::Failure,
     output::{Format, Output},
 };
+use opb_userspace::api::{events::TalkerLine, events::TalkersQuery};
 
 /// Rows that are asked for, to be sorted here.
 const ROWS: usize = 1000;
@@ -112,7 +113,7 @@ const HEADER: [&str; 7] =
 fn cells(row: &TalkerLine) -> [String; 7] {
     let last = row.last.strftime("%Y-%m-%d %H:%M:%SZ").to_string();
     let [subscriber, group, direction] =
-        [&row.subscriber, &row.group, &row.direction].map(Clone::clone);
+        [&row.subscriber, &row.group, row.direction.name()].map(str::to_owned);
     let [packets, rate, peers] = numbers(row);
     [subscriber, group, direction, packets, rate, peers, last]
 }
@@ -239,7 +240,7 @@ impl View {
         ];
         let lines = rows.iter().skip(self.first).map(|row| {
             let [packets, rate, peers] = numbers(row);
-            let way = if row.direction == "downstream" { "down" } else { "up" }.to_owned();
+            let way = if row.direction == Direction::Downstream { "down" } else { "up" }.to_owned();
             let (subscriber, group) = (row.subscriber.clone(), row.group.clone());
             Row::new([subscriber, group, way, packets, rate, peers, age(row.last, self.now)])
         });
@@ -259,15 +260,17 @@ impl View {
 mod tests {
     use ratatui::{Terminal, backend::TestBackend};
 
+    use opb_common::outcome::{Reason, Verdict};
+
     use super::*;
 
     fn row(subscriber: &str, group: &str, packets: u64, rate: f64) -> TalkerLine {
         TalkerLine {
             subscriber: subscriber.to_owned(),
-            direction: "upstream".to_owned(),
+            direction: Direction::Upstream,
             group: group.to_owned(),
-            verdict: "drop".to_owned(),
-            reason: "policy".to_owned(),
+            verdict: Verdict::Drop,
+            reason: Reason::Policy,
             packets,
             rate,
             first: Timestamp::UNIX_EPOCH,

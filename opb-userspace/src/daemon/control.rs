@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Semaphore, watch},
@@ -18,20 +18,17 @@ use tokio::{
 use super::{
     enforcer::{Asked, Enforcer},
     health::Board,
-    report::{By, ReloadOutcome, Trigger},
     serve::{self, Limits, Rate},
     subscribers::{self, Desk, Peer, Users},
     worker::{Gone, Worker},
 };
-use crate::{errors::causes, explain::Query};
-
-/// Body of every answer that is no success and no rejected reload.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Refusal {
-    pub error: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub causes: Vec<String>,
-}
+use crate::api::{
+    ApiError,
+    counters::CountersQuery,
+    events::{EventsQuery, TalkersQuery},
+};
+use crate::api::{explain::Query, reload::ReloadOutcome, reload::Trigger};
+use crate::errors::causes;
 
 #[derive(Clone)]
 pub(super) struct App {
@@ -172,14 +169,6 @@ async fn explain(
     }
 }
 
-/// What `GET /v1/counters` is asked.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CountersQuery {
-    #[serde(default)]
-    pub by: By,
-}
-
 async fn counters(
     State(app): State<App>,
     query: Result<Parameters<CountersQuery>, QueryRejection>,
@@ -187,31 +176,6 @@ async fn counters(
     let Parameters(CountersQuery { by }) =
         query.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     Ok(Json(app.enforcer.call(move |it| it.counters(by)).await?).into_response())
-}
-
-/// What `GET /v1/events` is asked.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EventsQuery {
-    /// Number of the last event that is known.
-    #[serde(default)]
-    pub after: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
-    /// Seconds to wait for something new.
-    #[serde(default)]
-    pub wait: u64,
-}
-
-/// What `GET /v1/talkers` is asked.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TalkersQuery {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
-    /// The most rows that are wanted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
 }
 
 /// The longest that a request may wait.
@@ -238,20 +202,20 @@ async fn talkers(
     Ok(Json(app.board.telemetry.top(limit.unwrap_or(TALKERS), group.as_deref())).into_response())
 }
 
-/// A [`Refusal`] on its way out.
+/// A [`ApiError`] on its way out.
 pub(super) struct Refused {
     status: StatusCode,
-    body: Refusal,
+    body: ApiError,
 }
 
 impl Refused {
     pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, body: Refusal { error: error.into(), causes: Vec::new() } }
+        Self { status, body: ApiError { error: error.into(), causes: Vec::new() } }
     }
 
     fn from(status: StatusCode, error: &dyn std::error::Error) -> Self {
         let causes = causes(error).map(ToString::to_string).collect();
-        Self { status, body: Refusal { error: error.to_string(), causes } }
+        Self { status, body: ApiError { error: error.to_string(), causes } }
     }
 }
 

@@ -33,21 +33,24 @@ use super::{
     files::{Stamps, Watch},
     interfaces::Plan,
     reader::Loaded,
-    report::{
-        By, CounterLine, Fill, GroupStatus, InterfaceStatus, LastReload, OverlayStatus,
-        PolicyStatus, Problem, ReloadOutcome, State, Status, Trigger,
-    },
+};
+use crate::api::status::{Subject, Trouble};
+use crate::api::{
+    counters::By, counters::CounterLine, entries::Who, explain::Explanation, explain::Query,
+    reload::Problem, reload::ReloadOutcome, reload::Trigger, status::Fill, status::GroupStatus,
+    status::InterfaceStatus, status::LastReload, status::OverlayStatus, status::PolicyStatus,
+    status::State, status::Status,
 };
 use crate::{
     compiled::{Compiled, LoadError, RunTime, hex},
     errors::one_line,
-    explain::{Explanation, Query, QueryError, explain},
+    explain::{QueryError, explain},
     image::Slots,
-    kernel::{self, Attached, Kernel, Live, Logs, Refused, Wanted},
+    kernel::{self, Attached, CounterRow, Kernel, Live, Logs, Refused, Wanted},
     node::{Addresses, Config, EventLog, LogLevel, Observe},
     policy::{Group, Policy},
     relays::{Hosts, resolver::Task},
-    subscribers::{Entries, Trial, Who},
+    subscribers::{Entries, Trial},
     telemetry::{Look, actions::Action},
 };
 
@@ -86,24 +89,6 @@ pub(super) struct Enforcer {
     since: Timestamp,
     last_reload: LastReload,
     outlets: Outlets,
-}
-
-/// What a trouble is about.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Subject {
-    Interfaces,
-    /// Nobody knows whether the programs are on their hooks.
-    Hooks,
-    Pins,
-    /// It takes no changes.
-    Store,
-    /// It has lost some.
-    Loss,
-    /// It will soon take none.
-    Disk,
-    /// What is published is not what it should be.
-    Image,
-    Trial,
 }
 
 /// Where what happens is made known.
@@ -246,7 +231,7 @@ impl Enforcer {
             By::Interface => self.kernel.interface_counters(),
         }
         .into_iter()
-        .map(|row| CounterLine::new(by, row, slots))
+        .map(|row| counter_line(by, row, slots))
         .collect()
     }
 
@@ -381,7 +366,9 @@ impl Enforcer {
             match status.state {
                 State::Enforcing => info!(generation, digest, "enforcing"),
                 State::Degraded => {
-                    error!(generation, digest, "degraded: {}", status.problems.join("; "));
+                    let problems: Vec<_> =
+                        status.problems.iter().map(|it| it.text.as_str()).collect();
+                    error!(generation, digest, "degraded: {}", problems.join("; "));
                 }
             }
         }
@@ -429,13 +416,26 @@ impl Enforcer {
         }
     }
 
-    fn problems(&self) -> Vec<String> {
-        let missing =
-            self.plan.missing.iter().map(|name| format!("interface {name} does not exist"));
-        let mut problems: Vec<_> = self.troubles.values().cloned().chain(missing).collect();
-        problems.extend(self.uncovered.iter().map(not_covered));
+    fn problems(&self) -> Vec<Trouble> {
+        let troubles = self.troubles.iter();
+        let mut problems: Vec<_> =
+            troubles.map(|(&about, text)| Trouble::new(about, text.clone())).collect();
+        problems.extend(self.plan.missing.iter().map(|name| Trouble {
+            interface: Some(name.to_string()),
+            ..Trouble::new(Subject::Interface, format!("interface {name} does not exist"))
+        }));
+        problems.extend(self.uncovered.iter().map(|uncovered| {
+            let (wanted, error) = uncovered;
+            Trouble {
+                interface: Some(wanted.interface.to_string()),
+                direction: Some(wanted.direction.name().to_owned()),
+                cause: Some(error.clone()),
+                ..Trouble::new(Subject::Interface, not_covered(uncovered))
+            }
+        }));
         if self.covered.is_empty() {
-            problems.push("no interface is covered: nothing is filtered".to_owned());
+            let text = "no interface is covered: nothing is filtered".to_owned();
+            problems.push(Trouble::new(Subject::Interfaces, text));
         }
         problems
     }
@@ -480,7 +480,19 @@ fn sight(observe: &Observe) -> Settings {
 }
 
 fn applied(compiled: &Compiled) -> ReloadOutcome {
-    ReloadOutcome::applied(compiled.image.generation(), compiled.image.digest())
+    let image = &compiled.image;
+    ReloadOutcome::Applied { generation: image.generation(), digest: hex(image.digest()) }
+}
+
+fn counter_line(by: By, row: CounterRow, slots: &Slots) -> CounterLine {
+    let CounterRow { of, direction, verdict, reason, packets, bytes } = row;
+    let since = of.as_deref().filter(|_| by == By::Group).and_then(|name| slots.since(name));
+    let of = Some(of.unwrap_or_else(|| "-".to_owned()));
+    let (group, interface) = match by {
+        By::Group => (of, None),
+        By::Interface => (None, of),
+    };
+    CounterLine { group, interface, direction, verdict, reason, packets, bytes, since }
 }
 
 fn announce(attached: &Attached) {

@@ -16,7 +16,8 @@ use nix::syslog::{Facility, LogFlags, Severity, openlog, syslog};
 use tracing::{info, warn};
 
 use super::health::Feeds;
-use crate::{errors::one_line, files, node, telemetry::events::Event, text};
+use crate::api::events::Event;
+use crate::{errors::one_line, files, node, text};
 
 /// Lines that may wait.
 const WAITING: usize = 4096;

@@ -22,9 +22,9 @@ use super::{
     subscribers::Peer,
     worker::Worker,
 };
+use crate::api::entries::Who;
 use crate::{
     node::Observe,
-    subscribers::Who,
     telemetry::{Telemetry, privacy::Privacy},
 };
 

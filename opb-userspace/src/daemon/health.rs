@@ -10,11 +10,9 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{
-    reader::Reader,
-    report::{Check, State, Status},
-    serve::Refusals,
-};
+use super::{reader::Reader, serve::Refusals};
+use crate::api::status::{Subject, Trouble};
+use crate::api::{status::Check, status::State, status::Status};
 use crate::telemetry::{Telemetry, Totals};
 
 /// A part that has not moved for this long does not work. All are made to move every second; an image of millions takes a few.
@@ -99,7 +97,8 @@ impl Board {
         status.checks = self.checks();
         for check in status.checks.iter().filter(|check| !check.ok) {
             let error = check.error.as_deref().unwrap_or("it does not work");
-            status.problems.push(format!("{}: {error}", check.name));
+            let text = format!("{}: {error}", check.name);
+            status.problems.push(Trouble::new(Subject::Check, text));
             status.state = State::Degraded;
         }
         Some(status)

@@ -23,12 +23,15 @@ use super::{
     enforcer::Enforcer,
     health::Board,
     page::{self, Answer},
-    report::State as Health,
     serve::{self, Caller, Limits, Rate, Refusals},
     words::Words,
     worker::Worker,
 };
-use crate::{explain::Query, telemetry::metrics};
+use crate::api::{
+    explain::{Flags, Query},
+    status::State as Health,
+};
+use crate::telemetry::metrics;
 
 /// How long an address that cannot be had is left alone.
 const RETRY: Duration = Duration::from_secs(1);
@@ -207,7 +210,9 @@ async fn health(State(app): State<App>) -> Response {
     match app.board.status() {
         Some(status) if matches!(status.state, Health::Enforcing) => "enforcing\n".into_response(),
         Some(status) => {
-            let text = format!("degraded\n{}\n", status.problems.join("\n"));
+            let problems: String =
+                status.problems.iter().map(|problem| format!("{problem}\n")).collect();
+            let text = format!("degraded\n{problems}");
             (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
         }
         None => (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response(),
@@ -234,7 +239,7 @@ impl Form {
             dst: self.dst.trim().parse().ok()?,
             sport: None,
             dport: None,
-            flags: crate::explain::Flags::default(),
+            flags: Flags::default(),
             direction: opb_common::outcome::Direction::Upstream,
             outer_src: None,
             outer_dst: None,

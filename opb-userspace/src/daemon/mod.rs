@@ -19,7 +19,7 @@ mod logs;
 mod observer;
 mod page;
 mod reader;
-pub mod report;
+
 mod serve;
 mod socket;
 mod stall;

@@ -11,10 +11,11 @@ use tracing::{info, warn};
 use super::{
     enforcer::Enforcer, event_log::EventLog, health::Feeds, suspects::Alarms, worker::Worker,
 };
+use crate::api::events::Kind;
 use crate::{
     kernel::{Books, Events},
     node::{self, Observe},
-    telemetry::{Telemetry, events::Kind, privacy::Privacy},
+    telemetry::{Telemetry, privacy::Privacy},
 };
 
 /// How often counters and talkers are read.

@@ -4,19 +4,15 @@
 use std::sync::Arc;
 
 use maud::{DOCTYPE, Markup, html};
+use opb_common::outcome::Verdict;
 
-use super::{
-    report::{State, Status},
-    words::Words,
+use super::words::Words;
+use crate::api::{
+    events::Event, events::Kind, explain::Explanation, status::State, status::Status,
 };
 use crate::{
-    explain::Explanation,
     kernel::CounterRow,
-    telemetry::{
-        Telemetry,
-        events::{Event, Kind},
-        history::Minute,
-    },
+    telemetry::{Telemetry, history::Minute},
     text,
 };
 
@@ -112,7 +108,7 @@ fn answered(words: &Words, question: &Question<'_>, answer: &Answer) -> Markup {
         Answer::Explained(explained) => explained,
     };
     let [sentence, advice] = words.answer(explained, question.dport.trim().parse().unwrap_or(25));
-    let denied = !matches!(explained.verdict.as_str(), "pass");
+    let denied = explained.verdict != Verdict::Pass;
     html! {
         section class={ "answer " (if denied { "warn" } else { "good" }) } role="status" aria-labelledby="answer" {
             h2 id="answer" { (text::line(question.src)) " → " (text::line(question.dst)) }
@@ -120,7 +116,7 @@ fn answered(words: &Words, question: &Question<'_>, answer: &Answer) -> Markup {
             h3 { (words.advice) }
             p { (advice) }
             details {
-                summary { (words.steps) " (" code { (explained.verdict) "/" (explained.reason) } ")" }
+                summary { (words.steps) " (" code { (explained.verdict.name()) "/" (explained.reason.name()) } ")" }
                 ol lang="en" { @for step in &explained.chain { li { (text::line(step)) } } }
             }
         }
@@ -137,7 +133,7 @@ fn state(words: &Words, status: Option<&Status>) -> Markup {
         p class={ "state " (class) } { (text) }
         @if !status.problems.is_empty() || !status.warnings.is_empty() {
             ul lang="en" {
-                @for problem in &status.problems { li class="warn" { (text::lines(problem)) } }
+                @for problem in &status.problems { li class="warn" { (text::lines(&problem.text)) } }
                 @for warning in &status.warnings { li { (text::lines(warning)) } }
             }
         }
@@ -195,7 +191,7 @@ fn talkers(words: &Words, telemetry: &Telemetry) -> Markup {
         [
             row.subscriber,
             row.group,
-            row.direction,
+            row.direction.to_string(),
             row.packets.to_string(),
             format!("{:.1}", row.rate),
             row.peers.to_string(),
@@ -208,7 +204,7 @@ fn talkers(words: &Words, telemetry: &Telemetry) -> Markup {
 fn events(words: &Words, events: &[Arc<Event>]) -> Markup {
     let rows = events.iter().map(|event| {
         let verdict = match event.kind {
-            Kind::Denied => format!("{} ({})", event.verdict, event.reason),
+            Kind::Denied => event.verdict_and_reason(),
             Kind::Suspect => format!("{} ({})", words.suspect, event.packets.unwrap_or_default()),
             Kind::Relay => format!("{} {}", words.relay_host, event.host),
             Kind::Change => {
@@ -234,7 +230,7 @@ fn counters(words: &Words, telemetry: &Telemetry) -> Markup {
     let cells = |row: CounterRow| {
         let of = row.of.unwrap_or_else(|| "-".to_owned());
         let [direction, verdict, reason] =
-            [row.direction, row.verdict, row.reason].map(str::to_owned);
+            [row.direction.name(), row.verdict.name(), row.reason.name()].map(str::to_owned);
         [of, direction, verdict, reason, row.packets.to_string(), row.bytes.to_string()]
     };
     let rows = |rows: Vec<CounterRow>| rows.into_iter().map(cells).collect();

@@ -17,10 +17,10 @@ use tracing::error;
 use super::{
     enforcer::{Asked, Enforcer, Next},
     files::{Stamps, Watch, look},
-    report::{Preview, Problem, ReloadOutcome, Trigger},
     threads::{GivenUp, Threads},
     worker::{Gone, Worker},
 };
+use crate::api::{reload::Preview, reload::Problem, reload::ReloadOutcome, reload::Trigger};
 use crate::{
     errors::one_line,
     node::{Config, PolicySource},

@@ -33,10 +33,8 @@ use super::{
     threads::Threads,
     worker::{Gone, Worker},
 };
-use crate::subscribers::{
-    Who,
-    changes::{Addition, Answer, Removal, Request},
-};
+use crate::api::{entries::Addition, entries::ChangeResponse, entries::Removal, entries::Who};
+use crate::subscribers::changes::Request;
 
 /// A request with a million entries is meant to fit.
 const LARGEST_BODY: usize = 256 << 20;
@@ -72,7 +70,7 @@ impl Desk {
         enforcer: &Worker<Enforcer>,
         request: Request,
         trial: Option<Duration>,
-    ) -> Result<Result<Answer, Refusal>, Gone> {
+    ) -> Result<Result<ChangeResponse, Refusal>, Gone> {
         let (reply, answer) = oneshot::channel();
         self.lock().push(Waiting { request, trial, reply });
         let desk = self.clone();

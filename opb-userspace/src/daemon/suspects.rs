@@ -30,14 +30,12 @@ use tokio::{
 };
 use tracing::warn;
 
+use crate::api::events::Event;
 use crate::{
     errors::one_line,
     kernel,
     node::{Suspect, Webhook},
-    telemetry::{
-        alarms::{Alarm, Outcome},
-        events::Event,
-    },
+    telemetry::alarms::{Alarm, Outcome},
 };
 
 /// How long it may take to tell one of one suspect.

@@ -1,6 +1,8 @@
 //! The words of the status page, in English and in Japanese.
 
-use crate::explain::Explanation;
+use opb_common::outcome::{Reason, Verdict};
+
+use crate::api::explain::Explanation;
 
 pub(super) struct Words {
     pub(super) lang: &'static str,
@@ -62,14 +64,14 @@ impl Words {
     /// What to tell the customer: whether the mail passes, and what to do.
     pub(super) fn answer(&self, explained: &Explanation, port: u16) -> [&'static str; 2] {
         let answers = self.answers;
-        match (explained.verdict.as_str(), explained.reason.as_str()) {
-            ("drop" | "reject", _) => answers.denied,
-            ("would-drop", _) => answers.watched,
-            (_, "relay") => answers.relay,
-            (_, "exempt") => answers.exempt,
-            (_, "unknown") => answers.unknown,
-            (_, "not-syn") => answers.not_syn,
-            (_, "no-policy") => answers.no_policy,
+        match (explained.verdict, explained.reason) {
+            (Verdict::Drop | Verdict::Reject, _) => answers.denied,
+            (Verdict::WouldDrop, _) => answers.watched,
+            (Verdict::Pass, Reason::Relay) => answers.relay,
+            (Verdict::Pass, Reason::Exempt) => answers.exempt,
+            (Verdict::Pass, Reason::Unknown) => answers.unknown,
+            (Verdict::Pass, Reason::NotSyn) => answers.not_syn,
+            (Verdict::Pass, Reason::NoPolicy) => answers.no_policy,
             _ if port == 587 || port == 465 => answers.submission,
             _ => answers.other_port,
         }

@@ -1,10 +1,12 @@
+use opb_common::outcome::{Reason, Verdict};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 
 use super::{Change, diff};
+use crate::api::explain::Query;
 use crate::{
-    explain::{Query, explain},
+    explain::explain,
     image::{Image, Slots},
     policy::{Action, Downstream, Exemption, Group, Matching, Policy, Prefix, RelaySet},
 };
@@ -61,7 +63,7 @@ fn random(seed: &mut fastrand::Rng) -> Policy {
 }
 
 /// Verdicts on every packet that can make a difference for one subscriber.
-fn verdicts(policy: &Policy, image: &Image, subscriber: IpAddr) -> Vec<(String, bool)> {
+fn verdicts(policy: &Policy, image: &Image, subscriber: IpAddr) -> Vec<(Verdict, bool)> {
     let others: Vec<IpAddr> = match subscriber {
         IpAddr::V4(_) => (0..=16).map(|host| [192, 0, 2, host].into()).collect(),
         IpAddr::V6(_) => vec!["2001:db8:f::1".parse().expect("an address")],
@@ -85,7 +87,7 @@ fn verdicts(policy: &Policy, image: &Image, subscriber: IpAddr) -> Vec<(String, 
             let explained =
                 explain(&query, image, None, policy, Timestamp::now()).expect("one family");
             // `unknown-source: drop` tells the unknown from the others, on the port that every group has.
-            let unknown = port == 25 && upstream && explained.reason == "unknown";
+            let unknown = port == 25 && upstream && explained.reason == Reason::Unknown;
             verdicts.push((explained.verdict, unknown));
         }
     }

@@ -97,11 +97,12 @@ impl Doctor<'_> {
             .ours
             .iter()
             .find(|place| (place.index, place.direction) == (wanted.index, wanted.direction));
-        let of_it = format!("interface {name} is not covered {direction}: ");
-        let reason = self
-            .daemon
-            .ok()
-            .and_then(|status| status.problems.iter().find_map(|text| text.strip_prefix(&of_it)));
+        let problems = self.daemon.map_or(&[][..], |status| &status.problems);
+        let of_it = problems.iter().find(|trouble| {
+            trouble.interface.as_deref() == Some(name.as_str())
+                && trouble.direction.as_deref() == Some(direction)
+        });
+        let reason = of_it.and_then(|trouble| trouble.cause.as_deref());
         let (seen, action) = match (pinned, reason) {
             (_, Some(reason)) => (reason.to_owned(), "take away what the reason names"),
             (Some(Place { hook, .. }), None) => (

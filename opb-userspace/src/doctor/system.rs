@@ -4,6 +4,7 @@ use super::{
     Check, Doctor, Findings,
     Level::{self, Note, Problem},
 };
+use crate::api::status::{Subject, Trouble};
 use crate::{
     compiled::{Compiled, LoadError},
     errors::one_line,
@@ -95,10 +96,10 @@ impl Doctor<'_> {
             );
         }
         // Those of interfaces are found below, with what the kernel says.
-        let ours = |text: &&String| !text.starts_with("interface ");
-        for text in status.problems.iter().filter(ours) {
+        let ours = |trouble: &&Trouble| trouble.about != Subject::Interface;
+        for trouble in status.problems.iter().filter(ours) {
             let consequence = "the daemon calls itself degraded";
-            found.add(check(Problem), place(), text, consequence, "see its log");
+            found.add(check(Problem), place(), &trouble.text, consequence, "see its log");
         }
         for text in &status.warnings {
             let consequence = "the daemon warns of it, and enforces";

@@ -1,58 +1,15 @@
 //! A packet to ask about.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr};
 
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader, ip_number};
 use opb_common::outcome::{Direction, Line};
-use serde::{Deserialize, Serialize};
+
+use crate::api::explain::{Flags, Query};
 
 /// The port at the end that does not decide.
 const ANY_PORT: u16 = 50_000;
 const SMTP: u16 = 25;
-
-/// A TCP packet to ask about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Query {
-    pub src: IpAddr,
-    pub dst: IpAddr,
-    /// Upstream any, downstream 25, unless given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sport: Option<u16>,
-    /// Upstream 25, downstream any, unless given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dport: Option<u16>,
-    #[serde(default)]
-    pub flags: Flags,
-    #[serde(default = "upstream", with = "DirectionName")]
-    pub direction: Direction,
-    /// Source of the packet around it, if it is in a tunnel; with `outer_dst`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outer_src: Option<IpAddr>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outer_dst: Option<IpAddr>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Direction", rename_all = "lowercase")]
-enum DirectionName {
-    Upstream,
-    Downstream,
-}
-
-const fn upstream() -> Direction {
-    Direction::Upstream
-}
-
-/// TCP flags by their first letters: `S`, `A`, `F`, `R`, `P`, `U`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Flags(String);
-
-/// Not a flag.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no TCP flag: write the letters of S, A, F, R, P, U that are set")]
-pub struct NoFlag(char);
 
 /// Not a packet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -150,8 +107,6 @@ fn written<E: fmt::Display>(result: Result<(), E>) {
 }
 
 impl Flags {
-    const LETTERS: &str = "SAFRPU";
-
     fn has(&self, letter: char) -> bool {
         self.0.contains(letter)
     }
@@ -170,43 +125,5 @@ impl Flags {
             urg: self.has('U'),
             ..TcpHeader::new(source, destination, 1, 64_240)
         }
-    }
-}
-
-impl Default for Flags {
-    fn default() -> Self {
-        Self("S".to_owned())
-    }
-}
-
-impl FromStr for Flags {
-    type Err = NoFlag;
-
-    fn from_str(text: &str) -> Result<Self, NoFlag> {
-        let text = text.to_ascii_uppercase();
-        match text.chars().find(|&letter| !Self::LETTERS.contains(letter)) {
-            Some(letter) => Err(NoFlag(letter)),
-            None => Ok(Self(text)),
-        }
-    }
-}
-
-impl TryFrom<String> for Flags {
-    type Error = NoFlag;
-
-    fn try_from(text: String) -> Result<Self, NoFlag> {
-        text.parse()
-    }
-}
-
-impl From<Flags> for String {
-    fn from(flags: Flags) -> Self {
-        flags.0
-    }
-}
-
-impl fmt::Display for Flags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }

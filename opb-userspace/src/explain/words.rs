@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use opb_common::outcome::{Direction, Line, Outcome, Reason, Verdict};
 
-use super::query::Query;
+use crate::api::explain::Query;
 use crate::policy::{Downstream, Group, Matching, Owner, Policy, RelaySet};
 
 /// What there is to say about one outcome.

@@ -1,14 +1,16 @@
 //! Where the numbers end: the last group, the last address, the longest prefix.
 
 use jiff::Timestamp;
+use opb_common::outcome::Verdict;
 use opb_common::{
     image::{self, SubscriberClass, UNCHANGED},
     outcome::MAX_GROUPS,
 };
 
 use super::{Changes, Image, Overlay, Slots};
+use crate::api::explain::Query;
 use crate::{
-    explain::{Query, explain},
+    explain::explain,
     policy::{Action, Downstream, Exemption, Group, Matching, Policy, Prefix, RelaySet},
 };
 
@@ -54,12 +56,16 @@ fn every_group_has_relays_of_its_own() {
         explain(&query, &image, None, &policy, now).expect("one family").verdict
     };
     for from in 0..count {
-        assert_eq!(verdict(from, from), "pass", "group {from} to its relay");
+        assert_eq!(verdict(from, from), Verdict::Pass, "group {from} to its relay");
         // Those that a bit too few would confuse it with.
         for bit in 0..9 {
             let other = from ^ 1 << bit;
             if other < count {
-                assert_eq!(verdict(from, other), "drop", "group {from} to the relay of {other}");
+                assert_eq!(
+                    verdict(from, other),
+                    Verdict::Drop,
+                    "group {from} to the relay of {other}"
+                );
             }
         }
     }

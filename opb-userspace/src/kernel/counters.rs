@@ -26,9 +26,9 @@ pub struct CounterRow {
     /// Name of the group or of the interface that they belong to. `None` where no group can be told, and for interfaces without
     /// counters of their own.
     pub of: Option<String>,
-    pub direction: &'static str,
-    pub verdict: &'static str,
-    pub reason: &'static str,
+    pub direction: Direction,
+    pub verdict: Verdict,
+    pub reason: Reason,
     pub packets: u64,
     pub bytes: u64,
 }
@@ -110,9 +110,9 @@ impl Counters {
                         if packets > 0 {
                             rows.push(CounterRow {
                                 of: name.map(str::to_owned),
-                                direction: direction.name(),
-                                verdict: verdict.name(),
-                                reason: reason.name(),
+                                direction,
+                                verdict,
+                                reason,
                                 packets,
                                 bytes,
                             });

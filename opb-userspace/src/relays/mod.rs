@@ -11,9 +11,11 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-use crate::policy::{Policy, Prefix};
+use crate::{
+    api::status::HostStatus,
+    policy::{Policy, Prefix},
+};
 
 /// So many addresses a host may stand for, with those that are held.
 const MOST: usize = 64;
@@ -42,26 +44,6 @@ struct Host {
     error: Option<String>,
     /// Addresses in answers for which there was no room.
     refused: u64,
-}
-
-/// One host for people and programs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostStatus {
-    pub host: String,
-    /// What is allowed because of it.
-    pub addresses: Vec<IpAddr>,
-    /// The last good answer since the daemon started.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answered: Option<Timestamp>,
-    /// When the addresses last changed since the daemon started.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub changed: Option<Timestamp>,
-    /// Why there is no newer answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// Addresses in answers that were not taken, because the host has too many.
-    #[serde(default)]
-    pub refused: u64,
 }
 
 impl Hosts {

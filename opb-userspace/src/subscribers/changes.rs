@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-use super::{Changes, Entries, Entry, Who, store::Shared};
+use super::{Changes, Entries, Entry, store::Shared};
 use crate::{
+    api::entries::{Addition, ChangeResponse, Failure, NewEntry, Removal, Who},
     policy::{Policy, Prefix},
     text,
 };
@@ -15,54 +15,6 @@ use crate::{
 pub const LISTED: usize = 1000;
 /// Characters of a reason.
 const LONGEST_REASON: usize = 256;
-
-/// An entry that a client wants.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NewEntry {
-    /// As text, so that one that is wrong is an error of this entry and not of the whole request.
-    pub prefix: String,
-    /// This or `exempt`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group: Option<Arc<str>>,
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub exempt: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Arc<str>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until: Option<Timestamp>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(value: &usize) -> bool {
-    *value == 0
-}
-
-/// Body of `POST /v1/subscribers`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Addition {
-    pub entries: Vec<NewEntry>,
-    /// Makes what is right although something else is wrong.
-    #[serde(default)]
-    pub partial: bool,
-}
-
-/// Body of `POST /v1/subscribers/remove`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Removal {
-    pub prefixes: Vec<String>,
-    #[serde(default)]
-    pub partial: bool,
-    /// Leaves alone what was added for another reason: a session that ends late must not take the next one's entry along.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub if_reason: Option<String>,
-}
 
 /// One request: all of it happens or nothing does, unless it is `partial`.
 #[derive(Debug)]
@@ -79,34 +31,6 @@ impl Request {
             Self::Remove(_, who) => ("remove", Arc::clone(who)),
         }
     }
-}
-
-/// What came of a request.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    pub added: usize,
-    /// Was there, and says something else now.
-    pub changed: usize,
-    pub removed: usize,
-    /// Was there already, or was not there to be removed.
-    pub unchanged: usize,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failures: Vec<Failure>,
-    /// Failures beyond those that are listed.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub unlisted: usize,
-    /// When this is taken back unless it is confirmed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trial: Option<Timestamp>,
-}
-
-/// What is wrong with one element of a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// Its place in the request, from 0.
-    pub index: usize,
-    pub prefix: String,
-    pub error: String,
 }
 
 /// Changes that have been accepted and are not made yet.
@@ -142,7 +66,7 @@ impl<'a> Staging<'a> {
     }
 
     /// Accepts a request, or none of it.
-    pub fn stage(&mut self, request: Request) -> Answer {
+    pub fn stage(&mut self, request: Request) -> ChangeResponse {
         match request {
             Request::Add(Addition { entries, partial }, by) => {
                 let wanted = entries.into_iter().map(|new| {
@@ -205,7 +129,12 @@ impl<'a> Staging<'a> {
     }
 
     /// Starts from the answer that has the failures in it.
-    fn take(&mut self, wanted: Vec<Wanted>, mut answer: Answer, partial: bool) -> Answer {
+    fn take(
+        &mut self,
+        wanted: Vec<Wanted>,
+        mut answer: ChangeResponse,
+        partial: bool,
+    ) -> ChangeResponse {
         if !partial && !answer.failures.is_empty() {
             return answer;
         }
@@ -249,8 +178,8 @@ impl<'a> Staging<'a> {
 }
 
 /// What can be, and an answer that says what cannot.
-fn sift(examined: impl Iterator<Item = (String, Examined)>) -> (Vec<Wanted>, Answer) {
-    let (mut wanted, mut answer) = (Vec::new(), Answer::default());
+fn sift(examined: impl Iterator<Item = (String, Examined)>) -> (Vec<Wanted>, ChangeResponse) {
+    let (mut wanted, mut answer) = (Vec::new(), ChangeResponse::default());
     for (index, (prefix, result)) in examined.enumerate() {
         match result {
             Ok(one) => wanted.push(one),

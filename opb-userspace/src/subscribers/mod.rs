@@ -14,7 +14,6 @@ mod trial;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     path::Path,
     sync::Arc,
     time::Instant,
@@ -28,6 +27,7 @@ pub use overlay::{follow, overlay};
 pub use store::{Error, Store};
 pub use trial::{Batch, Trial};
 
+use crate::api::entries::{Row, Who};
 use crate::policy::{Owner, Policy, Prefix};
 use lapse::Lapsed;
 
@@ -47,27 +47,6 @@ pub struct Entry {
     pub until: Option<Timestamp>,
     pub created: Timestamp,
     pub by: Arc<Who>,
-}
-
-/// Who made an entry, as the kernel told it of the other end of the control socket.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Who {
-    pub uid: u32,
-    /// Of the process that asked; it may be another's by now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pid: Option<i32>,
-    /// The user's name at that time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-}
-
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.user {
-            Some(user) => write!(f, "{user} (uid {})", self.uid),
-            None => write!(f, "uid {}", self.uid),
-        }
-    }
 }
 
 impl Entry {
@@ -187,29 +166,6 @@ impl Entries {
         let in_force = self.map.iter().filter(|(prefix, _)| !self.lapsed.holds(**prefix));
         in_force.map(|(&prefix, entry)| Row::new(prefix, entry, files)).collect()
     }
-}
-
-/// One entry for clients. An element of `GET /v1/subscribers`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Row {
-    pub prefix: Prefix,
-    /// Absent where `exempt` is true.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group: Option<Arc<str>>,
-    #[serde(default)]
-    pub exempt: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Arc<str>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until: Option<Timestamp>,
-    pub created: Timestamp,
-    pub by: Arc<Who>,
-    /// What the policy files say about the very same prefix, and the entry replaces.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub overrides: Option<String>,
-    /// Why the entry does nothing, if it does nothing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub meaningless: Option<String>,
 }
 
 impl Row {

@@ -390,7 +390,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 #[derive(Default)]
 pub(super) struct Shared {
     texts: HashSet<Arc<str>>,
-    people: HashSet<Arc<super::Who>>,
+    people: HashSet<Arc<crate::api::entries::Who>>,
 }
 
 impl Shared {

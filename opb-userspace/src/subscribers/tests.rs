@@ -8,9 +8,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Changes, Entries, Entry, Map, Who,
-    changes::{self, Addition, Answer, NewEntry, Removal, Request, Staging},
+    changes::{self, Request, Staging},
     follow, overlay,
 };
+use crate::api::{entries::Addition, entries::ChangeResponse, entries::NewEntry, entries::Removal};
 use crate::policy::{Owner, Policy, Prefix};
 
 const POLICY: &str = "\
@@ -51,7 +52,7 @@ pub(super) fn wanted(prefix: &str, group: Option<&str>) -> NewEntry {
     }
 }
 
-pub(super) fn add(entries: &mut Entries, new: Vec<NewEntry>, partial: bool) -> Answer {
+pub(super) fn add(entries: &mut Entries, new: Vec<NewEntry>, partial: bool) -> ChangeResponse {
     let policy = policy(POLICY);
     let mut staging = Staging::new(entries, &policy, Timestamp::now());
     let answer = staging.stage(Request::Add(Addition { entries: new, partial }, who()));
@@ -133,12 +134,18 @@ fn the_same_again_changes_nothing() {
     let mut entries = open(directory.path());
     let new = vec![wanted("203.0.113.9/32", Some("a")), wanted("2001:db8::/64", None)];
     let answer = add(&mut entries, new.clone(), false);
-    assert_eq!(answer, Answer { added: 2, ..Answer::default() });
+    assert_eq!(answer, ChangeResponse { added: 2, ..ChangeResponse::default() });
     let before = entries.map().clone();
-    assert_eq!(add(&mut entries, new, false), Answer { unchanged: 2, ..Answer::default() });
+    assert_eq!(
+        add(&mut entries, new, false),
+        ChangeResponse { unchanged: 2, ..ChangeResponse::default() }
+    );
     assert_eq!(*entries.map(), before, "who and when are those of the first time");
     let other = vec![wanted("203.0.113.9/32", Some("b"))];
-    assert_eq!(add(&mut entries, other, false), Answer { changed: 1, ..Answer::default() });
+    assert_eq!(
+        add(&mut entries, other, false),
+        ChangeResponse { changed: 1, ..ChangeResponse::default() }
+    );
 }
 
 #[test]
@@ -188,7 +195,7 @@ fn removing_what_is_not_there_is_no_error() {
     let prefixes = ["203.0.113.1/32", "203.0.113.2/32"].map(str::to_owned).to_vec();
     let removal = Removal { prefixes, partial: false, if_reason: None };
     let answer = staging.stage(Request::Remove(removal, who()));
-    assert_eq!(answer, Answer { removed: 1, unchanged: 1, ..Answer::default() });
+    assert_eq!(answer, ChangeResponse { removed: 1, unchanged: 1, ..ChangeResponse::default() });
     let changes = staging.into_changes();
     entries.commit(changes).expect("the store works");
     assert!(entries.map().is_empty());
@@ -210,7 +217,7 @@ fn what_was_added_for_another_reason_stays() {
     let if_reason = Some("old".to_owned());
     let answer =
         staging.stage(Request::Remove(Removal { prefixes, partial: false, if_reason }, who()));
-    assert_eq!(answer, Answer { removed: 1, unchanged: 3, ..Answer::default() });
+    assert_eq!(answer, ChangeResponse { removed: 1, unchanged: 3, ..ChangeResponse::default() });
 }
 
 #[test]
@@ -440,7 +447,7 @@ fn who_asks_for_what_is_on_trial_has_it_for_good() {
     let import = places.map(|place| (place, Some(entry(Some("a"), None))));
     entries.commit_on_trial(import.into(), now).expect("the store works");
     let answer = add(&mut entries, vec![wanted("203.0.113.2/32", Some("a"))], false);
-    assert_eq!(answer, Answer { unchanged: 1, ..Answer::default() });
+    assert_eq!(answer, ChangeResponse { unchanged: 1, ..ChangeResponse::default() });
     entries.roll_back(now).expect("the store works");
     assert_eq!(entries.map().keys().copied().collect::<Vec<_>>(), [places[1]]);
 }

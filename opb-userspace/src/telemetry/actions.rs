@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::api::{entries::Who, events::Event, events::Kind};
 use jiff::Timestamp;
-
-use super::events::{Event, Kind};
-use crate::subscribers::Who;
 
 /// One change that was asked for.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::{Deserialize, Serialize};
+use crate::api::status::AlarmStatus;
 
 /// Somebody who is told of suspects, and of how many so far.
 #[derive(Debug)]
@@ -13,23 +13,6 @@ pub struct Alarm {
     told: AtomicU64,
     failed: AtomicU64,
     left_out: AtomicU64,
-}
-
-/// The same as the status shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AlarmStatus {
-    /// `command` or `webhook`.
-    pub to: String,
-    /// Path or URL, without what may be secret.
-    pub name: String,
-    /// Suspects that wait, or are being told of.
-    pub waiting: u64,
-    /// Those told of since the daemon started.
-    pub told: u64,
-    /// Those that it was tried to tell of.
-    pub failed: u64,
-    /// Those for whom there was no room among the waiting.
-    pub left_out: u64,
 }
 
 /// What became of one suspect.

@@ -1,66 +1,16 @@
 //! Events in the shapes that the control API, the log and the page show, and the memory of the last of them.
 
-use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-use crate::subscribers::Who;
+use crate::api::events::{Event, Kind, Page};
 
 /// Denied packets that are kept in memory, whatever their age.
 const KEPT: usize = 4096;
 const KEPT_RARE: usize = 512;
 /// Events of one page: a hundred clients that do not read their answers hold no more memory than one list.
 const PAGE: usize = 512;
-
-/// Something that happened to a subscriber's packets or to a relay host, or that somebody changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// Rises by one from event to event.
-    pub seq: u64,
-    pub time: Timestamp,
-    pub kind: Kind,
-    /// `-` for no group.
-    pub group: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub direction: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub verdict: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub reason: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub interface: String,
-    /// As the node's privacy rule shows it; absent where there is none to show.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub subscriber: String,
-    /// The subscriber's address inside a tunnel, where `subscriber` is that of the line around it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub inner: String,
-    /// The other end.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub peer: String,
-    pub port: u16,
-    /// Of the denied packet.
-    pub bytes: u32,
-    /// Denied packets within a minute, of a suspect.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub packets: Option<u64>,
-    /// The name of a relay host.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub host: String,
-    /// What is allowed because of that host, from then on.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub addresses: Vec<IpAddr>,
-    /// Name of a change that somebody asked for.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub action: String,
-    /// Who asked for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<Who>,
-    /// What came of it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub outcome: String,
-}
 
 impl Event {
     /// One of which nothing else is known yet; it has no number before it is remembered.
@@ -70,9 +20,9 @@ impl Event {
             time,
             kind,
             group,
-            direction: String::new(),
-            verdict: String::new(),
-            reason: String::new(),
+            direction: None,
+            verdict: None,
+            reason: None,
             interface: String::new(),
             subscriber: String::new(),
             inner: String::new(),
@@ -87,33 +37,6 @@ impl Event {
             outcome: String::new(),
         }
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// One packet was denied.
-    Denied,
-    /// A subscriber had more packets denied within a minute than the node file allows.
-    Suspect,
-    /// A relay host has other addresses.
-    Relay,
-    /// Somebody changed something.
-    Change,
-}
-
-/// Answer of `GET /v1/events`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Page {
-    pub events: Vec<Arc<Event>>,
-    /// What to ask for with `after` next time.
-    pub next: u64,
-    /// Number of the newest event: there are more pages while `next` is smaller.
-    pub last: u64,
-    /// Events after the `after` of the question that are forgotten already.
-    pub missed: u64,
-    /// Denied packets for which there never was an event, since the pins were made.
-    pub lost: u64,
 }
 
 /// The last events. What is rarer than denied packets has room of its own: a flood must not push out what it is about.
@@ -188,11 +111,14 @@ impl Recent {
 }
 
 #[cfg(test)]
+use opb_common::outcome::{Direction, Reason, Verdict};
+
+#[cfg(test)]
 pub(super) fn example(time: &str, group: &str) -> Event {
     Event {
-        direction: "upstream".to_owned(),
-        verdict: "drop".to_owned(),
-        reason: "policy".to_owned(),
+        direction: Some(Direction::Upstream),
+        verdict: Some(Verdict::Drop),
+        reason: Some(Reason::Policy),
         interface: "sub0".to_owned(),
         subscriber: "203.0.113.9".to_owned(),
         peer: "192.0.2.25".to_owned(),

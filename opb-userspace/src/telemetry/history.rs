@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use jiff::Timestamp;
+use opb_common::outcome::Verdict;
 
 use crate::kernel::CounterRow;
 
@@ -30,15 +31,15 @@ impl History {
     /// Takes over what has been counted up to `now`.
     pub fn add(&mut self, now: Timestamp, rows: &[CounterRow]) {
         let number = now.as_second().div_euclid(60);
-        let sum = |verdicts: &[&str]| {
+        let sum = |verdicts: &[Verdict]| {
             let rows = rows.iter().filter(|row| verdicts.contains(&row.verdict));
             rows.map(|row| row.packets).sum()
         };
         let total = Minute {
             number,
-            passed: sum(&["pass"]),
-            denied: sum(&["drop", "reject"]),
-            watched: sum(&["would-drop"]),
+            passed: sum(&[Verdict::Pass]),
+            denied: sum(&[Verdict::Drop, Verdict::Reject]),
+            watched: sum(&[Verdict::WouldDrop]),
         };
         let before = self.before.replace(total).unwrap_or(total);
         if self.minutes.back().is_none_or(|minute| minute.number != number) {
@@ -69,14 +70,16 @@ impl History {
 
 #[cfg(test)]
 mod tests {
+    use opb_common::outcome::{Direction, Reason};
+
     use super::*;
 
     fn rows(drop: u64) -> Vec<CounterRow> {
         vec![CounterRow {
             of: None,
-            direction: "upstream",
-            verdict: "drop",
-            reason: "policy",
+            direction: Direction::Upstream,
+            verdict: Verdict::Drop,
+            reason: Reason::Policy,
             packets: drop,
             bytes: 0,
         }]

@@ -6,10 +6,8 @@ use prometheus::{
 };
 
 use super::Totals;
-use crate::{
-    daemon::report::{State, Status},
-    kernel::CounterRow,
-};
+use crate::api::{status::State, status::Status};
+use crate::kernel::CounterRow;
 
 /// The content type of [`render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -97,7 +95,7 @@ impl Metrics {
         let bytes = self.counter_vec(bytes, &help("Bytes of packets", of), &labels)?;
         for row in rows {
             let of = row.of.as_deref().unwrap_or("-");
-            let labels = [of, row.direction, row.verdict, row.reason];
+            let labels = [of, row.direction.name(), row.verdict.name(), row.reason.name()];
             packets.with_label_values(&labels).inc_by(row.packets);
             bytes.with_label_values(&labels).inc_by(row.bytes);
         }

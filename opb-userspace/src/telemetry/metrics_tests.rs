@@ -1,5 +1,6 @@
 //! The values of metrics: that their names exist, a real Prometheus says.
 
+use opb_common::outcome::{Direction, Reason, Verdict};
 use serde_json::json;
 
 use super::*;
@@ -39,9 +40,9 @@ fn status(state: &str, success: bool) -> Status {
 fn totals() -> Totals {
     let row = |of: Option<&str>, packets, bytes| CounterRow {
         of: of.map(str::to_owned),
-        direction: "upstream",
-        verdict: "drop",
-        reason: "policy",
+        direction: Direction::Upstream,
+        verdict: Verdict::Drop,
+        reason: Reason::Policy,
         packets,
         bytes,
     };

@@ -30,13 +30,16 @@ use tokio::{sync::watch, time::timeout};
 
 use self::{
     actions::Action,
-    alarms::{Alarm, AlarmStatus},
+    alarms::Alarm,
     clock::Clock,
-    events::{Event, Kind, Page, Recent},
+    events::Recent,
     history::{History, Minute},
     names::Names,
     privacy::Privacy,
-    talkers::{Suspicion, TalkerLine, Talkers},
+    talkers::{Suspicion, Talkers},
+};
+use crate::api::{
+    events::Event, events::Kind, events::Page, events::TalkerLine, status::AlarmStatus,
 };
 use crate::{
     image::Slots,
@@ -243,9 +246,9 @@ impl Memory {
         let outcome = Outcome::unpack(event.outcome).unwrap_or(Outcome::OTHER);
         let direction = Direction::ALL[usize::from(event.downstream & 1)];
         Event {
-            direction: direction.name().to_owned(),
-            verdict: outcome.verdict.name().to_owned(),
-            reason: outcome.reason.name().to_owned(),
+            direction: Some(direction),
+            verdict: Some(outcome.verdict),
+            reason: Some(outcome.reason),
             interface: self.interface(event.interface),
             subscriber: privacy.show(event.subscriber),
             inner: privacy.show(event.inner),
@@ -265,9 +268,9 @@ impl Memory {
     ) -> Event {
         let outcome = Outcome::unpack(suspicion.outcome).unwrap_or(Outcome::OTHER);
         Event {
-            direction: Direction::Upstream.name().to_owned(),
-            verdict: outcome.verdict.name().to_owned(),
-            reason: outcome.reason.name().to_owned(),
+            direction: Some(Direction::Upstream),
+            verdict: Some(outcome.verdict),
+            reason: Some(outcome.reason),
             subscriber: privacy.show(suspicion.subscriber),
             packets: Some(suspicion.packets),
             ..Event::of(Kind::Suspect, time, self.group(outcome, monotonic))

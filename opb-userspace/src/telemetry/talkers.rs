@@ -2,41 +2,19 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use jiff::Timestamp;
 use opb_common::{
     outcome::{Direction, Outcome},
     sighting::{Address, Talker},
 };
-use serde::{Deserialize, Serialize};
 
 use super::{clock::Clock, names::Names, privacy::Privacy};
+use crate::api::events::TalkerLine;
 
 const MINUTE: u64 = 60_000_000_000;
 /// A suspect is reported again after this long.
 const AGAIN: u64 = 60 * MINUTE;
 /// Talkers that are held, whatever the number of CPUs. More would double the table.
 const HELD: usize = 57_344;
-
-/// One row of `GET /v1/talkers`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TalkerLine {
-    /// As the node's privacy rule shows it.
-    pub subscriber: String,
-    /// The way of the denied packets.
-    pub direction: String,
-    /// Group, verdict and reason of the last packet.
-    pub group: String,
-    pub verdict: String,
-    pub reason: String,
-    /// Denied packets since `first`.
-    pub packets: u64,
-    /// Denied packets a second, of late.
-    pub rate: f64,
-    pub first: Timestamp,
-    pub last: Timestamp,
-    /// Estimate of how many other ends there were; 266 means "at least that many".
-    pub peers: u32,
-}
 
 /// A subscriber, or those of one truncated address, with the direction of the denied packets.
 type Key = (Address, Direction);
@@ -147,10 +125,10 @@ impl Talkers {
             let outcome = Outcome::unpack(sum.outcome).unwrap_or(Outcome::OTHER);
             TalkerLine {
                 subscriber: privacy.show(address),
-                direction: direction.name().to_owned(),
+                direction,
                 group: names.name(outcome.group, sum.last).to_owned(),
-                verdict: outcome.verdict.name().to_owned(),
-                reason: outcome.reason.name().to_owned(),
+                verdict: outcome.verdict,
+                reason: outcome.reason,
                 packets: sum.packets,
                 rate: (sum.rate * 10.0).round() / 10.0,
                 first: clock.wall(sum.first),
@@ -270,7 +248,7 @@ mod tests {
         let suspects = talkers.look(9, Some(60), &Privacy::Full, |each| each(&victim));
         assert_eq!(suspects, []);
         let top = talkers.top(1, None, &Names::default(), &Privacy::Full, Clock::now());
-        assert_eq!((top[0].direction.as_str(), top[0].packets), ("downstream", 1000));
+        assert_eq!((top[0].direction, top[0].packets), (Direction::Downstream, 1000));
     }
 
     #[test]
@@ -298,7 +276,7 @@ mod tests {
             [talker(2, 3), talker(3, 4), neighbour].iter().for_each(each);
         });
         let mut slots = Slots::default();
-        slots.assign(["dyn"], Timestamp::UNIX_EPOCH).expect("there is room");
+        slots.assign(["dyn"], jiff::Timestamp::UNIX_EPOCH).expect("there is room");
         let mut names = Names::default();
         names.learn(slots, 0);
         let top = talkers.top(9, Some("dyn"), &names, &Privacy::Truncate, Clock::now());

@@ -353,11 +353,7 @@ impl<'a> Bench<'a> {
 
     fn dropped_by_opb(&self) -> Result<u64> {
         let rows = self.opb.counters(&self.slots);
-        Ok(rows
-            .iter()
-            .filter(|row| row.verdict == Verdict::Drop.name())
-            .map(|row| row.packets)
-            .sum())
+        Ok(rows.iter().filter(|row| row.verdict == Verdict::Drop).map(|row| row.packets).sum())
     }
 }
 

@@ -5,11 +5,8 @@ use std::sync::Arc;
 use tracing::info;
 
 use super::Enforcer;
-use crate::{
-    daemon::report::ReloadOutcome,
-    subscribers::{Who, changes::Answer},
-    telemetry::actions::Action,
-};
+use crate::api::{entries::ChangeResponse, entries::Who, reload::ReloadOutcome};
+use crate::telemetry::actions::Action;
 
 /// Actions that wait to become events, which they do each second. The log has them all.
 const WAITING: usize = 512;
@@ -51,8 +48,8 @@ pub(super) fn outcome(outcome: &ReloadOutcome) -> &'static str {
 }
 
 /// Counts of an answer. No prefixes: events are under the privacy rule.
-pub(super) fn counts(answer: &Answer) -> String {
-    let Answer { added, changed, removed, unchanged, failures, unlisted, trial } = answer;
+pub(super) fn counts(answer: &ChangeResponse) -> String {
+    let ChangeResponse { added, changed, removed, unchanged, failures, unlisted, trial } = answer;
     let counts = [
         (*added, "added"),
         (*changed, "changed"),

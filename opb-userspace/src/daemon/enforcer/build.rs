@@ -8,7 +8,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{Enforcer, Subject, slots};
+use super::{Enforcer, slots};
+use crate::api::status::Subject;
 use crate::{
     compiled::{Compiled, RunTime},
     errors::one_line,

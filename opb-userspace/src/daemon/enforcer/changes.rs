@@ -9,15 +9,21 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{Enforcer, Subject, actor, applied, trial::end};
-use crate::{
-    daemon::report::{EntriesStatus, Trigger},
-    errors::one_line,
+use super::{Enforcer, actor, applied, trial::end};
+use crate::api::status::Subject;
+use crate::api::{
+    entries::{ChangeResponse, Row, Who},
     explain::Explanation,
-    relays::{self, Answer, HostStatus, resolver::Task},
+    reload::Trigger,
+    status::EntriesStatus,
+    status::HostStatus,
+};
+use crate::{
+    errors::one_line,
+    relays::{self, Answer, resolver::Task},
     subscribers::{
-        Changes, Row, Who,
-        changes::{self, Request, Staging},
+        Changes,
+        changes::{Request, Staging},
     },
 };
 
@@ -26,7 +32,7 @@ pub(in crate::daemon) struct Waiting {
     pub(in crate::daemon) request: Request,
     /// How long the changes wait for their confirmation.
     pub(in crate::daemon) trial: Option<Duration>,
-    pub(in crate::daemon) reply: oneshot::Sender<Result<changes::Answer, Refusal>>,
+    pub(in crate::daemon) reply: oneshot::Sender<Result<ChangeResponse, Refusal>>,
 }
 
 /// Why nothing has been changed.

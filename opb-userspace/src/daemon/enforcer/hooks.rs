@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use nix::net::if_::if_nametoindex;
 
-use super::{Enforcer, Subject};
+use super::Enforcer;
+use crate::api::status::Subject;
 use crate::{
     errors::one_line,
     kernel::{self, Attached, Wanted},

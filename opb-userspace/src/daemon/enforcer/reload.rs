@@ -16,13 +16,10 @@ use super::{
     refuse_restart_only,
     trial::{self, Trial},
 };
-use crate::{
-    daemon::{
-        reader::Loaded,
-        report::{LastReload, Problem, ReloadOutcome, Trigger},
-    },
-    subscribers::Who,
+use crate::api::{
+    entries::Who, reload::Problem, reload::ReloadOutcome, reload::Trigger, status::LastReload,
 };
+use crate::daemon::reader::Loaded;
 
 /// So often an image is compiled while changes go on. The next one is compiled while they wait.
 const TRIES: u32 = 3;

@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::{Enforcer, Subject};
-use crate::{daemon::report::StoreStatus, errors::one_line};
+use super::Enforcer;
+use crate::api::status::StoreStatus;
+use crate::api::status::Subject;
+use crate::errors::one_line;
 
 /// How long entries that have run out stay on the disk: longer than anybody needs to notice a wrong clock.
 const GRACE: Duration = Duration::from_secs(24 * 60 * 60);

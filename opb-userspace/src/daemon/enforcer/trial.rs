@@ -11,18 +11,15 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use tracing::{error, info};
 
-use super::{Enforcer, Subject, Which, applied, build::Order, refuse_restart_only};
+use super::{Enforcer, Which, applied, build::Order, refuse_restart_only};
+use crate::api::status::Subject;
+use crate::api::{
+    diff::Endpoints, reload::Confirmation, reload::Preview, reload::Problem, reload::TrialOf,
+    reload::TrialStatus, reload::Trigger,
+};
 use crate::{
-    compiled::hex,
-    daemon::{
-        reader::Loaded,
-        report::{Confirmation, Preview, Problem, TrialOf, TrialStatus, Trigger},
-    },
-    diff::{Endpoints, diff},
-    errors::one_line,
-    node::Config,
-    policy::Policy,
-    subscribers,
+    compiled::hex, daemon::reader::Loaded, diff::diff, errors::one_line, node::Config,
+    policy::Policy, subscribers,
 };
 
 /// What was in force before a reload that waits for its confirmation.

@@ -5,6 +5,8 @@ use serde_json::json;
 use super::*;
 
 fn status(state: &str, problems: &[&str], warnings: &[&str]) -> Status {
+    let problems = problems.iter().map(|text| json!({"about": "pins", "text": text}));
+    let problems: Vec<_> = problems.collect();
     let status = json!({
         "state": state, "version": "1", "abi": 1, "pid": 1, "since": "2026-01-01T00:00:00Z",
         "policy": {

@@ -12,9 +12,10 @@ use jiff::Timestamp;
 use redb::{Database, StorageBackend};
 
 use super::Store;
+use crate::api::entries::Who;
 use crate::{
     policy::Prefix,
-    subscribers::{Changes, Entries, Entry, Error, Map, Who},
+    subscribers::{Changes, Entries, Entry, Error, Map},
 };
 
 /// What a disk writes in one piece.

@@ -1,0 +1,54 @@
+//! What differs between two policies: `GET /v1/diff` and `opb diff --json`.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::policy::{Action, Downstream, Matching};
+
+/// A range of subscriber addresses that the two policies treat differently.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    #[serde(flatten)]
+    pub range: Range,
+    pub old: Treatment,
+    pub new: Treatment,
+    /// Addresses that are relays of the new group and were none of the old one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays_gained: Vec<Range>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays_lost: Vec<Range>,
+}
+
+/// Addresses from `first` to `last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    pub first: IpAddr,
+    pub last: IpAddr,
+}
+
+/// What happens to the mail of a subscriber that goes to no relay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "treatment", rename_all = "lowercase")]
+pub enum Treatment {
+    /// In no group: passes, unless the interface says otherwise.
+    Unknown,
+    Exempt,
+    Group {
+        group: String,
+        action: Action,
+        #[serde(rename = "match")]
+        matching: Matching,
+        downstream: Downstream,
+        ports: Vec<u16>,
+    },
+}
+
+/// Addresses at which softwires end in one of two policies only: packets in a tunnel to them are judged by another address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints_gained: Vec<Range>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints_lost: Vec<Range>,
+}

@@ -1,0 +1,128 @@
+//! `/v1/subscribers`: run-time entries.
+
+use std::{fmt, sync::Arc};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::policy::Prefix;
+
+/// One entry for clients. An element of `GET /v1/subscribers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    pub prefix: Prefix,
+    /// Absent where `exempt` is true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Arc<str>>,
+    #[serde(default)]
+    pub exempt: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    pub created: Timestamp,
+    pub by: Arc<Who>,
+    /// What the policy files say about the very same prefix, and the entry replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overrides: Option<String>,
+    /// Why the entry does nothing, if it does nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meaningless: Option<String>,
+}
+
+/// An entry that a client wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewEntry {
+    /// As text, so that one that is wrong is an error of this entry and not of the whole request.
+    pub prefix: String,
+    /// This or `exempt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub exempt: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &usize) -> bool {
+    *value == 0
+}
+
+/// Body of `POST /v1/subscribers`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Addition {
+    pub entries: Vec<NewEntry>,
+    /// Makes what is right although something else is wrong.
+    #[serde(default)]
+    pub partial: bool,
+}
+
+/// Body of `POST /v1/subscribers/remove`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Removal {
+    pub prefixes: Vec<String>,
+    #[serde(default)]
+    pub partial: bool,
+    /// Leaves alone what was added for another reason: a session that ends late must not take the next one's entry along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_reason: Option<String>,
+}
+
+/// What came of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeResponse {
+    pub added: usize,
+    /// Was there, and says something else now.
+    pub changed: usize,
+    pub removed: usize,
+    /// Was there already, or was not there to be removed.
+    pub unchanged: usize,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<Failure>,
+    /// Failures beyond those that are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unlisted: usize,
+    /// When this is taken back unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Timestamp>,
+}
+
+/// What is wrong with one element of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Its place in the request, from 0.
+    pub index: usize,
+    pub prefix: String,
+    pub error: String,
+}
+
+/// Who made an entry, as the kernel told it of the other end of the control socket.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Who {
+    pub uid: u32,
+    /// Of the process that asked; it may be another's by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// The user's name at that time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.user {
+            Some(user) => write!(f, "{user} (uid {})", self.uid),
+            None => write!(f, "uid {}", self.uid),
+        }
+    }
+}

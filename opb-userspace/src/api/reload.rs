@@ -1,0 +1,115 @@
+//! `POST /v1/reload`, `GET /v1/diff` and `POST /v1/confirm`.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::diff::{Change, Endpoints};
+use crate::policy::Diagnostic;
+
+/// Why a policy was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trigger {
+    Start,
+    Signal,
+    Request,
+    /// The files have changed.
+    Files,
+    /// An exemption or a run-time entry ran out.
+    Expiry,
+    /// Nobody confirmed a reload or an import.
+    Rollback,
+}
+
+/// What came of a reload. Answer of `POST /v1/reload`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "lowercase")]
+pub enum ReloadOutcome {
+    /// The files say what is in force already.
+    Unchanged,
+    /// What the files say is in force.
+    Applied { generation: u64, digest: String },
+    /// What was in force still is.
+    Rejected { errors: Vec<Problem> },
+}
+
+impl ReloadOutcome {
+    pub fn is_rejected(&self) -> bool {
+        matches!(self, Self::Rejected { .. })
+    }
+}
+
+/// What a reload would change. Answer of `GET /v1/diff`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Preview {
+    /// Of the files.
+    pub digest: String,
+    /// Whether the node file wants other interfaces.
+    pub interfaces: bool,
+    pub changes: Vec<Change>,
+    #[serde(flatten)]
+    pub endpoints: Endpoints,
+}
+
+/// Answer of `POST /v1/confirm`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// False if nothing was on trial.
+    pub confirmed: bool,
+    /// What was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<TrialOf>,
+    /// In force.
+    pub generation: u64,
+}
+
+/// Something that is wrong, for people (`text`) and, if it has a place in a file, for programs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    pub text: String,
+    /// The members of a diagnostic: `file`, `line`, `column`, `source`, `message`, …
+    #[serde(flatten)]
+    pub details: Map<String, Value>,
+}
+
+impl From<String> for Problem {
+    fn from(text: String) -> Self {
+        Self { text, details: Map::new() }
+    }
+}
+
+impl From<&Diagnostic> for Problem {
+    fn from(diagnostic: &Diagnostic) -> Self {
+        let details = match serde_json::to_value(diagnostic) {
+            Ok(Value::Object(details)) => details,
+            _ => Map::new(),
+        };
+        Self { text: diagnostic.to_string(), details }
+    }
+}
+
+/// What is on trial. One thing at a time is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialStatus {
+    pub of: TrialOf,
+    pub until: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrialOf {
+    /// What a reload put in force.
+    Policy,
+    /// Run-time entries.
+    Import,
+}
+
+impl TrialOf {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "a policy",
+            Self::Import => "an import",
+        }
+    }
+}
