@@ -68,14 +68,14 @@ pub(super) enum Error {
 /// Why the certificates that are trusted cannot be read.
 #[derive(Debug, thiserror::Error)]
 enum TrustError {
-    #[error("`ca-file`: {0}")]
+    #[error("`ca-file`")]
     File(#[from] files::Error),
-    #[error("`ca-file`: {0}")]
+    #[error("`ca-file`")]
     Pem(#[from] pem::Error),
     #[error("`ca-file` has no certificate in PEM form")]
     Empty,
-    #[error("`ca-file`: {0}")]
-    Certificate(rustls::Error),
+    #[error("`ca-file`")]
+    Certificate(#[source] rustls::Error),
     #[error("this system has no root certificates: install `ca-certificates` or set `ca-file`")]
     NoRoots,
     #[error(transparent)]

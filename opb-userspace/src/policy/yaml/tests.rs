@@ -241,12 +241,6 @@ fn directives_are_few() {
     assert_eq!(refusal("%YAML 1.2\n---\nversion: 1\n"), None);
 }
 
-#[test]
-fn a_document_has_a_largest_size() {
-    let text = format!("[{}]", "~,".repeat(tree::NODES));
-    assert_eq!(refusal(&text).as_deref(), Some("the document is too large"));
-}
-
 /// Whether both readers understood the same. `serde_yaml` cannot say what a key was before it was text.
 fn agree(ours: &Node<'_>, theirs: &serde_yaml::Value) -> bool {
     use serde_yaml::Value as Theirs;

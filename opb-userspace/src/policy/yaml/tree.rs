@@ -283,3 +283,20 @@ fn is_foreign(tag: Option<&Tag>, kind: &str) -> bool {
 fn is_unspecific(tag: &Tag) -> bool {
     tag.parts() == ("", "!")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_has_a_largest_size() {
+        let mut builder = Builder { nodes: NODES - 1, ..Builder::default() };
+        assert_eq!(builder.count(), Ok(()));
+        assert_eq!(builder.count(), Err(too_large()));
+        let mut builder = Builder { nodes: NODES, ..Builder::default() };
+        for event in Parser::new_from_str("[]").skip(2).take(1) {
+            let (event, span) = event.expect("a list");
+            assert_eq!(builder.see(event, span), Err(too_large()));
+        }
+    }
+}
