@@ -89,7 +89,7 @@ impl Wanted {
     #[must_use]
     pub fn settings(&self, hook: Hook, bare_ip: bool) -> Settings {
         [
-            (self.side() == Side::Out, Settings::SILENT),
+            (self.side() == Side::Out, Settings::NO_RESET),
             (hook != Hook::Xdp, Settings::SOCKET_BUFFER),
             (self.direction == Direction::Downstream, Settings::DOWNSTREAM),
             (bare_ip, Settings::BARE_IP),
@@ -152,7 +152,7 @@ mod tests {
                     unknown_drop: false,
                 };
                 for hook in Hook::ALL {
-                    let is_silent = wanted.settings(hook, false).has(Settings::SILENT);
+                    let is_silent = wanted.settings(hook, false).has(Settings::NO_RESET);
                     let comes_in = (role == Role::Subscriber) == (direction == Direction::Upstream);
                     assert_eq!(is_silent, !comes_in, "{wanted:?} on {hook:?}");
                 }

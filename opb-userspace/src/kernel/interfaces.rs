@@ -6,7 +6,7 @@ use std::path::Path;
 
 use aya::maps::MapType;
 use nix::net::if_::if_nameindex;
-use opb_common::interface::{BUCKETS, Bucket, MAX_INTERFACES, PLACES};
+use opb_common::interface::{BUCKETS, Bucket, ENTRIES, MAX_INTERFACES};
 
 use super::{Error, memory::Table, pins, sys};
 
@@ -39,8 +39,8 @@ impl Interfaces {
         let mut names = BTreeMap::new();
         for bucket in 0..BUCKETS {
             let found = table.read(bucket as usize);
-            for number in 0..PLACES {
-                let (index, slot) = (found.indices[number], found.slots[number]);
+            for number in 0..ENTRIES {
+                let (index, slot) = (found.indices[number], found.counter_ids[number]);
                 if (1..MAX_INTERFACES).contains(&slot) {
                     let name = String::from_utf8_lossy(&found.names[number]);
                     let name = name.trim_end_matches('\0').to_owned();
@@ -83,7 +83,7 @@ impl Interfaces {
     }
 
     fn free_place(&self, bucket: u32) -> Option<usize> {
-        self.table.read(bucket as usize).slots.iter().position(|&slot| slot == 0)
+        self.table.read(bucket as usize).counter_ids.iter().position(|&slot| slot == 0)
     }
 
     /// A place where no program looks.
@@ -123,14 +123,14 @@ impl Interfaces {
         let mut entry = self.table.read(bucket as usize);
         entry.names[number] = [0; 16];
         entry.names[number].iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
-        (entry.indices[number], entry.slots[number]) = (index, slot);
+        (entry.indices[number], entry.counter_ids[number]) = (index, slot);
         self.table.write(bucket as usize, entry);
         self.names.insert(name.to_owned(), place);
     }
 
     fn clear(&self, Place { bucket, number, .. }: Place) {
         let mut entry = self.table.read(bucket as usize);
-        (entry.indices[number], entry.slots[number]) = (0, 0);
+        (entry.indices[number], entry.counter_ids[number]) = (0, 0);
         self.table.write(bucket as usize, entry);
     }
 }
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     fn slot(interfaces: &Interfaces, index: u32) -> u32 {
-        interfaces.table.read(Bucket::of(index) as usize).slot(index)
+        interfaces.table.read(Bucket::of(index) as usize).counter_id(index)
     }
 
     #[test]

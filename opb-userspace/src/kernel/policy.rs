@@ -11,7 +11,7 @@ use aya::maps::{MapData, MapError};
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
 use memmap2::MmapOptions;
 use opb_common::image::{
-    BLOCK_NODES, Block, Header, IMAGE_SLOT, ImageNode, OVERLAY_SLOT, TAIL_SLOTS, tail_slots,
+    BLOCK_NODES, Block, Header, IMAGE_INDEX, ImageNode, OVERLAY_INDEX, TAIL_ENTRIES, tail_indices,
 };
 
 use super::{
@@ -57,17 +57,17 @@ impl PolicySlot {
         }
         let is_new = !pins.policy.exists();
         let first = MapSlots::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
-        let tail = MapSlots::open(&pins.tail, c"opb_tail", TAIL_SLOTS, &shape(1, TAIL))?;
+        let tail = MapSlots::open(&pins.tail, c"opb_tail", TAIL_ENTRIES, &shape(1, TAIL))?;
         let mut slots = Self { first, tail, used: [None; 2] };
         if is_new {
             return Ok(slots);
         }
-        for slot in [IMAGE_SLOT, OVERLAY_SLOT] {
+        for slot in [IMAGE_INDEX, OVERLAY_INDEX] {
             let header = slots.first.get(slot)?.map(|first| contents(&first, 1)).transpose()?;
             let used = header.as_deref().and_then(tail_slot);
             slots.used[slot as usize] = used;
             // Who died while it published may have left blocks of which nobody knows.
-            for other in tail_slots(slot).into_iter().filter(|&other| Some(other) != used) {
+            for other in tail_indices(slot).into_iter().filter(|&other| Some(other) != used) {
                 slots.tail.clear(other)?;
             }
         }
@@ -82,8 +82,8 @@ impl PolicySlot {
     /// The image in force, and the overlay that was published last.
     pub(super) fn live(&self) -> Result<Option<Live>, Error> {
         // In the order of the programs: see the judge.
-        let overlay = self.nodes(OVERLAY_SLOT)?.map(Overlay::from_nodes);
-        let Some(image) = self.nodes(IMAGE_SLOT)? else { return Ok(None) };
+        let overlay = self.nodes(OVERLAY_INDEX)?.map(Overlay::from_nodes);
+        let Some(image) = self.nodes(IMAGE_INDEX)? else { return Ok(None) };
         Ok(Some(Live { image: Image::from_nodes(image)?, overlay }))
     }
 
@@ -103,24 +103,24 @@ impl PolicySlot {
     ///
     /// Returns when no program can still see what was there before: ports that only the image before filters may be given up.
     pub(super) fn publish(&mut self, image: Staged) -> Result<(), Error> {
-        self.put(IMAGE_SLOT, image, true)
+        self.put(IMAGE_INDEX, image, true)
     }
 
     /// Puts changes to the image in force, in place of those before.
     ///
     /// A packet whose judgement has begun before may still be judged by what was there.
     pub(super) fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), Error> {
-        self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?, false)
+        self.put(OVERLAY_INDEX, Staged::new(overlay.nodes())?, false)
     }
 
     /// The same, and every packet from now on is judged by it.
     pub(super) fn publish_overlay_and_wait(&mut self, overlay: &Overlay) -> Result<(), Error> {
-        self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?, true)
+        self.put(OVERLAY_INDEX, Staged::new(overlay.nodes())?, true)
     }
 
     fn put(&mut self, slot: u32, Staged { first, tail }: Staged, waits: bool) -> Result<(), Error> {
         let before = self.used[slot as usize];
-        let [one, other] = tail_slots(slot);
+        let [one, other] = tail_indices(slot);
         let free = if before == Some(one) { other } else { one };
         let used = tail.is_some().then_some(free);
         if let Some(tail) = tail {
