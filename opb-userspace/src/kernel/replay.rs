@@ -17,18 +17,18 @@ use super::{
 };
 use crate::image::{Image, Slots};
 
-/// The hooks that a packet can be run at.
+/// The hooks for which a packet can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplayHook {
     Xdp,
     Tc,
 }
 
-/// A program instance, a policy and counters that nobody else sees, and that end with this value.
+/// A program instance, a policy and counters of its own. They end with this value.
 pub struct Replay {
     instance: Instance,
     counters: Counters,
-    /// Where policy and counters are pinned, for the programs to find them.
+    /// Where policy and counters are pinned, so that the programs find them.
     _bpffs: OwnedFd,
 }
 
@@ -39,15 +39,15 @@ impl Replay {
         Ok(replay)
     }
 
-    /// The program to the instruction as it is on an interface, for benchmarks: it leaves no outcome, so there is no
-    /// [`Replay::run`] of it.
+    /// The same program as on an interface, for benchmarks. It stores no outcome, so
+    /// [`Replay::run`] does not work.
     pub fn untraced(image: &Image, settings: Settings, hook: ReplayHook) -> Result<Self, Error> {
         let (replay, mut slot) = Self::load(image, settings, hook)?;
         slot.publish(Staged::new(image.nodes())?)?;
         Ok(replay)
     }
 
-    /// The same before any policy is published. The ports are those of `image` all the same.
+    /// Like [`Replay::new`], but before a policy is published. The ports are those of `image`.
     pub fn without_policy(
         image: &Image,
         settings: Settings,
@@ -81,13 +81,13 @@ impl Replay {
         Ok((Self { instance, counters: read, _bpffs: bpffs }, slot))
     }
 
-    /// What the frames so far have moved; `slots` lends the names.
+    /// The counters of the frames so far. `slots` has the names of the groups.
     #[must_use]
     pub fn counters(&self, slots: &Slots) -> Vec<CounterRow> {
         self.counters.by_group(slots)
     }
 
-    /// The program, for another one to call.
+    /// The program, so that another one can call it.
     pub fn program(&mut self) -> Result<&ProgramFd, Error> {
         let name = self.instance.name();
         let fd = match self.instance.kind() {
