@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::{
     document::Diagnostics,
-    image::{Changes, CompileError, Image, Slots},
+    image::{Changes, CompileError, GroupIds, Image},
     policy::{Policy, Prefix},
     relays::Hosts,
     subscribers::{self, follow, overlay},
@@ -45,7 +45,7 @@ pub enum LoadError {
 
 impl Compiled {
     /// Reads and compiles the policy at `path`, with nothing from run time. Groups that `slots` knows keep their slots.
-    pub fn load(path: PathBuf, slots: &Slots, generation: u64) -> Result<Self, LoadError> {
+    pub fn load(path: PathBuf, slots: &GroupIds, generation: u64) -> Result<Self, LoadError> {
         let hosts = Hosts::new(BTreeMap::new(), Duration::ZERO);
         let run_time = RunTime { entries: &subscribers::Map::new(), hosts: &hosts };
         Ok(Self::new(&Policy::load(&[path])?, run_time, slots, generation, Timestamp::now())?)
@@ -56,7 +56,7 @@ impl Compiled {
     pub fn new(
         files: &Policy,
         run_time: RunTime<'_>,
-        slots: &Slots,
+        slots: &GroupIds,
         generation: u64,
         now: Timestamp,
     ) -> Result<Self, CompileError> {

@@ -15,7 +15,7 @@ use super::{
     memory::{Table, cpus},
     pins, sys,
 };
-use crate::image::Slots;
+use crate::image::GroupIds;
 
 /// Attempts of a reset. One is not enough if a packet is counted at the same moment.
 const RESETS: u32 = 5;
@@ -74,7 +74,7 @@ impl Counters {
     }
 
     /// The rows by group, without rows of zero.
-    pub(super) fn by_group(&self, slots: &Slots) -> Vec<CounterRow> {
+    pub(super) fn by_group(&self, slots: &GroupIds) -> Vec<CounterRow> {
         let groups = slots.iter().map(|(name, id)| (Some(name), id));
         let blocks = std::iter::once((None, 0)).chain(groups);
         self.rows(blocks, |cpu, group, direction, verdict, reason| {

@@ -8,9 +8,9 @@
 //! | [`netlink`], [`sys`] | requests over netlink; bpf(2) and other raw system calls |
 //! | [`link_type`], [`error`] | what frames of an interface start with; errors |
 //! | [`memory`], [`pins`], [`descriptors`] | maps read through memory; the pin directory; limits of descriptors |
-//! | [`slots`], [`policy`], [`presence`] | arrays of maps; the image in force; the daemon responsible for it |
+//! | [`group_ids`], [`policy`], [`presence`] | arrays of maps; the image in force; the daemon responsible for it |
 //! | [`programs`] | loads the BPF programs |
-//! | [`interfaces`], [`counters`], [`sighting`] | interfaces with counters of their own; counters; events and talkers |
+//! | [`interfaces`], [`counters`], [`observation`] | interfaces with counters of their own; counters; events and talkers |
 //! | [`hook`], [`rtnetlink`], [`loaded`] | hooks of an interface; devices and filters; programs of anybody |
 //! | [`clsact`], [`unpinned`], [`links`] | filters on old kernels; links without a pin; links with one |
 //! | [`pin_guard`], [`attach`] | keeps everything pinned; attaches and detaches programs |
@@ -30,7 +30,7 @@ mod presence;
 mod programs;
 mod interfaces;
 mod counters;
-mod sighting;
+mod observation;
 mod hook;
 mod rtnetlink;
 mod loaded;
@@ -58,16 +58,16 @@ pub use hook::{Hook, HookDirection, Wanted};
 pub use inspect::{Foreign, Inspection, Memory, Need, Offloads};
 pub use link_type::{LinkType, Unreadable};
 pub use links::Attachment;
+pub use observation::{Events, Observations, Statistics};
 pub use policy::{Live, Staged};
 pub use programs::Logs;
 pub use redirects::Redirector;
 pub use replay::{Replay, ReplayHook};
 pub use rtnetlink::{Device, XdpProgram, devices_now};
-pub use sighting::{Books, Events, Sightings};
 
 use crate::{
     errors::one_line,
-    image::{Image, Overlay, Slots},
+    image::{GroupIds, Image, Overlay},
 };
 use counters::Counters;
 use interfaces::Interfaces;
@@ -102,7 +102,7 @@ impl Kernel {
         })?;
         let counters = Counters::open(&pins.counters())?;
         let interfaces = Interfaces::open(&pins.interfaces())?;
-        sighting::open(&pins.sightings())?;
+        observation::open(&pins.observations())?;
         let ports = policy.live()?.map(|live| Ports::of(&live.image)).unwrap_or_default();
         let programs = Programs::new(pins.maps(), ports, log);
         let guard = PinGuard::new(&pins)?;
@@ -204,7 +204,7 @@ impl Kernel {
 
     /// All counters since the pins were made, by group, without rows of zero.
     #[must_use]
-    pub fn counters(&self, slots: &Slots) -> Vec<CounterRow> {
+    pub fn counters(&self, slots: &GroupIds) -> Vec<CounterRow> {
         self.counters.by_group(slots)
     }
 
@@ -224,13 +224,13 @@ impl Kernel {
 
     /// Sets whether programs record denied packets, and whether with addresses. Holds for programs
     /// that are attached from now on.
-    pub fn sight(&mut self, settings: Settings) {
+    pub fn set_observation(&mut self, settings: Settings) {
         self.programs.also = settings;
     }
 
     /// What the programs recorded. Each event can be read once, so there must be one reader.
-    pub fn sightings(&self) -> Result<Sightings, Error> {
-        Sightings::open(&self.pins.sightings())
+    pub fn observations(&self) -> Result<Observations, Error> {
+        Observations::open(&self.pins.observations())
     }
 
     /// The sources of debug lines of the programs that were loaded since the last call.

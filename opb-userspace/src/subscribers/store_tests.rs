@@ -70,7 +70,7 @@ fn what_lapses_stays_on_the_disk_for_a_while() {
     entries.commit(changes).expect("the store works");
     let counts = |entries: &Entries| {
         let policy = policy(POLICY);
-        (entries.count(), entries.meaningless(&policy), entries.rows(&policy).len())
+        (entries.count(), entries.orphaned(&policy), entries.rows(&policy).len())
     };
     assert!(entries.lapse(now).is_empty());
     assert_eq!(entries.lapse(never), both);
