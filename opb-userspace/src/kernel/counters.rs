@@ -74,8 +74,8 @@ impl Counters {
     }
 
     /// The rows by group, without rows of zero.
-    pub(super) fn by_group(&self, slots: &GroupIds) -> Vec<CounterRow> {
-        let groups = slots.iter().map(|(name, id)| (Some(name), id));
+    pub(super) fn by_group(&self, ids: &GroupIds) -> Vec<CounterRow> {
+        let groups = ids.iter().map(|(name, id)| (Some(name), id));
         let blocks = std::iter::once((None, 0)).chain(groups);
         self.rows(blocks, |cpu, group, direction, verdict, reason| {
             Outcome { group, ..Outcome::ungrouped(verdict, reason) }.counters(cpu, 0, direction)[0]

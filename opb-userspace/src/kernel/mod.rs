@@ -8,7 +8,7 @@
 //! | [`netlink`], [`sys`] | requests over netlink; bpf(2) and other raw system calls |
 //! | [`link_type`], [`error`] | what frames of an interface start with; errors |
 //! | [`memory`], [`pins`], [`descriptors`] | maps read through memory; the pin directory; limits of descriptors |
-//! | [`group_ids`], [`policy`], [`presence`] | arrays of maps; the image in force; the daemon responsible for it |
+//! | [`map_of_maps`], [`policy`], [`presence`] | arrays of maps; the image in force; the daemon responsible for it |
 //! | [`programs`] | loads the BPF programs |
 //! | [`interfaces`], [`counters`], [`observation`] | interfaces with counters of their own; counters; events and talkers |
 //! | [`hook`], [`rtnetlink`], [`loaded`] | hooks of an interface; devices and filters; programs of anybody |
@@ -24,7 +24,7 @@ mod error;
 mod memory;
 mod pins;
 mod descriptors;
-mod slots;
+mod map_of_maps;
 mod policy;
 mod presence;
 mod programs;
@@ -73,14 +73,14 @@ use counters::Counters;
 use interfaces::Interfaces;
 use pin_guard::PinGuard;
 use pins::Pins;
-use policy::PolicySlot;
+use policy::PolicyMaps;
 use presence::Presence;
 use programs::{Ports, Programs};
 
 /// The kernel objects of this process. Those that must outlive it are pinned.
 pub struct Kernel {
     pins: Pins,
-    policy: PolicySlot,
+    policy: PolicyMaps,
     programs: Programs,
     counters: Counters,
     interfaces: Interfaces,
@@ -95,7 +95,7 @@ impl Kernel {
     /// has another shape than this version's.
     pub fn open(pins: &Path, log: Option<Level>) -> Result<Self, Error> {
         let pins = Pins::open(pins)?;
-        let policy = PolicySlot::open(&pins.policy())?;
+        let policy = PolicyMaps::open(&pins.policy())?;
         let presence = Presence::new(policy.id()).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => Error::Locked { path: pins.policy().policy },
             _ => Error::call("a map that says who is here")(error),
@@ -204,8 +204,8 @@ impl Kernel {
 
     /// All counters since the pins were made, by group, without rows of zero.
     #[must_use]
-    pub fn counters(&self, slots: &GroupIds) -> Vec<CounterRow> {
-        self.counters.by_group(slots)
+    pub fn counters(&self, groups: &GroupIds) -> Vec<CounterRow> {
+        self.counters.by_group(groups)
     }
 
     /// Resets the counters of the groups with these ids, which counted for groups of other names

@@ -18,8 +18,8 @@ use opb_common::image::{
 
 use super::{
     Error,
+    map_of_maps::MapOfMaps,
     pins::PolicyPins,
-    slots::MapSlots,
     sys::{self, MapShape},
 };
 use crate::image::{Image, Overlay};
@@ -43,15 +43,15 @@ pub struct Staged {
 }
 
 /// The pinned maps of maps.
-pub(super) struct PolicySlot {
-    first: MapSlots,
-    tail: MapSlots,
-    /// The indices in `rest` that are in use: by the image in force, and by the overlay. All others
+pub(super) struct PolicyMaps {
+    first: MapOfMaps,
+    tail: MapOfMaps,
+    /// The indices in `tail` that are in use: by the image in force, and by the overlay. All others
     /// are empty.
     used: [Option<u32>; 2],
 }
 
-impl PolicySlot {
+impl PolicyMaps {
     /// Opens the pinned maps, or makes them.
     pub(super) fn open(pins: &PolicyPins) -> Result<Self, Error> {
         // One without the other is useless. Programs that still use it keep it until they are
@@ -63,22 +63,22 @@ impl PolicySlot {
             }
         }
         let is_new = !pins.policy.exists();
-        let first = MapSlots::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
-        let tail = MapSlots::open(&pins.tail, c"opb_tail", TAIL_SLOTS, &shape(1, TAIL))?;
-        let mut slots = Self { first, tail, used: [None; 2] };
+        let first = MapOfMaps::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
+        let tail = MapOfMaps::open(&pins.tail, c"opb_tail", TAIL_SLOTS, &shape(1, TAIL))?;
+        let mut maps = Self { first, tail, used: [None; 2] };
         if is_new {
-            return Ok(slots);
+            return Ok(maps);
         }
-        for slot in [IMAGE_SLOT, OVERLAY_SLOT] {
-            let header = slots.first.get(slot)?.map(|first| contents(&first, 1)).transpose()?;
-            let used = header.as_deref().and_then(tail_slot);
-            slots.used[slot as usize] = used;
+        for index in [IMAGE_SLOT, OVERLAY_SLOT] {
+            let header = maps.first.get(index)?.map(|first| contents(&first, 1)).transpose()?;
+            let used = header.as_deref().and_then(tail_index);
+            maps.used[index as usize] = used;
             // A daemon that died during a publication may have left blocks that nothing refers to.
-            for other in tail_slots(slot).into_iter().filter(|&other| Some(other) != used) {
-                slots.tail.clear(other)?;
+            for other in tail_slots(index).into_iter().filter(|&other| Some(other) != used) {
+                maps.tail.clear(other)?;
             }
         }
-        Ok(slots)
+        Ok(maps)
     }
 
     /// The id of the map of first blocks.
@@ -94,10 +94,10 @@ impl PolicySlot {
         Ok(Some(Live { image: Image::from_nodes(image)?, overlay }))
     }
 
-    fn nodes(&self, slot: u32) -> Result<Option<Vec<ImageNode>>, Error> {
-        let Some(first) = self.first.get(slot)? else { return Ok(None) };
+    fn nodes(&self, index: u32) -> Result<Option<Vec<ImageNode>>, Error> {
+        let Some(first) = self.first.get(index)? else { return Ok(None) };
         let mut nodes = contents(&first, BLOCK_NODES)?;
-        if let Some(tail) = self.used[slot as usize] {
+        if let Some(tail) = self.used[index as usize] {
             let tail = self.tail.get(tail)?.ok_or(MapError::KeyNotFound)?;
             let blocks = tail.info()?.max_entries() as usize;
             nodes.extend(contents(&tail, blocks * BLOCK_NODES)?);
@@ -128,38 +128,43 @@ impl PolicySlot {
         self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?, true)
     }
 
-    fn put(&mut self, slot: u32, Staged { first, tail }: Staged, waits: bool) -> Result<(), Error> {
-        let before = self.used[slot as usize];
-        let [one, other] = tail_slots(slot);
+    fn put(
+        &mut self,
+        index: u32,
+        Staged { first, tail }: Staged,
+        waits: bool,
+    ) -> Result<(), Error> {
+        let before = self.used[index as usize];
+        let [one, other] = tail_slots(index);
         let free = if before == Some(one) { other } else { one };
         let used = tail.is_some().then_some(free);
         if let Some(tail) = tail {
-            name_rest(&first, free).map_err(Error::call("to write to the new image"))?;
+            name_tail(&first, free).map_err(Error::call("to write to the new image"))?;
             self.tail.put_at_once(free, MapData::from_fd(tail)?)?;
         }
         let waits = waits || before.is_some() || used.is_some();
-        if let Err(error) = self.put_first(slot, first, waits) {
+        if let Err(error) = self.put_first(index, first, waits) {
             self.forget(used);
             return Err(error);
         }
-        self.used[slot as usize] = used;
+        self.used[index as usize] = used;
         self.forget(before);
         Ok(())
     }
 
     /// Frees blocks that no program reads. A failure changes no verdict.
     fn forget(&mut self, tail: Option<u32>) {
-        if let Some(Err(error)) = tail.map(|slot| self.tail.clear(slot)) {
+        if let Some(Err(error)) = tail.map(|index| self.tail.clear(index)) {
             tracing::warn!(%error, "blocks of an image that is gone stay in the kernel");
         }
     }
 
     /// `waits`: returns when no program sees the previous first block, because something of it is
     /// freed next: the ports of an image, or blocks after the first.
-    fn put_first(&mut self, slot: u32, first: OwnedFd, waits: bool) -> Result<(), Error> {
+    fn put_first(&mut self, index: u32, first: OwnedFd, waits: bool) -> Result<(), Error> {
         sys::freeze(first.as_fd()).map_err(Error::call("to freeze the new image"))?;
         let first = MapData::from_fd(first)?;
-        if waits { self.first.put(slot, &first) } else { self.first.put_at_once(slot, first) }
+        if waits { self.first.put(index, &first) } else { self.first.put_at_once(index, first) }
     }
 }
 
@@ -210,15 +215,15 @@ fn write(nodes: &[ImageNode], flags: u32) -> Result<OwnedFd, Error> {
 }
 
 /// Writes into a first block, which is not in force yet, where its other blocks are.
-fn name_rest(first: &OwnedFd, slot: u32) -> io::Result<()> {
+fn name_tail(first: &OwnedFd, index: u32) -> io::Result<()> {
     // SAFETY: as above; the map has a block, and a header is its first node.
     let mut memory = unsafe { MmapOptions::new().len(size_of::<Header>()).map_mut(first)? };
-    bytemuck::from_bytes_mut::<Header>(&mut memory).tail = slot as u16 + 1;
+    bytemuck::from_bytes_mut::<Header>(&mut memory).tail = index as u16 + 1;
     Ok(())
 }
 
 /// Where the other blocks are, by the header that `nodes` begin with.
-fn tail_slot(nodes: &[ImageNode]) -> Option<u32> {
+fn tail_index(nodes: &[ImageNode]) -> Option<u32> {
     nodes[0].view::<Header>().tail.checked_sub(1).map(u32::from)
 }
 

@@ -12,7 +12,7 @@ use super::{
     counters::Counters,
     observation,
     pins::{ObservationPins, PolicyPins},
-    policy::{PolicySlot, Staged},
+    policy::{PolicyMaps, Staged},
     programs::{Instance, Kind, Ports},
     sys,
 };
@@ -35,16 +35,16 @@ pub struct Replay {
 
 impl Replay {
     pub fn new(image: &Image, settings: Settings, hook: ReplayHook) -> Result<Self, Error> {
-        let (replay, mut slot) = Self::load(image, settings.with(Settings::TRACE), hook)?;
-        slot.publish(Staged::new(image.nodes())?)?;
+        let (replay, mut policy) = Self::load(image, settings.with(Settings::TRACE), hook)?;
+        policy.publish(Staged::new(image.nodes())?)?;
         Ok(replay)
     }
 
     /// The same program as on an interface, for benchmarks. It stores no outcome, so
     /// [`Replay::run`] does not work.
     pub fn untraced(image: &Image, settings: Settings, hook: ReplayHook) -> Result<Self, Error> {
-        let (replay, mut slot) = Self::load(image, settings, hook)?;
-        slot.publish(Staged::new(image.nodes())?)?;
+        let (replay, mut policy) = Self::load(image, settings, hook)?;
+        policy.publish(Staged::new(image.nodes())?)?;
         Ok(replay)
     }
 
@@ -61,11 +61,11 @@ impl Replay {
         image: &Image,
         settings: Settings,
         hook: ReplayHook,
-    ) -> Result<(Self, PolicySlot), Error> {
+    ) -> Result<(Self, PolicyMaps), Error> {
         let bpffs = sys::detached_bpffs().map_err(Error::call("a BPF file system"))?;
         let root = PathBuf::from(format!("/proc/self/fd/{}", bpffs.as_raw_fd()));
         let counters = root.join("counters");
-        let slot = PolicySlot::open(&PolicyPins::below(&root))?;
+        let policy = PolicyMaps::open(&PolicyPins::below(&root))?;
         let read = Counters::open(&counters)?;
         let kind = match hook {
             ReplayHook::Xdp => Kind::Xdp,
@@ -79,13 +79,13 @@ impl Replay {
         }
         let mut instance = Instance::load(kind, settings, &maps, None)?;
         instance.set_ports(&Ports::of(image))?;
-        Ok((Self { instance, counters: read, _bpffs: bpffs }, slot))
+        Ok((Self { instance, counters: read, _bpffs: bpffs }, policy))
     }
 
-    /// The counters of the frames so far. `slots` has the names of the groups.
+    /// The counters of the frames so far. `groups` has the names of the groups.
     #[must_use]
-    pub fn counters(&self, slots: &GroupIds) -> Vec<CounterRow> {
-        self.counters.by_group(slots)
+    pub fn counters(&self, groups: &GroupIds) -> Vec<CounterRow> {
+        self.counters.by_group(groups)
     }
 
     /// The program, so that another one can call it.

@@ -53,25 +53,25 @@ pub(super) fn create_map(
     fd_from(bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?)
 }
 
-/// Puts a map into a map of maps, at index `slot`.
-pub(super) fn put(slots: BorrowedFd<'_>, slot: u32, map: BorrowedFd<'_>) -> io::Result<()> {
+/// Puts a map into a map of maps, at that index.
+pub(super) fn put(maps: BorrowedFd<'_>, index: u32, map: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
     let inner = map.as_raw_fd();
     // SAFETY: the attribute was zeroed, and this is the member for BPF_MAP_UPDATE_ELEM.
     let update = unsafe { &mut attr.__bindgen_anon_2 };
-    update.map_fd = slots.as_raw_fd() as u32;
-    update.key = &raw const slot as u64;
+    update.map_fd = maps.as_raw_fd() as u32;
+    update.key = &raw const index as u64;
     update.__bindgen_anon_1.value = &raw const inner as u64;
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
-/// Removes the map at index `slot` of a map of maps.
-pub(super) fn clear(slots: BorrowedFd<'_>, slot: u32) -> io::Result<()> {
+/// Removes the map at that index of a map of maps.
+pub(super) fn clear(maps: BorrowedFd<'_>, index: u32) -> io::Result<()> {
     let mut attr = empty();
     // SAFETY: the attribute was zeroed, and this is the member for BPF_MAP_DELETE_ELEM.
     let clear = unsafe { &mut attr.__bindgen_anon_2 };
-    clear.map_fd = slots.as_raw_fd() as u32;
-    clear.key = &raw const slot as u64;
+    clear.map_fd = maps.as_raw_fd() as u32;
+    clear.key = &raw const index as u64;
     bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr).map(drop)
 }
 

@@ -32,14 +32,15 @@ const WAITING: usize = 16;
 /// Interval of checks whether a change is visible, which takes a few of these.
 const LOOK: Duration = Duration::from_micros(50);
 
-const REFUSED: fn(io::Error) -> Error = |source| Error::Call { what: "a change of a slot", source };
+const REFUSED: fn(io::Error) -> Error =
+    |source| Error::Call { what: "a change of a map of maps", source };
 
 /// A pinned array of maps.
 ///
 /// The kernel makes a change at once, and then blocks the caller until no program can still use the
 /// map that was there (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c): 4 to 16 ms on an idle
 /// machine with 250 ticks a second.
-pub(super) struct MapSlots {
+pub(super) struct MapOfMaps {
     map: Arc<OwnedFd>,
     /// The same map, for reading.
     maps: ArrayOfMaps<MapData>,
@@ -50,7 +51,7 @@ pub(super) struct MapSlots {
     waiting: VecDeque<JoinHandle<()>>,
 }
 
-impl MapSlots {
+impl MapOfMaps {
     /// Opens the map at `path`, or makes it for maps like `template`.
     ///
     /// Made without BTF: Linux 6.1 refuses an inner map without BTF if the template has some.
@@ -83,8 +84,8 @@ impl MapSlots {
         self.id
     }
 
-    pub(super) fn get(&self, slot: u32) -> Result<Option<MapData>, Error> {
-        match self.maps.get(&slot, 0) {
+    pub(super) fn get(&self, index: u32) -> Result<Option<MapData>, Error> {
+        match self.maps.get(&index, 0) {
             Ok(map) => Ok(Some(map)),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -92,28 +93,28 @@ impl MapSlots {
     }
 
     /// Replaces a map, and returns when no program uses the previous one any more.
-    pub(super) fn put(&self, slot: u32, map: &MapData) -> Result<(), Error> {
-        sys::put(self.map.as_fd(), slot, map.fd().as_fd()).map_err(REFUSED)
+    pub(super) fn put(&self, index: u32, map: &MapData) -> Result<(), Error> {
+        sys::put(self.map.as_fd(), index, map.fd().as_fd()).map_err(REFUSED)
     }
 
     /// Replaces a map, and returns when every program that starts from now on finds the new one.
-    pub(super) fn put_at_once(&mut self, slot: u32, map: MapData) -> Result<(), Error> {
+    pub(super) fn put_at_once(&mut self, index: u32, map: MapData) -> Result<(), Error> {
         let id = map.info()?.id();
-        let put = move |slots: BorrowedFd<'_>| sys::put(slots, slot, map.fd().as_fd());
-        self.at_once(slot, put, Some(id))
+        let put = move |maps: BorrowedFd<'_>| sys::put(maps, index, map.fd().as_fd());
+        self.at_once(index, put, Some(id))
     }
 
     /// Removes a map, and returns when the place is empty.
-    pub(super) fn clear(&mut self, slot: u32) -> Result<(), Error> {
-        let clear = move |slots: BorrowedFd<'_>| match sys::clear(slots, slot) {
+    pub(super) fn clear(&mut self, index: u32) -> Result<(), Error> {
+        let clear = move |maps: BorrowedFd<'_>| match sys::clear(maps, index) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
         };
         // If it was empty before, nothing would show whether the thread is done: it might remove a
         // later map.
-        match self.found(slot) {
+        match self.found(index) {
             Ok(None) => Ok(()),
-            Ok(Some(_)) => self.at_once(slot, clear, None),
+            Ok(Some(_)) => self.at_once(index, clear, None),
             Err(_) => clear(self.map.as_fd()).map_err(REFUSED),
         }
     }
@@ -123,7 +124,7 @@ impl MapSlots {
     /// returns when the change has ended.
     fn at_once(
         &mut self,
-        slot: u32,
+        index: u32,
         change: impl Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync + 'static,
         expected: Option<u32>,
     ) -> Result<(), Error> {
@@ -135,7 +136,7 @@ impl MapSlots {
         loop {
             match result.recv_timeout(LOOK) {
                 Ok(result) => return result.map_err(REFUSED),
-                Err(RecvTimeoutError::Timeout) => match self.found(slot) {
+                Err(RecvTimeoutError::Timeout) => match self.found(index) {
                     Ok(found) if found == expected => return Ok(()),
                     _ => {}
                 },
@@ -159,14 +160,14 @@ impl MapSlots {
             // Its result is known already.
             drop(oldest.join());
         }
-        let slots = Arc::clone(&self.map);
+        let map = Arc::clone(&self.map);
         // Usually the receiver is gone.
-        let make = move || drop(done.send(change(slots.as_fd())));
+        let make = move || drop(done.send(change(map.as_fd())));
         let thread = thread::Builder::new().name("grace".to_owned()).spawn(make);
         thread.map(|thread| self.waiting.push_back(thread)).is_ok()
     }
 
-    fn found(&self, slot: u32) -> Result<Option<u32>, Error> {
-        self.get(slot)?.map(|map| Ok(map.info()?.id())).transpose()
+    fn found(&self, index: u32) -> Result<Option<u32>, Error> {
+        self.get(index)?.map(|map| Ok(map.info()?.id())).transpose()
     }
 }
