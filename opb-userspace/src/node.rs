@@ -1,4 +1,4 @@
-//! The node file, `/etc/opb/opb.yaml`: what is particular to one machine. docs/node.md describes the format.
+//! The node file, `/etc/opb/opb.yaml`: settings of one machine. docs/node.md describes the format.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
