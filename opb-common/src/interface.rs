@@ -24,7 +24,8 @@ pub struct Bucket {
     unused: [u64; 4],
 }
 
-const _: () = assert!(size_of::<Bucket>() == 128);
+/// Kernel and user space map this type.
+const _: () = assert!(size_of::<Bucket>() == 128 && BUCKETS.is_power_of_two());
 
 impl Bucket {
     /// Returns the number of the bucket for an interface index.

@@ -99,13 +99,13 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Not TCP to (or from) a filtered port: passed and not counted.
+    /// Not TCP to (or from) a filtered port: passed unchanged, not counted.
     Other = 0, "other";
     /// The subscriber address is in no group.
     Unknown = 1, "unknown";
     /// An exemption covers the subscriber address.
     Exempt = 2, "exempt";
-    /// The group judges only SYNs, and the packet is not a SYN.
+    /// The group judges only SYNs, and this packet is not one.
     NotSyn = 3, "not-syn";
     /// The other end is a relay of the group.
     Relay = 4, "relay";
@@ -115,15 +115,15 @@ reasons! {
     NoPolicy = 6, "no-policy";
     /// TCP to (or from) a filtered port, and the other end is not a relay of the group.
     Policy = 7, "policy";
-    /// The destination is a relay, but the packet names further hops: the address is not final.
+    /// The destination is a relay, but the packet names further hops: its address is not final.
     SourceRoute = 8, "source-route";
     /// A fragment that hides or can overwrite the TCP header.
     Fragment = 9, "fragment";
     /// An IPv6 header chain that is too long or is cut off.
     Headers = 10, "headers";
-    /// The link layer cannot be read: too many VLAN tags, or multilink or compressed PPP.
+    /// A link layer that cannot be read: too many VLAN tags, or multilink or compressed PPP.
     Link = 11, "link";
-    /// A length field is wrong, or the packet is cut off.
+    /// A length field is false, or the packet is cut off.
     Malformed = 12, "malformed";
 }
 
