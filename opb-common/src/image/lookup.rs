@@ -123,9 +123,10 @@ impl<'a, N: Nodes<'a>> Descent<N> {
 
 /// Returns how many of `keys`, from number `FIRST` on, are not larger than `key` (at most 63 bits).
 ///
-/// It compares with every key. A branch would be mispredicted half of the time on random addresses,
-/// and each would be a separate state for the verifier. A binary search would be a chain of loads
-/// that wait for each other.
+/// It compares with every key and adds up the signs of the differences. A branch would be
+/// mispredicted half of the time on random addresses, and each would be a separate state for the
+/// verifier. A binary search would be a chain of loads that wait for each other. A bitwise OR of
+/// the comparisons would make Linux 6.1 forget all bounds.
 #[inline(always)]
 fn search<'a, N, K, const FIRST: usize, const KEYS: usize>(keys: &[K; KEYS], key: u64) -> usize
 where
