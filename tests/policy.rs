@@ -8,13 +8,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use opb_userspace::check::check;
 use opb_userspace::node::{
     self, Addresses, EventLog, Filter, Hook, LogLevel, Observe, PolicySource, Role, Suspect,
     UnknownSource,
 };
-use opb_userspace::policy::{
-    Action, Downstream, Exemption, Matching, Policy, Prefix, RelaySet, check,
-};
+use opb_userspace::policy::{Action, Downstream, Exemption, Matching, Policy, Prefix, RelaySet};
 use proptest::prelude::*;
 
 fn repository() -> PathBuf {
