@@ -206,6 +206,8 @@ fn a_node_file_says_what_each_interface_does() {
 #[test]
 fn a_node_file_says_what_is_written_down() {
     let config = node::Config::load(&fixture("node-observe.yaml")).expect("valid");
+    let mut webhook: node::Webhook = "https://[::1]/opb?key=1".parse().expect("a webhook");
+    webhook.ca_file = Some("/etc/opb/noc.pem".into());
     let expected = Observe {
         events: EventLog::File("/var/log/opb/events.json".into()),
         addresses: Addresses::Hash,
@@ -213,13 +215,19 @@ fn a_node_file_says_what_is_written_down() {
         suspect: Some(Suspect {
             per_minute: 200,
             command: Some("/usr/local/bin/tell-noc".into()),
-            webhook: Some("http://[::1]/opb?key=1".parse().expect("a webhook")),
+            webhook: Some(webhook.clone()),
         }),
     };
     assert_eq!(config.observe, expected);
-    let webhook = expected.suspect.and_then(|it| it.webhook).expect("the one above");
-    assert_eq!((webhook.host(), webhook.port(), webhook.path()), ("::1", 80, "/opb?key=1"));
-    assert_eq!(webhook.to_string(), "webhook http://[::1]", "nothing that may be secret");
+    assert_eq!((webhook.host(), webhook.port(), webhook.path()), ("::1", 443, "/opb?key=1"));
+    assert_eq!(webhook.to_string(), "webhook https://[::1]", "nothing that may be secret");
+    let plain: node::Webhook = "http://noc.example.net".parse().expect("a webhook");
+    assert_eq!((plain.host(), plain.port(), plain.path()), ("noc.example.net", 80, "/"));
+    for wrong in
+        ["", "/opb", "noc.example.net", "ftp://noc/", "https://", "https://a@b/", "https://a..b/"]
+    {
+        assert!(wrong.parse::<node::Webhook>().is_err(), "{wrong}");
+    }
     assert_eq!(config.http_names, ["noc.example.net", "bras1"]);
     let config = node::Config::load(&fixture("node-minimal.yaml")).expect("valid");
     assert_eq!(config.observe, Observe::default());
@@ -415,6 +423,10 @@ fn bombs_are_refused_at_their_fuse() {
         ("? ".repeat(100_000), deep),
         (aliases(10_000), "aliases stand for more than 100000 values"),
         (nested(30), "aliases stand for more than 100000 values"),
+        (
+            format!("a: &a \"{}\"\nb:\n{}", "\\x41".repeat(3_000_000), "- *a\n".repeat(1000)),
+            "aliases stand for more than 8000000 bytes of text",
+        ),
         ((0..20_000).map(|number| format!("a{number}: &n{number} x\n")).collect(), "anchors"),
         ((0..200_000).map(|number| format!("%TAG !{number}! x\n")).collect(), "directives"),
         (format!("version: 1\n{}: 1\n", "x".repeat(1000)).repeat(2000), ""),

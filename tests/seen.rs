@@ -33,3 +33,5 @@ mod listener;
 mod terminal;
 #[path = "seen/written.rs"]
 mod written;
+#[path = "seen/webhook.rs"]
+mod webhook;

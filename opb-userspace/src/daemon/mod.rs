@@ -25,6 +25,7 @@ mod socket;
 mod stall;
 mod subscribers;
 mod suspects;
+mod webhook;
 mod threads;
 mod i18n;
 mod worker;
