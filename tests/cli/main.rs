@@ -104,7 +104,7 @@ fn wrong_use_exits_with_2_and_says_so_on_stderr() {
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""));
     assert_eq!(
         ended.stderr,
-        "opb: error: invalid value 'SX' for '--flags <FLAGS>': `X` is no TCP flag: write the letters of S, A, F, R, P, U that are set\n\
+        "opb: error: invalid value 'SX' for '--flags <FLAGS>': `X` is not a TCP flag: expected letters of SAFRPU, for example S or SA\n\
          hint: `--help` says more\n"
     );
     let ended = bench.opb(&[]);
