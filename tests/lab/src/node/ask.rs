@@ -122,14 +122,18 @@ impl Node {
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
         let body = body.map(ToString::to_string).unwrap_or_default();
         let mut stream = UnixStream::connect(self.path("opb.sock"))?;
-        write!(
-            stream,
+        let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: opb\r\nconnection: close\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
-        )?;
+        );
+        // A daemon that refuses answers before it has read all of a large body, and closes the connection.
+        let written = stream.write_all(request.as_bytes());
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
+        if answer.is_empty() {
+            written?;
+        }
         let (head, body) = answer.split_once("\r\n\r\n").context("not an HTTP response")?;
         let code = head.split(' ').nth(1).context("a status code")?.parse()?;
         let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
