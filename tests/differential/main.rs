@@ -14,7 +14,7 @@ use opb_lab::{
     programs::compile,
 };
 use opb_userspace::{
-    image::{Image, Slots},
+    image::{GroupIds, Image},
     kernel::{Replay, ReplayHook},
 };
 
@@ -95,5 +95,5 @@ fn shown(sample: &Sample) -> String {
 }
 
 fn image() -> Image {
-    compile(POLICY, &Slots::default(), 1).expect("an image")
+    compile(POLICY, &GroupIds::default(), 1).expect("an image")
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, hash_map::Entry};
 use opb_common::{judge::decide, outcome::Outcome, settings::Settings};
 use opb_lab::{naive::Sample, packets::POLICY, programs::compile};
 use opb_userspace::{
-    image::{Image, Slots, Tables},
+    image::{GroupIds, Image, Tables},
     kernel::{Replay, ReplayHook},
 };
 
@@ -13,7 +13,7 @@ pub(crate) const HOOKS: [ReplayHook; 2] = [ReplayHook::Xdp, ReplayHook::Tc];
 
 /// The packet table's policy, compiled as the daemon does it.
 pub(crate) fn image() -> Image {
-    compile(POLICY, &Slots::default(), 1).expect("an image")
+    compile(POLICY, &GroupIds::default(), 1).expect("an image")
 }
 
 pub(crate) fn on_the_host(tables: &Tables<'_>, sample: &Sample) -> Outcome {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use opb_common::settings::Settings;
 use opb_lab::programs::compile;
 use opb_userspace::{
-    image::Slots,
+    image::GroupIds,
     kernel::{Replay, ReplayHook},
 };
 
@@ -15,9 +15,9 @@ const VERIFIED: u32 = 100_000;
 
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
-fn sighting_stays_verifiable_and_changes_no_verdict() -> Result<()> {
+fn observation_stays_verifiable_and_changes_no_verdict() -> Result<()> {
     let policy = "version: 1\nrelays: {isp: {addresses: [198.51.100.25]}}\ngroups: {dyn: {prefixes: [203.0.113.0/24], relays: [isp]}}\n";
-    let image = compile(policy, &Slots::default(), 1)?;
+    let image = compile(policy, &GroupIds::default(), 1)?;
     let denied = syn([203, 0, 113, 9].into(), OUTSIDE);
     let relayed = syn([203, 0, 113, 9].into(), [198, 51, 100, 25].into());
     let mut plain = denied.clone();
@@ -27,7 +27,7 @@ fn sighting_stays_verifiable_and_changes_no_verdict() -> Result<()> {
         let mut on = Replay::new(&image, Settings::SUBSCRIBER.with(Settings::SIGHT), hook)?;
         let verified = on.verified_instructions()?.context("a count")?;
         println!(
-            "{hook:?}: verified {:?}, with sightings {verified}",
+            "{hook:?}: verified {:?}, with observations {verified}",
             off.verified_instructions()?
         );
         ensure!(verified <= VERIFIED, "{hook:?}: {verified}");
@@ -42,7 +42,7 @@ fn sighting_stays_verifiable_and_changes_no_verdict() -> Result<()> {
                 Ok(times[3])
             };
             let (off, on) = (median(&mut off)?, median(&mut on)?);
-            println!("{hook:?}, {name}: {off} ns, with sightings {on} ns");
+            println!("{hook:?}, {name}: {off} ns, with observations {on} ns");
         }
     }
     Ok(())

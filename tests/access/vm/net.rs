@@ -35,7 +35,7 @@ use opb_lab::{
     topology::Family,
 };
 use opb_userspace::{
-    image::{Image, Slots},
+    image::{GroupIds, Image},
     kernel::Hook as Effective,
     node::{Hook, Role},
 };
@@ -308,7 +308,7 @@ pub(crate) fn connect(source: Option<IpAddr>, to: SocketAddr, limit: Duration) -
 }
 
 pub(crate) fn image(policy: &str, generation: u64) -> Result<Image> {
-    compile(policy, &Slots::default(), generation)
+    compile(policy, &GroupIds::default(), generation)
 }
 
 /// Attaches one upstream program, and fails unless it is on the hook that is expected.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nix::net::if_::if_nametoindex;
 use opb_common::outcome::Direction;
 use opb_userspace::{
-    image::Slots,
+    image::GroupIds,
     kernel::{self, Hook as Effective, Kernel, Wanted},
     node::{Hook, Role},
 };
@@ -48,7 +48,7 @@ impl Filter {
     pub fn apply(&self, policy: &str) -> Result<()> {
         static GENERATION: AtomicU64 = AtomicU64::new(1);
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
-        let image = compile(policy, &Slots::default(), generation)?;
+        let image = compile(policy, &GroupIds::default(), generation)?;
         let pins = self.bpffs.path().join("opb");
         self.gateway.enter(|| {
             let mut kernel = Kernel::open(&pins, None)?;

@@ -7,14 +7,14 @@ mod policy;
 use std::{cell::Cell, net::IpAddr};
 
 use opb_common::{
-    found::Found,
+    classify::{FastPath, classify},
     frame::Frame,
-    glance::{Glance, glance},
-    image::{Node, SubscriberClass},
+    image::{ImageNode, SubscriberClass},
     judge::{Tables, decide},
     outcome::{Direction, Outcome},
+    parse::parse,
+    parsed::ParsedPacket,
     settings::{PortSet, Settings},
-    walk::walk,
 };
 
 use image::{bits, contains, relay, subscriber};
@@ -25,7 +25,7 @@ pub use policy::{Action, Downstream, GroupRules, Match};
 /// A policy, its image, and the last packet that was counted.
 pub struct Naive {
     policy: Policy,
-    nodes: Vec<Node>,
+    nodes: Vec<ImageNode>,
     upstream: Box<PortSet>,
     downstream: Box<PortSet>,
     last: Cell<Option<Record>>,
@@ -94,7 +94,7 @@ impl Naive {
 
     /// The image, for tests that write it elsewhere.
     #[must_use]
-    pub fn nodes(&self) -> &[Node] {
+    pub fn nodes(&self) -> &[ImageNode] {
         &self.nodes
     }
 
@@ -107,20 +107,20 @@ impl Naive {
         decide(sample, sample.settings, self)
     }
 
-    /// What a glance says that [`Self::walk`] finds in `sample`, if it says anything.
+    /// What a fast-path check says that [`Self::walk`] finds in `sample`, if it says anything.
     #[must_use]
-    pub fn glance(&self, sample: &Sample) -> Option<Found> {
-        match glance(sample, sample.settings, self.ports(sample.settings)) {
-            Glance::Other => Some(Found::NOTHING),
-            Glance::Found(found) => Some(found),
-            Glance::Unclear => None,
+    pub fn classify(&self, sample: &Sample) -> Option<ParsedPacket> {
+        match classify(sample, sample.settings, self.ports(sample.settings)) {
+            FastPath::Other => Some(ParsedPacket::NOTHING),
+            FastPath::Parsed(parsed) => Some(parsed),
+            FastPath::Unclear => None,
         }
     }
 
-    /// What the walk finds in `sample`.
+    /// What the parser finds in `sample`.
     #[must_use]
-    pub fn walk(&self, sample: &Sample) -> Found {
-        walk(sample, sample.settings, self.ports(sample.settings))
+    pub fn parse(&self, sample: &Sample) -> ParsedPacket {
+        parse(sample, sample.settings, self.ports(sample.settings))
     }
 
     /// The last packet that was counted since the previous call.
@@ -149,7 +149,7 @@ impl Frame for Sample {
 
 impl Tables for Naive {
     type Image<'a>
-        = &'a [Node]
+        = &'a [ImageNode]
     where
         Self: 'a;
 
@@ -157,7 +157,7 @@ impl Tables for Naive {
         if settings.has(Settings::DOWNSTREAM) { &self.downstream } else { &self.upstream }
     }
 
-    fn image(&self) -> Option<&[Node]> {
+    fn image(&self) -> Option<&[ImageNode]> {
         Some(&self.nodes)
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::net::if_::if_nametoindex;
 use opb_common::{ABI_VERSION, outcome::Direction};
 use opb_userspace::{
-    image::{Image, Slots},
+    image::{GroupIds, Image},
     kernel::{self, CounterRow, Hook as Effective, Kernel, Wanted},
     node::{Hook, Role},
     policy::Policy,
@@ -16,7 +16,7 @@ use opb_userspace::{
 use crate::{attached::stands_on, bpffs::Bpffs, netns::Netns, slots::filled};
 
 /// The image of a policy, as the daemon compiles it.
-pub fn compile(policy: &str, slots: &Slots, generation: u64) -> Result<Image> {
+pub fn compile(policy: &str, slots: &GroupIds, generation: u64) -> Result<Image> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("policy.yaml");
     fs::write(&file, policy)?;
@@ -32,7 +32,7 @@ pub fn wanted(interface: &str, role: Role, direction: Direction, hook: Hook) -> 
 pub struct Programs {
     /// `None` stands for a daemon that was killed.
     pub kernel: Option<Kernel>,
-    slots: Slots,
+    slots: GroupIds,
     // Last, so that it goes when nothing in it is open.
     pub bpffs: Bpffs,
 }
@@ -41,7 +41,7 @@ impl Programs {
     /// The policy in force; no program on any interface.
     pub fn new(policy: &str) -> Result<Self> {
         let bpffs = Bpffs::mount()?;
-        let image = compile(policy, &Slots::default(), 1)?;
+        let image = compile(policy, &GroupIds::default(), 1)?;
         let mut kernel = Kernel::open(&bpffs.path().join("opb"), None)?;
         kernel.publish(&image)?;
         Ok(Self { kernel: Some(kernel), slots: image.slots().clone(), bpffs })

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use opb_common::{outcome::Verdict, settings::Settings};
 use opb_lab::frames::{Ipv4, Ipv6, Payload, Tcp, Udp, flags::ACK};
 use opb_userspace::{
-    image::{Image, Slots},
+    image::{GroupIds, Image},
     kernel::Replay,
 };
 
@@ -23,13 +23,13 @@ pub(super) struct Bench<'a> {
     opb: Replay,
     /// At XDP only: it is the same code at both hooks.
     observed: Option<Replay>,
-    slots: Slots,
+    slots: GroupIds,
 }
 
 impl<'a> Bench<'a> {
     pub(super) fn new(effort: Effort, table: &'a Table, hook: Hook) -> Result<Self> {
         let policy = table.policy();
-        let image = Image::compile(&policy, &Slots::default(), 1, jiff::Timestamp::now())?;
+        let image = Image::compile(&policy, &GroupIds::default(), 1, jiff::Timestamp::now())?;
         // As on a subscriber interface.
         let settings = Settings::SUBSCRIBER;
         let opb = Replay::untraced(&image, settings, hook.replay())?;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::{IpNetwork, Ipv6Network};
 use opb_common::{
     ABI_VERSION,
-    image::{Header, Index, MAGIC, Node, Slot, SubscriberClass},
+    image::{Header, ImageNode, Index, MAGIC, NodeRef, SubscriberClass},
 };
 
 use super::policy::Policy;
@@ -74,8 +74,8 @@ impl Policy {
         endpoints.map(|prefix| Rule::new(prefix, [1, 0, 0, 0, 0, 0, 0, 0])).collect()
     }
 
-    pub(super) fn image(&self) -> Vec<Node> {
-        let mut nodes = vec![Node([0; 8])];
+    pub(super) fn image(&self) -> Vec<ImageNode> {
+        let mut nodes = vec![ImageNode([0; 8])];
         // Class 0 is "no relay" and must never be looked up: an image that does so passes everything.
         let mut relay_classes = vec![[u64::MAX; 8]];
         let subscribers = [false, true].map(|ipv6| {
@@ -98,14 +98,16 @@ impl Policy {
             tree(&mut nodes, &rules, 0, 0, &mut class).0
         });
         let groups = nodes.len() as u32;
-        nodes.push(Node([0; 8]));
-        nodes.extend(self.groups.values().map(|group| bytemuck::cast::<_, Node>(group.entry())));
+        nodes.push(ImageNode([0; 8]));
+        nodes.extend(
+            self.groups.values().map(|group| bytemuck::cast::<_, ImageNode>(group.entry())),
+        );
         let relay_groups = nodes.len() as u32;
-        nodes.extend(relay_classes.into_iter().map(Node));
+        nodes.extend(relay_classes.into_iter().map(ImageNode));
         nodes[0] = bytemuck::cast(Header {
             magic: MAGIC,
             abi: ABI_VERSION,
-            rest: 0,
+            tail: 0,
             generation: 1,
             digest: [0; 16],
             subscribers,
@@ -162,25 +164,25 @@ pub(super) fn contains(groups: &Groups, slot: u16) -> bool {
 
 /// The tree over the addresses that begin with the first `length` bits of `address`.
 fn tree<T>(
-    nodes: &mut Vec<Node>,
+    nodes: &mut Vec<ImageNode>,
     rules: &[Rule<T>],
     address: u128,
     length: u32,
     class: &mut impl FnMut(u128) -> u16,
-) -> Slot {
+) -> NodeRef {
     let here = Rule { address, length, says: () };
     if !rules.iter().any(|rule| rule.length > length && here.covers(rule.address)) {
-        return Slot::class(class(address));
+        return NodeRef::class(class(address));
     }
     let first = nodes.len();
-    nodes.resize(first + 16, Node([0; 8]));
+    nodes.resize(first + 16, ImageNode([0; 8]));
     for child in 0..256 {
         let below = address | (child as u128) << (120 - length);
         let below = tree(nodes, rules, below, length + 8, class);
         let index: &mut Index = bytemuck::cast_mut(&mut nodes[first + child / 16]);
         index.slots[child % 16] = if length + 8 == 64 { below.in_second_half() } else { below }.0;
     }
-    Slot::index(first as u32, 8)
+    NodeRef::index(first as u32, 8)
 }
 
 /// An address, left-aligned as in the image.
