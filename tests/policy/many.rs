@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fs};
 
-use opb_userspace::policy::{Policy, Prefix, check};
+use opb_userspace::{
+    check::check,
+    policy::{Policy, Prefix},
+};
 use proptest::prelude::*;
 
 /// A million prefixes is a normal size; debug builds load fewer.
