@@ -1,8 +1,8 @@
 //! Tries to open a working TCP connection to a mail server behind the filter, in every way that we know.
 //!
-//! Each row of `evasion/rows.rs` is tried without the filter first. Where that works the trick is a real one, and it must
-//! not work with the filter; where Linux as the receiver refuses it, that is asserted too. What needs kernel modules that few
-//! machines of ours have (PPPoE, PPP) is in the vm lane and in the packet table.
+//! Each row of `evasion/rows.rs` runs without the filter first. If that works, the trick is real and must not work with
+//! the filter; if Linux as the receiver refuses it, the test asserts that too. Tricks that need kernel modules which few
+//! machines have (PPPoE, PPP) are in the vm lane and in the packet table.
 
 mod calls;
 mod lab;

@@ -100,14 +100,14 @@ impl Naive {
 
     /// The verdict on `sample`.
     ///
-    /// Like [`Naive::glance`] and [`Naive::walk`] not generic, so that it is compiled with this crate, which is
+    /// Like [`Naive::classify`] and [`Naive::parse`] it is not generic, so that it is compiled with this crate, which is
     /// optimised: tests judge millions of frames.
     #[must_use]
     pub fn decide(&self, sample: &Sample) -> Outcome {
         decide(sample, sample.settings, self)
     }
 
-    /// What a fast-path check says that [`Self::walk`] finds in `sample`, if it says anything.
+    /// The result of the fast path, or `None` if it leaves `sample` to [`Self::parse`].
     #[must_use]
     pub fn classify(&self, sample: &Sample) -> Option<ParsedPacket> {
         match classify(sample, sample.settings, self.ports(sample.settings)) {
@@ -117,7 +117,7 @@ impl Naive {
         }
     }
 
-    /// What the parser finds in `sample`.
+    /// The result of the parser.
     #[must_use]
     pub fn parse(&self, sample: &Sample) -> ParsedPacket {
         parse(sample, sample.settings, self.ports(sample.settings))

@@ -27,8 +27,8 @@ groups:
   open: {prefixes: [192.0.2.0/24], action: monitor}
 ";
 
-    /// Namespaces, cable and files; nothing runs. `interfaces` are entries of the node file's list, `more` further lines
-    /// of it.
+    /// Namespaces, cable and files; nothing runs. `interfaces` are entries of the node file's list,
+    /// `more` are further lines of that file.
     pub fn prepare(opb: &Path, interfaces: &str, more: &str) -> Result<Self> {
         let (gateway, subscriber) = (Netns::new("gateway")?, Netns::new("subscriber")?);
         veth((&gateway, "sub0"), (&subscriber, "eth0"))?;
