@@ -107,17 +107,17 @@ impl Naive {
         decide(sample, sample.settings, self)
     }
 
-    /// The result of the fast path, or `None` if it leaves `sample` to [`Self::parse`].
+    /// The result of the fast path for `sample`, or `None` if it leaves `sample` to [`Self::parse`].
     #[must_use]
     pub fn classify(&self, sample: &Sample) -> Option<ParsedPacket> {
         match classify(sample, sample.settings, self.ports(sample.settings)) {
-            FastPath::Other => Some(ParsedPacket::NOTHING),
+            FastPath::Other => Some(ParsedPacket::OTHER),
             FastPath::Parsed(parsed) => Some(parsed),
             FastPath::Unclear => None,
         }
     }
 
-    /// The result of the parser.
+    /// The result of the parser for `sample`.
     #[must_use]
     pub fn parse(&self, sample: &Sample) -> ParsedPacket {
         parse(sample, sample.settings, self.ports(sample.settings))

@@ -180,7 +180,8 @@ fn tree<T>(
         let below = address | (child as u128) << (120 - length);
         let below = tree(nodes, rules, below, length + 8, class);
         let index: &mut Index = bytemuck::cast_mut(&mut nodes[first + child / 16]);
-        index.slots[child % 16] = if length + 8 == 64 { below.in_second_half() } else { below }.0;
+        index.children[child % 16] =
+            if length + 8 == 64 { below.in_second_half() } else { below }.0;
     }
     NodeRef::index(first as u32, 8)
 }
