@@ -1,41 +1,9 @@
 //! What docs/openapi.yaml says of the control API, against what a running daemon answers.
 
-use std::{
-    collections::BTreeSet,
-    io::{Read, Write},
-    os::unix::net::UnixStream,
-    path::Path,
-};
+use std::{collections::BTreeSet, path::Path};
 
 use super::*;
 use crate::node::{Node, POLICY};
-
-/// One request over the control socket: status code and body.
-pub(crate) fn call(
-    node: &Node,
-    method: &str,
-    path: &str,
-    body: Option<&Value>,
-) -> Result<(u16, Value)> {
-    let body = body.map(ToString::to_string).unwrap_or_default();
-    let mut stream = UnixStream::connect(node.path("opb.sock"))?;
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nhost: opb\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
-    let code = head.split(' ').nth(1).context("a status code")?.parse()?;
-    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        body.split("\r\n").skip(1).step_by(2).collect()
-    } else {
-        body.to_owned()
-    };
-    let body = serde_json::from_str(&body).with_context(|| format!("{method} {path}: {answer}"))?;
-    Ok((code, body))
-}
 
 /// The document, and which of its answers have been compared.
 pub(crate) struct Contract {
@@ -58,7 +26,7 @@ impl Contract {
         body: Option<Value>,
         expected: u16,
     ) -> Result<Value> {
-        let (code, answer) = call(node, method, path, body.as_ref())?;
+        let (code, answer) = node.call(method, path, body.as_ref())?;
         assert_eq!(code, expected, "{method} {path}: {answer}");
         let plain = path.split('?').next().unwrap_or(path);
         let operation = format!("{plain} {}", method.to_lowercase());

@@ -16,7 +16,6 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::{
-    api,
     hosts::NameServer,
     node::{Node, POLICY},
     prober::{EACH_A_SECOND, Receiver, Seen, Sender},
@@ -143,7 +142,7 @@ fn storm(node: &Node) -> Result<()> {
     const CLIENTS: usize = 16;
     const REQUESTS: usize = 10;
     let change = |path: &str, body: &serde_json::Value| -> Result<()> {
-        let (code, answer) = api::call(node, "POST", path, Some(body))?;
+        let (code, answer) = node.call("POST", path, Some(body))?;
         if code == 200 { Ok(()) } else { bail!("{path}: {code} {answer}") }
     };
     thread::scope(|scope| {

@@ -37,7 +37,7 @@ fn document() -> Result<()> {
     exec(&mut doc)
 }
 
-/// `autotests` is off in opb-userspace, so a file in tests/ that its manifest does not name is
+/// `autotests` is off in opb-userspace, so a suite in tests/ that its manifest does not name is
 /// never run.
 fn every_test_is_declared() -> Result<()> {
     let manifest = root().join("opb-userspace/Cargo.toml");
@@ -47,9 +47,12 @@ fn every_test_is_declared() -> Result<()> {
 
     let mut files = Vec::new();
     for entry in fs::read_dir(&tests).with_context(|| format!("cannot read {}", tests.display()))? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
         if name.ends_with(".rs") {
             files.push(name);
+        } else if entry.path().join("main.rs").exists() {
+            files.push(format!("{name}/main.rs"));
         }
     }
     let forgotten = undeclared(&manifest, &files);
@@ -94,8 +97,8 @@ mod tests {
 
     #[test]
     fn a_test_that_is_commented_out_counts_as_undeclared() {
-        let manifest = "[[test]]\nname = \"cli\"\npath = \"../tests/cli.rs\"\n# path = \"../tests/kernel.rs\"\n";
-        let files = ["cli.rs", "kernel.rs"].map(String::from);
-        assert_eq!(undeclared(manifest, &files), ["kernel.rs"]);
+        let manifest = "[[test]]\nname = \"cli\"\npath = \"../tests/cli/main.rs\"\n# path = \"../tests/kernel/main.rs\"\n";
+        let files = ["cli/main.rs", "kernel/main.rs"].map(String::from);
+        assert_eq!(undeclared(manifest, &files), ["kernel/main.rs"]);
     }
 }
