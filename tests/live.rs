@@ -16,8 +16,8 @@ mod sessions;
 mod meanwhile;
 #[path = "live/reloads.rs"]
 mod reloads;
-#[path = "live/trials.rs"]
-mod trials;
+#[path = "live/unconfirmed.rs"]
+mod unconfirmed;
 #[path = "live/hosts.rs"]
 mod hosts;
 #[path = "live/interfaces.rs"]
