@@ -64,6 +64,9 @@ pub struct Addition {
     /// Adds the valid entries although others are not.
     #[serde(default)]
     pub partial: bool,
+    /// Only examines the entries: the response says what would happen, and nothing changes.
+    #[serde(default)]
+    pub validate_only: bool,
 }
 
 /// Body of `POST /v1/subscribers/remove`.

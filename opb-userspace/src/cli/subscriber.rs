@@ -171,7 +171,7 @@ impl Add {
         }
         let until = target.until()?;
         let entries = prefixes.iter().map(|prefix| target.entry(prefix, until)).collect();
-        let body = Addition { entries, partial: false };
+        let body = Addition { entries, partial: false, validate_only: false };
         let answer: ChangeResponse = control.send("/v1/subscribers", upload(&body))?;
         let failed = answer.failures.iter().map(complaint).collect();
         conclude(&answer, failed, false, None, format)
@@ -237,17 +237,17 @@ impl Import {
         let mut answer = ChangeResponse::default();
         let partial = self.partial;
         // After an invalid line, nothing may change, but the daemon still examines the others.
-        let spoilt = !partial && !failed.is_empty();
-        if spoilt {
-            // An invalid entry, so that the daemon examines the others and adds none.
-            entries.push(NewEntry { prefix: String::new(), ..self.target.entry("", None) });
-        }
+        let validate_only = !partial && !failed.is_empty();
         if !entries.is_empty() {
-            let body = to_json(&Addition { entries, partial });
+            let body = to_json(&Addition { entries, partial, validate_only });
             let bar = progress(body.len());
             let path = format!("/v1/subscribers{}", confirm::query(self.confirm));
             answer = self.control.send(&path, Upload::new(body, bar.clone()))?;
             bar.finish_and_clear();
+        }
+        if validate_only {
+            let ChangeResponse { failures, unlisted, .. } = answer;
+            answer = ChangeResponse { failures, unlisted, ..ChangeResponse::default() };
         }
         for Refused { index, prefix, error } in &answer.failures {
             if let Some(&number) = lines.get(*index) {
@@ -259,9 +259,6 @@ impl Import {
                 failed.push((number, text));
             }
         }
-        // The invalid entry is not a line.
-        let is_listed = answer.failures.iter().any(|failure| failure.index == lines.len());
-        answer.unlisted = answer.unlisted.saturating_sub(usize::from(spoilt && !is_listed));
         failed.sort();
         let file = self.file.display();
         let failed = failed.into_iter().map(|(line, error)| format!("{file}:{line}: {error}"));

@@ -25,6 +25,11 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether it only asks what would happen.
+    pub fn is_validation(&self) -> bool {
+        matches!(self, Self::Add(Addition { validate_only: true, .. }, _))
+    }
+
     /// What it is called, and who made it.
     pub fn author(&self) -> (&'static str, Arc<Who>) {
         match self {
@@ -84,7 +89,7 @@ impl<'a> Staging<'a> {
     /// Accepts a request, or none of it.
     pub fn stage(&mut self, request: Request) -> ChangeResponse {
         match request {
-            Request::Add(Addition { entries, partial }, by) => {
+            Request::Add(Addition { entries, partial, .. }, by) => {
                 let wanted = entries.into_iter().map(|new| {
                     let entry = self.examine(&new, &by);
                     (new.prefix, entry.map(|(prefix, entry)| (prefix, Some(entry))))

@@ -52,10 +52,14 @@ pub(super) fn wanted(prefix: &str, group: Option<&str>) -> NewEntry {
     }
 }
 
+fn addition(entries: Vec<NewEntry>, partial: bool) -> Addition {
+    Addition { entries, partial, validate_only: false }
+}
+
 pub(super) fn add(entries: &mut Entries, new: Vec<NewEntry>, partial: bool) -> ChangeResponse {
     let policy = policy(POLICY);
     let mut staging = Staging::new(entries, &policy, Timestamp::now());
-    let answer = staging.stage(Request::Add(Addition { entries: new, partial }, who()));
+    let answer = staging.stage(Request::Add(addition(new, partial), who()));
     let changes = staging.into_changes();
     entries.commit(changes).expect("the store works");
     answer
@@ -250,4 +254,21 @@ fn a_row_tells_what_it_overrides_and_what_means_nothing() {
     let overrides: Vec<_> = rows.iter().map(|row| row.overrides.as_deref()).collect();
     assert_eq!(overrides, [Some("group a"), Some("exemption (contract)"), None]);
     assert_eq!(rows[2].orphaned.as_deref(), Some("the policy has no group `gone`"));
+}
+
+#[test]
+fn a_validation_tells_and_does_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let entries = open(directory.path());
+    let policy = policy(POLICY);
+    let validation = |entries| Addition { validate_only: true, ..addition(entries, false) };
+    let request = Request::Add(validation(vec![wanted("203.0.113.1", Some("a"))]), who());
+    assert!(request.is_validation());
+    assert!(!Request::Add(addition(Vec::new(), false), who()).is_validation());
+    let mut staging = Staging::new(&entries, &policy, Timestamp::now());
+    let valid = staging.stage(request);
+    assert_eq!(valid, ChangeResponse { added: 1, ..ChangeResponse::default() });
+    let invalid = vec![wanted("203.0.113.1", Some("a")), wanted("203.0.113.2", Some("nobody"))];
+    let invalid = staging.stage(Request::Add(validation(invalid), who()));
+    assert_eq!((invalid.added, invalid.failures.len()), (0, 1));
 }

@@ -54,6 +54,10 @@ impl Enforcer {
     pub(in crate::daemon) fn serve(&mut self, waiting: Vec<Waiting>) {
         let mut together = Vec::new();
         for one in waiting {
+            if one.request.is_validation() {
+                self.validate(one);
+                continue;
+            }
             match one.confirm {
                 None => together.push(one),
                 // By itself: its rollback must not revert changes of others.
@@ -64,6 +68,13 @@ impl Enforcer {
             }
         }
         self.serve_together(together, None);
+    }
+
+    /// Says what a request would change, and changes nothing.
+    fn validate(&self, Waiting { request, reply, .. }: Waiting) {
+        let mut staging = Staging::new(&self.entries, self.reloads.policy(), Timestamp::now());
+        // The client may have given up.
+        drop(reply.send(Ok(staging.stage(request))));
     }
 
     fn serve_together(&mut self, waiting: Vec<Waiting>, confirm: Option<Duration>) {
