@@ -93,12 +93,24 @@ fn the_daemon_answers_as_the_document_says() -> Result<()> {
     check(("POST", "/v1/subscribers"), Some(entries("203.0.113.9/32")), 200)?;
     check(("POST", "/v1/subscribers"), Some(entries("203.0.113.9/24")), 422)?;
     check(("POST", "/v1/subscribers"), Some(json!({"nonsense": 1})), 400)?;
+    for (prefix, code) in [("203.0.113.12/32", 200), ("203.0.113.12/24", 422)] {
+        let mut validation = entries(prefix);
+        validation["validate_only"] = json!(true);
+        check(("POST", "/v1/subscribers"), Some(validation), code)?;
+    }
     check(("POST", "/v1/subscribers?confirm=60"), Some(entries("203.0.113.10/32")), 200)?;
     check(("POST", "/v1/subscribers?confirm=60"), Some(entries("203.0.113.11/32")), 409)?;
     check(("POST", "/v1/subscribers?confirm=never"), Some(entries("203.0.113.11/32")), 400)?;
     check(("GET", "/v1/status"), None, 200)?;
     check(("POST", "/v1/confirm"), None, 200)?;
-    check(("GET", "/v1/subscribers"), None, 200)?;
+    let listed = check(("GET", "/v1/subscribers"), None, 200)?;
+    let prefixes: Vec<_> =
+        listed.as_array().into_iter().flatten().map(|it| &it["prefix"]).collect();
+    assert_eq!(
+        prefixes,
+        ["192.0.2.0/24", "203.0.113.9/32", "203.0.113.10/32"],
+        "validations change nothing"
+    );
     check(("POST", "/v1/subscribers/remove"), Some(json!({"prefixes": ["203.0.113.9/32"]})), 200)?;
     check(("POST", "/v1/subscribers/remove"), Some(json!({"prefixes": ["x"]})), 422)?;
     check(("POST", "/v1/subscribers/remove"), Some(json!([])), 400)?;

@@ -12,7 +12,7 @@ mod entries;
 mod sessions;
 mod meanwhile;
 mod reloads;
-mod trials;
+mod unconfirmed;
 mod hosts;
 mod interfaces;
 mod flaps;

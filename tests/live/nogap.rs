@@ -29,7 +29,7 @@ const SHORT: Duration = Duration::from_secs(30);
 enum Event {
     Reload,
     Signal,
-    Trial,
+    Unconfirmed,
     Import,
     Storm,
     Expiry,
@@ -55,7 +55,7 @@ impl Event {
     const ALL: [Self; 11] = [
         Self::Reload,
         Self::Signal,
-        Self::Trial,
+        Self::Unconfirmed,
         Self::Import,
         Self::Storm,
         Self::Expiry,
@@ -77,10 +77,10 @@ impl Event {
                 write_policy(node, random)?;
                 node.signal(nix::sys::signal::Signal::SIGHUP)
             }
-            Self::Trial => {
+            Self::Unconfirmed => {
                 write_policy(node, random)?;
                 node.ask(&["reload", "--confirm", "1h"])?;
-                // Nothing is on trial where nothing has changed.
+                // If nothing has changed, nothing is unconfirmed.
                 node.opb(&["confirm"]).map(drop)
             }
             Self::Import => {

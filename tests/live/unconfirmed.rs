@@ -1,4 +1,4 @@
-//! Imports on trial.
+//! Unconfirmed imports.
 
 use super::*;
 use crate::{
@@ -27,7 +27,7 @@ fn entries(node: &Node) -> Result<Value> {
 
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
-fn an_import_that_nobody_confirms_is_taken_back() -> Result<()> {
+fn an_import_that_nobody_confirms_is_rolled_back() -> Result<()> {
     let (node, receiver, sender) = node_with_import()?;
     let passes = |expected: bool| -> Result<()> {
         let (sent, seen) = probe(&receiver, &sender)?;
@@ -40,12 +40,12 @@ fn an_import_that_nobody_confirms_is_taken_back() -> Result<()> {
     passes(false)?;
 
     let answer = node.ask(&import("5s"))?;
-    assert!(answer.starts_with("added: 2, changed: 1\non trial: taken back in 5s"), "{answer}");
+    assert!(answer.starts_with("added: 2, changed: 1\nunconfirmed: rolls back in 5s"), "{answer}");
     passes(true)?;
-    assert_eq!(node.status()?["trial"]["of"], "import");
+    assert_eq!(node.status()?["unconfirmed"]["kind"], "import");
     let status = node.ask(&["status"])?;
-    assert!(status.contains("\non trial: an import, taken back at "), "{status}");
-    // What somebody changes meanwhile is not part of the trial any more.
+    assert!(status.contains("\nunconfirmed: an import, rolls back at "), "{status}");
+    // A prefix that somebody changes meanwhile no longer rolls back.
     node.ask(&["subscriber", "add", "203.0.113.11", "--group", "open"])?;
 
     node.wait_verdict("203.0.113.9", MX, "drop policy")?;
@@ -55,7 +55,7 @@ fn an_import_that_nobody_confirms_is_taken_back() -> Result<()> {
     let found = entries(&node)?;
     assert_eq!((&found[0], found.as_array().map(Vec::len)), (&old[0], Some(2)), "{found}");
     let last = node.status()?;
-    assert_eq!(last.get("trial"), None);
+    assert_eq!(last.get("unconfirmed"), None);
     assert_eq!(last["last_reload"]["trigger"], "rollback");
     assert_eq!(node.opb(&["confirm"])?.status.code(), Some(1), "too late");
     Ok(())
@@ -66,12 +66,12 @@ fn an_import_that_nobody_confirms_is_taken_back() -> Result<()> {
 fn an_import_that_is_confirmed_stays() -> Result<()> {
     let (mut node, receiver, sender) = node_with_import()?;
     let answer = node.json(&import("4s"))?;
-    assert!(answer["trial"].is_string(), "{answer}");
+    assert!(answer["confirm_by"].is_string(), "{answer}");
     assert_eq!(node.ask(&["confirm"])?, "confirmed: the import stays\n");
     thread::sleep(Duration::from_millis(5500));
     let (sent, seen) = probe(&receiver, &sender)?;
     assert_eq!((seen.denied, seen.allowed), (sent, sent));
-    // Nothing has changed: nothing is on trial.
+    // Nothing has changed: nothing is unconfirmed.
     assert_eq!(node.ask(&import("2s"))?, "unchanged: 3\n");
     node.kill()?;
     node.run()?;
@@ -79,10 +79,10 @@ fn an_import_that_is_confirmed_stays() -> Result<()> {
     node.stop()
 }
 
-/// Both before the deadline, where the next daemon goes on with the trial, and after, where it takes the import back at once.
+/// Before the deadline, the next daemon goes on waiting; after it, the next daemon rolls back at once.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
-fn a_trial_outlives_the_daemon() -> Result<()> {
+fn an_unconfirmed_import_survives_the_daemon() -> Result<()> {
     let (mut node, receiver, sender) = node_with_import()?;
     let denied = || -> Result<bool> {
         let (sent, seen) = probe(&receiver, &sender)?;
@@ -94,13 +94,13 @@ fn a_trial_outlives_the_daemon() -> Result<()> {
     node.kill()?;
     assert!(!denied()?, "the kernel goes on");
     node.run()?;
-    assert_eq!(node.status()?["trial"]["of"], "import", "{}", node.said());
+    assert_eq!(node.status()?["unconfirmed"]["kind"], "import", "{}", node.said());
     assert!(!denied()?, "not yet");
     node.wait_verdict("203.0.113.9", MX, "drop policy")?;
     assert!(denied()?);
 
     let answer = node.json(&import("6s"))?;
-    let until: jiff::Timestamp = answer["trial"].as_str().context("a time")?.parse()?;
+    let until: jiff::Timestamp = answer["confirm_by"].as_str().context("a time")?.parse()?;
     node.kill()?;
     assert!(jiff::Timestamp::now() < until, "killed too late");
     while jiff::Timestamp::now() <= until {
@@ -111,20 +111,20 @@ fn a_trial_outlives_the_daemon() -> Result<()> {
     // Before the first policy of this daemon: the start is what put it in force.
     assert!(denied()?);
     let status = node.status()?;
-    assert_eq!((status.get("trial"), &status["entries"]["count"]), (None, &json!(0)));
+    assert_eq!((status.get("unconfirmed"), &status["entries"]["count"]), (None, &json!(0)));
     assert_eq!(status["last_reload"]["trigger"], "start");
     node.stop()
 }
 
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
-fn one_thing_at_a_time_is_on_trial() -> Result<()> {
+fn one_commit_at_a_time_is_unconfirmed() -> Result<()> {
     let (node, ..) = node_with_import()?;
     let refused = |arguments: &[&str], code: i32, running: &str| -> Result<()> {
         let ended = node.opb(arguments)?;
         assert_eq!(ended.status.code(), Some(code), "{}", ended.stderr);
         assert!(
-            ended.stderr.contains(&format!("error: {running} is on trial until ")),
+            ended.stderr.contains(&format!("error: {running} is unconfirmed until ")),
             "{}",
             ended.stderr
         );
@@ -137,7 +137,7 @@ fn one_thing_at_a_time_is_on_trial() -> Result<()> {
     refused(&more, 1, "an import")?;
     refused(&["reload", "--confirm", "1h"], 2, "an import")?;
     assert_eq!(node.status()?["entries"]["count"], 3);
-    // Without a trial of their own, both can be.
+    // Without a confirmation timeout, both are accepted.
     assert!(node.ask(&["reload"])?.starts_with("applied"));
     node.ask(&["subscriber", "import", "more.txt", "--exempt"])?;
     node.ask(&["confirm"])?;
