@@ -1,6 +1,5 @@
 use std::env::consts::ARCH;
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
@@ -65,7 +64,7 @@ fn every_test_is_declared() -> Result<()> {
 /// No source file of the repository is longer than [`MAX_LINES`].
 fn every_file_is_short() -> Result<()> {
     let mut files = Vec::new();
-    sources(root(), &mut files)?;
+    layers::sources(root(), &mut files)?;
     let mut long = Vec::new();
     for file in files {
         let text = fs::read_to_string(&file);
@@ -78,23 +77,6 @@ fn every_file_is_short() -> Result<()> {
     }
     long.sort();
     ensure!(long.is_empty(), "longer than {MAX_LINES} lines: {}", long.join(", "));
-    Ok(())
-}
-
-/// Collects the `.rs` files below `directory`, without build output and hidden directories.
-pub(crate) fn sources(directory: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(directory);
-    for entry in entries.with_context(|| format!("cannot read {}", directory.display()))? {
-        let entry = entry?;
-        let (name, path) = (entry.file_name(), entry.path());
-        if entry.file_type()?.is_dir() {
-            if name != "target" && !name.as_encoded_bytes().starts_with(b".") {
-                sources(&path, into)?;
-            }
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            into.push(path);
-        }
-    }
     Ok(())
 }
 

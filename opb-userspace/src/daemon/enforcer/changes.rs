@@ -20,7 +20,7 @@ use crate::api::{
 };
 use crate::{
     errors::one_line,
-    relays::{self, DnsAnswer, resolver::Task},
+    relays::{self, Addresses, DnsAnswer, resolver::Task},
     subscribers::{
         Changes,
         changes::{Request, Staging},
@@ -222,7 +222,7 @@ impl Enforcer {
         if !relays::names(&self.files).contains(name) {
             return;
         }
-        if self.hosts.answered(name, answer, Instant::now()) {
+        if self.hosts.answered(name, answer, Instant::now()) == Addresses::New {
             let addresses: Vec<_> = self.hosts.addresses(name).collect();
             if let Err(error) = self.entries.store().save_host(name, &addresses) {
                 warn!("the addresses of {name} are not stored: {}", one_line(&error));
