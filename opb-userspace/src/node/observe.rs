@@ -9,9 +9,8 @@ use hyper::Uri;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::absolute;
+use crate::document::{Decoder, Fields, Value, YamlNode};
 use crate::period::Period;
-use crate::policy::decode::{Decoder, Fields};
-use crate::policy::yaml::Value;
 
 /// Which records of denied packets are kept, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +37,7 @@ impl Default for Observe {
 /// Memory holds no more than a year of events, and few laws allow more.
 pub(super) const LONGEST: Period = Period::from_secs(400 * 86_400);
 
-/// Where events go besides the memory of the daemon.
+/// Where events are written, besides the memory of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventLog {
     /// The kernel programs record nothing.
@@ -204,7 +203,7 @@ pub(super) fn read(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> Ob
     observe
 }
 
-fn suspect(decoder: &mut Decoder<'_>, node: &crate::policy::yaml::Node<'_>) -> Option<Suspect> {
+fn suspect(decoder: &mut Decoder<'_>, node: &YamlNode<'_>) -> Option<Suspect> {
     if matches!(&node.value, Value::Text(text) if text == "off") {
         return None;
     }
