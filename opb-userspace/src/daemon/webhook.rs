@@ -83,8 +83,8 @@ enum TrustError {
 }
 
 impl Client {
-    /// Reads the trusted certificates, if the webhook needs any. If they cannot be read, the daemon runs without this
-    /// webhook: each post fails.
+    /// Reads the trusted certificates, if the webhook needs any. If they cannot be read, the daemon
+    /// runs without this webhook: each post fails.
     pub(super) async fn open(webhook: Webhook) -> Self {
         if !webhook.is_https() {
             return Self { webhook, tls: Tls::Off };
@@ -102,8 +102,8 @@ impl Client {
         Self { webhook, tls }
     }
 
-    /// Sends JSON, and waits for a status of 2xx. Redirects are failures. Opens a connection for each post: suspects
-    /// are rare.
+    /// Sends JSON, and waits for a status of 2xx. Redirects are failures. Opens a connection for
+    /// each post: suspects are rare.
     pub(super) async fn post(&self, body: Vec<u8>) -> Result<(), Error> {
         let Self { webhook, tls } = self;
         let request = Request::post(webhook.path())

@@ -1,7 +1,7 @@
 //! Builds the tree from the parser's events, and refuses what is too much before it is kept.
 //!
-//! A small text can stand for a huge tree: aliases repeat what they name, and deep nesting is costly wherever a tree is
-//! walked.
+//! A small text can stand for a huge tree: aliases repeat what they name, and deep nesting is
+//! costly wherever a tree is walked.
 
 use std::{borrow::Cow, collections::HashMap, rc::Rc};
 
@@ -121,7 +121,8 @@ type Seen = Result<(), String>;
 impl<'a> Builder<'a> {
     fn see(&mut self, event: Event<'a>, span: Span) -> Seen {
         let start = span.tag_start().unwrap_or(span.start);
-        // The parser counts bytes of every text that is a `str`, and `build` has checked the length.
+        // The parser counts bytes of every text that is a `str`, and `build` has checked the
+        // length.
         let site = start.byte_offset().and_then(|at| Site::try_from(at).ok()).unwrap_or_default();
         match event {
             Event::DocumentStart(..) => {
