@@ -1,5 +1,7 @@
 //! The programs on real interfaces, and real frames through them.
 
+#[path = "line/entries.rs"]
+mod entries;
 #[path = "line/gate.rs"]
 mod gate;
 #[path = "line/reject.rs"]
