@@ -62,6 +62,7 @@ impl Place {
 /// | 43–48 | offset of the outer IP header, where a packet is or may be inside another |
 /// | 49 | the outer header is IPv6 |
 /// | 50 | the outer header is what hides it |
+/// | 51 | the outer header may name further hops |
 /// | 63 | set in everything but [`Found::NOTHING`] |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found(pub u64);
@@ -83,6 +84,7 @@ impl Found {
     const OUTER_MASK: usize = 63;
     const OUTER_IPV6: u64 = 1 << 49;
     const HIDES_OUTSIDE: u64 = 1 << 50;
+    const OUTER_NOT_FINAL: u64 = 1 << 51;
     const SOMETHING: u64 = 1 << 63;
 
     /// Nothing of the packet can be read, not even its addresses.
@@ -141,7 +143,8 @@ impl Found {
             return self;
         }
         let family = if outer.has(Place::IPV6) { Self::OUTER_IPV6 } else { 0 };
-        Self(self.0 | ((outer.at & Self::OUTER_MASK) as u64) << Self::OUTER_SHIFT | family)
+        let hops = if outer.has(Place::NOT_FINAL) { Self::OUTER_NOT_FINAL } else { 0 };
+        Self(self.0 | ((outer.at & Self::OUTER_MASK) as u64) << Self::OUTER_SHIFT | family | hops)
     }
 
     /// The same, hidden by the outer header.
@@ -169,6 +172,13 @@ impl Found {
     #[must_use]
     pub const fn is_outer_ipv6(self) -> bool {
         self.0 & Self::OUTER_IPV6 != 0
+    }
+
+    /// Whether the outer header may name further hops, any of which may be the end of the tunnel.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_outer_not_final(self) -> bool {
+        self.0 & Self::OUTER_NOT_FINAL != 0
     }
 
     /// Whether it is a packet inside another.

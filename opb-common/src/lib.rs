@@ -21,6 +21,7 @@ pub mod settings;
 pub mod frame;
 pub mod found;
 pub mod glance;
+mod tunnel;
 pub mod walk;
 pub mod image;
 pub mod interface;

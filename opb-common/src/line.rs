@@ -2,7 +2,8 @@
 //!
 //! A packet in no tunnel is that of its own address. In a softwire (RFC 5565: DS-Lite, MAP-E, 6rd), which ends at an endpoint
 //! that the policy names, the outer address is the line, because inner addresses are shared or private; in any other tunnel the
-//! inner address is. A 6to4 address (RFC 3056) is the line of the IPv4 address in it.
+//! inner address is. Where the outer header may name further hops, one of them may be an endpoint. A 6to4 address (RFC 3056) is
+//! the line of the IPv4 address in it.
 
 use crate::{
     found::Found,
@@ -150,7 +151,7 @@ fn opaque<T: Tables + ?Sized>(half: u64) -> u64 {
 pub(crate) struct Owner {
     pub(crate) class: SubscriberClass,
     pub(crate) line: Line,
-    /// The outer header leads to the endpoint of a softwire, or comes from there.
+    /// The outer header leads to the endpoint of a softwire, or may by a further hop; or comes from there.
     pub(crate) in_softwire: bool,
 }
 
@@ -166,7 +167,9 @@ pub(crate) fn whose<'a, F: Frame + ?Sized, N: Nodes<'a>, T: Tables>(
 ) -> Option<Owner> {
     let endpoint = Lookup::new(Line::Outer, !downstream).with(Lookup::RELAYS);
     let endpoint = tables.look_up(frame, found, endpoint).class_in(header)?;
-    let in_softwire = is_relay_of(image, header, endpoint, ENDPOINT);
+    // An endpoint may be a further hop: what hides it must not decide whose packet it is.
+    let in_softwire =
+        is_relay_of(image, header, endpoint, ENDPOINT) | (found.is_outer_not_final() & !downstream);
     // A bit for each turn, and forgotten how it came to be: the verifier would follow every combination.
     let is_six = found.is_inside() & found.is_ipv6();
     let turns = u64::from(in_softwire)

@@ -9,6 +9,7 @@ use crate::{
     frame::{Frame, MAX_OFFSET, OFFSET_MASK},
     outcome::Reason,
     settings::{PortSet, Settings, port_in},
+    tunnel::{Tunnel, tunnel},
 };
 
 /// VLAN tags that are walked, those that the hook holds beside the frame included.
@@ -167,6 +168,9 @@ fn network<F: Frame + ?Sized>(
         match next {
             Next::Other => return Found::NOTHING,
             Next::Hidden(reason, marks) => {
+                if !inside {
+                    outer.marks |= marks & Place::NOT_FINAL;
+                }
                 // Of a chain that ends out of sight, nobody knows whether a tunnel is behind it.
                 let is_outside = if inside {
                     marks & Place::CAPPED != 0
@@ -185,6 +189,11 @@ fn network<F: Frame + ?Sized>(
             Next::Tunnel(..) if inside => return Found::NOTHING,
             Next::Tunnel(payload, protocol) => {
                 outer = ip;
+                // Whether options of IPv4 hold a source route would cost the verifier another loop, and tunnels set none.
+                let may_route = !ip.has(Place::IPV6) && payload.at > ip.at + IPV4_HEADER;
+                if may_route || payload.has(Place::NOT_FINAL) {
+                    outer.marks |= Place::NOT_FINAL;
+                }
                 ip = match tunnel(frame, payload, protocol) {
                     Tunnel::Ip(inner) => inner,
                     Tunnel::Other => return Found::NOTHING,
@@ -194,50 +203,6 @@ fn network<F: Frame + ?Sized>(
         }
     }
     Found::NOTHING
-}
-
-/// What a tunnel carries.
-enum Tunnel {
-    /// An IP packet.
-    Ip(Place),
-    /// No IP packet, or one that no receiver would take.
-    Other,
-    /// It ends before that is known.
-    CutOff,
-}
-
-/// The header of the tunnel, if it has one, up to the packet inside it.
-#[inline(always)]
-fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Place, protocol: u8) -> Tunnel {
-    let mut inner = payload;
-    let is_ipv6 = if protocol == GRE {
-        let Some(gre) = frame.header::<4>(inner.at) else { return Tunnel::CutOff };
-        if inner.at + 4 > inner.end {
-            return Tunnel::CutOff;
-        }
-        // Linux discards a packet with routing (RFC 1701) or of another version (gre_demux.c, gre_parse_header).
-        const ROUTING_OR_VERSION: u16 = 0x4007;
-        let flags = be16(gre, 0);
-        if flags & ROUTING_OR_VERSION != 0 {
-            return Tunnel::Other;
-        }
-        let is_ipv6 = match be16(gre, 2) {
-            ETH_IPV4 => false,
-            ETH_IPV6 => true,
-            _ => return Tunnel::Other,
-        };
-        // RFC 2784 and 2890: checksum, key and sequence number, 4 bytes each. Without a branch, for the verifier's sake.
-        let fields = (flags >> 15 & 1) + (flags >> 13 & 1) + (flags >> 12 & 1);
-        inner.at += 4 + 4 * usize::from(fields);
-        is_ipv6
-    } else {
-        protocol == IPV6_INSIDE
-    };
-    inner.marks = (inner.marks | Place::INSIDE) & !(Place::NOT_FINAL | Place::IPV6);
-    if is_ipv6 {
-        inner.marks |= Place::IPV6;
-    }
-    Tunnel::Ip(inner)
 }
 
 /// The packet inside `outer` has no addresses to read.
