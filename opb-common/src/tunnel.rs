@@ -4,9 +4,9 @@
 //! Linux takes it (net/ipv4/gre_demux.c, `gre_parse_header`).
 
 use crate::{
-    found::Place,
     frame::Frame,
-    walk::{ETH_IPV4, ETH_IPV6, GRE, IPV6_INSIDE, be16},
+    parse::{ETH_IPV4, ETH_IPV6, GRE, IPV6_INSIDE, be16},
+    parsed::Cursor,
 };
 
 /// Web Cache Communication Protocol. Its version 2 has four bytes in front of the packet.
@@ -15,7 +15,7 @@ const ETH_WCCP: u16 = 0x883e;
 /// What a tunnel carries.
 pub(crate) enum Tunnel {
     /// An IP packet.
-    Ip(Place),
+    Ip(Cursor),
     /// No IP packet, or one that no receiver would take.
     Other,
     /// It ends before that is known.
@@ -25,7 +25,7 @@ pub(crate) enum Tunnel {
 /// The header of the tunnel, if it has one, up to the packet inside it. `payload` is what stands behind the outer header, of
 /// that protocol number.
 #[inline(always)]
-pub(crate) fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Place, protocol: u8) -> Tunnel {
+pub(crate) fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Cursor, protocol: u8) -> Tunnel {
     let mut inner = payload;
     let is_ipv6 = if protocol == GRE {
         let Some(gre) = frame.header::<4>(inner.at) else { return Tunnel::CutOff };
@@ -44,7 +44,7 @@ pub(crate) fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Place, protocol: u8)
         let is_ipv6 = match protocol {
             ETH_IPV4 => false,
             ETH_IPV6 => true,
-            _ if is_wccp => inner.has(Place::IPV6),
+            _ if is_wccp => inner.has(Cursor::IPV6),
             _ => return Tunnel::Other,
         };
         // RFC 2784 and 2890: checksum, key and sequence number, 4 bytes each. Without a branch, for the verifier's sake.
@@ -61,9 +61,9 @@ pub(crate) fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Place, protocol: u8)
     } else {
         protocol == IPV6_INSIDE
     };
-    inner.marks = (inner.marks | Place::INSIDE) & !(Place::NOT_FINAL | Place::IPV6);
+    inner.marks = (inner.marks | Cursor::INSIDE) & !(Cursor::NOT_FINAL | Cursor::IPV6);
     if is_ipv6 {
-        inner.marks |= Place::IPV6;
+        inner.marks |= Cursor::IPV6;
     }
     Tunnel::Ip(inner)
 }

@@ -12,7 +12,7 @@ use opb_lab::{
     },
 };
 use opb_userspace::{
-    image::{Changes, Overlay, Slots},
+    image::{Changes, GroupIds, Overlay},
     node::Role,
     policy::{Policy, Prefix},
 };
@@ -64,7 +64,7 @@ fn a_change_names_the_line_of_a_packet_in_a_tunnel() -> Result<()> {
         let mut gate = Gate::with(POLICY)?;
         gate.attach(Role::Subscriber, Direction::Upstream, hook)?;
         for generation in [2, 3] {
-            let image = compile(POLICY, &Slots::default(), generation)?;
+            let image = compile(POLICY, &GroupIds::default(), generation)?;
             gate.kernel.publish(&image)?;
             let passed = |gate: &mut Gate| -> Result<Vec<&'static str>> {
                 let mut passed = Vec::new();

@@ -18,7 +18,7 @@ use super::{
     enforcer::{Asked, Enforcer, Next},
     files::{Stamps, Watch, look},
     threads::{GivenUp, Threads},
-    worker::{Gone, Worker},
+    worker::{Worker, WorkerDied},
 };
 use crate::api::{reload::Preview, reload::Problem, reload::ReloadOutcome, reload::Trigger};
 use crate::{
@@ -114,7 +114,7 @@ impl Reader {
         &self,
         enforcer: &Worker<Enforcer>,
         asked: Asked,
-    ) -> Result<ReloadOutcome, Gone> {
+    ) -> Result<ReloadOutcome, WorkerDied> {
         let _turn = self.turn.lock().await;
         let loaded = self.load().await;
         let mut next = enforcer.call(move |it| it.begin(asked, loaded)).await?;
@@ -134,7 +134,7 @@ impl Reader {
     pub(super) async fn preview(
         &self,
         enforcer: &Worker<Enforcer>,
-    ) -> Result<Result<Preview, Vec<Problem>>, Gone> {
+    ) -> Result<Result<Preview, Vec<Problem>>, WorkerDied> {
         let loaded = self.load().await;
         let previewed = enforcer.call(move |it| it.preview(&loaded?)).await?;
         Ok(match previewed {
