@@ -21,7 +21,6 @@ pub mod settings;
 pub mod frame;
 pub mod parsed;
 pub mod classify;
-mod tunnel;
 pub mod parse;
 pub mod image;
 pub mod interface;

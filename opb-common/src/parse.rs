@@ -9,8 +9,11 @@ use crate::{
     outcome::Reason,
     parsed::{Cursor, ParsedPacket},
     settings::{PortSet, Settings, port_in},
-    tunnel::{Tunnel, tunnel},
 };
+
+mod tunnel;
+
+use tunnel::{Tunnel, tunnel};
 
 /// VLAN tags that are parsed, those that the hook holds beside the frame included.
 pub const MAX_TAGS: usize = 8;

@@ -1,6 +1,6 @@
 //! The compiled tree against a naive longest-prefix match, and an overlay against a new image.
 
-use opb_common::image::{self, ImageNode, Leaf, Slot};
+use opb_common::image::{self, ImageNode, Leaf, NodeRef};
 use proptest::prelude::*;
 
 use super::{

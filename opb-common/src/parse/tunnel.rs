@@ -3,11 +3,8 @@
 //! Formats: RFC 2003 (IPv4 in IPv4), RFC 2473 (anything in IPv6), RFC 4213 (IPv6 in IPv4), RFC 2784 and 2890 (GRE), and WCCP in GRE as
 //! Linux takes it (net/ipv4/gre_demux.c, `gre_parse_header`).
 
-use crate::{
-    frame::Frame,
-    parse::{ETH_IPV4, ETH_IPV6, GRE, IPV6_INSIDE, be16},
-    parsed::Cursor,
-};
+use super::{ETH_IPV4, ETH_IPV6, GRE, IPV6_INSIDE, be16};
+use crate::{frame::Frame, parsed::Cursor};
 
 /// Web Cache Communication Protocol. Its version 2 has four bytes in front of the packet.
 const ETH_WCCP: u16 = 0x883e;
