@@ -16,6 +16,8 @@ mod scans;
 mod rows;
 #[path = "evasion/tunnel.rs"]
 mod tunnel;
+#[path = "evasion/tunnels.rs"]
+mod tunnels;
 #[path = "wire/filter.rs"]
 mod filter;
 #[path = "wire/line.rs"]

@@ -1,9 +1,10 @@
 //! Whose line a packet comes from or goes to.
 //!
-//! A packet in no tunnel is that of its own address. In a softwire (RFC 5565: DS-Lite, MAP-E, 6rd), which ends at an endpoint
-//! that the policy names, the outer address is the line, because inner addresses are shared or private; in any other tunnel the
-//! inner address is. Where the outer header may name further hops, one of them may be an endpoint. A 6to4 address (RFC 3056) is
-//! the line of the IPv4 address in it.
+//! A packet in no tunnel belongs to its own address. In a softwire (RFC 5565: DS-Lite, MAP-E, 6rd),
+//! which ends at an endpoint that the policy names, the outer address is the line, because inner
+//! addresses are shared or private; in any other tunnel the inner address is. If the outer header may
+//! name later hops, one of them may be an endpoint. A 6to4 address (RFC 3056) is the line of the IPv4
+//! address in it.
 
 use crate::{
     frame::Frame,
@@ -151,7 +152,8 @@ fn opaque<T: Tables + ?Sized>(half: u64) -> u64 {
 pub(crate) struct Owner {
     pub(crate) class: SubscriberClass,
     pub(crate) line: Line,
-    /// The outer header leads to the endpoint of a softwire, or may by a further hop; or comes from there.
+    /// The outer header leads to the endpoint of a softwire, or may do so by a later hop; or it comes
+    /// from there.
     pub(crate) in_softwire: bool,
 }
 
@@ -167,7 +169,7 @@ pub(crate) fn whose<'a, F: Frame + ?Sized, N: Nodes<'a>, T: Tables>(
 ) -> Option<Owner> {
     let endpoint = Lookup::new(Line::Outer, !downstream).with(Lookup::RELAYS);
     let endpoint = tables.look_up(frame, parsed, endpoint).class_in(header)?;
-    // An endpoint may be a further hop: what hides it must not decide whose packet it is.
+    // A later hop may be an endpoint: a route must not decide whose packet it is.
     let in_softwire = is_relay_of(image, header, endpoint, ENDPOINT)
         | (parsed.is_outer_not_final() & !downstream);
     // A bit for each turn, and forgotten how it came to be: the verifier would follow every combination.

@@ -192,7 +192,8 @@ fn network<F: Frame + ?Sized>(
             Next::Tunnel(..) if inside => return ParsedPacket::NOTHING,
             Next::Tunnel(payload, protocol) => {
                 outer = ip;
-                // Whether options of IPv4 hold a source route would cost the verifier another loop, and tunnels set none.
+                // Any IPv4 options count: another loop over them costs the verifier 10,000
+                // instructions, and tunnels set none.
                 let may_route = !ip.has(Cursor::IPV6) && payload.at > ip.at + IPV4_HEADER;
                 if may_route || payload.has(Cursor::NOT_FINAL) {
                     outer.marks |= Cursor::NOT_FINAL;

@@ -62,7 +62,7 @@ impl Cursor {
 /// | 43–48 | offset of the outer IP header, where a packet is or may be inside another |
 /// | 49 | the outer header is IPv6 |
 /// | 50 | the outer header is what hides it |
-/// | 51 | the outer header may name further hops |
+/// | 51 | the outer header may name later hops |
 /// | 63 | set in everything but [`ParsedPacket::NOTHING`] |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParsedPacket(pub u64);
@@ -174,7 +174,7 @@ impl ParsedPacket {
         self.0 & Self::OUTER_IPV6 != 0
     }
 
-    /// Whether the outer header may name further hops, any of which may be the end of the tunnel.
+    /// Whether the outer header may name later hops, any of which may be the end of the tunnel.
     #[inline(always)]
     #[must_use]
     pub const fn is_outer_not_final(self) -> bool {

@@ -14,3 +14,4 @@ mod ppp;
 mod softwires;
 mod status;
 mod tunnels;
+mod wccp;

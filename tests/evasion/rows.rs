@@ -1,8 +1,11 @@
 //! The tricks, in the order of "evasion" in the description of the domain, whose numbers `item` bears.
 
-use opb_lab::frames::{Ethernet, Gre, Ipv4, Ipv6, Tcp, flags};
+use opb_lab::frames::{Ethernet, Ipv4, Ipv6, Tcp, flags};
 
-use crate::lab::{Disguise, Family, Opening, RELAY, SERVER, STRANGER, SUBSCRIBER, Segment};
+use crate::{
+    lab::{Disguise, Family, Opening, RELAY, SERVER, STRANGER, SUBSCRIBER, Segment},
+    tunnels,
+};
 
 use Family::{V4, V6};
 use flags::{ACK, CWR, ECE, FIN, PSH, RST, SYN, URG};
@@ -274,74 +277,8 @@ pub(crate) fn rows() -> Vec<Row> {
         opening(V6, |s| one6(Ipv6::new(STRANGER.v6, SERVER.v6).carrying(s.tcp.clone()))),
     );
 
-    // 12: tunnels whose inner source is the subscriber.
-    row(
-        12,
-        "IPv6 in IPv4",
-        Works,
-        opening(V6, |s| vec![frame4(&Ipv4::new(SUBSCRIBER.v4, RELAY.v4).carrying(ip6(s)))]),
-    );
-    row(
-        12,
-        "IPv4 in IPv6",
-        Works,
-        opening(V4, |s| one6(Ipv6::new(SUBSCRIBER.v6, RELAY.v6).carrying(ip4(s)))),
-    );
-    row(
-        12,
-        "IPv4 in IPv6 with options",
-        Works,
-        opening(V4, |s| {
-            one6(Ipv6::new(SUBSCRIBER.v6, RELAY.v6).destination_options(1).carrying(ip4(s)))
-        }),
-    );
-    row(
-        12,
-        "IPv4 in IPv4",
-        Works,
-        opening(V4, |s| vec![frame4(&Ipv4::new(SUBSCRIBER.v4, RELAY.v4).carrying(ip4(s)))]),
-    );
-    row(
-        12,
-        "IPv6 in IPv6",
-        Works,
-        opening(V6, |s| one6(Ipv6::new(SUBSCRIBER.v6, RELAY.v6).carrying(ip6(s)))),
-    );
-    row(
-        12,
-        "IPv4 in GRE",
-        Works,
-        opening(V4, |s| {
-            vec![frame4(&Ipv4::new(SUBSCRIBER.v4, RELAY.v4).carrying(Gre::of(&ip4(s))))]
-        }),
-    );
-    row(
-        12,
-        "IPv6 in GRE with checksum, key and sequence number, over IPv4",
-        Works,
-        opening(V6, |s| {
-            let gre = Gre::of(&ip6(s)).checksum().key().sequence();
-            vec![frame4(&Ipv4::new(SUBSCRIBER.v4, RELAY.v4).carrying(gre))]
-        }),
-    );
-    row(
-        12,
-        "IPv4 in GRE with a key, over IPv6",
-        Works,
-        opening(V4, |s| one6(Ipv6::new(SUBSCRIBER.v6, RELAY.v6).carrying(Gre::of(&ip4(s)).key()))),
-    );
-    row(
-        12,
-        "fragments in IPv6",
-        Works,
-        opening(V4, |s| {
-            [(0, 8), (8, 4096)]
-                .map(|(from, to)| Ipv6::new(SUBSCRIBER.v6, RELAY.v6).carrying(piece4(s, from, to)))
-                .iter()
-                .map(|packet| eth().carrying(packet))
-                .collect()
-        }),
-    );
+    rows.extend(tunnels::rows());
+    let mut row = |item, name, bare, opening| rows.push(Row { item, name, opening, bare });
 
     // 14: lengths that lie, and what a wire adds.
     row(
@@ -389,25 +326,25 @@ pub(crate) fn rows() -> Vec<Row> {
 /// A cookie is asked for (RFC 7413, section 4.1.1), padded.
 const FAST_OPEN: &[u8] = &[34, 2, 1, 1];
 
-fn opening(family: Family, disguise: Disguise) -> Opening {
+pub(crate) fn opening(family: Family, disguise: Disguise) -> Opening {
     // Some options, so that a fragment of 24 bytes is not all there is.
     Opening { family, flags: SYN, options: &[2, 4, 5, 0xb4, 1, 1, 1, 1], data: b"", disguise }
 }
 
 /// What a filter of SYNs has nothing against.
-fn innocent() -> Tcp {
+pub(crate) fn innocent() -> Tcp {
     Tcp::new(30_000, 25, ACK).numbers(1000, 1).options(&[1; 8])
 }
 
-fn eth() -> Ethernet {
+pub(crate) fn eth() -> Ethernet {
     Ethernet::new()
 }
 
-fn ip4(s: &Segment) -> Ipv4 {
+pub(crate) fn ip4(s: &Segment) -> Ipv4 {
     Ipv4::new(SUBSCRIBER.v4, SERVER.v4).carrying(s.tcp.clone())
 }
 
-fn ip6(s: &Segment) -> Ipv6 {
+pub(crate) fn ip6(s: &Segment) -> Ipv6 {
     Ipv6::new(SUBSCRIBER.v6, SERVER.v6).carrying(s.tcp.clone())
 }
 
@@ -419,11 +356,11 @@ fn to_relay6(s: &Segment) -> Ipv6 {
     Ipv6::new(SUBSCRIBER.v6, RELAY.v6).carrying(s.tcp.clone())
 }
 
-fn frame4(packet: &Ipv4) -> Vec<u8> {
+pub(crate) fn frame4(packet: &Ipv4) -> Vec<u8> {
     eth().carrying(packet)
 }
 
-fn one6(packet: Ipv6) -> Vec<Vec<u8>> {
+pub(crate) fn one6(packet: Ipv6) -> Vec<Vec<u8>> {
     vec![eth().carrying(&packet)]
 }
 
@@ -444,7 +381,7 @@ fn options6(s: &Segment, count: usize) -> Ipv6 {
 }
 
 /// The bytes of the segment from `from` to `to`; more is to come unless they reach its end.
-fn piece4(s: &Segment, from: usize, to: usize) -> Ipv4 {
+pub(crate) fn piece4(s: &Segment, from: usize, to: usize) -> Ipv4 {
     let more = to < 4096;
     ip4(s).identification(s.id).fragment((from / 8) as u16, more).keep(from..to)
 }
@@ -468,7 +405,7 @@ fn pieces6(s: &Segment, pieces: &[(usize, usize)]) -> Vec<Vec<u8>> {
 }
 
 /// The bytes from `from` to `to` of what stands behind the fragment header, which is the first extension header.
-fn cut6(packet: &Ipv6, from: usize, to: usize) -> Vec<u8> {
+pub(crate) fn cut6(packet: &Ipv6, from: usize, to: usize) -> Vec<u8> {
     const ETHERNET_AND_IPV6: usize = 54;
     const HEADERS: usize = ETHERNET_AND_IPV6 + 8;
     let whole = eth().carrying(packet);
@@ -480,7 +417,7 @@ fn cut6(packet: &Ipv6, from: usize, to: usize) -> Vec<u8> {
 }
 
 /// A fragment header with the segment's own identification.
-fn fragment6(packet: Ipv6, s: &Segment, offset: u16, more: bool) -> Ipv6 {
+pub(crate) fn fragment6(packet: Ipv6, s: &Segment, offset: u16, more: bool) -> Ipv6 {
     let mut bytes = vec![0; 8];
     bytes[2..4].copy_from_slice(&(offset << 3 | u16::from(more)).to_be_bytes());
     bytes[4..8].copy_from_slice(&u32::from(s.id).to_be_bytes());

@@ -1,4 +1,4 @@
-//! Changes made at run time name the lines of packets in tunnels as well: they are looked up in the overlay first.
+//! Changes made at run time name the lines of packets in tunnels as well: the overlay is looked up first.
 
 use anyhow::{Context, Result, anyhow, ensure};
 use jiff::Timestamp;

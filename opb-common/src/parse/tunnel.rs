@@ -1,7 +1,7 @@
 //! What stands between an outer IP header and the packet inside it.
 //!
-//! Formats: RFC 2003 (IPv4 in IPv4), RFC 2473 (anything in IPv6), RFC 4213 (IPv6 in IPv4), RFC 2784 and 2890 (GRE), and WCCP in GRE as
-//! Linux takes it (net/ipv4/gre_demux.c, `gre_parse_header`).
+//! Formats: RFC 2003 (IPv4 in IPv4), RFC 2473 (anything in IPv6), RFC 4213 (IPv6 in IPv4), RFC 2784
+//! and 2890 (GRE), and WCCP in GRE as Linux reads it (net/ipv4/gre_demux.c, `gre_parse_header`).
 
 use super::{ETH_IPV4, ETH_IPV6, GRE, IPV6_INSIDE, be16};
 use crate::{frame::Frame, parsed::Cursor};
@@ -19,8 +19,8 @@ pub(crate) enum Tunnel {
     CutOff,
 }
 
-/// The header of the tunnel, if it has one, up to the packet inside it. `payload` is what stands behind the outer header, of
-/// that protocol number.
+/// Reads the header of the tunnel, if it has one, up to the packet inside it. `payload` stands behind
+/// the outer header and is of IP protocol `protocol`.
 #[inline(always)]
 pub(crate) fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Cursor, protocol: u8) -> Tunnel {
     let mut inner = payload;
@@ -35,7 +35,7 @@ pub(crate) fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Cursor, protocol: u8
         if flags & ROUTING_OR_VERSION != 0 {
             return Tunnel::Other;
         }
-        // Linux takes WCCP for a packet of the outer family, unless any flag is set.
+        // Linux reads WCCP as a packet of the outer family, unless any flag is set.
         let protocol = be16(gre, 2);
         let is_wccp = protocol == ETH_WCCP && flags == 0;
         let is_ipv6 = match protocol {
@@ -44,7 +44,8 @@ pub(crate) fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Cursor, protocol: u8
             _ if is_wccp => inner.has(Cursor::IPV6),
             _ => return Tunnel::Other,
         };
-        // RFC 2784 and 2890: checksum, key and sequence number, 4 bytes each. Without a branch, for the verifier's sake.
+        // RFC 2784 and 2890: checksum, key and sequence number, 4 bytes each. Without a branch, for
+        // the verifier's sake.
         let mut fields = (flags >> 15 & 1) + (flags >> 13 & 1) + (flags >> 12 & 1);
         if is_wccp {
             let Some(next) = frame.header::<2>(inner.at + 4) else { return Tunnel::CutOff };

@@ -1,5 +1,5 @@
-//! What else a tunnel can look like: outer headers with headers, routes and fragments of their own, GRE as Linux takes it, and
-//! addresses that could be two things.
+//! What else a tunnel can look like: outer headers with extension headers, routes and fragments of
+//! their own, GRE as Linux takes it, and addresses that could be two things.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -217,7 +217,7 @@ fn fragments(table: &mut Table) {
     row(table, "down-tiny", d, &outer.keep(..8 + 16), DOWN, hidden);
 }
 
-/// RFC 2784, section 2: "Any non-zero bits" but those of the fields are ignored by Linux (gre_demux.c), as by the walk.
+/// Linux ignores all bits of GRE but those of fields, routing and version (gre_demux.c).
 fn gre(table: &mut Table) {
     let denied = drop(Reason::Policy, "dynamic");
     let over = |gre: Gre| Ipv4::new(OUTSIDE.v4, ISP.v4).carrying(gre);
@@ -242,8 +242,8 @@ fn gre(table: &mut Table) {
     row(table, "gre-rejecting", d, &packet, UP, drop(Reason::Policy, "rejecting"));
 }
 
-/// Linux takes GRE of WCCP, if no flag is set, for a packet of the outer family, and passes over four bytes of WCCP version 2 (gre_demux.c,
-/// gre_parse_header).
+/// Linux takes GRE of WCCP, if no flag is set, for a packet of the outer family, and skips the four
+/// bytes of WCCP version 2 (gre_demux.c, `gre_parse_header`).
 fn wccp(table: &mut Table) {
     const WCCP: u16 = 0x883e;
     let denied = drop(Reason::Policy, "dynamic");
