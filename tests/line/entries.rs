@@ -10,6 +10,7 @@ use opb_lab::{
         POLICY,
         hosts::{DYNAMIC, ENDPOINT, OUTSIDE, PRIVATE},
     },
+    programs::compile,
 };
 use opb_userspace::{
     image::{Changes, GroupIds, Overlay},
@@ -17,7 +18,7 @@ use opb_userspace::{
     policy::{Policy, Prefix},
 };
 
-use crate::gate::{Gate, INGRESS, compile};
+use crate::gate::{Gate, INGRESS};
 
 /// The line becomes exempt.
 const CHANGES: &str = "\
@@ -65,7 +66,7 @@ fn a_change_names_the_line_of_a_packet_in_a_tunnel() -> Result<()> {
         gate.attach(Role::Subscriber, Direction::Upstream, hook)?;
         for generation in [2, 3] {
             let image = compile(POLICY, &GroupIds::default(), generation)?;
-            gate.kernel.publish(&image)?;
+            gate.programs.kernel()?.publish(&image)?;
             let passed = |gate: &mut Gate| -> Result<Vec<&'static str>> {
                 let mut passed = Vec::new();
                 for (name, frame) in packets() {
@@ -83,13 +84,13 @@ fn a_change_names_the_line_of_a_packet_in_a_tunnel() -> Result<()> {
             let slots = image.slots();
             let changes = Changes { policy: &policy, slots, generation, prefixes: &prefixes };
             let overlay = Overlay::compile(Timestamp::now(), &[changes]).context("an overlay")?;
-            gate.kernel.publish_overlay(&overlay)?;
+            gate.programs.kernel()?.publish_overlay(&overlay)?;
             let with = passed(&mut gate)?;
             ensure!(with.len() == packets().len(), "{hook:?}, {generation}: only {with:?} pass");
             // Of another generation, it changes nothing.
             let stale = Changes { generation: generation + 2, ..changes };
             let overlay = Overlay::compile(Timestamp::now(), &[stale]).context("an overlay")?;
-            gate.kernel.publish_overlay(&overlay)?;
+            gate.programs.kernel()?.publish_overlay(&overlay)?;
             let stale = passed(&mut gate)?;
             ensure!(stale.is_empty(), "{hook:?}, {generation}: {stale:?} pass by a stale overlay");
         }

@@ -94,7 +94,7 @@ proptest! {
 
     /// Of every key, and beside it.
     #[test]
-    fn a_leaf_takes_the_last_key_that_is_not_larger(mut keys in any::<[u16; Leaf::PLACES]>()) {
+    fn a_leaf_takes_the_last_key_that_is_not_larger(mut keys in any::<[u16; Leaf::CLASSES]>()) {
         keys.sort_unstable();
         keys[0] = 0;
         let leaf = Leaf { keys, classes: std::array::from_fn(|place| place as u16) };

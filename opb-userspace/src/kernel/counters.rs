@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aya::maps::MapType;
 use opb_common::outcome::{
-    COUNTERS_PER_CPU, COUNTERS_PER_SHEET, Counter, Direction, Outcome, Reason, Verdict,
+    COUNTERS_PER_BLOCK, COUNTERS_PER_CPU, Counter, Direction, Outcome, Reason, Verdict,
 };
 use serde::Serialize;
 
@@ -68,8 +68,8 @@ impl Counters {
     /// Indices of all counters of a group.
     fn cells(&self, group: u16) -> impl Iterator<Item = usize> {
         (0..self.cpus).flat_map(move |cpu| {
-            let first = cpu * COUNTERS_PER_CPU + u32::from(group) * COUNTERS_PER_SHEET;
-            (first..first + COUNTERS_PER_SHEET).map(|cell| cell as usize)
+            let first = cpu * COUNTERS_PER_CPU + u32::from(group) * COUNTERS_PER_BLOCK;
+            (first..first + COUNTERS_PER_BLOCK).map(|cell| cell as usize)
         })
     }
 

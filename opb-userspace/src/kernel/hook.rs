@@ -92,7 +92,7 @@ impl Wanted {
     #[must_use]
     pub fn settings(&self, hook: Hook, bare_ip: bool) -> Settings {
         [
-            (!self.is_ingress(), Settings::SILENT),
+            (!self.is_ingress(), Settings::NO_RESET),
             (hook != Hook::Xdp, Settings::SOCKET_BUFFER),
             (self.direction == Direction::Downstream, Settings::DOWNSTREAM),
             (bare_ip, Settings::BARE_IP),
@@ -157,7 +157,7 @@ mod tests {
                     unknown_drop: false,
                 };
                 for hook in Hook::ALL {
-                    let is_silent = wanted.settings(hook, false).has(Settings::SILENT);
+                    let is_silent = wanted.settings(hook, false).has(Settings::NO_RESET);
                     let is_ingress =
                         (role == Role::Subscriber) == (direction == Direction::Upstream);
                     assert_eq!(is_silent, !is_ingress, "{wanted:?} on {hook:?}");

@@ -6,16 +6,13 @@ use std::path::Path;
 
 use aya::maps::MapType;
 use nix::net::if_::if_nameindex;
-use opb_common::interface::{BUCKETS, Bucket, MAX_INTERFACES, PLACES};
+use opb_common::interface::{BUCKETS, Bucket, ENTRIES, MAX_INTERFACES};
 
 use super::{Error, memory::Table, pins, sys};
 
 /// Number of the counters of an interface, below [`MAX_INTERFACES`]. 0: all interfaces without
 /// counters of their own.
 pub(super) type CounterId = u32;
-
-/// Both sides map this type.
-const _: () = assert!(size_of::<Bucket>() == 128 && BUCKETS.is_power_of_two());
 
 /// The first [`MAX_INTERFACES`] − 1 names that were ever covered. A name keeps its counters when
 /// its interface comes back under another index.
@@ -48,8 +45,8 @@ impl Interfaces {
         let mut names = BTreeMap::new();
         for bucket in 0..BUCKETS {
             let found = table.read(bucket as usize);
-            for position in 0..PLACES {
-                let (index, counters) = (found.indices[position], found.slots[position]);
+            for position in 0..ENTRIES {
+                let (index, counters) = (found.indices[position], found.counter_ids[position]);
                 if (1..MAX_INTERFACES).contains(&counters) {
                     let name = String::from_utf8_lossy(&found.names[position]);
                     let name = name.trim_end_matches('\0').to_owned();
@@ -98,7 +95,7 @@ impl Interfaces {
     }
 
     fn free_position(&self, bucket: u32) -> Option<usize> {
-        self.table.read(bucket as usize).slots.iter().position(|&counters| counters == 0)
+        self.table.read(bucket as usize).counter_ids.iter().position(|&counters| counters == 0)
     }
 
     /// A free slot, for a name whose interface no program looks up.
@@ -138,14 +135,14 @@ impl Interfaces {
         let mut entry = self.table.read(bucket as usize);
         entry.names[position] = [0; 16];
         entry.names[position].iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
-        (entry.indices[position], entry.slots[position]) = (index, counters);
+        (entry.indices[position], entry.counter_ids[position]) = (index, counters);
         self.table.write(bucket as usize, entry);
         self.names.insert(name.to_owned(), slot);
     }
 
     fn clear(&self, TableSlot { bucket, position, .. }: TableSlot) {
         let mut entry = self.table.read(bucket as usize);
-        (entry.indices[position], entry.slots[position]) = (0, 0);
+        (entry.indices[position], entry.counter_ids[position]) = (0, 0);
         self.table.write(bucket as usize, entry);
     }
 }
@@ -157,7 +154,7 @@ mod tests {
     use super::*;
 
     fn counters(interfaces: &Interfaces, index: u32) -> CounterId {
-        interfaces.table.read(Bucket::of(index) as usize).slot(index)
+        interfaces.table.read(Bucket::of(index) as usize).counter_id(index)
     }
 
     #[test]

@@ -13,7 +13,7 @@ use aya::maps::{MapData, MapError};
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
 use memmap2::MmapOptions;
 use opb_common::image::{
-    BLOCK_NODES, Block, Header, IMAGE_SLOT, ImageNode, OVERLAY_SLOT, TAIL_SLOTS, tail_slots,
+    BLOCK_NODES, Block, Header, IMAGE_INDEX, ImageNode, OVERLAY_INDEX, TAIL_ENTRIES, tail_indices,
 };
 
 use super::{
@@ -64,17 +64,17 @@ impl PolicyMaps {
         }
         let is_new = !pins.policy.exists();
         let first = MapOfMaps::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
-        let tail = MapOfMaps::open(&pins.tail, c"opb_tail", TAIL_SLOTS, &shape(1, TAIL))?;
+        let tail = MapOfMaps::open(&pins.tail, c"opb_tail", TAIL_ENTRIES, &shape(1, TAIL))?;
         let mut maps = Self { first, tail, used: [None; 2] };
         if is_new {
             return Ok(maps);
         }
-        for index in [IMAGE_SLOT, OVERLAY_SLOT] {
+        for index in [IMAGE_INDEX, OVERLAY_INDEX] {
             let header = maps.first.get(index)?.map(|first| contents(&first, 1)).transpose()?;
             let used = header.as_deref().and_then(tail_index);
             maps.used[index as usize] = used;
             // A daemon that died during a publication may have left blocks that nothing refers to.
-            for other in tail_slots(index).into_iter().filter(|&other| Some(other) != used) {
+            for other in tail_indices(index).into_iter().filter(|&other| Some(other) != used) {
                 maps.tail.clear(other)?;
             }
         }
@@ -89,8 +89,8 @@ impl PolicyMaps {
     /// The image in force, and the overlay that was published last.
     pub(super) fn live(&self) -> Result<Option<Live>, Error> {
         // In the same order as the programs: overlay, then image.
-        let overlay = self.nodes(OVERLAY_SLOT)?.map(Overlay::from_nodes);
-        let Some(image) = self.nodes(IMAGE_SLOT)? else { return Ok(None) };
+        let overlay = self.nodes(OVERLAY_INDEX)?.map(Overlay::from_nodes);
+        let Some(image) = self.nodes(IMAGE_INDEX)? else { return Ok(None) };
         Ok(Some(Live { image: Image::from_nodes(image)?, overlay }))
     }
 
@@ -112,20 +112,20 @@ impl PolicyMaps {
     /// Returns when no program uses the previous image any more: ports that only that image filters
     /// may then be given up.
     pub(super) fn publish(&mut self, image: Staged) -> Result<(), Error> {
-        self.put(IMAGE_SLOT, image, true)
+        self.put(IMAGE_INDEX, image, true)
     }
 
     /// Puts an overlay in force, in place of the previous one.
     ///
     /// A packet whose judgement has begun may still see the previous overlay.
     pub(super) fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), Error> {
-        self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?, false)
+        self.put(OVERLAY_INDEX, Staged::new(overlay.nodes())?, false)
     }
 
     /// Like [`Self::publish_overlay`], but returns when no packet sees the previous overlay any
     /// more.
     pub(super) fn publish_overlay_and_wait(&mut self, overlay: &Overlay) -> Result<(), Error> {
-        self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?, true)
+        self.put(OVERLAY_INDEX, Staged::new(overlay.nodes())?, true)
     }
 
     fn put(
@@ -135,7 +135,7 @@ impl PolicyMaps {
         waits: bool,
     ) -> Result<(), Error> {
         let before = self.used[index as usize];
-        let [one, other] = tail_slots(index);
+        let [one, other] = tail_indices(index);
         let free = if before == Some(one) { other } else { one };
         let used = tail.is_some().then_some(free);
         if let Some(tail) = tail {

@@ -73,7 +73,7 @@ impl Replay {
         };
         let mut maps = vec![("COUNTERS", counters)];
         maps.extend(PolicyPins::below(&root).maps());
-        if settings.has(Settings::SIGHT) {
+        if settings.has(Settings::OBSERVE) {
             observation::open(&ObservationPins::below(&root))?;
             maps.extend(ObservationPins::below(&root).maps());
         }

@@ -1,7 +1,7 @@
-//! A store after an error. The database takes nothing any more until it is opened again, and what the failed transaction has left
-//! is not known before that.
+//! A store after an error. The database refuses everything until it is opened again, and only then
+//! shows what the failed transaction has left.
 
-use super::{Batch, Changes, Entries, Error, Map, Store, Trial, trial::Step};
+use super::{Batch, Changes, Entries, Error, Map, Store, UnconfirmedImport, unconfirmed::Step};
 
 impl Entries {
     /// Why the store takes no changes, if so.
@@ -9,26 +9,27 @@ impl Entries {
         self.store.broken()
     }
 
-    /// Opens the store again, and brings it to what is in memory: everything that was acknowledged, and nothing that was refused.
+    /// Opens the store again, and brings it to what is in memory: everything that was acknowledged,
+    /// and nothing that was refused.
     pub fn recover(&mut self) -> Result<(), Error> {
-        let Self { store, map, trial, .. } = self;
-        store.reopen(|store| restore(store, map, trial.as_ref()))
+        let Self { store, map, unconfirmed, .. } = self;
+        store.reopen(|store| restore(store, map, unconfirmed.as_ref()))
     }
 }
 
-fn restore(store: &Store, map: &Map, trial: Option<&Trial>) -> Result<(), Error> {
-    let (found, found_trial) = (store.entries()?, store.trial()?);
+fn restore(store: &Store, map: &Map, unconfirmed: Option<&UnconfirmedImport>) -> Result<(), Error> {
+    let (found, found_unconfirmed) = (store.entries()?, store.unconfirmed()?);
     let missing = map.iter().filter(|(prefix, entry)| found.get(*prefix) != Some(*entry));
     let mut entries: Changes =
         missing.map(|(&prefix, entry)| (prefix, Some(entry.clone()))).collect();
     let refused = found.keys().filter(|prefix| !map.contains_key(*prefix));
     entries.extend(refused.map(|&prefix| (prefix, None)));
-    if found_trial.as_ref() != trial {
-        store.commit(&Batch { entries: Changes::new(), trial: Some(Step::End) })?;
-        let trial = trial.cloned().map(Step::Begin);
-        return store.commit(&Batch { entries, trial });
+    if found_unconfirmed.as_ref() != unconfirmed {
+        store.commit(&Batch { entries: Changes::new(), unconfirmed: Some(Step::End) })?;
+        let unconfirmed = unconfirmed.cloned().map(Step::Begin);
+        return store.commit(&Batch { entries, unconfirmed });
     }
-    if entries.is_empty() { Ok(()) } else { store.commit(&Batch { entries, trial: None }) }
+    if entries.is_empty() { Ok(()) } else { store.commit(&Batch { entries, unconfirmed: None }) }
 }
 
 #[cfg(test)]

@@ -1,0 +1,8 @@
+//! The programs on real interfaces, and real frames through them.
+
+mod entries;
+mod gate;
+mod reject;
+mod roles;
+mod swap;
+mod table;
