@@ -106,10 +106,13 @@ impl Enforcer {
         let Loaded { config, files, watch, .. } = loaded;
         let now = Timestamp::now();
         let mut entries = Entries::open(&config.state)?;
-        if entries.is_trial_over()
-            && let Some(places) = entries.roll_back(Timestamp::MAX)?
-        {
-            error!("{}", trial::taken_back(places.len()));
+        if entries.is_trial_over() {
+            match entries.roll_back(Timestamp::MAX) {
+                Ok(None) => {}
+                Ok(Some(places)) => error!("{}", trial::taken_back(places.len())),
+                // It is tried again each second, and the state says so.
+                Err(error) => warn!("an import is not taken back: {}", one_line(&error)),
+            }
         }
         if let Some(Trial { until, .. }) = entries.trial() {
             warn!("an import is on trial: it is taken back at {until:.0} unless it is confirmed");
