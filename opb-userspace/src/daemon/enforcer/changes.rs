@@ -215,40 +215,45 @@ impl Enforcer {
         true
     }
 
-    /// Takes in what name servers said of a relay host.
-    pub(in crate::daemon) fn resolved(&mut self, name: &str, answer: Answer) {
-        if !relays::names(&self.files).contains(name) {
-            return;
+    /// Takes in what name servers said of relay hosts, and makes one image for all of it.
+    pub(in crate::daemon) fn resolved(&mut self, answers: Vec<(String, Answer)>) {
+        let names = relays::names(&self.files);
+        let mut changed = BTreeSet::new();
+        for (name, answer) in answers {
+            if names.contains(&name) && self.hosts.answered(&name, answer, Instant::now()) {
+                changed.insert(name);
+            }
         }
-        if self.hosts.answered(name, answer, Instant::now()) {
-            let addresses: Vec<_> = self.hosts.addresses(name).collect();
-            if let Err(error) = self.entries.store().save_host(name, &addresses) {
-                warn!("the addresses of {name} are not stored: {}", one_line(&error));
-            }
-            let renewed = self.renew();
+        if !changed.is_empty() {
+            let renewed = self.take_over_hosts(&changed);
             if self.complain_unless(renewed) {
-                let generation = self.compiled.image.generation();
-                info!(generation, "relay host {name} has new addresses: {addresses:?}");
+                let (generation, hosts) = (self.compiled.image.generation(), changed.len());
+                info!(generation, hosts, "relay hosts have new addresses");
             }
-            self.host_news.insert(name.to_owned(), addresses);
         }
         self.report();
     }
 
+    /// Stores what `names` stand for now, and puts it in force.
+    fn take_over_hosts(&mut self, names: &BTreeSet<String>) -> Result<(), String> {
+        for name in names {
+            let addresses: Vec<_> = self.hosts.addresses(name).collect();
+            info!("relay host {name}: {addresses:?}");
+            if let Err(error) = self.entries.store().save_host(name, &addresses) {
+                warn!("the addresses of {name} are not stored: {}", one_line(&error));
+            }
+            self.host_news.insert(name.clone(), addresses);
+        }
+        self.renew()
+    }
+
     /// Lets addresses of relay hosts go that have been missing from answers for long enough.
     pub(super) fn release(&mut self) -> bool {
-        let released = self.hosts.release(Instant::now());
+        let released: BTreeSet<_> = self.hosts.release(Instant::now()).into_iter().collect();
         if released.is_empty() {
             return false;
         }
-        for name in released {
-            let addresses: Vec<_> = self.hosts.addresses(&name).collect();
-            if let Err(error) = self.entries.store().save_host(&name, &addresses) {
-                warn!("the addresses of {name} are not stored: {}", one_line(&error));
-            }
-            self.host_news.insert(name, addresses);
-        }
-        let renewed = self.renew();
+        let renewed = self.take_over_hosts(&released);
         if self.complain_unless(renewed) {
             info!("addresses that relay hosts no longer have are let go");
         }
