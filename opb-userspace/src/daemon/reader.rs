@@ -46,6 +46,8 @@ pub(super) struct Reader {
     compiling: Threads,
     /// One reload after the other: what is read later is put in force later.
     turn: Arc<Mutex<()>>,
+    /// One preview after the other: each holds a whole policy in memory.
+    previews: Arc<Mutex<()>>,
 }
 
 /// What the files say.
@@ -74,6 +76,7 @@ impl Reader {
             threads: Threads::new("files"),
             compiling: Threads::new("compile"),
             turn: Arc::default(),
+            previews: Arc::default(),
         }
     }
 
@@ -109,13 +112,28 @@ impl Reader {
         }
     }
 
-    /// Reads the files and puts in force what they say. What takes long is done here, while the enforcer goes on.
+    /// Reads the files and puts in force what they say. A reload that has begun goes on to its end when the caller
+    /// drops this future, as a client does that hangs up; one that waits for its turn does not begin.
     pub(super) async fn reload(
         &self,
         enforcer: &Worker<Enforcer>,
         asked: Asked,
     ) -> Result<ReloadOutcome, Gone> {
-        let _turn = self.turn.lock().await;
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let (reader, enforcer) = (self.clone(), enforcer.clone());
+        to_its_end(async move {
+            let _turn = turn;
+            reader.reload_now(&enforcer, asked).await
+        })
+        .await
+    }
+
+    /// The slow parts run here, while the enforcer goes on.
+    async fn reload_now(
+        &self,
+        enforcer: &Worker<Enforcer>,
+        asked: Asked,
+    ) -> Result<ReloadOutcome, Gone> {
         let loaded = self.load().await;
         let mut next = enforcer.call(move |it| it.begin(asked, loaded)).await?;
         loop {
@@ -130,8 +148,22 @@ impl Reader {
         }
     }
 
-    /// What a reload would change.
+    /// Returns what a reload would change. Clients wait for each other, and one that hangs up while its preview is made
+    /// does not let the next one begin.
     pub(super) async fn preview(
+        &self,
+        enforcer: &Worker<Enforcer>,
+    ) -> Result<Result<Preview, Vec<Problem>>, Gone> {
+        let turn = Arc::clone(&self.previews).lock_owned().await;
+        let (reader, enforcer) = (self.clone(), enforcer.clone());
+        to_its_end(async move {
+            let _turn = turn;
+            reader.preview_now(&enforcer).await
+        })
+        .await
+    }
+
+    async fn preview_now(
         &self,
         enforcer: &Worker<Enforcer>,
     ) -> Result<Result<Preview, Vec<Problem>>, Gone> {
@@ -150,6 +182,14 @@ impl Reader {
     pub(super) async fn look(&self, paths: Vec<PathBuf>) -> Option<Stamps> {
         self.threads.run(SHORT, move || look(&paths)).await.ok()
     }
+}
+
+/// Runs `work` in a task of its own, which ends when the work does, whoever still waits for it.
+async fn to_its_end<R: Send + 'static>(
+    work: impl Future<Output = Result<R, Gone>> + Send + 'static,
+) -> Result<R, Gone> {
+    // A task ends without a result where the runtime stops.
+    tokio::spawn(work).await.unwrap_or(Err(Gone))
 }
 
 fn load(path: &Path, started: SystemTime, config: Config) -> Result<Loaded, Diagnostics> {
