@@ -46,6 +46,8 @@ mod detached;
 mod groups;
 #[path = "live/ownership.rs"]
 mod ownership;
+#[path = "live/members.rs"]
+mod members;
 #[path = "live/store.rs"]
 mod store;
 #[path = "live/actors.rs"]

@@ -46,10 +46,13 @@ const LISTS: usize = 2;
 pub(super) const LIMITS: Limits = Limits {
     name: "control",
     connections: 256,
-    // Everybody comes from here.
-    of_one: 256,
+    // One member of the group leaves something for the others.
+    of_one: 192,
+    // Root can always see what is going on.
+    reserve: 16,
     head: 16 << 10,
     head_time: Duration::from_secs(10),
+    body_time: Duration::from_secs(10),
     // An import of a million entries.
     request: Duration::from_secs(120),
     stall: Duration::from_secs(30),

@@ -5,6 +5,7 @@
 //! The rest of the process waits for signals, answers on the control socket and on the read-only listener, and reads
 //! what the programs write down ([`observer`]), of which it tells others ([`suspects`]).
 
+mod body;
 pub mod control;
 mod enforcer;
 mod event_log;
