@@ -13,7 +13,7 @@ use opb_lab::{
     packets::POLICY,
 };
 use opb_userspace::{
-    image::{Image, Slots},
+    image::{GroupIds, Image},
     kernel::{Replay, ReplayHook},
     policy::Policy,
 };
@@ -99,5 +99,5 @@ fn image() -> Image {
     let file = directory.path().join("policy.yaml");
     fs::write(&file, POLICY).expect("a file");
     let policy = Policy::load(&[file]).expect("the table's policy is valid");
-    Image::compile(&policy, &Slots::default(), 1, jiff::Timestamp::now()).expect("an image")
+    Image::compile(&policy, &GroupIds::default(), 1, jiff::Timestamp::now()).expect("an image")
 }

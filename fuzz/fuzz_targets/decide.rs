@@ -26,10 +26,10 @@ fuzz_target!(|input: &[u8]| {
     };
     TABLE.with(|policy| {
         let outcome = policy.decide(&sample);
-        let walked = policy.walk(&sample);
-        let glance = policy.glance(&sample);
-        assert!(glance.is_none_or(|found| found == walked), "{glance:?}, but the walk finds {walked:?}");
-        let nothing = walked.is_nothing();
+        let parsed = policy.parse(&sample);
+        let fast_path = policy.classify(&sample);
+        assert!(fast_path.is_none_or(|fast| fast == parsed), "{fast_path:?}, but the parser says {parsed:?}");
+        let nothing = parsed.is_nothing();
         assert_eq!(nothing, outcome == Outcome::OTHER);
         assert_eq!(nothing, policy.take_record().is_none());
         assert_eq!(Outcome::unpack(outcome.pack()), Some(outcome));

@@ -10,7 +10,7 @@ use std::{
 use hickory_resolver::proto::op::Message;
 use libfuzzer_sys::fuzz_target;
 use opb_userspace::relays::{
-    Answer, Hosts,
+    DnsAnswer, Hosts,
     resolver::{MOST, collect},
 };
 
@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
         let (addresses, _) = collect("mx", &message.answers);
         assert!(addresses.len() <= MOST);
         let (ipv4, ipv6) = addresses.into_iter().partition(|address| address.is_ipv4());
-        hosts.answered("mx", Answer { ipv4: Ok(ipv4), ipv6: Ok(ipv6) }, Instant::now());
+        hosts.answered("mx", DnsAnswer { ipv4: Ok(ipv4), ipv6: Ok(ipv6) }, Instant::now());
         assert!(hosts.addresses("mx").count() <= 2 * MOST);
     }
 });

@@ -7,7 +7,7 @@ use std::{cell::LazyCell, fs};
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use opb_userspace::{
-    image::{Image, Slots},
+    image::{Image, GroupIds},
     policy::Policy,
 };
 use tempfile::TempDir;
@@ -24,7 +24,7 @@ fuzz_target!(|text: &[u8]| {
         match Policy::load(&[file]) {
             Ok(policy) => {
                 // What is valid compiles, or says what is too much.
-                let _ = Image::compile(&policy, &Slots::default(), 1, moment());
+                let _ = Image::compile(&policy, &GroupIds::default(), 1, moment());
             }
             Err(diagnostics) => {
                 assert!(diagnostics.errors().next().is_some(), "refused without an error");

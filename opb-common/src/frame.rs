@@ -1,4 +1,4 @@
-//! How the walk reads a packet.
+//! How the parser reads a packet.
 
 /// The largest offset at which a header may start, in bytes from the first byte of the frame.
 ///
@@ -9,7 +9,7 @@ pub const MAX_OFFSET: usize = 2047;
 /// Wrap-safe mask for an offset whose bounds the verifier was made to forget.
 ///
 /// Larger than [`MAX_OFFSET`] plus the longest header (2,048 bytes), so that it never changes an offset that
-/// the walk can reach, and below 65,536, above which the verifier grants a packet pointer no range.
+/// the parser can reach, and below 65,536, above which the verifier grants a packet pointer no range.
 pub const OFFSET_MASK: usize = 8191;
 
 /// A packet as the hook delivers it.

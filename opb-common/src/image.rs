@@ -23,12 +23,12 @@ pub const IMAGE_SLOT: u32 = 0;
 pub const OVERLAY_SLOT: u32 = 1;
 
 /// Slots of the map that holds the blocks behind the first.
-pub const REST_SLOTS: u32 = 4;
+pub const TAIL_SLOTS: u32 = 4;
 
 /// The two slots for what is behind the first block in `slot` of the policy map. They take turns: the blocks of the next image
 /// are put beside those of the one in force, and its first block, which names their slot, then puts both in force at once.
 #[must_use]
-pub const fn rest_slots(slot: u32) -> [u32; 2] {
+pub const fn tail_slots(slot: u32) -> [u32; 2] {
     [2 * slot, 2 * slot + 1]
 }
 
@@ -40,7 +40,7 @@ pub const fn rest_slots(slot: u32) -> [u32; 2] {
 pub const BLOCK_NODES: usize = 1 << 14;
 
 /// One value of a kernel's map.
-pub type Block = [Node; BLOCK_NODES];
+pub type Block = [ImageNode; BLOCK_NODES];
 
 /// The steps that no lookup exceeds: two halves of 64 bits, 4 bits a step at the least, and one step for the answer.
 pub const MAX_STEPS: u32 = 33;
@@ -51,9 +51,9 @@ pub const MAX_PORTS: usize = 8;
 /// The kernel's view of an image.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Node(pub [u64; 8]);
+pub struct ImageNode(pub [u64; 8]);
 
-impl Node {
+impl ImageNode {
     /// As what it is.
     #[inline(always)]
     #[must_use]
@@ -63,15 +63,15 @@ impl Node {
     }
 }
 
-/// Node 0 of every image; of an overlay, see [`overlay_header`].
+/// ImageNode 0 of every image; of an overlay, see [`overlay_header`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Header {
     pub magic: u32,
     pub abi: u16,
-    /// One more than the slot of the blocks behind the first, if there are any (see [`rest_slots`]). Known to the kernel's copy
+    /// One more than the slot of the blocks behind the first, if there are any (see [`tail_slots`]). Known to the kernel's copy
     /// alone.
-    pub rest: u16,
+    pub tail: u16,
     /// Counts up with every publication.
     pub generation: u64,
     /// Of the policy's content, not of its text.
@@ -92,14 +92,14 @@ pub struct Header {
 /// The bit of a relay class that says "endpoint of a softwire". Group 0 is no group, and reaches no relay.
 pub const ENDPOINT: u16 = 0;
 
-/// Node of an index.
+/// ImageNode of an index.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Index {
     pub slots: [u32; 16],
 }
 
-/// Node that searches all that is left of a half, and leads on: position `n` is that of the addresses from key `n - 1` up to
+/// ImageNode that searches all that is left of a half, and leads on: position `n` is that of the addresses from key `n - 1` up to
 /// key `n`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -112,7 +112,7 @@ pub struct Fork {
     pub padding: [u8; 7],
 }
 
-/// Node that searches 16 bits and ends in a class.
+/// ImageNode that searches 16 bits and ends in a class.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Leaf {
@@ -124,7 +124,7 @@ impl Leaf {
     pub const PLACES: usize = 16;
 }
 
-/// Node that searches all that is left of a half and ends in a class: positions as in a [`Fork`].
+/// ImageNode that searches all that is left of a half and ends in a class: positions as in a [`Fork`].
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct WideLeaf {
@@ -163,7 +163,7 @@ pub struct Group {
 }
 
 const _: () = {
-    assert!(size_of::<Node>() == 64);
+    assert!(size_of::<ImageNode>() == 64);
     assert!(size_of::<Header>() == 72 - 8);
     assert!(size_of::<Index>() == 64);
     assert!(size_of::<Fork>() == 64);
@@ -203,7 +203,7 @@ impl SubscriberClass {
 /// over the changed ranges, and nothing else. Its header carries the generation of the image that it changes.
 pub const UNCHANGED: u16 = u16::MAX;
 
-/// Node of the header that an overlay has for images of `generation`: 0 for an even one, 1 for an odd one.
+/// ImageNode of the header that an overlay has for images of `generation`: 0 for an even one, 1 for an odd one.
 ///
 /// An overlay has room for the changes of two images that follow each other. Where a new image was compiled while changes were
 /// made, an overlay that holds them for both images comes into force first, and then the image: no packet misses a change.
@@ -225,9 +225,9 @@ pub const OVERLAY_HEADERS: usize = 2;
 /// | 23–27 | index: number of bits |
 /// | 0–22 | number of the node; for a class, the class |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot(pub u32);
+pub struct NodeRef(pub u32);
 
-impl Slot {
+impl NodeRef {
     const LEAF: u32 = 1;
     const WIDE_LEAF: u32 = 2;
     const FORK: u32 = 3;
@@ -295,7 +295,7 @@ impl Slot {
 /// The nodes of one image, by reference.
 pub trait Nodes<'a>: Copy {
     /// `None` beyond the end, which no lookup in an image of ours reaches.
-    fn node(self, index: u32) -> Option<&'a Node>;
+    fn node(self, index: u32) -> Option<&'a ImageNode>;
 
     /// Calls [`Descent::step`] until it returns `true`, but at most [`MAX_STEPS`] times.
     fn descend(descent: &mut Descent<Self>);
@@ -308,9 +308,9 @@ pub trait Nodes<'a>: Copy {
     fn plain(value: u64) -> u64;
 }
 
-impl<'a> Nodes<'a> for &'a [Node] {
+impl<'a> Nodes<'a> for &'a [ImageNode] {
     #[inline]
-    fn node(self, index: u32) -> Option<&'a Node> {
+    fn node(self, index: u32) -> Option<&'a ImageNode> {
         self.get(index as usize)
     }
 
@@ -333,14 +333,14 @@ impl<'a> Nodes<'a> for &'a [Node] {
 /// Reads node `index` as a `T`.
 #[inline(always)]
 pub fn read<'a, T: bytemuck::Pod, N: Nodes<'a>>(nodes: N, index: u32) -> Option<&'a T> {
-    nodes.node(index).map(Node::view)
+    nodes.node(index).map(ImageNode::view)
 }
 
 /// The class of an address: `high` and `low` are its halves from the highest bit on. An IPv4 address stands
 /// in the upper 32 bits of `high`.
 #[inline(always)]
 pub fn lookup<'a, N: Nodes<'a>>(nodes: N, root: u32, high: u64, low: u64) -> u16 {
-    let mut descent = Descent { nodes, slot: Slot(root), class: 0, rest: high, low };
+    let mut descent = Descent { nodes, slot: NodeRef(root), class: 0, rest: high, low };
     N::descend(&mut descent);
     N::opaque(descent.class.into()) as u16
 }
@@ -349,7 +349,7 @@ pub fn lookup<'a, N: Nodes<'a>>(nodes: N, root: u32, high: u64, low: u64) -> u16
 #[derive(Clone, Copy)]
 pub struct Descent<N> {
     nodes: N,
-    slot: Slot,
+    slot: NodeRef,
     class: u16,
     /// What is left of this half of the address, highest bit first.
     rest: u64,
@@ -362,33 +362,33 @@ impl<'a, N: Nodes<'a>> Descent<N> {
     #[inline(always)]
     pub fn step(&mut self) -> bool {
         let nodes = self.nodes;
-        let slot = Slot(N::opaque(u64::from(self.slot.0)) as u32);
+        let slot = NodeRef(N::opaque(u64::from(self.slot.0)) as u32);
         let is_second = N::plain(u64::from(slot.second_half())).wrapping_neg();
         let rest = N::opaque(self.rest) & !is_second | self.low & is_second;
         match slot.kind() {
-            Slot::INDEX => {
+            NodeRef::INDEX => {
                 let index = (rest >> ((64 - slot.bits()) & 63)) as u32;
                 let Some(node) = read::<Index, N>(nodes, slot.node() + (index >> 4)) else {
                     return true;
                 };
-                self.slot = Slot(node.slots[(index & 15) as usize]);
+                self.slot = NodeRef(node.slots[(index & 15) as usize]);
                 self.rest = rest << slot.bits();
                 false
             }
-            Slot::FORK => {
+            NodeRef::FORK => {
                 let Some(node) = read::<Fork, N>(nodes, slot.node()) else { return true };
                 let at = search::<N, _, 0, _>(&node.keys, wide_key(rest));
-                self.slot = Slot(node.slots[at]);
+                self.slot = NodeRef(node.slots[at]);
                 self.rest = rest << (node.skips[at] & 63);
                 false
             }
-            Slot::LEAF => {
+            NodeRef::LEAF => {
                 let Some(node) = read::<Leaf, N>(nodes, slot.node()) else { return true };
                 // Key 0 is 0, and need not be looked at.
                 self.class = node.classes[search::<N, _, 1, _>(&node.keys, rest >> 48)];
                 true
             }
-            Slot::WIDE_LEAF => {
+            NodeRef::WIDE_LEAF => {
                 let Some(node) = read::<WideLeaf, N>(nodes, slot.node()) else { return true };
                 self.class = node.classes[search::<N, _, 0, _>(&node.keys, wide_key(rest))];
                 true

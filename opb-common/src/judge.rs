@@ -1,14 +1,14 @@
 //! The verdict: whose packet it is, flags, destination, action, in the order of docs/policy.md.
 
 use crate::{
-    found::Found,
+    classify::{FastPath, classify},
     frame::Frame,
-    glance::{Glance, glance},
-    image::{self, Group, Header, Node, Nodes, SubscriberClass, UNCHANGED},
+    image::{self, Group, Header, ImageNode, Nodes, SubscriberClass, UNCHANGED},
     line::{self, Halves, Looked, Lookup, Owner, address, look_up, whose},
     outcome::{Direction, Line, Outcome, Reason, Verdict},
+    parse::parse,
+    parsed::ParsedPacket,
     settings::{PortSet, Settings},
-    walk::walk,
 };
 
 /// Where a verdict comes from and where it is written down.
@@ -36,12 +36,17 @@ pub trait Tables {
     }
 
     /// [`look_up`] for a tunnelled packet.
-    fn look_up<F: Frame + ?Sized>(&self, frame: &F, found: Found, lookup: Lookup) -> Looked {
-        look_up(frame, found, lookup, self)
+    fn look_up<F: Frame + ?Sized>(
+        &self,
+        frame: &F,
+        parsed: ParsedPacket,
+        lookup: Lookup,
+    ) -> Looked {
+        look_up(frame, parsed, lookup, self)
     }
 
     /// Whether a reset may be sent to the source of the packet now. Always, where nothing is sent.
-    fn may_answer<F: Frame + ?Sized>(&self, _frame: &F, _found: Found) -> bool {
+    fn may_answer<F: Frame + ?Sized>(&self, _frame: &F, _found: ParsedPacket) -> bool {
         true
     }
 
@@ -53,35 +58,35 @@ pub trait Tables {
 /// put the same three into functions of their own.
 pub fn decide<F: Frame + ?Sized, T: Tables>(frame: &F, settings: Settings, tables: &T) -> Outcome {
     let ports = tables.ports(settings);
-    let found = match glance(frame, settings, ports) {
-        Glance::Other => Found::NOTHING,
-        Glance::Found(found) => found,
-        Glance::Unclear => walk(frame, settings, ports),
+    let parsed = match classify(frame, settings, ports) {
+        FastPath::Other => ParsedPacket::NOTHING,
+        FastPath::Parsed(parsed) => parsed,
+        FastPath::Unclear => parse(frame, settings, ports),
     };
-    if found.is_nothing() {
+    if parsed.is_nothing() {
         Outcome::OTHER
-    } else if found.is_tunnelled() {
-        judge::<true, F, T>(frame, found, settings, tables)
+    } else if parsed.is_tunnelled() {
+        judge::<true, F, T>(frame, parsed, settings, tables)
     } else {
-        judge::<false, F, T>(frame, found, settings, tables)
+        judge::<false, F, T>(frame, parsed, settings, tables)
     }
 }
 
-/// Judges what [`walk`] found, and counts it. `TUNNELLED` is [`Found::is_tunnelled`]: two functions for the verifier, so that
+/// Judges what [`parse`] found, and counts it. `TUNNELLED` is [`ParsedPacket::is_tunnelled`]: two functions for the verifier, so that
 /// packets in no tunnel pay nothing for those in one.
 #[inline(always)]
 pub fn judge<const TUNNELLED: bool, F: Frame + ?Sized, T: Tables>(
     frame: &F,
-    found: Found,
+    parsed: ParsedPacket,
     settings: Settings,
     tables: &T,
 ) -> Outcome {
     let outcome = if TUNNELLED {
-        tunnelled(frame, found, settings, tables)
+        tunnelled(frame, parsed, settings, tables)
     } else {
-        plain(frame, found, settings, tables)
+        plain(frame, parsed, settings, tables)
     };
-    let outcome = answered(outcome, frame, found, settings, tables);
+    let outcome = answered(outcome, frame, parsed, settings, tables);
     let direction = if settings.has(Settings::DOWNSTREAM) {
         Direction::Downstream
     } else {
@@ -97,35 +102,35 @@ const NO_POLICY: Outcome = Outcome::ungrouped(Verdict::Pass, Reason::NoPolicy);
 #[inline(always)]
 fn plain<F: Frame + ?Sized, T: Tables>(
     frame: &F,
-    found: Found,
+    parsed: ParsedPacket,
     settings: Settings,
     tables: &T,
 ) -> Outcome {
     let overlay = tables.overlay();
     let Some(image) = tables.image() else { return NO_POLICY };
-    if found.is_unreadable() {
-        return unreadable(found, settings);
+    if parsed.is_unreadable() {
+        return unreadable(parsed, settings);
     }
     let Some(header) = image::read::<Header, _>(image, 0) else { return NO_POLICY };
     let downstream = settings.has(Settings::DOWNSTREAM);
-    let (ip, is_ipv6) = (found.ip(frame), found.is_ipv6());
+    let (ip, is_ipv6) = (parsed.ip(frame), parsed.is_ipv6());
     let own = address(frame, ip, is_ipv6, downstream);
     let class = subscriber(own, is_ipv6, (image, header), overlay);
     let owner = Owner { class, line: Line::Own, in_softwire: false };
     let other_end = || {
-        let other_end = address(frame, found.ip(frame), is_ipv6, !downstream);
+        let other_end = address(frame, parsed.ip(frame), is_ipv6, !downstream);
         let Some([high, low]) = other_end else { return Some(0) };
         Some(image::lookup(image, header.relays[usize::from(is_ipv6)], high, low))
     };
     // It has seen one policy only.
-    verdict(found, settings, (image, header), owner, other_end).unwrap_or(NO_POLICY)
+    verdict(parsed, settings, (image, header), owner, other_end).unwrap_or(NO_POLICY)
 }
 
 /// Of a packet inside another, or that may be.
 #[inline(always)]
 fn tunnelled<F: Frame + ?Sized, T: Tables>(
     frame: &F,
-    found: Found,
+    parsed: ParsedPacket,
     settings: Settings,
     tables: &T,
 ) -> Outcome {
@@ -135,11 +140,11 @@ fn tunnelled<F: Frame + ?Sized, T: Tables>(
     for _ in 0..ATTEMPTS {
         let Some(image) = tables.image() else { return NO_POLICY };
         let Some(header) = image::read::<Header, _>(image, 0) else { return NO_POLICY };
-        let Some(owner) = whose(frame, found, downstream, (image, header), tables) else {
+        let Some(owner) = whose(frame, parsed, downstream, (image, header), tables) else {
             continue;
         };
-        let other_end = || line::other_end(frame, found, downstream, header, tables);
-        if let Some(outcome) = verdict(found, settings, (image, header), owner, other_end) {
+        let other_end = || line::other_end(frame, parsed, downstream, header, tables);
+        if let Some(outcome) = verdict(parsed, settings, (image, header), owner, other_end) {
             return outcome;
         }
     }
@@ -148,10 +153,10 @@ fn tunnelled<F: Frame + ?Sized, T: Tables>(
 }
 
 #[inline(always)]
-fn unreadable(found: Found, settings: Settings) -> Outcome {
-    let drops = settings.has(Settings::SUBSCRIBER) && found.is_too_deep();
+fn unreadable(parsed: ParsedPacket, settings: Settings) -> Outcome {
+    let drops = settings.has(Settings::SUBSCRIBER) && parsed.is_too_deep();
     let verdict = if drops { Verdict::Drop } else { Verdict::Pass };
-    Outcome::ungrouped(verdict, hiding(found).unwrap_or(Reason::Malformed))
+    Outcome::ungrouped(verdict, hiding(parsed).unwrap_or(Reason::Malformed))
 }
 
 /// A rejection that cannot be answered, or not now, is a drop, and is counted as one.
@@ -159,15 +164,15 @@ fn unreadable(found: Found, settings: Settings) -> Outcome {
 fn answered<F: Frame + ?Sized, T: Tables>(
     outcome: Outcome,
     frame: &F,
-    found: Found,
+    parsed: ParsedPacket,
     settings: Settings,
     tables: &T,
 ) -> Outcome {
     let rejects = matches!(outcome.verdict, Verdict::Reject);
     if rejects
         && (settings.has(Settings::SILENT)
-            || !found.is_answerable()
-            || !tables.may_answer(frame, found))
+            || !parsed.is_answerable()
+            || !tables.may_answer(frame, parsed))
     {
         return Outcome { verdict: Verdict::Drop, ..outcome };
     }
@@ -178,7 +183,7 @@ fn answered<F: Frame + ?Sized, T: Tables>(
 /// policy has come into force.
 #[inline(always)]
 fn verdict<'a, N: Nodes<'a>>(
-    found: Found,
+    parsed: ParsedPacket,
     settings: Settings,
     (image, header): (N, &Header),
     owner: Owner,
@@ -186,13 +191,13 @@ fn verdict<'a, N: Nodes<'a>>(
 ) -> Option<Outcome> {
     let Owner { class, line, in_softwire } = owner;
     let downstream = settings.has(Settings::DOWNSTREAM);
-    let (hidden, slot) = (hiding(found), class.group());
+    let (hidden, slot) = (hiding(parsed), class.group());
     let pass = |reason| Some(Outcome { verdict: Verdict::Pass, reason, group: slot, line });
     if class.is_exempt() {
         return pass(Reason::Exempt);
     }
     if slot == 0 {
-        return Some(nobodys(found, settings, in_softwire));
+        return Some(nobodys(parsed, settings, in_softwire));
     }
     let Some(group) = image::read::<Group, N>(image, header.groups + u32::from(slot)) else {
         return pass(Reason::NoPolicy);
@@ -203,19 +208,19 @@ fn verdict<'a, N: Nodes<'a>>(
     if action == Verdict::Pass as u8 {
         return pass(Reason::NotFiltered);
     }
-    if found.port() != 0 && !group.ports.contains(&found.port()) {
+    if parsed.port() != 0 && !group.ports.contains(&parsed.port()) {
         return pass(Reason::NotFiltered);
     }
     if let Some(reason) = hidden {
         return deny(reason);
     }
-    if !downstream && group.match_any == 0 && !found.opens() {
+    if !downstream && group.match_any == 0 && !parsed.opens() {
         return pass(Reason::NotSyn);
     }
     if !is_relay_of(image, header, other_end()?, slot) {
         return deny(Reason::Policy);
     }
-    if found.is_not_final() && !downstream {
+    if parsed.is_not_final() && !downstream {
         return deny(Reason::SourceRoute);
     }
     pass(Reason::Relay)
@@ -223,16 +228,16 @@ fn verdict<'a, N: Nodes<'a>>(
 
 /// Of a packet whose line is in no group.
 #[inline(always)]
-fn nobodys(found: Found, settings: Settings, in_softwire: bool) -> Outcome {
+fn nobodys(parsed: ParsedPacket, settings: Settings, in_softwire: bool) -> Outcome {
     let upstream = !settings.has(Settings::DOWNSTREAM);
     if settings.has(Settings::UNKNOWN_DROP) && upstream {
         return Outcome::ungrouped(Verdict::Drop, Reason::Unknown);
     }
     // What hides on its way into a softwire would come out of it as somebody's.
-    let hides = in_softwire && found.is_hidden_outside();
+    let hides = in_softwire && parsed.is_hidden_outside();
     let drops = hides && upstream && settings.has(Settings::SUBSCRIBER);
     let verdict = if drops { Verdict::Drop } else { Verdict::Pass };
-    Outcome::ungrouped(verdict, hiding(found).unwrap_or(Reason::Unknown))
+    Outcome::ungrouped(verdict, hiding(parsed).unwrap_or(Reason::Unknown))
 }
 
 /// Class of a subscriber by what has changed since the image was compiled, or by the image.
@@ -272,7 +277,7 @@ pub(crate) fn is_relay_of<'a, N: Nodes<'a>>(
     if relay == 0 {
         return false;
     }
-    let Some(Node(words)) = image.node(header.relay_groups + u32::from(relay)) else {
+    let Some(ImageNode(words)) = image.node(header.relay_groups + u32::from(relay)) else {
         return false;
     };
     words[usize::from(group >> 6 & 7)] >> (group & 63) & 1 != 0
@@ -281,11 +286,11 @@ pub(crate) fn is_relay_of<'a, N: Nodes<'a>>(
 /// Why the packet could not be read, if it could not. Listed again, because a reason cannot be made from a
 /// number without a table that the verifier would have to follow.
 #[inline(always)]
-fn hiding(found: Found) -> Option<Reason> {
+fn hiding(parsed: ParsedPacket) -> Option<Reason> {
     const FRAGMENT: u32 = Reason::Fragment as u32;
     const HEADERS: u32 = Reason::Headers as u32;
     const LINK: u32 = Reason::Link as u32;
-    match found.reason() {
+    match parsed.reason() {
         0 => None,
         FRAGMENT => Some(Reason::Fragment),
         HEADERS => Some(Reason::Headers),

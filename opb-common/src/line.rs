@@ -5,11 +5,11 @@
 //! inner address is. A 6to4 address (RFC 3056) is the line of the IPv4 address in it.
 
 use crate::{
-    found::Found,
     frame::Frame,
     image::{self, ENDPOINT, Header, Nodes, SubscriberClass, UNCHANGED},
     judge::{Tables, is_relay_of},
     outcome::Line,
+    parsed::ParsedPacket,
 };
 
 /// An address from the highest bit on, as a lookup takes it; an IPv4 address stands in the upper 32 bits of the first half.
@@ -76,7 +76,7 @@ impl Lookup {
         self.with(Self::OVERLAY | node << Self::HEADER_SHIFT)
     }
 
-    /// Node of the header to begin with.
+    /// ImageNode of the header to begin with.
     #[inline(always)]
     const fn header(self) -> u32 {
         self.0 >> Self::HEADER_SHIFT & 1
@@ -114,13 +114,13 @@ impl Looked {
     }
 }
 
-/// Looks up one address of what the walk found.
+/// Looks up one address of what the parser found.
 ///
 /// A function of its own for the BPF verifier: one lookup is a tenth of what it may walk, and a tunnelled packet has up to eight.
 #[inline(always)]
 pub fn look_up<F: Frame + ?Sized, T: Tables + ?Sized>(
     frame: &F,
-    found: Found,
+    parsed: ParsedPacket,
     lookup: Lookup,
     tables: &T,
 ) -> Looked {
@@ -131,10 +131,10 @@ pub fn look_up<F: Frame + ?Sized, T: Tables + ?Sized>(
         return Looked::new(0, UNCHANGED);
     };
     let line = lookup.line();
-    let address = named_by(frame, found, line, lookup.has(Lookup::DESTINATION));
+    let address = named_by(frame, parsed, line, lookup.has(Lookup::DESTINATION));
     let Some([high, low]) = address else { return Looked::new(header.generation, 0) };
     let roots = if lookup.has(Lookup::RELAYS) { &header.relays } else { &header.subscribers };
-    let root = if is_ipv6(found, line) { roots[1] } else { roots[0] };
+    let root = if is_ipv6(parsed, line) { roots[1] } else { roots[0] };
     let class = image::lookup(image, root, opaque::<T>(high), opaque::<T>(low));
     Looked::new(header.generation, class)
 }
@@ -159,20 +159,20 @@ pub(crate) struct Owner {
 #[inline(always)]
 pub(crate) fn whose<'a, F: Frame + ?Sized, N: Nodes<'a>, T: Tables>(
     frame: &F,
-    found: Found,
+    parsed: ParsedPacket,
     downstream: bool,
     (image, header): (N, &Header),
     tables: &T,
 ) -> Option<Owner> {
     let endpoint = Lookup::new(Line::Outer, !downstream).with(Lookup::RELAYS);
-    let endpoint = tables.look_up(frame, found, endpoint).class_in(header)?;
+    let endpoint = tables.look_up(frame, parsed, endpoint).class_in(header)?;
     let in_softwire = is_relay_of(image, header, endpoint, ENDPOINT);
     // A bit for each turn, and forgotten how it came to be: the verifier would follow every combination.
-    let is_six = found.is_inside() & found.is_ipv6();
+    let is_six = parsed.is_inside() & parsed.is_ipv6();
     let turns = u64::from(in_softwire)
         | u64::from(is_six) << 1
         | 1 << 2
-        | u64::from(found.is_hidden_outside()) << 3;
+        | u64::from(parsed.is_hidden_outside()) << 3;
     let turns = opaque::<T>(turns);
     for turn in 0..4u32 {
         if turns >> turn & 1 == 0 {
@@ -184,10 +184,10 @@ pub(crate) fn whose<'a, F: Frame + ?Sized, N: Nodes<'a>, T: Tables>(
             _ => Line::Outer,
         };
         let lookup = Lookup::new(line, downstream);
-        let changed = tables.look_up(frame, found, lookup.in_overlay(header));
+        let changed = tables.look_up(frame, parsed, lookup.in_overlay(header));
         let class = match changed.class_in(header) {
             Some(class) if class != UNCHANGED => class,
-            _ => tables.look_up(frame, found, lookup).class_in(header)?,
+            _ => tables.look_up(frame, parsed, lookup).class_in(header)?,
         };
         if class != 0 {
             let class = SubscriberClass(opaque::<T>(class.into()) as u16);
@@ -201,38 +201,38 @@ pub(crate) fn whose<'a, F: Frame + ?Sized, N: Nodes<'a>, T: Tables>(
 #[inline(always)]
 pub(crate) fn other_end<F: Frame + ?Sized, T: Tables>(
     frame: &F,
-    found: Found,
+    parsed: ParsedPacket,
     downstream: bool,
     header: &Header,
     tables: &T,
 ) -> Option<u16> {
     let lookup = Lookup::new(Line::Own, !downstream).with(Lookup::RELAYS);
-    tables.look_up(frame, found, lookup).class_in(header)
+    tables.look_up(frame, parsed, lookup).class_in(header)
 }
 
 /// The subscriber's address, or that of the other end, in the header that `line` says.
 #[inline(always)]
 pub(crate) fn named_by<F: Frame + ?Sized>(
     frame: &F,
-    found: Found,
+    parsed: ParsedPacket,
     line: Line,
     destination: bool,
 ) -> Option<Halves> {
     match line {
-        Line::Own => address(frame, found.ip(frame), found.is_ipv6(), destination),
-        Line::Outer => address(frame, found.outer(frame), found.is_outer_ipv6(), destination),
+        Line::Own => address(frame, parsed.ip(frame), parsed.is_ipv6(), destination),
+        Line::Outer => address(frame, parsed.outer(frame), parsed.is_outer_ipv6(), destination),
         Line::SixToFour => {
-            six_to_four(address(frame, found.ip(frame), found.is_ipv6(), destination)?)
+            six_to_four(address(frame, parsed.ip(frame), parsed.is_ipv6(), destination)?)
         }
     }
 }
 
 /// The family of the address that [`named_by`] reads.
 #[inline(always)]
-pub(crate) const fn is_ipv6(found: Found, line: Line) -> bool {
+pub(crate) const fn is_ipv6(parsed: ParsedPacket, line: Line) -> bool {
     match line {
-        Line::Own => found.is_ipv6(),
-        Line::Outer => found.is_outer_ipv6(),
+        Line::Own => parsed.is_ipv6(),
+        Line::Outer => parsed.is_outer_ipv6(),
         Line::SixToFour => false,
     }
 }

@@ -145,10 +145,10 @@ pub const MAX_GROUPS: u32 = 512;
 /// A packed outcome and a counter have 4 bits for the reason.
 const _: () = assert!(Reason::ALL.len() <= 16);
 
-/// Counters on one sheet: 2 directions × 4 verdicts × 16 reasons.
+/// Counters on one counter block: 2 directions × 4 verdicts × 16 reasons.
 pub const COUNTERS_PER_SHEET: u32 = 2 * 4 * 16;
 
-/// Counters of one CPU: a sheet for each group, then one for each interface. Every packet is counted on one of either.
+/// Counters of one CPU: a counter block for each group, then one for each interface. Every packet is counted on one of either.
 pub const COUNTERS_PER_CPU: u32 = (MAX_GROUPS + MAX_INTERFACES) * COUNTERS_PER_SHEET;
 
 /// One counter of one CPU, which alone writes it.
@@ -196,7 +196,7 @@ impl Outcome {
         Self { verdict, reason, group: 0, line: Line::Own }
     }
 
-    /// Where this CPU counts the packet: on the sheet of its group, and on that of its interface's slot.
+    /// Where this CPU counts the packet: on the counter block of its group, and on that of its interface's slot.
     #[inline(always)]
     #[must_use]
     pub const fn counters(self, cpu: u32, interface: u32, direction: Direction) -> [u32; 2] {

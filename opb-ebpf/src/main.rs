@@ -1,7 +1,7 @@
 //! The BPF programs: adapters around [`opb_common`], and nothing else.
 //!
 //! Each hook has three functions, because the verifier wants them apart (one inlined verdict is beyond a
-//! million instructions): the entry with a glance, which most packets never leave; a global function for the walk, for
+//! million instructions): the entry with a fast-path check, which most packets never leave; a global function for the parser, for
 //! what is not plain; a global function for the judgement. One more writes down what was denied, and one answers what was
 //! rejected. Global functions are verified once, with arguments of which nothing is known.
 //!
@@ -15,11 +15,11 @@
     allow(dead_code, reason = "on the host nothing calls the programs")
 )]
 
-mod answer;
+mod tcp_reset;
 mod globals;
 mod log;
 mod maps;
-mod sighting;
+mod observation;
 mod tc;
 mod window;
 mod xdp;

@@ -9,18 +9,18 @@ use aya_ebpf::{
     maps::{Array, LruHashMap},
 };
 use opb_common::{
-    answer,
-    found::Found,
     frame::Frame,
     image::{
-        BLOCK_NODES, Block, Descent, Header, IMAGE_SLOT, MAX_STEPS, Node, Nodes, OVERLAY_SLOT,
-        REST_SLOTS,
+        BLOCK_NODES, Block, Descent, Header, IMAGE_SLOT, ImageNode, MAX_STEPS, Nodes, OVERLAY_SLOT,
+        TAIL_SLOTS,
     },
     interface::Bucket,
     judge::Tables,
     line::{Looked, Lookup},
     outcome::{Counter, Direction, Outcome},
+    parsed::ParsedPacket,
     settings::{PortSet, Settings},
+    tcp_reset,
 };
 
 use crate::globals;
@@ -32,7 +32,7 @@ const BPF_F_MMAPABLE: usize = 1 << 10;
 
 /// One block, always: the kernel makes a lookup in a map of known size a few instructions instead of a call.
 type First = btf_maps::Array<Block, 1, { BPF_F_MMAPABLE }>;
-type Rest = btf_maps::Array<Block, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
+type Tail = btf_maps::Array<Block, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
 
 /// The first blocks of the policy in force, and of the overlay of what has changed since. User space creates and pins this map and the
 /// next, because Linux 6.1 refuses an inner map without BTF in an outer map whose template has some.
@@ -41,7 +41,7 @@ static POLICY: ArrayOfMaps<First, 2> = ArrayOfMaps::new();
 
 /// The blocks behind them.
 #[btf_map]
-static REST: ArrayOfMaps<Rest, { REST_SLOTS as usize }> = ArrayOfMaps::new();
+static TAIL: ArrayOfMaps<Tail, { TAIL_SLOTS as usize }> = ArrayOfMaps::new();
 
 /// Counts of every outcome: a part for each CPU, which alone writes it. User space makes and pins it in the size that it
 /// needs, and reads it through memory.
@@ -68,13 +68,13 @@ impl Snapshot {
     #[inline(always)]
     fn behind(self, number: usize) -> Option<&'static Block> {
         let header: &Header = self.0[0].view();
-        REST.get(u32::from(header.rest).wrapping_sub(1))?.get(number as u32 - 1)
+        TAIL.get(u32::from(header.tail).wrapping_sub(1))?.get(number as u32 - 1)
     }
 }
 
 impl<'a> Nodes<'a> for Snapshot {
     #[inline(always)]
-    fn node(self, index: u32) -> Option<&'a Node> {
+    fn node(self, index: u32) -> Option<&'a ImageNode> {
         let index = index as usize;
         let block = if index < BLOCK_NODES { self.0 } else { self.behind(index / BLOCK_NODES)? };
         Some(&block[index % BLOCK_NODES])
@@ -163,21 +163,26 @@ impl<L: Fn(u64, u32) -> u64> Tables for Maps<L> {
     }
 
     #[inline(always)]
-    fn look_up<F: Frame + ?Sized>(&self, _frame: &F, found: Found, lookup: Lookup) -> Looked {
-        Looked((self.look_up)(found.0, lookup.0))
+    fn look_up<F: Frame + ?Sized>(
+        &self,
+        _frame: &F,
+        parsed: ParsedPacket,
+        lookup: Lookup,
+    ) -> Looked {
+        Looked((self.look_up)(parsed.0, lookup.0))
     }
 
     #[inline(always)]
-    fn may_answer<F: Frame + ?Sized>(&self, frame: &F, found: Found) -> bool {
+    fn may_answer<F: Frame + ?Sized>(&self, frame: &F, parsed: ParsedPacket) -> bool {
         if globals::settings().has(Settings::TRACE) {
             return true;
         }
-        let Some(source) = answer::limited_source(frame, found) else { return false };
+        let Some(source) = tcp_reset::limited_source(frame, parsed) else { return false };
         // SAFETY: read at once; two CPUs that answer one source at a time may both count one answer.
         let previous = unsafe { ANSWERS.get(source) }.copied().unwrap_or(0);
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_ns() };
-        answer::next_arrival(previous, now)
+        tcp_reset::next_arrival(previous, now)
             .is_some_and(|next| ANSWERS.insert(source, next, 0).is_ok())
     }
 

@@ -7,20 +7,20 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use opb_common::{
-    found::Found,
+    classify::{FastPath, classify},
     frame::MAX_OFFSET,
-    glance::{Glance, glance},
     judge::judge,
     line::{Lookup, look_up},
     outcome::{Line, Outcome},
+    parse::parse,
+    parsed::ParsedPacket,
     settings::Settings,
-    walk::walk,
 };
 
 use crate::{
-    answer, globals, log,
+    globals, log,
     maps::Maps,
-    sighting,
+    observation, tcp_reset,
     window::{Skb, Window},
 };
 
@@ -33,8 +33,8 @@ const OWN_ANSWER: u32 = 0x6f70_6200;
 pub(crate) fn opb_tc(context: TcContext) -> i32 {
     let settings = globals::settings();
     let skb = context.skb.skb;
-    let glance = glance(&Window::of_skb(skb), settings, globals::ports(settings));
-    if let Glance::Other = glance {
+    let fast_path = classify(&Window::of_skb(skb), settings, globals::ports(settings));
+    if let FastPath::Other = fast_path {
         return TC_ACT_UNSPEC;
     }
     // SAFETY: the kernel hands a valid context to every program; here and below.
@@ -43,23 +43,23 @@ pub(crate) fn opb_tc(context: TcContext) -> i32 {
         unsafe { (*skb).mark = 0 };
         return TC_ACT_UNSPEC;
     }
-    let found = match glance {
-        Glance::Found(found) => found.0,
-        _ => tc_walk(skb),
+    let parsed = match fast_path {
+        FastPath::Parsed(parsed) => parsed.0,
+        _ => tc_parse(skb),
     };
-    if Found(found).is_nothing() {
+    if ParsedPacket(parsed).is_nothing() {
         return TC_ACT_UNSPEC;
     }
-    let outcome = if Found(found).is_tunnelled() {
-        tc_judge_tunnelled(skb, found)
+    let outcome = if ParsedPacket(parsed).is_tunnelled() {
+        tc_judge_tunnelled(skb, parsed)
     } else {
-        tc_judge(skb, found)
+        tc_judge(skb, parsed)
     };
     log::outcome(&context, outcome);
     if Outcome::packed_forwards(outcome) {
         TC_ACT_UNSPEC
     } else if Outcome::packed_rejects(outcome) {
-        tc_answer(skb, found)
+        tc_answer(skb, parsed)
     } else {
         TC_ACT_SHOT
     }
@@ -67,7 +67,7 @@ pub(crate) fn opb_tc(context: TcContext) -> i32 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_walk(skb: *mut __sk_buff) -> u64 {
+extern "C" fn tc_parse(skb: *mut __sk_buff) -> u64 {
     /// The longest header behind the largest offset.
     const REACH: u32 = MAX_OFFSET as u32 + 64;
     let settings = globals::settings();
@@ -79,7 +79,7 @@ extern "C" fn tc_walk(skb: *mut __sk_buff) -> u64 {
             bpf_skb_pull_data(skb, if length < REACH { length } else { REACH });
         }
     }
-    walk(&Window::of_skb(skb), settings, globals::ports(settings)).0
+    parse(&Window::of_skb(skb), settings, globals::ports(settings)).0
 }
 
 #[inline(always)]
@@ -91,12 +91,14 @@ fn maps(skb: *mut __sk_buff) -> Maps {
 /// The outcome, packed.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_judge(skb: *mut __sk_buff, found: u64) -> u32 {
+extern "C" fn tc_judge(skb: *mut __sk_buff, parsed: u64) -> u32 {
     let settings = globals::settings();
-    let (frame, found) = (Window::of_skb(skb), Found(found));
-    let outcome = judge::<false, _, _>(&frame, found, settings, &maps(skb)).pack();
-    if sighting::wants(settings, outcome) && sighting::note(&frame, found, outcome, Line::Own) {
-        tc_send(skb, found.0, outcome);
+    let (frame, parsed) = (Window::of_skb(skb), ParsedPacket(parsed));
+    let outcome = judge::<false, _, _>(&frame, parsed, settings, &maps(skb)).pack();
+    if observation::wants(settings, outcome)
+        && observation::observe(&frame, parsed, outcome, Line::Own)
+    {
+        tc_send(skb, parsed.0, outcome);
     }
     outcome
 }
@@ -104,14 +106,14 @@ extern "C" fn tc_judge(skb: *mut __sk_buff, found: u64) -> u32 {
 /// The same for a packet inside another.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_judge_tunnelled(skb: *mut __sk_buff, found: u64) -> u32 {
+extern "C" fn tc_judge_tunnelled(skb: *mut __sk_buff, parsed: u64) -> u32 {
     let settings = globals::settings();
-    let (frame, found) = (Window::of_skb(skb), Found(found));
+    let (frame, parsed) = (Window::of_skb(skb), ParsedPacket(parsed));
     let Maps { interface, .. } = maps(skb);
-    let maps = Maps { interface, look_up: |found, lookup| tc_look_up(skb, found, lookup) };
-    let outcome = judge::<true, _, _>(&frame, found, settings, &maps).pack();
-    if sighting::wants(settings, outcome) {
-        tc_note(skb, found.0, outcome);
+    let maps = Maps { interface, look_up: |parsed, lookup| tc_look_up(skb, parsed, lookup) };
+    let outcome = judge::<true, _, _>(&frame, parsed, settings, &maps).pack();
+    if observation::wants(settings, outcome) {
+        tc_observe(skb, parsed.0, outcome);
     }
     outcome
 }
@@ -119,39 +121,39 @@ extern "C" fn tc_judge_tunnelled(skb: *mut __sk_buff, found: u64) -> u32 {
 /// Out of the way of the verifier, which would follow it once for each way that leads there.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_note(skb: *mut __sk_buff, found: u64, outcome: u32) -> u32 {
+extern "C" fn tc_observe(skb: *mut __sk_buff, parsed: u64, outcome: u32) -> u32 {
     let frame = Window::of_skb(skb);
-    if !sighting::note(&frame, Found(found), outcome, Outcome::packed_line(outcome)) {
+    if !observation::observe(&frame, ParsedPacket(parsed), outcome, Outcome::packed_line(outcome)) {
         return 0;
     }
-    sighting::send(&frame, Found(found), outcome, maps(skb).interface)
+    observation::send(&frame, ParsedPacket(parsed), outcome, maps(skb).interface)
 }
 
 /// The class of one address of such a packet.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_look_up(skb: *mut __sk_buff, found: u64, lookup: u32) -> u64 {
-    look_up(&Window::of_skb(skb), Found(found), Lookup(lookup), &maps(skb)).0
+extern "C" fn tc_look_up(skb: *mut __sk_buff, parsed: u64, lookup: u32) -> u64 {
+    look_up(&Window::of_skb(skb), ParsedPacket(parsed), Lookup(lookup), &maps(skb)).0
 }
 
 /// Out of the way of the packets that have no event, which are most in a flood.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_send(skb: *mut __sk_buff, found: u64, outcome: u32) -> u32 {
-    sighting::send(&Window::of_skb(skb), Found(found), outcome, maps(skb).interface)
+extern "C" fn tc_send(skb: *mut __sk_buff, parsed: u64, outcome: u32) -> u32 {
+    observation::send(&Window::of_skb(skb), ParsedPacket(parsed), outcome, maps(skb).interface)
 }
 
 /// Turns the packet into the reset that answers it, and says where it goes: out of the interface it came from.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_answer(skb: *mut __sk_buff, found: u64) -> i32 {
-    let found = Found(found);
-    let length = answer::length(&Window::of_skb(skb), found) as u32;
+extern "C" fn tc_answer(skb: *mut __sk_buff, parsed: u64) -> i32 {
+    let parsed = ParsedPacket(parsed);
+    let length = tcp_reset::length(&Window::of_skb(skb), parsed) as u32;
     // Cut to the byte, because a checksum that the stack completes goes to the end of the packet. Changing the tail
     // also drops its segmentation.
     // SAFETY: a helper on the context.
     let failed = unsafe { bpf_skb_change_tail(skb, length, 0) != 0 };
-    if failed || answer::write(&mut Skb(skb), found, globals::settings()).is_none() {
+    if failed || tcp_reset::write(&mut Skb(skb), parsed, globals::settings()).is_none() {
         return TC_ACT_SHOT;
     }
     // SAFETY: a helper, on the packet's own interface.

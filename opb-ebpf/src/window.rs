@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use opb_common::frame::{Frame, MAX_OFFSET};
 
-use crate::{answer::Rewrite, globals};
+use crate::{globals, tcp_reset::Rewrite};
 
 /// Packet memory that a program may read, as the context describes it.
 ///

@@ -17,7 +17,7 @@ use opb_lab::{
     trivial,
 };
 use opb_userspace::{
-    image::{Image, Slots},
+    image::{GroupIds, Image},
     kernel::{Replay, ReplayHook},
     policy::Policy,
 };
@@ -75,7 +75,7 @@ fn run() -> Result<()> {
 #[expect(clippy::print_stdout, reason = "as above")]
 fn reading(image: &Image) -> Result<()> {
     let names: Vec<_> = (0..Policy::MAX_GROUPS).map(|number| format!("group{number}")).collect();
-    let mut slots = Slots::default();
+    let mut slots = GroupIds::default();
     slots.assign(names.iter().map(String::as_str), jiff::Timestamp::now())?;
     let replay = Replay::new(image, Settings::SUBSCRIBER, ReplayHook::Xdp)?;
     let mut times = Vec::new();
@@ -113,7 +113,7 @@ fn image() -> Result<Image> {
     let file = directory.path().join("policy.yaml");
     std::fs::write(&file, packets::POLICY)?;
     let policy = Policy::load(&[file])?;
-    Ok(Image::compile(&policy, &Slots::default(), 1, jiff::Timestamp::now())?)
+    Ok(Image::compile(&policy, &GroupIds::default(), 1, jiff::Timestamp::now())?)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    image::{Changes, CompileError, Image, Slots},
+    image::{Changes, CompileError, GroupIds, Image},
     policy::{Diagnostics, Policy, Prefix},
     relays::Hosts,
     subscribers::{self, follow, overlay},
@@ -44,7 +44,7 @@ pub enum LoadError {
 
 impl Compiled {
     /// Reads and compiles the policy at `path`, with nothing from run time. Groups that `slots` knows keep their slots.
-    pub fn load(path: PathBuf, slots: &Slots, generation: u64) -> Result<Self, LoadError> {
+    pub fn load(path: PathBuf, slots: &GroupIds, generation: u64) -> Result<Self, LoadError> {
         let hosts = Hosts::new(BTreeMap::new(), Duration::ZERO);
         let run_time = RunTime { entries: &subscribers::Map::new(), hosts: &hosts };
         Ok(Self::new(&Policy::load(&[path])?, run_time, slots, generation, Timestamp::now())?)
@@ -55,7 +55,7 @@ impl Compiled {
     pub fn new(
         files: &Policy,
         run_time: RunTime<'_>,
-        slots: &Slots,
+        slots: &GroupIds,
         generation: u64,
         now: Timestamp,
     ) -> Result<Self, CompileError> {

@@ -14,7 +14,7 @@ use crate::{
     api::status::Status,
     compiled::Compiled,
     daemon::interfaces::Plan,
-    image::Slots,
+    image::GroupIds,
     kernel::{Error, Survey},
     node::{Config, PolicySource},
     policy::{Action, Downstream, Matching},
@@ -95,7 +95,7 @@ pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Fin
     let survey = Survey::take(&config.pins, process)?;
     let plan = Plan::current(config).map_err(Error::call("to list interfaces"))?;
     let PolicySource::Path(path) = &config.policy;
-    let policy = Compiled::load(path.clone(), &Slots::default(), 1);
+    let policy = Compiled::load(path.clone(), &GroupIds::default(), 1);
     let doctor = Doctor {
         config,
         daemon,

@@ -4,7 +4,7 @@
 //! two disagree, the explanation says so.
 
 mod query;
-mod words;
+mod reasons;
 
 use jiff::Timestamp;
 use opb_common::{
@@ -14,7 +14,7 @@ use opb_common::{
 };
 
 pub use self::query::QueryError;
-use self::words::Words;
+use self::reasons::Reasons;
 use crate::{
     api::explain::{CounterName, Explanation, Query},
     image::{Image, Overlay, Tables},
@@ -50,7 +50,7 @@ pub fn explain(
         reason: counter.reason,
         direction: counter.direction,
         line,
-        chain: Words { query, policy, outcome, line, outer, group: group.as_deref() }.chain(now),
+        chain: Reasons { query, policy, outcome, line, outer, group: group.as_deref() }.chain(now),
         counter: (outcome.reason != Reason::Other).then_some(counter),
         group,
     })

@@ -36,7 +36,7 @@ use opb_lab::{
     topology::Family,
 };
 use opb_userspace::{
-    image::{Image, Slots},
+    image::{GroupIds, Image},
     kernel::{self, Attached, Hook as Effective, Kernel, Wanted},
     node::{Hook, Role},
     policy::Policy,
@@ -310,7 +310,7 @@ pub(crate) fn connect(source: Option<IpAddr>, to: SocketAddr, limit: Duration) -
 
 pub(crate) struct Filter {
     pub(crate) kernel: Option<Kernel>,
-    slots: Slots,
+    slots: GroupIds,
     pub(crate) bpffs: Bpffs,
 }
 
@@ -408,7 +408,7 @@ pub(crate) fn image(policy: &str, generation: u64) -> Result<Image> {
     let file = directory.path().join("policy.yaml");
     fs::write(&file, policy)?;
     let policy = Policy::load(&[file]).map_err(|error| anyhow!("{error}"))?;
-    Ok(Image::compile(&policy, &Slots::default(), generation, jiff::Timestamp::now())?)
+    Ok(Image::compile(&policy, &GroupIds::default(), generation, jiff::Timestamp::now())?)
 }
 
 /// Where `hook: tc` leads on this kernel.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, hash_map::Entry};
 use opb_common::{judge::decide, outcome::Outcome, settings::Settings};
 use opb_lab::{naive::Sample, packets::POLICY};
 use opb_userspace::{
-    image::{Image, Slots, Tables},
+    image::{GroupIds, Image, Tables},
     kernel::{Replay, ReplayHook},
     policy::Policy,
 };
@@ -18,7 +18,7 @@ pub(crate) fn image() -> Image {
     let file = directory.path().join("policy.yaml");
     std::fs::write(&file, POLICY).expect("a file");
     let policy = Policy::load(&[file]).expect("the table's policy is one");
-    Image::compile(&policy, &Slots::default(), 1, jiff::Timestamp::now()).expect("an image")
+    Image::compile(&policy, &GroupIds::default(), 1, jiff::Timestamp::now()).expect("an image")
 }
 
 pub(crate) fn on_the_host(tables: &Tables<'_>, sample: &Sample) -> Outcome {

@@ -1,7 +1,7 @@
 //! What is no business of the filter causes no map lookup.
 
 use opb_common::{
-    image::Node,
+    image::ImageNode,
     judge::{Tables, decide},
     outcome::{Direction, Outcome, Reason, Verdict},
     settings::{PortSet, Settings},
@@ -22,7 +22,7 @@ struct OnlyPorts(Box<PortSet>);
 
 impl Tables for OnlyPorts {
     type Image<'a>
-        = &'a [Node]
+        = &'a [ImageNode]
     where
         Self: 'a;
 
@@ -30,7 +30,7 @@ impl Tables for OnlyPorts {
         &self.0
     }
 
-    fn image(&self) -> Option<&[Node]> {
+    fn image(&self) -> Option<&[ImageNode]> {
         panic!("the image was looked up");
     }
 

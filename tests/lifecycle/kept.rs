@@ -56,7 +56,7 @@ fn images_in_force_are_frozen() -> Result<()> {
     large_policy(&node)?;
     node.run("enforcing")?;
     node.opb(&["subscriber", "add", "203.0.113.77", "--exempt"])?;
-    let (first, rest) = (slots(&node, "policy")?, slots(&node, "rest")?);
+    let (first, rest) = (slots(&node, "policy")?, slots(&node, "tail")?);
     ensure!(first.len() == 2, "an image and an overlay: {first:?}");
     ensure!(rest.len() == 1, "the blocks behind one image: {rest:?}");
     for (slot, id) in first.into_iter().chain(rest) {
@@ -74,19 +74,19 @@ fn blocks_that_nobody_knows_of_are_given_back() -> Result<()> {
     let mut node = Node::new(ACCESS_ONLY)?;
     large_policy(&node)?;
     node.run("enforcing")?;
-    let before = slots(&node, "rest")?;
+    let before = slots(&node, "tail")?;
     ensure!(before.len() == 1, "{before:?}");
     node.kill()?;
-    let pin = node.pins().join("v1/rest").display().to_string();
+    let pin = node.pins().join("v1/tail").display().to_string();
     for slot in ["2", "3"] {
         let id = before[0].1.to_string();
         let mut update = Command::new("bpftool");
         update.args(["map", "update", "pinned", &pin, "key", slot, "0", "0", "0"]);
         process::check(update.args(["value", "id", &id]))?;
     }
-    ensure!(slots(&node, "rest")?.len() == 3, "{:?}", slots(&node, "rest")?);
+    ensure!(slots(&node, "tail")?.len() == 3, "{:?}", slots(&node, "tail")?);
     node.run("enforcing")?;
-    ensure!(slots(&node, "rest")?.len() == 1, "{:?}", slots(&node, "rest")?);
+    ensure!(slots(&node, "tail")?.len() == 1, "{:?}", slots(&node, "tail")?);
     node.enforces("afterwards")?;
     node.stop()?;
     node.detach()
@@ -99,14 +99,14 @@ fn half_of_a_large_policy_is_made_anew() -> Result<()> {
     let mut node = Node::new(ACCESS_ONLY)?;
     large_policy(&node)?;
     node.run("enforcing")?;
-    for pin in ["rest", "policy"] {
+    for pin in ["tail", "policy"] {
         node.kill()?;
         fs::remove_file(node.pins().join("v1").join(pin))?;
         node.run("enforcing")?;
         node.enforces(pin)?;
         let large = syn([10, 0, 0, 2], [192, 0, 2, 25], 25, b"");
         ensure!(!node.ends.passes(Way::Up, &large)?, "without {pin}: another block is not read");
-        ensure!(slots(&node, "rest")?.len() == 1, "{pin}: {:?}", slots(&node, "rest")?);
+        ensure!(slots(&node, "tail")?.len() == 1, "{pin}: {:?}", slots(&node, "tail")?);
     }
     node.stop()?;
     node.detach()

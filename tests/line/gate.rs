@@ -13,7 +13,7 @@ use opb_lab::{
     slots::filled,
 };
 use opb_userspace::{
-    image::{Image, Slots},
+    image::{GroupIds, Image},
     kernel::{Attached, Hook as Effective, Kernel, Wanted},
     node::{Hook, Role},
     policy::Policy,
@@ -33,7 +33,7 @@ pub(crate) struct Gate {
     pub(crate) ends: Ends,
     pub(crate) kernel: Kernel,
     pub(crate) line: Line,
-    slots: Slots,
+    slots: GroupIds,
     // Last, so that it goes when nobody has anything open in it.
     bpffs: Bpffs,
 }
@@ -46,7 +46,7 @@ impl Gate {
     pub(crate) fn with(policy: &str) -> Result<Self> {
         let line = Line::lay()?;
         let bpffs = Bpffs::mount()?;
-        let image = compile(policy, &Slots::default(), 1)?;
+        let image = compile(policy, &GroupIds::default(), 1)?;
         let pins = bpffs.path().join("opb");
         let mut kernel = Kernel::open(&pins, None)?;
         kernel.publish(&image)?;
@@ -127,7 +127,7 @@ pub(crate) fn moved(before: &Counts, after: &Counts) -> Counts {
     new.filter(|(_, packets)| *packets > 0).collect()
 }
 
-pub(crate) fn compile(policy: &str, slots: &Slots, generation: u64) -> Result<Image> {
+pub(crate) fn compile(policy: &str, slots: &GroupIds, generation: u64) -> Result<Image> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("policy.yaml");
     std::fs::write(&file, policy)?;

@@ -17,7 +17,7 @@ use opb_lab::{
     wire::Wire,
 };
 use opb_userspace::{
-    image::{Image, Slots},
+    image::{GroupIds, Image},
     kernel::Hook as Effective,
     node::{Hook, Role},
 };
@@ -77,7 +77,7 @@ struct Images {
 
 impl Images {
     fn new() -> Result<Self> {
-        let slots = Slots::default();
+        let slots = GroupIds::default();
         let small = [compile(A, &slots, 1)?, compile(B, &slots, 2)?];
         let large = [compile(&crowded(A), &slots, 3)?, compile(&crowded(B), &slots, 4)?];
         ensure!(small.iter().all(|image| image.nodes().len() < BLOCK_NODES));

@@ -51,7 +51,7 @@ fn entries_win_survive_and_run_out() -> Result<()> {
     node.write("policy.yaml", &POLICY.replace("dyn:", "renamed:"))?;
     node.ask(&["reload"])?;
     assert_eq!(verdict(&node, "198.18.7.7")?, "pass unknown");
-    assert_eq!(node.status()?["entries"], json!({"count": 3, "meaningless": 2}));
+    assert_eq!(node.status()?["entries"], json!({"count": 3, "orphaned": 2}));
     assert!(
         node.ask(&["subscriber", "list"])?.contains("does nothing: the policy has no group `dyn`")
     );

@@ -95,7 +95,7 @@ fn pins_that_somebody_removes_are_made_again() -> Result<()> {
     assert_eq!(opb_lab::attached::attached(&node.gateway, &["sub0"])?, before, "still filtered");
     node.remount()?;
     node.wait_status("it is repaired", |status| status["state"] == "enforcing")?;
-    for map in ["policy", "rest", "counters", "events", "ways", "talkers", "ledgers"] {
+    for map in ["policy", "tail", "counters", "events", "talker-slots", "talkers", "statistics"] {
         assert!(node.mount().join("opb/v1").join(map).exists(), "{map} is not pinned again");
     }
 
@@ -111,7 +111,7 @@ fn pins_that_somebody_removes_are_made_again() -> Result<()> {
 
     // And one of the two that hold the policy, while nobody runs.
     let (receiver, sender) = ends(&node)?;
-    for map in ["rest", "policy"] {
+    for map in ["tail", "policy"] {
         node.kill()?;
         fs::remove_file(node.mount().join("opb/v1").join(map))?;
         node.run()?;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use opb_common::settings::Settings;
 use opb_userspace::{
-    image::{Image, Slots},
+    image::{GroupIds, Image},
     kernel::{Replay, ReplayHook},
     policy::Policy,
 };
@@ -15,7 +15,7 @@ const VERIFIED: u32 = 100_000;
 
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
-fn sighting_stays_verifiable_and_changes_no_verdict() -> Result<()> {
+fn observation_stays_verifiable_and_changes_no_verdict() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("policy.yaml");
     std::fs::write(
@@ -23,7 +23,7 @@ fn sighting_stays_verifiable_and_changes_no_verdict() -> Result<()> {
         "version: 1\nrelays: {isp: {addresses: [198.51.100.25]}}\ngroups: {dyn: {prefixes: [203.0.113.0/24], relays: [isp]}}\n",
     )?;
     let policy = Policy::load(&[file]).map_err(|errors| anyhow::anyhow!("{errors}"))?;
-    let image = Image::compile(&policy, &Slots::default(), 1, jiff::Timestamp::now())?;
+    let image = Image::compile(&policy, &GroupIds::default(), 1, jiff::Timestamp::now())?;
     let denied = syn([203, 0, 113, 9].into(), OUTSIDE);
     let relayed = syn([203, 0, 113, 9].into(), [198, 51, 100, 25].into());
     let mut plain = denied.clone();
@@ -33,7 +33,7 @@ fn sighting_stays_verifiable_and_changes_no_verdict() -> Result<()> {
         let mut on = Replay::new(&image, Settings::SUBSCRIBER.with(Settings::SIGHT), hook)?;
         let verified = on.verified_instructions()?.context("a count")?;
         println!(
-            "{hook:?}: verified {:?}, with sightings {verified}",
+            "{hook:?}: verified {:?}, with observations {verified}",
             off.verified_instructions()?
         );
         ensure!(verified <= VERIFIED, "{hook:?}: {verified}");
@@ -48,7 +48,7 @@ fn sighting_stays_verifiable_and_changes_no_verdict() -> Result<()> {
                 Ok(times[3])
             };
             let (off, on) = (median(&mut off)?, median(&mut on)?);
-            println!("{hook:?}, {name}: {off} ns, with sightings {on} ns");
+            println!("{hook:?}, {name}: {off} ns, with observations {on} ns");
         }
     }
     Ok(())

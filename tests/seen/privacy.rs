@@ -91,7 +91,7 @@ fn off_is_off() -> Result<()> {
 
 /// Whether anything stands in the programs' tables of talkers.
 fn books(node: &Node) -> Result<bool> {
-    let pin = node.pins().join("v1/ways");
+    let pin = node.pins().join("v1/talker-slots");
     let mut command = Command::new("bpftool");
     command.args(["-j", "map", "dump", "pinned"]).arg(pin);
     let dump = process::check(&mut command)?;

@@ -12,12 +12,12 @@ const FRAMES: u32 = 2_000_000;
 /// Damaged copies of one generated frame, which cost less than frames of their own.
 const COPIES: u32 = 7;
 
-/// What a glance finds, the walk finds; where that is nothing, nothing is counted; no frame makes the verdict panic.
+/// What a fast-path check finds, the parser finds; where that is nothing, nothing is counted; no frame makes the verdict panic.
 #[test]
 fn glance_and_walk_agree() {
     let policy = policy();
     let mut generator = Generator::new(0x25);
-    let (mut cheap, mut plain, mut found, mut judged) = (0, 0, 0, 0);
+    let (mut cheap, mut plain, mut reached, mut judged) = (0, 0, 0, 0);
     let mut frames = 0;
     while frames < FRAMES {
         let mut sample = generator.hostile();
@@ -25,25 +25,25 @@ fn glance_and_walk_agree() {
         for _ in 0..=COPIES {
             frames += 1;
             let outcome = policy.decide(&sample);
-            let walked = policy.walk(&sample);
-            let nothing = walked.is_nothing();
-            if let Some(glance) = policy.glance(&sample) {
-                assert_eq!(glance, walked, "{sample:02x?}");
+            let parsed = policy.parse(&sample);
+            let nothing = parsed.is_nothing();
+            if let Some(fast_path) = policy.classify(&sample) {
+                assert_eq!(fast_path, parsed, "{sample:02x?}");
                 cheap += u32::from(nothing);
                 plain += u32::from(!nothing);
             }
             assert_eq!(nothing, outcome == Outcome::OTHER, "{sample:02x?}");
             assert_eq!(nothing, policy.take_record().is_none(), "{sample:02x?}");
-            found += u32::from(!nothing);
+            reached += u32::from(!nothing);
             judged += u32::from(outcome.group != 0);
             sample.frame.clone_from(&original);
             generator.damage(&mut sample.frame);
         }
     }
     // Were it not so, the generator would have lost its bias and this test its worth.
-    assert!(cheap > frames / 10, "{cheap} of {frames} passed at a glance");
-    assert!(plain > frames / 50, "{plain} of {frames} were found at a glance");
-    assert!(found > frames / 3, "{found} of {frames} reached a verdict");
+    assert!(cheap > frames / 10, "{cheap} of {frames} passed on the fast path");
+    assert!(plain > frames / 50, "{plain} of {frames} were parsed on the fast path");
+    assert!(reached > frames / 3, "{reached} of {frames} reached a verdict");
     assert!(judged > frames / 10, "{judged} of {frames} belong to a group");
 }
 
@@ -65,7 +65,7 @@ fn no_policy_passes_everything() {
     use std::cell::Cell;
 
     use opb_common::{
-        image::Node,
+        image::ImageNode,
         judge::Tables,
         outcome::{Direction, Verdict},
         settings::{PortSet, Settings},
@@ -75,7 +75,7 @@ fn no_policy_passes_everything() {
 
     impl Tables for Empty<'_> {
         type Image<'a>
-            = &'a [Node]
+            = &'a [ImageNode]
         where
             Self: 'a;
 
@@ -83,7 +83,7 @@ fn no_policy_passes_everything() {
             self.0
         }
 
-        fn image(&self) -> Option<&[Node]> {
+        fn image(&self) -> Option<&[ImageNode]> {
             None
         }
 

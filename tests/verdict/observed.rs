@@ -1,9 +1,9 @@
 //! Whose address an event names.
 
 use opb_common::{
+    observation::{Addresses, addresses},
     outcome::Line,
     settings::Settings,
-    sighting::{Addresses, addresses},
 };
 use opb_lab::{
     frames::{Ethernet, Ipv4, Ipv6, Tcp},
@@ -35,8 +35,8 @@ fn an_event_names_the_subscriber_in_either_direction() {
             ),
         ] {
             let sample = Sample { frame, settings, tags_out_of_band: 0 };
-            let found = policy.walk(&sample);
-            let named = addresses(&sample, found, Line::Own, downstream).expect("it is readable");
+            let parsed = policy.parse(&sample);
+            let named = addresses(&sample, parsed, Line::Own, downstream).expect("it is readable");
             let Addresses { subscriber: of, peer: other, .. } = named;
             let bits = |[high, low]: [u64; 2]| u128::from(high) << 64 | u128::from(low);
             assert_eq!(

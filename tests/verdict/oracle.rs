@@ -1,6 +1,6 @@
 //! A judge that is not ours: the verdict contract once more, in the words of a foreign parser.
 //!
-//! It knows neither the walk nor the image: `etherparse` takes the frame apart, and every address is looked
+//! It knows neither the parser nor the image: `etherparse` takes the frame apart, and every address is looked
 //! up in the list of prefixes. It is asked only about frames that are what they say (see
 //! [`Generator::plain`]); what ours does with all others the packet table says.
 //!

@@ -1,8 +1,8 @@
 //! The reset that answers a rejected packet, and how often a source gets one.
 
 use opb_common::{
-    answer::{HEADERS4, HEADERS6, next_arrival, reset4, reset6},
     settings::Settings,
+    tcp_reset::{HEADERS4, HEADERS6, next_arrival, reset4, reset6},
 };
 use opb_lab::{
     frames::{Ethernet, Ipv4, Ipv6, Tcp, flags},

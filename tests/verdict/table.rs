@@ -66,9 +66,9 @@ fn outcome(policy: &Naive, row: &Row) -> String {
         let expected = Record { direction, outcome, bytes: row.sample().frame.len() };
         assert_eq!(record, Some(expected), "{}: not counted", row.name);
     }
-    let (glance, walked) = (policy.glance(&row.sample()), policy.walk(&row.sample()));
-    if glance.is_some_and(|found| found != walked) {
-        return format!("{glance:?} at a glance, but {walked:?} by the walk");
+    let (fast_path, parsed) = (policy.classify(&row.sample()), policy.parse(&row.sample()));
+    if fast_path.is_some_and(|fast| fast != parsed) {
+        return format!("{fast_path:?} on the fast path, but {parsed:?} by the parser");
     }
     let Outcome { verdict, reason, group, .. } = outcome;
     words(verdict.name(), reason.name(), policy.group(group))

@@ -10,7 +10,7 @@ use nix::net::if_::if_nametoindex;
 use opb_common::outcome::Direction;
 use opb_lab::{attached::stands_on, bpffs::Bpffs, netns::Netns};
 use opb_userspace::{
-    image::{Image, Slots},
+    image::{GroupIds, Image},
     kernel::{self, Hook as Effective, Kernel, Wanted},
     node::{Hook, Role},
     policy::Policy,
@@ -112,5 +112,5 @@ fn image(policy: &str, generation: u64) -> Result<Image> {
     let file = directory.path().join("policy.yaml");
     fs::write(&file, policy)?;
     let policy = Policy::load(&[file])?;
-    Ok(Image::compile(&policy, &Slots::default(), generation, jiff::Timestamp::now())?)
+    Ok(Image::compile(&policy, &GroupIds::default(), generation, jiff::Timestamp::now())?)
 }

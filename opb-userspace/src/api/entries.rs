@@ -30,7 +30,7 @@ pub struct Row {
     pub overrides: Option<String>,
     /// Why the entry does nothing, if it does nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub meaningless: Option<String>,
+    pub orphaned: Option<String>,
 }
 
 /// An entry that a client wants.

@@ -144,7 +144,7 @@ pub struct OverlayStatus {
 pub struct EntriesStatus {
     pub count: usize,
     /// Those of groups that the policy does not have.
-    pub meaningless: usize,
+    pub orphaned: usize,
 }
 
 /// What keeps the run-time entries over a reboot.

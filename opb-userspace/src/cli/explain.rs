@@ -1,7 +1,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use jiff::Timestamp;
-use opb_userspace::{compiled::Compiled, explain::explain, image::Slots};
+use opb_userspace::{compiled::Compiled, explain::explain, image::GroupIds};
 
 use super::{
     Way,
@@ -86,7 +86,8 @@ impl Explain {
 }
 
 fn offline(query: &Query, path: PathBuf) -> Result<Explanation, Failure> {
-    let Compiled { policy, image, .. } = Compiled::load(policy::at(path)?, &Slots::default(), 1)?;
+    let Compiled { policy, image, .. } =
+        Compiled::load(policy::at(path)?, &GroupIds::default(), 1)?;
     explain(query, &image, None, &policy, Timestamp::now())
         .map_err(|error| Failure::invalid(error.to_string()))
 }

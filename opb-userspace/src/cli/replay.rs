@@ -3,16 +3,16 @@ use std::{collections::BTreeMap, error::Error, fmt, fs::File, net::IpAddr, path:
 use clap::ValueEnum;
 use opb_common::{
     judge::Tables as _,
+    observation,
     outcome::{Line, Outcome},
+    parse::parse,
     settings::Settings,
-    sighting,
-    walk::walk,
 };
 use opb_userspace::{
     capture::{Capture, Link},
     compiled::Compiled,
     errors::one_line,
-    image::{Image, Slots, Tables},
+    image::{GroupIds, Image, Tables},
     kernel::{self, Replay as Program, ReplayHook},
     telemetry::privacy::ip,
 };
@@ -68,7 +68,7 @@ enum Hook {
 impl Replay {
     pub(crate) fn execute(self) -> Result<(), Failure> {
         let Compiled { image, .. } =
-            Compiled::load(policy::at(self.policy.clone())?, &Slots::default(), 1)?;
+            Compiled::load(policy::at(self.policy.clone())?, &GroupIds::default(), 1)?;
         let packets = self.open()?;
         let mut programs = Programs { replay: &self, image: &image, loaded: [None, None] };
         let tables = Tables::new(&image);
@@ -116,9 +116,9 @@ impl Replay {
             return None;
         }
         let settings = self.settings(link);
-        let found = walk(frame, settings, tables.ports(settings));
+        let parsed = parse(frame, settings, tables.ports(settings));
         let downstream = settings.has(Settings::DOWNSTREAM);
-        ip(sighting::addresses(frame, found, outcome.line, downstream)?.subscriber)
+        ip(observation::addresses(frame, parsed, outcome.line, downstream)?.subscriber)
     }
 
     fn open(&self) -> Result<Capture<File>, Failure> {
@@ -193,7 +193,7 @@ impl Row {
         packet: u64,
         result: &Result<Outcome, kernel::Error>,
         line: Option<IpAddr>,
-        slots: &Slots,
+        slots: &GroupIds,
     ) -> Self {
         match result {
             Ok(Outcome { verdict, reason, group, .. }) => Self::Judged {

@@ -110,12 +110,12 @@ fn run_time(output: &mut Output, status: &Report) -> Result<(), Failure> {
         let of = of.name();
         output.line(format_args!("on trial: {of}, taken back at {until:.0} unless confirmed"))?;
     }
-    let EntriesStatus { count, meaningless } = status.entries;
-    let meaningless = match meaningless {
+    let EntriesStatus { count, orphaned } = status.entries;
+    let orphaned = match orphaned {
         0 => String::new(),
         some => format!(" ({some} do nothing)"),
     };
-    output.line(format_args!("run-time entries: {count}{meaningless}"))?;
+    output.line(format_args!("run-time entries: {count}{orphaned}"))?;
     for HostStatus { host, addresses, .. } in &status.hosts {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         output.line(format_args!("relay host {host}: {}", addresses.join(", ")))?;

@@ -204,14 +204,14 @@ impl List {
 }
 
 fn columns(row: Row) -> [String; 7] {
-    let Row { prefix, group, reason, until, created, by, overrides, meaningless, .. } = row;
+    let Row { prefix, group, reason, until, created, by, overrides, orphaned, .. } = row;
     let entry = group.map_or_else(|| "exempt".to_owned(), |group| format!("group {group}"));
     let until = until.map_or_else(|| "removed".to_owned(), |until| format!("{until:.0}"));
     let by = by.user.clone().unwrap_or_else(|| by.uid.to_string());
     let reason = reason.as_deref().unwrap_or_default().to_owned();
     let overrides = overrides.map(|what| format!("overrides {what}"));
-    let meaningless = meaningless.map(|why| format!("does nothing: {why}"));
-    let notes: Vec<_> = meaningless.into_iter().chain(overrides).collect();
+    let orphaned = orphaned.map(|why| format!("does nothing: {why}"));
+    let notes: Vec<_> = orphaned.into_iter().chain(overrides).collect();
     [prefix.to_string(), entry, until, by, format!("{created:.0}"), reason, notes.join("; ")]
 }
 

@@ -19,8 +19,8 @@ use super::{
     enforcer::{Asked, Enforcer},
     health::Board,
     serve::{self, Limits, Rate},
-    subscribers::{self, Desk, Peer, Users},
-    worker::{Gone, Worker},
+    subscribers::{self, BatchQueue, Peer, Users},
+    worker::{Worker, WorkerDied},
 };
 use crate::api::{
     ApiError,
@@ -33,7 +33,7 @@ use crate::errors::causes;
 #[derive(Clone)]
 pub(super) struct App {
     pub(super) enforcer: Worker<Enforcer>,
-    pub(super) desk: Desk,
+    pub(super) batches: BatchQueue,
     pub(super) board: Board,
     explained: Arc<Rate>,
     /// Lists that may be on their way: each holds all entries in memory until the other end has taken them.
@@ -86,13 +86,13 @@ pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
         .merge(subscribers::routes())
         .route("/v1/events", get(events))
         .route("/v1/talkers", get(talkers))
-        .fallback(async || Refused::new(StatusCode::NOT_FOUND, "there is no such endpoint"))
+        .fallback(async || ErrorResponse::new(StatusCode::NOT_FOUND, "there is no such endpoint"))
         .method_not_allowed_fallback(async || {
-            Refused::new(StatusCode::METHOD_NOT_ALLOWED, "the endpoint wants another method")
+            ErrorResponse::new(StatusCode::METHOD_NOT_ALLOWED, "the endpoint wants another method")
         })
         .with_state(App {
             enforcer,
-            desk: Desk::default(),
+            batches: BatchQueue::default(),
             board,
             explained,
             lists: Arc::new(Semaphore::new(LISTS)),
@@ -116,9 +116,9 @@ impl How {
     /// For how long it is on trial, if it shall be.
     pub(super) fn trial(
         how: Result<Parameters<Self>, QueryRejection>,
-    ) -> Result<Option<Duration>, Refused> {
+    ) -> Result<Option<Duration>, ErrorResponse> {
         let Parameters(Self { confirm }) =
-            how.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+            how.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
         Ok(confirm.map(|seconds| Duration::from_secs(seconds.get().into())))
     }
 }
@@ -127,7 +127,7 @@ async fn reload(
     State(app): State<App>,
     ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
     how: Result<Parameters<How>, QueryRejection>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let asked = Asked { trigger: Trigger::Request, who: Some(who), confirm: How::trial(how)? };
     let outcome = app.board.reader.reload(&app.enforcer, asked).await?;
     let status =
@@ -138,14 +138,14 @@ async fn reload(
 async fn confirm(
     State(app): State<App>,
     ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     match app.enforcer.call(move |it| it.on_behalf(Some(who), Enforcer::confirm)).await? {
         Ok(confirmation) => Ok(Json(confirmation).into_response()),
-        Err(error) => Err(Refused::from(StatusCode::INTERNAL_SERVER_ERROR, &error)),
+        Err(error) => Err(ErrorResponse::from(StatusCode::INTERNAL_SERVER_ERROR, &error)),
     }
 }
 
-async fn preview(State(app): State<App>) -> Result<Response, Refused> {
+async fn preview(State(app): State<App>) -> Result<Response, ErrorResponse> {
     Ok(match app.board.reader.preview(&app.enforcer).await? {
         Ok(preview) => Json(preview).into_response(),
         Err(errors) => {
@@ -158,26 +158,26 @@ async fn preview(State(app): State<App>) -> Result<Response, Refused> {
 async fn explain(
     State(app): State<App>,
     query: Result<Parameters<Query>, QueryRejection>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let Parameters(query) =
-        query.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+        query.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     if !app.explained.allows() {
         app.board.refusals.count(LIMITS.name, "rate");
         let error = format!("no more than {} explanations a second are given", EXPLAINED.0);
-        return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, error));
+        return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));
     }
     match app.enforcer.call(move |it| it.explain(&query)).await? {
         Ok(explanation) => Ok(Json(explanation).into_response()),
-        Err(error) => Err(Refused::from(StatusCode::BAD_REQUEST, &error)),
+        Err(error) => Err(ErrorResponse::from(StatusCode::BAD_REQUEST, &error)),
     }
 }
 
 async fn counters(
     State(app): State<App>,
     query: Result<Parameters<CountersQuery>, QueryRejection>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let Parameters(CountersQuery { by }) =
-        query.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+        query.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     Ok(Json(app.enforcer.call(move |it| it.counters(by)).await?).into_response())
 }
 
@@ -189,9 +189,9 @@ const TALKERS: usize = 100;
 async fn events(
     State(app): State<App>,
     query: Result<Parameters<EventsQuery>, QueryRejection>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let Parameters(EventsQuery { after, group, wait }) =
-        query.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+        query.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let wait = Duration::from_secs(wait.min(LONGEST_WAIT));
     Ok(Json(app.board.telemetry.events(after, group.as_deref(), wait).await).into_response())
 }
@@ -199,19 +199,19 @@ async fn events(
 async fn talkers(
     State(app): State<App>,
     query: Result<Parameters<TalkersQuery>, QueryRejection>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let Parameters(TalkersQuery { group, limit }) =
-        query.map_err(|error| Refused::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+        query.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     Ok(Json(app.board.telemetry.top(limit.unwrap_or(TALKERS), group.as_deref())).into_response())
 }
 
 /// A [`ApiError`] on its way out.
-pub(super) struct Refused {
+pub(super) struct ErrorResponse {
     status: StatusCode,
     body: ApiError,
 }
 
-impl Refused {
+impl ErrorResponse {
     pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Self { status, body: ApiError { error: error.into(), causes: Vec::new() } }
     }
@@ -222,13 +222,13 @@ impl Refused {
     }
 }
 
-impl From<Gone> for Refused {
-    fn from(gone: Gone) -> Self {
-        Self::from(StatusCode::INTERNAL_SERVER_ERROR, &gone)
+impl From<WorkerDied> for ErrorResponse {
+    fn from(error: WorkerDied) -> Self {
+        Self::from(StatusCode::INTERNAL_SERVER_ERROR, &error)
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         (self.status, Json(self.body)).into_response()
     }

@@ -19,13 +19,13 @@ use std::{
 };
 
 use jiff::Timestamp;
-use opb_common::{ABI_VERSION, image::Slot, outcome::MAX_GROUPS, settings::Settings};
+use opb_common::{ABI_VERSION, image::NodeRef, outcome::MAX_GROUPS, settings::Settings};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use self::delta::Delta;
 pub(super) use self::{
-    changes::{Refusal, Waiting},
+    changes::{ChangeError, Waiting},
     reload::{Asked, Next},
 };
 use super::{
@@ -45,13 +45,13 @@ use crate::{
     compiled::{Compiled, LoadError, RunTime, hex},
     errors::one_line,
     explain::{QueryError, explain},
-    image::Slots,
+    image::GroupIds,
     kernel::{self, Attached, CounterRow, Kernel, Live, Logs, Refused, Wanted},
     node::{Addresses, Config, EventLog, LogLevel, Observe},
     policy::{Group, Policy},
     relays::{Hosts, resolver::Task},
     subscribers::{Entries, Trial},
-    telemetry::{Look, actions::Action},
+    telemetry::{Sample, actions::Action},
 };
 
 /// How long an interface that refuses a program is left alone.
@@ -88,11 +88,11 @@ pub(super) struct Enforcer {
     troubles: BTreeMap<Subject, String>,
     since: Timestamp,
     last_reload: LastReload,
-    outlets: Outlets,
+    channels: Channels,
 }
 
 /// Where what happens is made known.
-pub(super) struct Outlets {
+pub(super) struct Channels {
     pub(super) status: watch::Sender<Option<Status>>,
     /// Debug lines of the programs, for whoever has a runtime to read them on.
     pub(super) logs: mpsc::UnboundedSender<Logs>,
@@ -102,7 +102,7 @@ pub(super) struct Outlets {
 
 impl Enforcer {
     /// Puts the policy that was loaded in force, over what an earlier daemon may have left enforcing.
-    pub(super) fn start(loaded: Loaded, outlets: Outlets) -> Result<Self, Error> {
+    pub(super) fn start(loaded: Loaded, channels: Channels) -> Result<Self, Error> {
         let Loaded { config, files, watch, .. } = loaded;
         let now = Timestamp::now();
         let mut entries = Entries::open(&config.state)?;
@@ -123,11 +123,11 @@ impl Enforcer {
         }
         let hosts = Hosts::new(entries.store().hosts()?, config.dns.hold.duration());
         let mut kernel = Kernel::open(&config.pins, level(config.log))?;
-        kernel.sight(sight(&config.observe));
+        kernel.set_observation(observation_settings(&config.observe));
         let live = kernel.live()?;
         let (slots, generation) = match &live {
             Some(Live { image, .. }) => (image.slots().clone(), image.generation()),
-            None => (Slots::default(), 0),
+            None => (GroupIds::default(), 0),
         };
         let run_time = RunTime { entries: entries.map(), hosts: &hosts };
         let before = slots;
@@ -167,7 +167,7 @@ impl Enforcer {
             detachments: 0,
             troubles: BTreeMap::new(),
             since: now,
-            outlets,
+            channels,
         };
         enforcer.warn_of_policy();
         enforcer.cover(Which::All);
@@ -239,9 +239,9 @@ impl Enforcer {
     }
 
     /// What was counted, the names of the groups, and what is new of relay hosts.
-    pub(super) fn look(&mut self) -> Look {
+    pub(super) fn sample(&mut self) -> Sample {
         let slots = self.slots();
-        Look {
+        Sample {
             by_group: self.kernel.counters(&slots),
             by_interface: self.kernel.interface_counters(),
             slots,
@@ -250,13 +250,13 @@ impl Enforcer {
         }
     }
 
-    pub(super) fn slots(&self) -> Slots {
+    pub(super) fn slots(&self) -> GroupIds {
         self.compiled.image.slots().clone()
     }
 
     /// The reading end of events and talkers.
-    pub(super) fn sightings(&self) -> Result<kernel::Sightings, kernel::Error> {
-        self.kernel.sightings()
+    pub(super) fn observations(&self) -> Result<kernel::Observations, kernel::Error> {
+        self.kernel.observations()
     }
 
     /// Attaches what the node file wants: everything again, or what is not covered. Whether anything has changed.
@@ -341,7 +341,7 @@ impl Enforcer {
     /// Hands on the debug lines of programs that have just been loaded.
     fn forward_logs(&mut self) {
         match self.kernel.logs() {
-            Ok(logs) => logs.into_iter().for_each(|log| drop(self.outlets.logs.send(log))),
+            Ok(logs) => logs.into_iter().for_each(|log| drop(self.channels.logs.send(log))),
             Err(error) => warn!("{}", one_line(&error)),
         }
     }
@@ -363,7 +363,7 @@ impl Enforcer {
     /// Makes the state known, and logs where it changes.
     fn report(&self) {
         let status = self.describe();
-        let before = self.outlets.status.borrow().as_ref().map(|status| status.state);
+        let before = self.channels.status.borrow().as_ref().map(|status| status.state);
         if before != Some(status.state) {
             let PolicyStatus { generation, digest, .. } = &status.policy;
             match status.state {
@@ -375,7 +375,7 @@ impl Enforcer {
                 }
             }
         }
-        self.outlets.status.send_replace(Some(status));
+        self.channels.status.send_replace(Some(status));
     }
 
     fn describe(&self) -> Status {
@@ -394,7 +394,7 @@ impl Enforcer {
                 generation: image.generation(),
                 digest: hex(image.digest()),
                 image_bytes: image.bytes(),
-                nodes: Fill { used: image.nodes().len(), max: Slot::MAX_NODES },
+                nodes: Fill { used: image.nodes().len(), max: NodeRef::MAX_NODES },
                 overlay: OverlayStatus {
                     prefixes: self.delta.len(),
                     revision: self.delta.revision(),
@@ -474,7 +474,7 @@ fn privacy(observe: &Observe) -> (Addresses, Duration) {
 }
 
 /// What the programs write down.
-fn sight(observe: &Observe) -> Settings {
+fn observation_settings(observe: &Observe) -> Settings {
     match (&observe.events, observe.addresses) {
         (EventLog::Off, _) => Settings::default(),
         (_, Addresses::None) => Settings::SIGHT.with(Settings::NAMELESS),
@@ -487,7 +487,7 @@ fn applied(compiled: &Compiled) -> ReloadOutcome {
     ReloadOutcome::Applied { generation: image.generation(), digest: hex(image.digest()) }
 }
 
-fn counter_line(by: By, row: CounterRow, slots: &Slots) -> CounterLine {
+fn counter_line(by: By, row: CounterRow, slots: &GroupIds) -> CounterLine {
     let CounterRow { of, direction, verdict, reason, packets, bytes } = row;
     let since = of.as_deref().filter(|_| by == By::Group).and_then(|name| slots.since(name));
     let of = Some(of.unwrap_or_else(|| "-".to_owned()));

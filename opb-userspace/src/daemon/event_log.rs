@@ -32,7 +32,7 @@ pub(super) struct EventLog {
     feeds: Feeds,
 }
 
-enum Place {
+enum Destination {
     Journal,
     Syslog,
     File(PathBuf),
@@ -42,9 +42,9 @@ impl EventLog {
     pub(super) fn start(events: &node::EventLog, feeds: &Feeds) -> Self {
         let place = match events {
             node::EventLog::Off | node::EventLog::Memory => None,
-            node::EventLog::Journal => Some(Place::Journal),
-            node::EventLog::Syslog => Some(Place::Syslog),
-            node::EventLog::File(path) => Some(Place::File(path.clone())),
+            node::EventLog::Journal => Some(Destination::Journal),
+            node::EventLog::Syslog => Some(Destination::Syslog),
+            node::EventLog::File(path) => Some(Destination::File(path.clone())),
         };
         let lines = place.and_then(|place| {
             let (sender, receiver) = sync_channel(WAITING);
@@ -76,7 +76,7 @@ impl EventLog {
     }
 }
 
-impl Place {
+impl Destination {
     fn write_all(&self, lines: &Receiver<String>, feeds: &Feeds) {
         if let Self::Syslog = self
             && let Err(error) = openlog(Some(c"opb"), LogFlags::LOG_PID, Facility::LOG_DAEMON)

@@ -62,7 +62,7 @@ impl Fault {
 #[derive(Clone, Debug)]
 pub(super) struct Feeds {
     /// Counters and talkers are read.
-    pub(super) look: Pulse,
+    pub(super) telemetry: Pulse,
     /// They, or events, cannot be read any more.
     pub(super) fault: Fault,
     /// Events cannot be written where the node file wants them.
@@ -74,7 +74,7 @@ pub(super) struct Feeds {
 impl Feeds {
     pub(super) fn new() -> Self {
         let (fault, log) = (Fault::default(), Fault::default());
-        Self { look: Pulse::new(), fault, log, unwritten: Arc::default() }
+        Self { telemetry: Pulse::new(), fault, log, unwritten: Arc::default() }
     }
 }
 
@@ -119,7 +119,12 @@ impl Board {
         });
         vec![
             alive("enforcer", &self.enforcer, "the thread that talks to the kernel", None),
-            alive("telemetry", &self.feeds.look, "what reads the counters", self.feeds.fault.get()),
+            alive(
+                "telemetry",
+                &self.feeds.telemetry,
+                "what reads the counters",
+                self.feeds.fault.get(),
+            ),
             check("event-log", None, self.feeds.log.get()),
             check("files", None, files),
         ]

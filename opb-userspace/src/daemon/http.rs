@@ -23,9 +23,9 @@ use tracing::{info, warn};
 use super::{
     enforcer::Enforcer,
     health::Board,
-    page::{self, Answer},
+    i18n::Texts,
+    page::{self, PageResult},
     serve::{self, Caller, Crowd, Limits, Rate, Refusals},
-    words::Words,
     worker::Worker,
 };
 use crate::api::{
@@ -286,12 +286,12 @@ async fn show(
     headers: HeaderMap,
     Parameters(form): Parameters<Form>,
 ) -> Response {
-    let words = words(&form, &headers);
+    let texts = words(&form, &headers);
     let answer = if form.src.is_empty() && form.dst.is_empty() {
-        Answer::Unasked
+        PageResult::Unasked
     } else {
         match form.query() {
-            None => Answer::NotUnderstood,
+            None => PageResult::NotUnderstood,
             Some(_) if !app.explained.allows() => {
                 app.board.refusals.count(LIMITS.name, "rate");
                 let text =
@@ -300,15 +300,15 @@ async fn show(
                 return (StatusCode::TOO_MANY_REQUESTS, wait, text).into_response();
             }
             Some(query) => match app.enforcer.call(move |it| it.explain(&query)).await {
-                Ok(Ok(explanation)) => Answer::Explained(Box::new(explanation)),
-                Ok(Err(_)) => Answer::NotUnderstood,
-                Err(_) => Answer::Unavailable,
+                Ok(Ok(explanation)) => PageResult::Explained(Box::new(explanation)),
+                Ok(Err(_)) => PageResult::NotUnderstood,
+                Err(_) => PageResult::Unavailable,
             },
         }
     };
     let question = page::Question { src: &form.src, dst: &form.dst, dport: &form.dport };
     let status = app.board.status();
-    let page = page::whole(words, status.as_ref(), &app.board.telemetry, &question, &answer);
+    let page = page::whole(texts, status.as_ref(), &app.board.telemetry, &question, &answer);
     Html(page.into_string()).into_response()
 }
 
@@ -324,13 +324,13 @@ async fn live(
 }
 
 /// The language that was asked for, or else that of the browser.
-fn words(form: &Form, headers: &HeaderMap) -> &'static Words {
+fn words(form: &Form, headers: &HeaderMap) -> &'static Texts {
     let accepts = headers.get(header::ACCEPT_LANGUAGE).and_then(|it| it.to_str().ok());
     match (form.lang.as_str(), accepts) {
-        ("ja", _) => &Words::JAPANESE,
-        ("en", _) => &Words::ENGLISH,
-        (_, Some(accepts)) if accepts.trim_start().starts_with("ja") => &Words::JAPANESE,
-        _ => &Words::ENGLISH,
+        ("ja", _) => &Texts::JAPANESE,
+        ("en", _) => &Texts::ENGLISH,
+        (_, Some(accepts)) if accepts.trim_start().starts_with("ja") => &Texts::JAPANESE,
+        _ => &Texts::ENGLISH,
     }
 }
 

@@ -27,7 +27,7 @@ mod stall;
 mod subscribers;
 mod suspects;
 mod threads;
-mod words;
+mod i18n;
 mod worker;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
@@ -41,7 +41,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::{
-    enforcer::{Enforcer, Outlets},
+    enforcer::{Channels, Enforcer},
     health::{Board, Feeds},
     links::Links,
     reader::Reader,
@@ -51,7 +51,7 @@ use self::{
 use crate::{
     compiled::LoadError,
     policy::Diagnostics,
-    relays::{Answer, resolver},
+    relays::{DnsAnswer, resolver},
     telemetry::Telemetry,
 };
 
@@ -84,7 +84,7 @@ pub enum Error {
     #[error("the control socket broke")]
     Serve(#[source] io::Error),
     #[error(transparent)]
-    Worker(#[from] worker::Gone),
+    Worker(#[from] worker::WorkerDied),
     #[error(transparent)]
     Hang(#[from] reader::Hang),
 }
@@ -121,7 +121,7 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
 struct Daemon {
     enforcer: Worker<Enforcer>,
     links: Links,
-    answers: mpsc::UnboundedReceiver<(String, Answer)>,
+    answers: mpsc::UnboundedReceiver<(String, DnsAnswer)>,
     /// Answers wait until then.
     next_answers: Instant,
     resync: Interval,
@@ -147,10 +147,10 @@ impl Daemon {
         let (logs, lines) = mpsc::unbounded_channel();
         tokio::spawn(logs::forward_all(lines));
         let (hosts, tasks) = watch::channel(resolver::Task::default());
-        let outlets = Outlets { status, logs, hosts };
+        let channels = Channels { status, logs, hosts };
         // Before interfaces are listed for the first time: what comes later is told.
         let links = Links::new().map_err(Error::Links)?;
-        let enforcer = Worker::start(move || Enforcer::start(loaded, outlets)).await??;
+        let enforcer = Worker::start(move || Enforcer::start(loaded, channels)).await??;
         let (resolved, answers) = mpsc::unbounded_channel();
         tokio::spawn(resolver::follow(tasks, resolved));
         tokio::spawn(reader::follow(reader.clone(), enforcer.clone(), hangups));
@@ -242,14 +242,14 @@ impl Daemon {
 enum Event {
     Resync,
     Links,
-    Resolved(Vec<(String, Answer)>),
+    Resolved(Vec<(String, DnsAnswer)>),
 }
 
 /// Waits until `from`, and then for answers. Returns all that are there, or `None` once nobody resolves any more.
 async fn next_answers(
-    answers: &mut mpsc::UnboundedReceiver<(String, Answer)>,
+    answers: &mut mpsc::UnboundedReceiver<(String, DnsAnswer)>,
     from: Instant,
-) -> Option<Vec<(String, Answer)>> {
+) -> Option<Vec<(String, DnsAnswer)>> {
     sleep_until(from).await;
     let mut together = Vec::new();
     (answers.recv_many(&mut together, TOGETHER).await > 0).then_some(together)

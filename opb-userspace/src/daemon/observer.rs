@@ -1,4 +1,4 @@
-//! Feeds the telemetry: reads events as they come and the kernel's books once a second.
+//! Feeds the telemetry: reads events as they come and the kernel's statistics once a second.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::api::events::Kind;
 use crate::{
-    kernel::{Books, Events},
+    kernel::{Events, Statistics},
     node::{self, Observe},
     telemetry::{Telemetry, privacy::Privacy},
 };
@@ -34,15 +34,21 @@ pub(super) async fn start(
     });
     let alarms = Alarms::start(observe.suspect.as_ref());
     let telemetry = Arc::new(Telemetry::new(observe, privacy, alarms.tallies()));
-    let Ok(Ok(sightings)) = enforcer.call(|it| it.sightings()).await else {
+    let Ok(Ok(observations)) = enforcer.call(|it| it.observations()).await else {
         warn!("events and talkers cannot be read");
         feeds.fault.set(Some("events and talkers cannot be read".to_owned()));
         return telemetry;
     };
-    let (events, books) = sightings.split();
+    let (events, statistics) = observations.split();
     let log = Arc::new(EventLog::start(&observe.events, feeds));
     let beats = (feeds.clone(), Arc::clone(&log));
-    tokio::spawn(look(Arc::clone(&telemetry), enforcer.clone(), books, beats, alarms));
+    tokio::spawn(sample_every_second(
+        Arc::clone(&telemetry),
+        enforcer.clone(),
+        statistics,
+        beats,
+        alarms,
+    ));
     if observe.events != node::EventLog::Off {
         let (telemetry, enforcer) = (Arc::clone(&telemetry), enforcer.clone());
         let fault = feeds.fault.clone();
@@ -56,10 +62,10 @@ pub(super) async fn start(
     telemetry
 }
 
-async fn look(
+async fn sample_every_second(
     telemetry: Arc<Telemetry>,
     enforcer: Worker<Enforcer>,
-    books: Books,
+    statistics: Statistics,
     (feeds, log): (Feeds, Arc<EventLog>),
     alarms: Alarms,
 ) {
@@ -68,8 +74,8 @@ async fn look(
     loop {
         tick.tick().await;
         // Nobody there: the daemon stops.
-        let Ok(look) = enforcer.call(|it| it.look()).await else { return };
-        let events = telemetry.look(look, &books);
+        let Ok(sample) = enforcer.call(|it| it.sample()).await else { return };
+        let events = telemetry.take_sample(sample, &statistics);
         events.iter().for_each(|event| log.write(event));
         let suspects: Vec<_> =
             events.into_iter().filter(|event| event.kind == Kind::Suspect).collect();
@@ -78,7 +84,7 @@ async fn look(
             info!(group, packets, "suspect: a subscriber was denied too often within a minute");
         }
         alarms.raise(&suspects);
-        feeds.look.beat();
+        feeds.telemetry.beat();
     }
 }
 

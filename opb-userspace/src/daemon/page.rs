@@ -1,4 +1,4 @@
-//! The status page, for the network's operators and the support desk. It is whole without scripts; with them its live
+//! The status page, for the network's operators and the support batches. It is whole without scripts; with them its live
 //! part is fetched again every few seconds.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use maud::{DOCTYPE, Markup, html};
 use opb_common::outcome::Verdict;
 
-use super::words::Words;
+use super::i18n::Texts;
 use crate::api::{
     events::Event, events::Kind, explain::Explanation, status::State, status::Status,
 };
@@ -26,7 +26,7 @@ pub(super) struct Question<'a> {
     pub(super) dport: &'a str,
 }
 
-pub(super) enum Answer {
+pub(super) enum PageResult {
     Unasked,
     NotUnderstood,
     /// The daemon cannot answer now.
@@ -35,32 +35,32 @@ pub(super) enum Answer {
 }
 
 pub(super) fn whole(
-    words: &Words,
+    texts: &Texts,
     status: Option<&Status>,
     telemetry: &Telemetry,
     question: &Question<'_>,
-    answer: &Answer,
+    answer: &PageResult,
 ) -> Markup {
     html! {
         (DOCTYPE)
-        html lang=(words.lang) {
+        html lang=(texts.lang) {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "opb: " (words.title) }
+                title { "opb: " (texts.title) }
                 link rel="stylesheet" href="/style.css";
                 script src="/page.js" defer {}
             }
             body {
                 header {
-                    h1 { (words.title) }
-                    a href={ "/?lang=" (words.other.0) } lang=(words.other.0) hreflang=(words.other.0) { (words.other.1) }
+                    h1 { (texts.title) }
+                    a href={ "/?lang=" (texts.other.0) } lang=(texts.other.0) hreflang=(texts.other.0) { (texts.other.1) }
                 }
                 main {
-                    (form(words, question))
-                    (answered(words, question, answer))
-                    p { button type="button" id="pause" data-resume=(words.resume) hidden { (words.pause) } }
-                    div id="live" data-lang=(words.lang) { (live(words, status, telemetry)) }
+                    (form(texts, question))
+                    (answered(texts, question, answer))
+                    p { button type="button" id="pause" data-resume=(texts.resume) hidden { (texts.pause) } }
+                    div id="live" data-lang=(texts.lang) { (live(texts, status, telemetry)) }
                 }
             }
         }
@@ -68,66 +68,66 @@ pub(super) fn whole(
 }
 
 /// The part that changes by itself.
-pub(super) fn live(words: &Words, status: Option<&Status>, telemetry: &Telemetry) -> Markup {
+pub(super) fn live(texts: &Texts, status: Option<&Status>, telemetry: &Telemetry) -> Markup {
     html! {
-        (state(words, status))
-        (chart(words, &telemetry.hour()))
-        (talkers(words, telemetry))
-        (events(words, &telemetry.newest_events(ROWS)))
-        (counters(words, telemetry))
-        (status.map(|status| setup(words, status)).unwrap_or_default())
+        (state(texts, status))
+        (chart(texts, &telemetry.hour()))
+        (talkers(texts, telemetry))
+        (events(texts, &telemetry.newest_events(ROWS)))
+        (counters(texts, telemetry))
+        (status.map(|status| setup(texts, status)).unwrap_or_default())
     }
 }
 
-fn form(words: &Words, question: &Question<'_>) -> Markup {
+fn form(texts: &Texts, question: &Question<'_>) -> Markup {
     let port = if question.dport.is_empty() { "25" } else { question.dport };
     html! {
         section aria-labelledby="why" {
-            h2 id="why" { (words.form_title) }
-            p { (words.form_intro) }
+            h2 id="why" { (texts.form_title) }
+            p { (texts.form_intro) }
             form action="/" method="get" {
-                input type="hidden" name="lang" value=(words.lang);
-                label { (words.source) input name="src" value=(question.src) required autocomplete="off" spellcheck="false"; }
-                label { (words.destination) input name="dst" value=(question.dst) required autocomplete="off" spellcheck="false"; }
-                label class="short" { (words.port) input name="dport" value=(port) inputmode="numeric" autocomplete="off"; }
-                button type="submit" { (words.ask) }
+                input type="hidden" name="lang" value=(texts.lang);
+                label { (texts.source) input name="src" value=(question.src) required autocomplete="off" spellcheck="false"; }
+                label { (texts.destination) input name="dst" value=(question.dst) required autocomplete="off" spellcheck="false"; }
+                label class="short" { (texts.port) input name="dport" value=(port) inputmode="numeric" autocomplete="off"; }
+                button type="submit" { (texts.ask) }
             }
         }
     }
 }
 
-fn answered(words: &Words, question: &Question<'_>, answer: &Answer) -> Markup {
+fn answered(texts: &Texts, question: &Question<'_>, answer: &PageResult) -> Markup {
     let explained = match answer {
-        Answer::Unasked => return Markup::default(),
-        Answer::NotUnderstood => {
-            return html! { p class="answer warn" role="alert" { (words.not_understood) } };
+        PageResult::Unasked => return Markup::default(),
+        PageResult::NotUnderstood => {
+            return html! { p class="answer warn" role="alert" { (texts.not_understood) } };
         }
-        Answer::Unavailable => {
-            return html! { p class="answer warn" role="alert" { (words.unavailable) } };
+        PageResult::Unavailable => {
+            return html! { p class="answer warn" role="alert" { (texts.unavailable) } };
         }
-        Answer::Explained(explained) => explained,
+        PageResult::Explained(explained) => explained,
     };
-    let [sentence, advice] = words.answer(explained, question.dport.trim().parse().unwrap_or(25));
+    let [sentence, advice] = texts.answer(explained, question.dport.trim().parse().unwrap_or(25));
     let denied = explained.verdict != Verdict::Pass;
     html! {
         section class={ "answer " (if denied { "warn" } else { "good" }) } role="status" aria-labelledby="answer" {
             h2 id="answer" { (text::line(question.src)) " → " (text::line(question.dst)) }
             p { strong { (sentence) } }
-            h3 { (words.advice) }
+            h3 { (texts.advice) }
             p { (advice) }
             details {
-                summary { (words.steps) " (" code { (explained.verdict.name()) "/" (explained.reason.name()) } ")" }
+                summary { (texts.steps) " (" code { (explained.verdict.name()) "/" (explained.reason.name()) } ")" }
                 ol lang="en" { @for step in &explained.chain { li { (text::line(step)) } } }
             }
         }
     }
 }
 
-fn state(words: &Words, status: Option<&Status>) -> Markup {
-    let Some(status) = status else { return html! { p class="state warn" { (words.starting) } } };
+fn state(texts: &Texts, status: Option<&Status>) -> Markup {
+    let Some(status) = status else { return html! { p class="state warn" { (texts.starting) } } };
     let (class, text) = match status.state {
-        State::Enforcing => ("good", words.enforcing),
-        State::Degraded => ("warn", words.degraded),
+        State::Enforcing => ("good", texts.enforcing),
+        State::Degraded => ("warn", texts.degraded),
     };
     html! {
         p class={ "state " (class) } { (text) }
@@ -141,7 +141,7 @@ fn state(words: &Words, status: Option<&Status>) -> Markup {
 }
 
 /// Bars of SVG: colours come from the style sheet, numbers are in the text for those who do not see them.
-fn chart(words: &Words, hour: &[Minute]) -> Markup {
+fn chart(texts: &Texts, hour: &[Minute]) -> Markup {
     const HEIGHT: u64 = 100;
     let total = |minute: &Minute| minute.passed + minute.denied + minute.watched;
     let most = hour.iter().map(total).max().unwrap_or(0).max(1);
@@ -151,15 +151,15 @@ fn chart(words: &Words, hour: &[Minute]) -> Markup {
     let height = |packets: u64| packets as f64 * HEIGHT as f64 / most as f64;
     let summary = format!(
         "{}: {}",
-        words.chart,
-        (words.series.iter().zip(sums))
+        texts.chart,
+        (texts.series.iter().zip(sums))
             .map(|(name, sum)| format!("{name} {sum}"))
             .collect::<Vec<_>>()
             .join(", ")
     );
     html! {
         section aria-labelledby="hour" {
-            h2 id="hour" { (words.hour) }
+            h2 id="hour" { (texts.hour) }
             figure {
                 svg viewBox="0 0 600 100" preserveAspectRatio="none" role="img" aria-label=(summary) {
                     @for (index, minute) in hour.iter().enumerate() {
@@ -173,9 +173,9 @@ fn chart(words: &Words, hour: &[Minute]) -> Markup {
                     }
                 }
                 figcaption {
-                    span class="axis" { span { (words.minutes_ago) } span { (words.now) } }
+                    span class="axis" { span { (texts.minutes_ago) } span { (texts.now) } }
                     span class="legend" {
-                        @for ((name, sum), class) in words.series.iter().zip(sums).zip(["passed", "denied", "watched"]) {
+                        @for ((name, sum), class) in texts.series.iter().zip(sums).zip(["passed", "denied", "watched"]) {
                             span { svg class="key" viewBox="0 0 10 10" aria-hidden="true" { rect class=(class) width="10" height="10" {} } (name) ": " (sum) " " }
                         }
                     }
@@ -185,7 +185,7 @@ fn chart(words: &Words, hour: &[Minute]) -> Markup {
     }
 }
 
-fn talkers(words: &Words, telemetry: &Telemetry) -> Markup {
+fn talkers(texts: &Texts, telemetry: &Telemetry) -> Markup {
     let rows = telemetry.top(ROWS, None).into_iter().map(|row| {
         let last = format!("{:.0}", row.last);
         [
@@ -198,15 +198,15 @@ fn talkers(words: &Words, telemetry: &Telemetry) -> Markup {
             last,
         ]
     });
-    table("talkers", words.talkers, words.none, words.talker_columns, rows.collect())
+    table("talkers", texts.talkers, texts.none, texts.talker_columns, rows.collect())
 }
 
-fn events(words: &Words, events: &[Arc<Event>]) -> Markup {
+fn events(texts: &Texts, events: &[Arc<Event>]) -> Markup {
     let rows = events.iter().map(|event| {
         let verdict = match event.kind {
             Kind::Denied => event.verdict_and_reason(),
-            Kind::Suspect => format!("{} ({})", words.suspect, event.packets.unwrap_or_default()),
-            Kind::Relay => format!("{} {}", words.relay_host, event.host),
+            Kind::Suspect => format!("{} ({})", texts.suspect, event.packets.unwrap_or_default()),
+            Kind::Relay => format!("{} {}", texts.relay_host, event.host),
             Kind::Change => {
                 let by = event.by.as_ref().map(ToString::to_string).unwrap_or_default();
                 format!("{} ({by}): {}", event.action, event.outcome)
@@ -222,10 +222,10 @@ fn events(words: &Words, events: &[Arc<Event>]) -> Markup {
             verdict,
         ]
     });
-    table("events", words.events, words.none, words.event_columns, rows.collect())
+    table("events", texts.events, texts.none, texts.event_columns, rows.collect())
 }
 
-fn counters(words: &Words, telemetry: &Telemetry) -> Markup {
+fn counters(texts: &Texts, telemetry: &Telemetry) -> Markup {
     let totals = telemetry.totals();
     let cells = |row: CounterRow| {
         let of = row.of.unwrap_or_else(|| "-".to_owned());
@@ -234,27 +234,27 @@ fn counters(words: &Words, telemetry: &Telemetry) -> Markup {
         [of, direction, verdict, reason, row.packets.to_string(), row.bytes.to_string()]
     };
     let rows = |rows: Vec<CounterRow>| rows.into_iter().map(cells).collect();
-    let mut columns = words.counter_columns;
-    let by_group = table("counters", words.counters, words.none, columns, rows(totals.by_group));
-    columns[0] = words.interface_columns[0];
-    let by_interface = (words.interface_counters, rows(totals.by_interface));
+    let mut columns = texts.counter_columns;
+    let by_group = table("counters", texts.counters, texts.none, columns, rows(totals.by_group));
+    columns[0] = texts.interface_columns[0];
+    let by_interface = (texts.interface_counters, rows(totals.by_interface));
     html! {
         (by_group)
-        (table("interface-counters", by_interface.0, words.none, columns, by_interface.1))
+        (table("interface-counters", by_interface.0, texts.none, columns, by_interface.1))
     }
 }
 
-fn setup(words: &Words, status: &Status) -> Markup {
+fn setup(texts: &Texts, status: &Status) -> Markup {
     let rows = status
         .interfaces
         .iter()
         .map(|it| [&it.name, &it.role, &it.direction, &it.hook].map(Clone::clone));
     let policy = &status.policy;
     html! {
-        (table("interfaces", words.interfaces, words.none, words.interface_columns, rows.collect()))
+        (table("interfaces", texts.interfaces, texts.none, texts.interface_columns, rows.collect()))
         section aria-labelledby="policy" {
-            h2 id="policy" { (words.policy) }
-            p { (words.generation) " " (policy.generation) ", " code { (policy.digest) } }
+            h2 id="policy" { (texts.policy) }
+            p { (texts.generation) " " (policy.generation) ", " code { (policy.digest) } }
         }
     }
 }

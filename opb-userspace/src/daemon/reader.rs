@@ -18,7 +18,7 @@ use super::{
     enforcer::{Asked, Enforcer, Next},
     files::{Stamps, Watch, look},
     threads::{GivenUp, Threads},
-    worker::{Gone, Worker},
+    worker::{Worker, WorkerDied},
 };
 use crate::api::{reload::Preview, reload::Problem, reload::ReloadOutcome, reload::Trigger};
 use crate::{
@@ -118,7 +118,7 @@ impl Reader {
         &self,
         enforcer: &Worker<Enforcer>,
         asked: Asked,
-    ) -> Result<ReloadOutcome, Gone> {
+    ) -> Result<ReloadOutcome, WorkerDied> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let (reader, enforcer) = (self.clone(), enforcer.clone());
         to_its_end(async move {
@@ -133,7 +133,7 @@ impl Reader {
         &self,
         enforcer: &Worker<Enforcer>,
         asked: Asked,
-    ) -> Result<ReloadOutcome, Gone> {
+    ) -> Result<ReloadOutcome, WorkerDied> {
         let loaded = self.load().await;
         let mut next = enforcer.call(move |it| it.begin(asked, loaded)).await?;
         loop {
@@ -153,7 +153,7 @@ impl Reader {
     pub(super) async fn preview(
         &self,
         enforcer: &Worker<Enforcer>,
-    ) -> Result<Result<Preview, Vec<Problem>>, Gone> {
+    ) -> Result<Result<Preview, Vec<Problem>>, WorkerDied> {
         let turn = Arc::clone(&self.previews).lock_owned().await;
         let (reader, enforcer) = (self.clone(), enforcer.clone());
         to_its_end(async move {
@@ -166,7 +166,7 @@ impl Reader {
     async fn preview_now(
         &self,
         enforcer: &Worker<Enforcer>,
-    ) -> Result<Result<Preview, Vec<Problem>>, Gone> {
+    ) -> Result<Result<Preview, Vec<Problem>>, WorkerDied> {
         let loaded = self.load().await;
         let previewed = enforcer.call(move |it| it.preview(&loaded?)).await?;
         Ok(match previewed {
@@ -186,10 +186,10 @@ impl Reader {
 
 /// Runs `work` in a task of its own, which ends when the work does, whoever still waits for it.
 async fn to_its_end<R: Send + 'static>(
-    work: impl Future<Output = Result<R, Gone>> + Send + 'static,
-) -> Result<R, Gone> {
+    work: impl Future<Output = Result<R, WorkerDied>> + Send + 'static,
+) -> Result<R, WorkerDied> {
     // A task ends without a result where the runtime stops.
-    tokio::spawn(work).await.unwrap_or(Err(Gone))
+    tokio::spawn(work).await.unwrap_or(Err(WorkerDied))
 }
 
 fn load(path: &Path, started: SystemTime, config: Config) -> Result<Loaded, Diagnostics> {

@@ -187,7 +187,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 async fn connection<Io, C: Caller>(
     io: Stall<Io>,
-    place: Place,
+    place: ConnectionPermit,
     limits: Limits,
     refusals: &Arc<Refusals>,
     caller: C,
@@ -252,7 +252,7 @@ struct Seat {
 struct Full;
 
 /// A seat, which is free again when this is dropped.
-struct Place(Arc<Seat>, Arc<Open>);
+struct ConnectionPermit(Arc<Seat>, Arc<Open>);
 
 impl Open {
     /// Finds a place, if need be by sending one away that has been without a request for longest. Says whether it was.
@@ -260,7 +260,7 @@ impl Open {
         self: &Arc<Self>,
         limits: &Limits,
         crowd: Option<Crowd>,
-    ) -> Result<(Place, bool), Full> {
+    ) -> Result<(ConnectionPermit, bool), Full> {
         let mut seats = self.seats();
         let of_one = |seat: &Arc<Seat>| crowd.is_some() && seat.crowd == crowd;
         let crowded = seats.iter().filter(|seat| of_one(seat)).count() >= limits.of_one;
@@ -279,7 +279,7 @@ impl Open {
             leave: Notify::new(),
         });
         seats.push(Arc::clone(&seat));
-        Ok((Place(seat, Arc::clone(self)), evicted.is_some()))
+        Ok((ConnectionPermit(seat, Arc::clone(self)), evicted.is_some()))
     }
 
     fn seats(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Seat>>> {
@@ -319,7 +319,7 @@ impl Drop for Busy<'_> {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.1.seats().retain(|seat| !Arc::ptr_eq(seat, &self.0));
     }

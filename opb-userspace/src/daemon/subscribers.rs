@@ -26,11 +26,11 @@ use tokio::{
 };
 
 use super::{
-    control::{self, App, How, Refused},
-    enforcer::{Enforcer, Refusal, Waiting},
+    control::{self, App, ErrorResponse, How},
+    enforcer::{ChangeError, Enforcer, Waiting},
     serve::{Caller, Crowd},
     threads::Threads,
-    worker::{Gone, Worker},
+    worker::{Worker, WorkerDied},
 };
 use crate::api::{entries::Addition, entries::ChangeResponse, entries::Removal, entries::Who};
 use crate::subscribers::changes::Request;
@@ -108,7 +108,7 @@ async fn one_large_at_a_time(
             Some(entered) => Some(entered),
             None => {
                 let error = format!("{LARGE_OF_ONE} large requests of this user wait already");
-                return Refused::new(StatusCode::TOO_MANY_REQUESTS, error).into_response();
+                return ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error).into_response();
             }
         },
     };
@@ -119,38 +119,38 @@ async fn one_large_at_a_time(
 /// Collects requests while the enforcer is busy, so that one commit and one publication serve all that came meanwhile.
 /// Clients that hang up leave theirs behind: hence the limit of what may wait.
 #[derive(Clone)]
-pub(super) struct Desk {
+pub(super) struct BatchQueue {
     waiting: Arc<Mutex<Vec<(Waiting, OwnedSemaphorePermit)>>>,
     room: Arc<Semaphore>,
 }
 
-impl Default for Desk {
+impl Default for BatchQueue {
     fn default() -> Self {
         Self { waiting: Arc::default(), room: Arc::new(Semaphore::new(WAITING as usize)) }
     }
 }
 
-impl Desk {
+impl BatchQueue {
     async fn ask(
         &self,
         enforcer: &Worker<Enforcer>,
         request: Request,
         trial: Option<Duration>,
-    ) -> Result<Result<ChangeResponse, Refusal>, Gone> {
+    ) -> Result<Result<ChangeResponse, ChangeError>, WorkerDied> {
         let size = u32::try_from(request.size().div_ceil(1024)).unwrap_or(u32::MAX).min(WAITING);
-        let room = Arc::clone(&self.room).acquire_many_owned(size).await.map_err(|_| Gone)?;
+        let room = Arc::clone(&self.room).acquire_many_owned(size).await.map_err(|_| WorkerDied)?;
         let (reply, answer) = oneshot::channel();
         self.lock().push((Waiting { request, trial, reply }, room));
-        let desk = self.clone();
+        let batches = self.clone();
         // The first of these jobs finds all that are waiting, the others none. Its end is not waited for: it may serve those that
         // came later, and have the answer to this request behind it.
         let job = move |it: &mut Enforcer| {
             let (waiting, _room): (_, Vec<_>) =
-                std::mem::take(&mut *desk.lock()).into_iter().unzip();
+                std::mem::take(&mut *batches.lock()).into_iter().unzip();
             it.serve(waiting);
         };
         enforcer.post(job).inspect_err(|_| self.lock().clear())?;
-        answer.await.map_err(|_| Gone)
+        answer.await.map_err(|_| WorkerDied)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Waiting, OwnedSemaphorePermit)>> {
@@ -238,11 +238,11 @@ impl Users {
     }
 }
 
-async fn list(State(app): State<App>) -> Result<Response, Refused> {
+async fn list(State(app): State<App>) -> Result<Response, ErrorResponse> {
     let Ok(turn) = Arc::clone(&app.lists).try_acquire_owned() else {
         app.board.refusals.count(control::LIMITS.name, "lists");
         let error = "other lists are still being sent: ask again";
-        return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, error));
+        return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));
     };
     let response = Json(app.enforcer.call(|it| it.entries()).await?).into_response();
     // The turn ends with the body, which is in memory until it is sent.
@@ -259,7 +259,7 @@ async fn add(
     ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
     how: Result<Parameters<How>, QueryRejection>,
     body: Result<Json<Addition>, JsonRejection>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let trial = How::trial(how)?;
     let Json(addition) = body.map_err(unreadable)?;
     let partial = addition.partial;
@@ -270,7 +270,7 @@ async fn remove(
     State(app): State<App>,
     ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
     body: Result<Json<Removal>, JsonRejection>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let Json(removal) = body.map_err(unreadable)?;
     let partial = removal.partial;
     change(&app, Request::Remove(removal, who), None, partial).await
@@ -281,21 +281,21 @@ async fn change(
     request: Request,
     trial: Option<Duration>,
     partial: bool,
-) -> Result<Response, Refused> {
-    let answer = (app.desk.ask(&app.enforcer, request, trial).await?).map_err(|refusal| {
+) -> Result<Response, ErrorResponse> {
+    let answer = (app.batches.ask(&app.enforcer, request, trial).await?).map_err(|refusal| {
         let (status, error) = match refusal {
-            Refusal::OnTrial(error) => (StatusCode::CONFLICT, error),
-            Refusal::Failed(error) => (StatusCode::INTERNAL_SERVER_ERROR, error),
+            ChangeError::OnTrial(error) => (StatusCode::CONFLICT, error),
+            ChangeError::Failed(error) => (StatusCode::INTERNAL_SERVER_ERROR, error),
         };
-        Refused::new(status, error)
+        ErrorResponse::new(status, error)
     })?;
     let refused = !partial && !answer.failures.is_empty();
     let status = if refused { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     Ok((status, Json(answer)).into_response())
 }
 
-fn unreadable(rejection: JsonRejection) -> Refused {
-    Refused::new(StatusCode::BAD_REQUEST, rejection.body_text())
+fn unreadable(rejection: JsonRejection) -> ErrorResponse {
+    ErrorResponse::new(StatusCode::BAD_REQUEST, rejection.body_text())
 }
 
 #[cfg(test)]

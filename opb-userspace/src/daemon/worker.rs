@@ -17,13 +17,13 @@ type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
 /// The thread has ended, which only a panic on it can do.
 #[derive(Debug, thiserror::Error)]
 #[error("the thread that talks to the kernel has ended")]
-pub struct Gone;
+pub struct WorkerDied;
 
 impl<T: 'static> Worker<T> {
     /// Makes the `T` on the new thread. The thread ends when the last clone of the worker is dropped.
     pub(super) async fn start<E: Send + 'static>(
         make: impl FnOnce() -> Result<T, E> + Send + 'static,
-    ) -> Result<Result<Self, E>, Gone> {
+    ) -> Result<Result<Self, E>, WorkerDied> {
         let (jobs, mut queue) = mpsc::unbounded_channel::<Job<T>>();
         let (ready, made) = oneshot::channel();
         let pulse = Pulse::new();
@@ -40,8 +40,8 @@ impl<T: 'static> Worker<T> {
             }
             Err(error) => drop(ready.send(Err(error))),
         })
-        .map_err(|_| Gone)?;
-        Ok(made.await.map_err(|_| Gone)?.map(|()| Self { jobs, pulse }))
+        .map_err(|_| WorkerDied)?;
+        Ok(made.await.map_err(|_| WorkerDied)?.map(|()| Self { jobs, pulse }))
     }
 
     /// One whose thread has ended already.
@@ -54,10 +54,10 @@ impl<T: 'static> Worker<T> {
     pub(super) async fn call<R: Send + 'static>(
         &self,
         work: impl FnOnce(&mut T) -> R + Send + 'static,
-    ) -> Result<R, Gone> {
+    ) -> Result<R, WorkerDied> {
         let (reply, result) = oneshot::channel();
         self.post(move |it| drop(reply.send(work(it))))?;
-        result.await.map_err(|_| Gone)
+        result.await.map_err(|_| WorkerDied)
     }
 
     /// When it last finished something. Somebody has to ask something of it for that to be young.
@@ -66,8 +66,11 @@ impl<T: 'static> Worker<T> {
     }
 
     /// Waits for nothing.
-    pub(super) fn post(&self, work: impl FnOnce(&mut T) + Send + 'static) -> Result<(), Gone> {
-        self.jobs.send(Box::new(work)).map_err(|_| Gone)
+    pub(super) fn post(
+        &self,
+        work: impl FnOnce(&mut T) + Send + 'static,
+    ) -> Result<(), WorkerDied> {
+        self.jobs.send(Box::new(work)).map_err(|_| WorkerDied)
     }
 }
 

@@ -7,7 +7,7 @@ use super::{Change, diff};
 use crate::api::explain::Query;
 use crate::{
     explain::explain,
-    image::{Image, Slots},
+    image::{GroupIds, Image},
     policy::{Action, Downstream, Exemption, Group, Matching, Policy, Prefix, RelaySet},
 };
 
@@ -102,7 +102,7 @@ fn a_range_is_listed_exactly_if_a_verdict_changes() {
         let (old, new) = (random(&mut seed), random(&mut seed));
         let changes = diff(&old, &new, now);
         let images = [&old, &new]
-            .map(|policy| Image::compile(policy, &Slots::default(), 1, now).expect("it fits"));
+            .map(|policy| Image::compile(policy, &GroupIds::default(), 1, now).expect("it fits"));
         for host in 0..18u8 {
             for subscriber in [
                 IpAddr::from([203, 0, 113, host]),

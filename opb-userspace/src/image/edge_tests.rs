@@ -7,7 +7,7 @@ use opb_common::{
     outcome::MAX_GROUPS,
 };
 
-use super::{Changes, Image, Overlay, Slots};
+use super::{Changes, GroupIds, Image, Overlay};
 use crate::api::explain::Query;
 use crate::{
     explain::explain,
@@ -46,7 +46,7 @@ fn every_group_has_relays_of_its_own() {
         .map(|number| group(format!("g{number:03}"), vec![address("10.0", number)], vec![number]));
     let policy = Policy { groups: groups.collect(), relays: relays.collect(), ..Policy::default() };
     let now = Timestamp::now();
-    let image = Image::compile(&policy, &Slots::default(), 1, now).expect("it fits");
+    let image = Image::compile(&policy, &GroupIds::default(), 1, now).expect("it fits");
     let verdict = |from: usize, to: usize| {
         let ip = |prefix: Prefix| prefix.to_string().replace("/32", "");
         let query = serde_json::json!({
@@ -75,7 +75,7 @@ fn every_group_has_relays_of_its_own() {
 #[test]
 fn an_overlay_ends_where_its_prefix_does() {
     let (now, slots) = (Timestamp::now(), {
-        let mut slots = Slots::default();
+        let mut slots = GroupIds::default();
         slots.assign(["a"], Timestamp::now()).expect("room");
         slots
     });
@@ -124,12 +124,12 @@ fn an_exemption_that_has_run_out_is_in_no_image() {
         exemptions: vec![exempt(until)],
         ..Policy::default()
     };
-    let class = |nodes: &[image::Node], header: u32| {
+    let class = |nodes: &[image::ImageNode], header: u32| {
         let header: &image::Header = nodes[header as usize].view();
         image::lookup(nodes, header.subscribers[0], 0xcb00_7107 << 32, 0)
     };
     for (until, is_exempt) in [(None, true), (Some(now), false)] {
-        let image = Image::compile(&policy(until), &Slots::default(), 7, now).expect("it fits");
+        let image = Image::compile(&policy(until), &GroupIds::default(), 7, now).expect("it fits");
         let changed = [prefix("203.0.113.7/32")];
         let policy = policy(until);
         let changes =

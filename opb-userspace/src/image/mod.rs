@@ -1,12 +1,12 @@
 //! The policy image: a policy compiled into what the kernel program searches.
 //!
-//! [`ranges`] flattens nested prefixes, [`tree`] makes a search tree of the ranges, [`slots`] numbers the groups;
+//! [`ranges`] flattens nested prefixes, [`tree`] makes a search tree of the ranges, [`group_ids`] numbers the groups;
 //! [`overlay`] does the same for a few changes.
 //! The layout is [`opb_common::image`]'s; nothing here touches the kernel.
 
 mod overlay;
 pub(crate) mod ranges;
-mod slots;
+mod group_ids;
 mod tables;
 mod tree;
 
@@ -21,14 +21,15 @@ use jiff::Timestamp;
 use opb_common::{
     ABI_VERSION,
     image::{
-        BLOCK_NODES, Block, ENDPOINT, Group, Header, MAGIC, MAX_PORTS, Node, Slot, SubscriberClass,
+        BLOCK_NODES, Block, ENDPOINT, Group, Header, ImageNode, MAGIC, MAX_PORTS, NodeRef,
+        SubscriberClass,
     },
     outcome::Verdict,
 };
 use serde::{Deserialize, Serialize};
 
+pub use group_ids::{GroupIds, NoGroupIdLeft};
 pub use overlay::{Changes, Overlay};
-pub use slots::{NoSlotLeft, Slots};
 pub use tables::{Tables, port_set};
 
 use crate::policy::{Action, Downstream, Matching, Policy, Prefix};
@@ -40,7 +41,7 @@ type GroupSet = [u64; 8];
 /// A compiled policy. Immutable: a change is a new image.
 #[derive(Clone)]
 pub struct Image {
-    nodes: Vec<Node>,
+    nodes: Vec<ImageNode>,
     notes: Notes,
 }
 
@@ -49,7 +50,7 @@ pub struct Image {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Notes {
     #[serde(flatten)]
-    slots: Slots,
+    slots: GroupIds,
     upstream_ports: Vec<u16>,
     downstream_ports: Vec<u16>,
 }
@@ -58,10 +59,10 @@ struct Notes {
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     #[error(transparent)]
-    Slots(#[from] NoSlotLeft),
+    GroupIds(#[from] NoGroupIdLeft),
     #[error(
         "the policy needs {nodes} nodes of 64 bytes; an image has room for {}",
-        Slot::MAX_NODES
+        NodeRef::MAX_NODES
     )]
     TooLarge { nodes: usize },
     #[error("the relays of this policy overlap in more than 65535 different ways")]
@@ -86,7 +87,7 @@ impl Image {
     /// get a slot in the image's own table. Exemptions that have expired at `now` are left out.
     pub fn compile(
         policy: &Policy,
-        slots: &Slots,
+        slots: &GroupIds,
         generation: u64,
         now: Timestamp,
     ) -> Result<Self, CompileError> {
@@ -97,13 +98,13 @@ impl Image {
     pub fn compile_as(
         policy: &Policy,
         digest: [u8; 16],
-        slots: &Slots,
+        slots: &GroupIds,
         generation: u64,
         now: Timestamp,
     ) -> Result<Self, CompileError> {
         let mut slots = slots.clone();
         slots.assign(policy.groups.iter().map(|group| group.name.as_str()), now)?;
-        let slot_of: Vec<u16> =
+        let id_of: Vec<u16> =
             policy.groups.iter().map(|group| slots.get(&group.name).unwrap_or_default()).collect();
         let notes = Notes {
             upstream_ports: ports(policy, |_| true),
@@ -111,24 +112,24 @@ impl Image {
             slots,
         };
 
-        let mut nodes = vec![Node([0; 8])];
-        let groups = group_table(&mut nodes, policy, &slot_of);
-        let relay_table = relay_table(&mut nodes, policy, &slot_of)?;
+        let mut nodes = vec![ImageNode([0; 8])];
+        let groups = group_table(&mut nodes, policy, &id_of);
+        let relay_table = relay_table(&mut nodes, policy, &id_of)?;
         // Subscribers last: what they need may be large, and the rest is better off in the first block.
         let relays = relay_table.bounds.map(|bounds| tree::build(&mut nodes, &bounds).0);
         let subscribers = [false, true].map(|ipv6| {
             let bounds =
-                flatten(subscriber_entries(policy, &slot_of, ipv6, now), 0, inner_subscriber_class);
+                flatten(subscriber_entries(policy, &id_of, ipv6, now), 0, inner_subscriber_class);
             tree::build(&mut nodes, &bounds).0
         });
         let (notes_at, notes_length) = append_notes(&mut nodes, &notes);
-        if nodes.len() > Slot::MAX_NODES {
+        if nodes.len() > NodeRef::MAX_NODES {
             return Err(CompileError::TooLarge { nodes: nodes.len() });
         }
         nodes[0] = bytemuck::cast(Header {
             magic: MAGIC,
             abi: ABI_VERSION,
-            rest: 0,
+            tail: 0,
             generation,
             digest,
             subscribers,
@@ -142,8 +143,8 @@ impl Image {
     }
 
     /// Reads back an image, from kernel memory for example.
-    pub fn from_nodes(mut nodes: Vec<Node>) -> Result<Self, FormatError> {
-        let header: Header = *nodes.first().map(Node::view).ok_or(FormatError::Magic)?;
+    pub fn from_nodes(mut nodes: Vec<ImageNode>) -> Result<Self, FormatError> {
+        let header: Header = *nodes.first().map(ImageNode::view).ok_or(FormatError::Magic)?;
         if header.magic != MAGIC {
             return Err(FormatError::Magic);
         }
@@ -152,18 +153,18 @@ impl Image {
         }
         let text = nodes
             .get(header.notes as usize..)
-            .map(bytemuck::cast_slice::<Node, u8>)
+            .map(bytemuck::cast_slice::<ImageNode, u8>)
             .and_then(|bytes| bytes.get(..header.notes_length as usize))
             .ok_or(FormatError::Notes)?;
         let notes = serde_json::from_slice(text)?;
         // They come last. What the kernel has behind them fills its last block.
-        let notes_nodes = (header.notes_length as usize).div_ceil(size_of::<Node>());
+        let notes_nodes = (header.notes_length as usize).div_ceil(size_of::<ImageNode>());
         nodes.truncate(header.notes as usize + notes_nodes);
         Ok(Self { nodes, notes })
     }
 
     #[must_use]
-    pub fn nodes(&self) -> &[Node] {
+    pub fn nodes(&self) -> &[ImageNode] {
         &self.nodes
     }
 
@@ -183,7 +184,7 @@ impl Image {
     }
 
     #[must_use]
-    pub fn slots(&self) -> &Slots {
+    pub fn slots(&self) -> &GroupIds {
         &self.notes.slots
     }
 
@@ -216,11 +217,11 @@ fn ports(policy: &Policy, wanted: impl Fn(Downstream) -> bool) -> Vec<u16> {
 }
 
 /// One node a slot, up to the largest in use.
-fn group_table(nodes: &mut Vec<Node>, policy: &Policy, slot_of: &[u16]) -> u32 {
+fn group_table(nodes: &mut Vec<ImageNode>, policy: &Policy, id_of: &[u16]) -> u32 {
     let first = nodes.len();
-    let largest = slot_of.iter().copied().max().unwrap_or(0);
-    nodes.resize(first + usize::from(largest) + 1, Node([0; 8]));
-    for (group, &slot) in policy.groups.iter().zip(slot_of) {
+    let largest = id_of.iter().copied().max().unwrap_or(0);
+    nodes.resize(first + usize::from(largest) + 1, ImageNode([0; 8]));
+    for (group, &slot) in policy.groups.iter().zip(id_of) {
         let mut ports = [group.ports[0]; MAX_PORTS];
         ports[..group.ports.len()].copy_from_slice(&group.ports);
         nodes[first + usize::from(slot)] = bytemuck::cast(Group {
@@ -246,11 +247,11 @@ fn group_table(nodes: &mut Vec<Node>, policy: &Policy, slot_of: &[u16]) -> u32 {
 /// Group prefixes and exemptions of one family, as subscriber classes.
 fn subscriber_entries(
     policy: &Policy,
-    slot_of: &[u16],
+    id_of: &[u16],
     ipv6: bool,
     now: Timestamp,
 ) -> Vec<Entry<u16>> {
-    let groups = policy.groups.iter().zip(slot_of).flat_map(|(group, &slot)| {
+    let groups = policy.groups.iter().zip(id_of).flat_map(|(group, &slot)| {
         let class = SubscriberClass::new(slot, false).0;
         group.prefixes.iter().map(move |&prefix| (prefix, class))
     });
@@ -286,18 +287,18 @@ struct RelayTable {
 ///
 /// A relay address counts for every group that lists a set holding it, whichever prefix is the longest.
 fn relay_table(
-    nodes: &mut Vec<Node>,
+    nodes: &mut Vec<ImageNode>,
     policy: &Policy,
-    slot_of: &[u16],
+    id_of: &[u16],
 ) -> Result<RelayTable, CompileError> {
     let mut reach = vec![GroupSet::default(); policy.relays.len()];
-    for (group, &slot) in policy.groups.iter().zip(slot_of) {
+    for (group, &slot) in policy.groups.iter().zip(id_of) {
         for &relay in &group.relays {
             reach[relay][usize::from(slot / 64)] |= 1 << (slot % 64);
         }
     }
     let mut classes = HashMap::from([(GroupSet::default(), 0u16)]);
-    let mut table = vec![Node([0; 8])];
+    let mut table = vec![ImageNode([0; 8])];
     let mut bounds = [Vec::new(), Vec::new()];
     for (ipv6, bounds) in [false, true].into_iter().zip(&mut bounds) {
         let relays = policy.relays.iter().zip(&reach);
@@ -313,7 +314,7 @@ fn relay_table(
                 None => {
                     let class = next.map_err(|_| CompileError::RelayClasses)?;
                     classes.insert(groups, class);
-                    table.push(Node(groups));
+                    table.push(ImageNode(groups));
                     class
                 }
             };
@@ -334,11 +335,12 @@ fn entry<T>((prefix, value): (Prefix, T)) -> Entry<T> {
 }
 
 /// Puts the notes behind everything else, and says where.
-fn append_notes(nodes: &mut Vec<Node>, notes: &Notes) -> (u32, u32) {
+fn append_notes(nodes: &mut Vec<ImageNode>, notes: &Notes) -> (u32, u32) {
     let text = serde_json::to_vec(notes)
         .unwrap_or_else(|error| unreachable!("plain lists and maps: {error}"));
     let first = nodes.len();
-    nodes.resize(first + text.len().div_ceil(size_of::<Node>()), Node([0; 8]));
-    bytemuck::cast_slice_mut::<Node, u8>(&mut nodes[first..])[..text.len()].copy_from_slice(&text);
+    nodes.resize(first + text.len().div_ceil(size_of::<ImageNode>()), ImageNode([0; 8]));
+    bytemuck::cast_slice_mut::<ImageNode, u8>(&mut nodes[first..])[..text.len()]
+        .copy_from_slice(&text);
     (first as u32, text.len() as u32)
 }

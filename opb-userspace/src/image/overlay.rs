@@ -6,11 +6,13 @@
 use jiff::Timestamp;
 use opb_common::{
     ABI_VERSION,
-    image::{Header, MAGIC, Node, OVERLAY_HEADERS, SubscriberClass, UNCHANGED, overlay_header},
+    image::{
+        Header, ImageNode, MAGIC, OVERLAY_HEADERS, SubscriberClass, UNCHANGED, overlay_header,
+    },
 };
 
 use super::{
-    EXEMPT, Slots, inner_subscriber_class,
+    EXEMPT, GroupIds, inner_subscriber_class,
     ranges::{Bound, Entry, flatten},
     tree,
 };
@@ -21,7 +23,7 @@ const MOST_ENTRIES: usize = 50_000;
 
 /// Changes to the image of one generation, or to two that follow each other.
 pub struct Overlay {
-    nodes: Vec<Node>,
+    nodes: Vec<ImageNode>,
 }
 
 /// What has changed since an image was compiled.
@@ -30,7 +32,7 @@ pub struct Changes<'a> {
     /// With the changes.
     pub policy: &'a Policy,
     /// Of the image.
-    pub slots: &'a Slots,
+    pub slots: &'a GroupIds,
     pub generation: u64,
     pub prefixes: &'a [Prefix],
 }
@@ -43,7 +45,7 @@ impl Overlay {
     /// a new image will do.
     #[must_use]
     pub fn compile(now: Timestamp, images: &[Changes<'_>]) -> Option<Self> {
-        let mut nodes = vec![Node([0; 8]); OVERLAY_HEADERS];
+        let mut nodes = vec![ImageNode([0; 8]); OVERLAY_HEADERS];
         for changes in images {
             let header = overlay_header(changes.generation) as usize;
             nodes[header] = bytemuck::cast(Header {
@@ -66,26 +68,26 @@ impl Overlay {
 
     /// Reads one back from kernel memory.
     #[must_use]
-    pub fn from_nodes(nodes: Vec<Node>) -> Self {
+    pub fn from_nodes(nodes: Vec<ImageNode>) -> Self {
         Self { nodes }
     }
 
     #[must_use]
-    pub fn nodes(&self) -> &[Node] {
+    pub fn nodes(&self) -> &[ImageNode] {
         &self.nodes
     }
 }
 
 impl Changes<'_> {
     /// Appends a tree for each family, and returns their roots.
-    fn build(&self, nodes: &mut Vec<Node>, now: Timestamp) -> Option<[u32; 2]> {
+    fn build(&self, nodes: &mut Vec<ImageNode>, now: Timestamp) -> Option<[u32; 2]> {
         let Self { policy, slots, prefixes, .. } = *self;
-        let slot_of = policy
+        let id_of = policy
             .groups
             .iter()
             .map(|group| slots.get(&group.name))
             .collect::<Option<Vec<u16>>>()?;
-        let tables = Tables { policy, slot_of: &slot_of, now };
+        let tables = Tables { policy, id_of: &id_of, now };
         let mut room = MOST_ENTRIES;
         let mut bounds = [vec![(0, UNCHANGED)], vec![(0, UNCHANGED)]];
         for prefix in outermost(prefixes) {
@@ -101,18 +103,18 @@ impl Changes<'_> {
 /// A policy, and where to find what it says of one prefix without looking at all of it.
 struct Tables<'a> {
     policy: &'a Policy,
-    slot_of: &'a [u16],
+    id_of: &'a [u16],
     now: Timestamp,
 }
 
 impl Tables<'_> {
     /// What holds around `prefix`, and all entries that are it or lie in it.
     fn around_and_under(&self, prefix: Prefix) -> Vec<Entry<u16>> {
-        let Self { policy, slot_of, now } = *self;
+        let Self { policy, id_of, now } = *self;
         let exemptions = &policy.exemptions;
         let mut entries = Vec::new();
         // Of what covers the prefix, only the longest of all groups counts, and an exemption in it.
-        let groups = policy.groups.iter().zip(slot_of);
+        let groups = policy.groups.iter().zip(id_of);
         let around = groups.filter_map(|(group, &slot)| {
             let at = covering(&group.prefixes, |&prefix| prefix, prefix, |_| true)?;
             Some((group.prefixes[at], SubscriberClass::new(slot, false).0))
@@ -127,7 +129,7 @@ impl Tables<'_> {
             exemptions[under..].iter().take_while(|exemption| prefix.covers(&exemption.prefix));
         let in_it = in_it.filter(|exemption| exemption.in_force(now));
         entries.extend(in_it.map(|exemption| (exemption.prefix, EXEMPT)));
-        for (group, &slot) in policy.groups.iter().zip(slot_of) {
+        for (group, &slot) in policy.groups.iter().zip(id_of) {
             let class = SubscriberClass::new(slot, false).0;
             let under = group.prefixes.partition_point(|other| *other < prefix);
             let in_it = group.prefixes[under..].iter().take_while(|other| prefix.covers(other));

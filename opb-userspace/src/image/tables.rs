@@ -1,7 +1,7 @@
 //! The tables of a verdict on the host: an image in memory.
 
 use opb_common::{
-    image::Node,
+    image::ImageNode,
     outcome::{Direction, Outcome},
     settings::{PORTS, PortSet, Settings},
 };
@@ -10,8 +10,8 @@ use super::{Image, Overlay};
 
 /// An image and its ports, and what has changed since it was compiled.
 pub struct Tables<'a> {
-    nodes: &'a [Node],
-    overlay: Option<&'a [Node]>,
+    nodes: &'a [ImageNode],
+    overlay: Option<&'a [ImageNode]>,
     upstream: Box<PortSet>,
     downstream: Box<PortSet>,
 }
@@ -35,7 +35,7 @@ impl<'a> Tables<'a> {
 
 impl opb_common::judge::Tables for Tables<'_> {
     type Image<'a>
-        = &'a [Node]
+        = &'a [ImageNode]
     where
         Self: 'a;
 
@@ -43,11 +43,11 @@ impl opb_common::judge::Tables for Tables<'_> {
         if settings.has(Settings::DOWNSTREAM) { &self.downstream } else { &self.upstream }
     }
 
-    fn image(&self) -> Option<&[Node]> {
+    fn image(&self) -> Option<&[ImageNode]> {
         Some(self.nodes)
     }
 
-    fn overlay(&self) -> Option<&[Node]> {
+    fn overlay(&self) -> Option<&[ImageNode]> {
         self.overlay
     }
 

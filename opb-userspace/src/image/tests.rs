@@ -1,10 +1,10 @@
 //! The compiled tree against a naive longest-prefix match, and an overlay against a new image.
 
-use opb_common::image::{self, Leaf, Node, Slot};
+use opb_common::image::{self, ImageNode, Leaf, Slot};
 use proptest::prelude::*;
 
 use super::{
-    Changes, Image, Overlay, Slots,
+    Changes, GroupIds, Image, Overlay,
     ranges::{Entry, flatten},
     tree,
 };
@@ -17,7 +17,7 @@ fn naive(entries: &[Entry<u16>], address: u128) -> u16 {
     entries.iter().filter(covers).max_by_key(|entry| entry.length).map_or(0, |entry| entry.value)
 }
 
-fn compiled(entries: &[Entry<u16>]) -> (Vec<Node>, u32) {
+fn compiled(entries: &[Entry<u16>]) -> (Vec<ImageNode>, u32) {
     let bounds = flatten(entries.to_vec(), 0, |_, inner| inner);
     let mut nodes = Vec::new();
     let root = tree::build(&mut nodes, &bounds);
@@ -98,9 +98,9 @@ proptest! {
         keys.sort_unstable();
         keys[0] = 0;
         let leaf = Leaf { keys, classes: std::array::from_fn(|place| place as u16) };
-        let nodes = [Node(bytemuck::cast(leaf))];
+        let nodes = [ImageNode(bytemuck::cast(leaf))];
         for key in keys.into_iter().flat_map(|key| [key, key ^ 1 << 15, key.wrapping_add(1), key.wrapping_sub(1)]) {
-            let found = image::lookup(&nodes[..], Slot::leaf(0).0, u64::from(key) << 48, 0);
+            let found = image::lookup(&nodes[..], NodeRef::leaf(0).0, u64::from(key) << 48, 0);
             let expected = keys.iter().rposition(|&other| other <= key);
             prop_assert_eq!(Some(usize::from(found)), expected, "{} among {:?}", key, keys);
         }
@@ -166,7 +166,7 @@ mod overlay {
         }
     }
 
-    fn class(nodes: &[Node], header: u32, address: u128, ipv6: bool) -> u16 {
+    fn class(nodes: &[ImageNode], header: u32, address: u128, ipv6: bool) -> u16 {
         let header: &image::Header = nodes[header as usize].view();
         let root = header.subscribers[usize::from(ipv6)];
         image::lookup(nodes, root, (address >> 64) as u64, address as u64)
@@ -213,7 +213,7 @@ mod overlay {
             };
             let (before, after) = (after_some(known), after_some(changes.len()));
             let changed: Vec<Prefix> = changes.iter().map(|&(prefix, _)| prefix).collect();
-            let slots = Slots::default();
+            let slots = GroupIds::default();
             let image = |owners: &Owners, generation| {
                 Image::compile(&policy(owners), &slots, generation, now).expect("an image")
             };

@@ -1,6 +1,6 @@
 //! From ranges to the search tree that [`opb_common::image::lookup`] walks.
 
-use opb_common::image::{Fork, Index, Leaf, Node, Slot, WideLeaf, wide_key};
+use opb_common::image::{Fork, ImageNode, Index, Leaf, NodeRef, WideLeaf, wide_key};
 
 use super::ranges::Bound;
 
@@ -19,7 +19,7 @@ const INDEX_BYTES_A_BOUND: usize = 32;
 const WORTH_A_FORK: u32 = 8;
 
 /// Appends the tree of `bounds` to `nodes`; the first bound starts at 0.
-pub(super) fn build(nodes: &mut Vec<Node>, bounds: &[Bound<u16>]) -> Slot {
+pub(super) fn build(nodes: &mut Vec<ImageNode>, bounds: &[Bound<u16>]) -> NodeRef {
     let (inherited, bounds) = match bounds {
         [(0, class), rest @ ..] => (*class, rest),
         _ => (0, bounds),
@@ -28,7 +28,7 @@ pub(super) fn build(nodes: &mut Vec<Node>, bounds: &[Bound<u16>]) -> Slot {
 }
 
 struct Builder<'a> {
-    nodes: &'a mut Vec<Node>,
+    nodes: &'a mut Vec<ImageNode>,
 }
 
 /// All addresses that share their first `consumed` bits.
@@ -90,9 +90,9 @@ impl<'a> Block<'a> {
 }
 
 impl Builder<'_> {
-    fn block(&mut self, block: Block<'_>) -> Slot {
+    fn block(&mut self, block: Block<'_>) -> NodeRef {
         if block.bounds.is_empty() {
-            return Slot::class(block.inherited);
+            return NodeRef::class(block.inherited);
         }
         let depth = block.depth();
         let slot = if block.bounds.len() < Leaf::PLACES && depth <= block.leaf_bits() {
@@ -108,7 +108,7 @@ impl Builder<'_> {
         if block.consumed == 64 { slot.in_second_half() } else { slot }
     }
 
-    fn leaf(&mut self, block: Block<'_>) -> Slot {
+    fn leaf(&mut self, block: Block<'_>) -> NodeRef {
         // Places behind the last key repeat its class under the largest key, which changes no answer.
         let last = block.bounds.last().map_or(block.inherited, |&(_, class)| class);
         let mut leaf = Leaf { keys: [u16::MAX; Leaf::PLACES], classes: [last; Leaf::PLACES] };
@@ -117,10 +117,10 @@ impl Builder<'_> {
             let key = (block.rest(start) >> (64 - LEAF_BITS)) as u16;
             (leaf.keys[at + 1], leaf.classes[at + 1]) = (key, class);
         }
-        Slot::leaf(self.push(bytemuck::cast(leaf)))
+        NodeRef::leaf(self.push(bytemuck::cast(leaf)))
     }
 
-    fn wide_leaf(&mut self, block: Block<'_>) -> Slot {
+    fn wide_leaf(&mut self, block: Block<'_>) -> NodeRef {
         let mut leaf = WideLeaf {
             keys: [NO_KEY; _],
             classes: [block.inherited; WideLeaf::PLACES],
@@ -129,12 +129,12 @@ impl Builder<'_> {
         for (at, &(start, class)) in block.bounds.iter().enumerate() {
             (leaf.keys[at], leaf.classes[at + 1]) = (wide_key(block.rest(start)), class);
         }
-        Slot::wide_leaf(self.push(bytemuck::cast(leaf)))
+        NodeRef::wide_leaf(self.push(bytemuck::cast(leaf)))
     }
 
     /// Everything that changes lies in the `tines`: before, between and behind them is one class each.
-    fn fork(&mut self, mut block: Block<'_>, tines: &[Tine]) -> Slot {
-        let number = self.push(Node([0; 8]));
+    fn fork(&mut self, mut block: Block<'_>, tines: &[Tine]) -> NodeRef {
+        let number = self.push(ImageNode([0; 8]));
         let mut fork = Fork { keys: [NO_KEY; _], slots: [0; _], skips: [0; _], padding: [0; _] };
         let mut behind = None;
         for (at, tine) in tines.iter().enumerate() {
@@ -145,21 +145,21 @@ impl Builder<'_> {
             // What ends with the block has no end that could be compared.
             let end = behind.map_or(0, |end| block.rest(end));
             fork.keys[2 * at + 1] = if end == 0 { NO_KEY } else { wide_key(end) };
-            fork.slots[2 * at] = Slot::class(before.inherited).0;
+            fork.slots[2 * at] = NodeRef::class(before.inherited).0;
             fork.slots[2 * at + 1] = self.block(inside).0;
             fork.skips[2 * at + 1] = tine.skip as u8;
         }
         let rest = block.split(behind.unwrap_or(0), None, 0);
-        fork.slots[2 * tines.len()..].fill(Slot::class(rest.inherited).0);
+        fork.slots[2 * tines.len()..].fill(NodeRef::class(rest.inherited).0);
         self.nodes[number as usize] = bytemuck::cast(fork);
-        Slot::fork(number)
+        NodeRef::fork(number)
     }
 
-    fn index(&mut self, mut block: Block<'_>, bits: u32) -> Slot {
+    fn index(&mut self, mut block: Block<'_>, bits: u32) -> NodeRef {
         let bits = bits.clamp(SMALLEST_STEP, LARGEST_INDEX).min(block.bits_in_half());
         let count = 1usize << bits;
         let first = self.nodes.len();
-        self.nodes.resize(first + count.div_ceil(16), Node([0; 8]));
+        self.nodes.resize(first + count.div_ceil(16), ImageNode([0; 8]));
         let shift = 128 - block.consumed - bits;
         let prefix = block.bounds[0].0 & !low_bits(128 - block.consumed);
         for number in 0..count {
@@ -169,10 +169,10 @@ impl Builder<'_> {
             let index: &mut Index = bytemuck::cast_mut(&mut self.nodes[first + number / 16]);
             index.slots[number % 16] = slot.0;
         }
-        Slot::index(first as u32, bits)
+        NodeRef::index(first as u32, bits)
     }
 
-    fn push(&mut self, node: Node) -> u32 {
+    fn push(&mut self, node: ImageNode) -> u32 {
         self.nodes.push(node);
         (self.nodes.len() - 1) as u32
     }
@@ -251,7 +251,8 @@ fn index_bits(block: &Block<'_>, depth: u32, skip: u32) -> u32 {
 /// About what an index of `bits` occupies with its leaves, if the bounds are spread as by chance.
 fn bytes(bits: u32, bounds: usize) -> usize {
     let slots = 1usize.checked_shl(bits).unwrap_or(usize::MAX / 128);
-    4 * slots + size_of::<Node>() * (bounds as f64 / (1.0 + bounds as f64 / slots as f64)) as usize
+    4 * slots
+        + size_of::<ImageNode>() * (bounds as f64 / (1.0 + bounds as f64 / slots as f64)) as usize
 }
 
 /// The lowest `bits` bits.

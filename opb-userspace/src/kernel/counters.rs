@@ -15,7 +15,7 @@ use super::{
     memory::{Table, cpus},
     pins, sys,
 };
-use crate::image::Slots;
+use crate::image::GroupIds;
 
 /// How often a reset is tried. More than one is needed where a packet is counted in that very moment.
 const RESETS: u32 = 5;
@@ -73,10 +73,10 @@ impl Counters {
     }
 
     /// By group: all rows that are not zero.
-    pub(super) fn by_group(&self, slots: &Slots) -> Vec<CounterRow> {
+    pub(super) fn by_group(&self, slots: &GroupIds) -> Vec<CounterRow> {
         let groups = slots.iter().map(|(name, slot)| (Some(name), slot));
-        let sheets = std::iter::once((None, 0)).chain(groups);
-        self.rows(sheets, |cpu, group, direction, verdict, reason| {
+        let blocks = std::iter::once((None, 0)).chain(groups);
+        self.rows(blocks, |cpu, group, direction, verdict, reason| {
             Outcome { group, ..Outcome::ungrouped(verdict, reason) }.counters(cpu, 0, direction)[0]
         })
     }
@@ -84,25 +84,25 @@ impl Counters {
     /// By interface: all rows that are not zero.
     pub(super) fn by_interface(&self, interfaces: &Interfaces) -> Vec<CounterRow> {
         let interfaces = interfaces.iter().map(|(name, slot)| (Some(name), slot));
-        let sheets = std::iter::once((None, 0)).chain(interfaces);
-        self.rows(sheets, |cpu, interface, direction, verdict, reason| {
+        let blocks = std::iter::once((None, 0)).chain(interfaces);
+        self.rows(blocks, |cpu, interface, direction, verdict, reason| {
             Outcome::ungrouped(verdict, reason).counters(cpu, interface, direction)[1]
         })
     }
 
     fn rows<'a, S: Copy>(
         &self,
-        sheets: impl Iterator<Item = (Option<&'a str>, S)>,
+        blocks: impl Iterator<Item = (Option<&'a str>, S)>,
         index: impl Fn(u32, S, Direction, Verdict, Reason) -> u32,
     ) -> Vec<CounterRow> {
         let mut rows = Vec::new();
-        for (name, sheet) in sheets {
+        for (name, block) in blocks {
             for direction in Direction::ALL {
                 for verdict in Verdict::ALL {
                     for &reason in Reason::ALL {
                         let (mut packets, mut bytes) = (0, 0);
                         for cpu in 0..self.cpus {
-                            let index = index(cpu, sheet, direction, verdict, reason);
+                            let index = index(cpu, block, direction, verdict, reason);
                             let counter = self.table.read(index as usize);
                             packets += counter.packets;
                             bytes += counter.bytes;

@@ -2,8 +2,8 @@
 //! its attach interface in every release.
 //!
 //! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what
-//! outlives the pins, [`orphans`] what has lost both, [`presence`] who looks after them), [`policy`] puts an image into the kernel (into [`slots`]), [`programs`] loads the BPF
-//! programs, [`attach`] puts them on interfaces (on a [`hook`], by [`link_type`]; [`clsact`] is for old kernels), [`counters`] reads what they counted (by [`interfaces`], too), [`sighting`]
+//! outlives the pins, [`orphans`] what has lost both, [`presence`] who looks after them), [`policy`] puts an image into the kernel (into [`group_ids`]), [`programs`] loads the BPF
+//! programs, [`attach`] puts them on interfaces (on a [`hook`], by [`link_type`]; [`clsact`] is for old kernels), [`counters`] reads what they counted (by [`interfaces`], too), [`observation`]
 //! what they wrote down of denied packets (both through [`memory`]). [`replay`] runs single packets through programs of its
 //! own. [`survey`] looks at what else there is, [`netlink`] asks for it.
 
@@ -24,7 +24,7 @@ mod presence;
 mod programs;
 mod redirects;
 mod replay;
-mod sighting;
+mod observation;
 mod slots;
 mod survey;
 mod sys;
@@ -40,16 +40,16 @@ pub use error::Error;
 pub use held::{descriptors_at_start, limit_descriptors};
 pub use hook::{Hook, Wanted};
 pub use link_type::{LinkType, Unreadable};
+pub use observation::{Events, Observations, Statistics};
 pub use policy::{Live, Staged};
 pub use programs::Logs;
 pub use redirects::Redirector;
 pub use replay::{Replay, ReplayHook};
-pub use sighting::{Books, Events, Sightings};
 pub use survey::{Device, FlowTable, Foreign, Memory, Need, Offloads, Place, Survey, devices_now};
 
 use crate::{
     errors::one_line,
-    image::{Image, Overlay, Slots},
+    image::{GroupIds, Image, Overlay},
 };
 use counters::Counters;
 use held::Held;
@@ -84,7 +84,7 @@ impl Kernel {
         })?;
         let counters = Counters::open(&pins.counters())?;
         let interfaces = Interfaces::open(&pins.interfaces())?;
-        sighting::open(&pins.sightings())?;
+        observation::open(&pins.observations())?;
         let ports = policy.live()?.map(|live| Ports::of(&live.image)).unwrap_or_default();
         let programs = Programs::new(pins.maps(), ports, log);
         let held = Held::new(&pins)?;
@@ -182,7 +182,7 @@ impl Kernel {
 
     /// Everything that was counted since the pins were made, by group; rows of zero are left out.
     #[must_use]
-    pub fn counters(&self, slots: &Slots) -> Vec<CounterRow> {
+    pub fn counters(&self, slots: &GroupIds) -> Vec<CounterRow> {
         self.counters.by_group(slots)
     }
 
@@ -201,13 +201,13 @@ impl Kernel {
 
     /// Whether the programs write denied packets down, and whether with addresses. For those that are put on
     /// interfaces from now on.
-    pub fn sight(&mut self, settings: Settings) {
+    pub fn set_observation(&mut self, settings: Settings) {
         self.programs.also = settings;
     }
 
     /// What the programs wrote down. Events are read once: there must be one reader.
-    pub fn sightings(&self) -> Result<Sightings, Error> {
-        Sightings::open(&self.pins.sightings())
+    pub fn observations(&self) -> Result<Observations, Error> {
+        Observations::open(&self.pins.observations())
     }
 
     /// Where the programs' debug lines come from, one for each program loaded since the last call.

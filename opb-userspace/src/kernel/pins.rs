@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! PINS/v1/policy          the map of maps that holds the image in force, and the overlay on it: the first block of each
-//! PINS/v1/rest            their other blocks
+//! PINS/v1/tail            their other blocks
 //! PINS/v1/counters        counts of every outcome
 //! PINS/v1/interfaces      which interfaces have counters of their own
 //! PINS/v1/events          the ring of denied packets
-//! PINS/v1/ways            which places for talkers are taken
+//! PINS/v1/talker-slots    which places for talkers are taken
 //! PINS/v1/talkers         who is denied how often
-//! PINS/v1/ledgers         what there is no event for
+//! PINS/v1/statistics      what there is no event for
 //! PINS/v1/links/HOOK~DIRECTION~SIDE~IFINDEX
 //! ```
 //!
@@ -118,12 +118,12 @@ impl Pins {
     pub(super) fn maps(&self) -> Vec<(&'static str, PathBuf)> {
         let mut maps = vec![("COUNTERS", self.counters()), ("INTERFACES", self.interfaces())];
         maps.extend(self.policy().maps());
-        maps.extend(self.sightings().maps());
+        maps.extend(self.observations().maps());
         maps
     }
 
-    pub(super) fn sightings(&self) -> SightingPins {
-        SightingPins::below(&self.directory)
+    pub(super) fn observations(&self) -> ObservationPins {
+        ObservationPins::below(&self.directory)
     }
 
     /// Where the link with that name is pinned.
@@ -318,44 +318,44 @@ pub(super) fn check_bpffs(pins: &Path) -> Result<(), Error> {
 /// Where the maps of [`super::policy`] are pinned.
 pub(super) struct PolicyPins {
     pub(super) policy: PathBuf,
-    pub(super) rest: PathBuf,
+    pub(super) tail: PathBuf,
 }
 
 impl PolicyPins {
     pub(super) fn below(directory: &Path) -> Self {
-        Self { policy: directory.join("policy"), rest: directory.join("rest") }
+        Self { policy: directory.join("policy"), tail: directory.join("tail") }
     }
 
     pub(super) fn maps(self) -> [(&'static str, PathBuf); 2] {
-        [("POLICY", self.policy), ("REST", self.rest)]
+        [("POLICY", self.policy), ("TAIL", self.tail)]
     }
 }
 
-/// Where the maps of [`super::sighting`] are pinned.
-pub(super) struct SightingPins {
+/// Where the maps of [`super::observation`] are pinned.
+pub(super) struct ObservationPins {
     pub(super) events: PathBuf,
-    pub(super) ways: PathBuf,
+    pub(super) talker_slots: PathBuf,
     pub(super) talkers: PathBuf,
-    pub(super) ledgers: PathBuf,
+    pub(super) statistics: PathBuf,
 }
 
-impl SightingPins {
+impl ObservationPins {
     pub(super) fn below(directory: &Path) -> Self {
         let path = |name| directory.join(name);
         Self {
             events: path("events"),
-            ways: path("ways"),
+            talker_slots: path("talker-slots"),
             talkers: path("talkers"),
-            ledgers: path("ledgers"),
+            statistics: path("statistics"),
         }
     }
 
     pub(super) fn maps(self) -> [(&'static str, PathBuf); 4] {
         [
             ("EVENTS", self.events),
-            ("WAYS", self.ways),
+            ("TALKER_SLOTS", self.talker_slots),
             ("TALKERS", self.talkers),
-            ("LEDGERS", self.ledgers),
+            ("CPU_STATISTICS", self.statistics),
         ]
     }
 }

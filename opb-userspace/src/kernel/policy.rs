@@ -11,7 +11,7 @@ use aya::maps::{MapData, MapError};
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
 use memmap2::MmapOptions;
 use opb_common::image::{
-    BLOCK_NODES, Block, Header, IMAGE_SLOT, Node, OVERLAY_SLOT, REST_SLOTS, rest_slots,
+    BLOCK_NODES, Block, Header, IMAGE_SLOT, ImageNode, OVERLAY_SLOT, TAIL_SLOTS, tail_slots,
 };
 
 use super::{
@@ -34,13 +34,13 @@ pub struct Live {
 pub struct Staged {
     first: OwnedFd,
     /// What does not fit the first block.
-    rest: Option<OwnedFd>,
+    tail: Option<OwnedFd>,
 }
 
 /// The pinned slots.
 pub(super) struct PolicySlot {
     first: MapSlots,
-    rest: MapSlots,
+    tail: MapSlots,
     /// The slots of `rest` that are in use: behind the image in force, and behind the overlay. All others are empty.
     used: [Option<u32>; 2],
 }
@@ -49,26 +49,26 @@ impl PolicySlot {
     /// Opens or makes the slots.
     pub(super) fn open(pins: &PolicyPins) -> Result<Self, Error> {
         // One without the other says nothing. Programs that still judge by it keep it until they are replaced.
-        if pins.policy.exists() != pins.rest.exists() {
-            for pin in [&pins.policy, &pins.rest].into_iter().filter(|pin| pin.exists()) {
+        if pins.policy.exists() != pins.tail.exists() {
+            for pin in [&pins.policy, &pins.tail].into_iter().filter(|pin| pin.exists()) {
                 tracing::warn!("the pin beside {} is gone: both are made anew", pin.display());
                 fs::remove_file(pin).map_err(Error::path("remove", pin))?;
             }
         }
         let is_new = !pins.policy.exists();
         let first = MapSlots::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
-        let rest = MapSlots::open(&pins.rest, c"opb_rest", REST_SLOTS, &shape(1, REST))?;
-        let mut slots = Self { first, rest, used: [None; 2] };
+        let tail = MapSlots::open(&pins.tail, c"opb_tail", TAIL_SLOTS, &shape(1, TAIL))?;
+        let mut slots = Self { first, tail, used: [None; 2] };
         if is_new {
             return Ok(slots);
         }
         for slot in [IMAGE_SLOT, OVERLAY_SLOT] {
             let header = slots.first.get(slot)?.map(|first| contents(&first, 1)).transpose()?;
-            let used = header.as_deref().and_then(rest_slot);
+            let used = header.as_deref().and_then(tail_slot);
             slots.used[slot as usize] = used;
             // Who died while it published may have left blocks of which nobody knows.
-            for other in rest_slots(slot).into_iter().filter(|&other| Some(other) != used) {
-                slots.rest.clear(other)?;
+            for other in tail_slots(slot).into_iter().filter(|&other| Some(other) != used) {
+                slots.tail.clear(other)?;
             }
         }
         Ok(slots)
@@ -87,14 +87,14 @@ impl PolicySlot {
         Ok(Some(Live { image: Image::from_nodes(image)?, overlay }))
     }
 
-    fn nodes(&self, slot: u32) -> Result<Option<Vec<Node>>, Error> {
+    fn nodes(&self, slot: u32) -> Result<Option<Vec<ImageNode>>, Error> {
         let Some(first) = self.first.get(slot)? else { return Ok(None) };
         let mut nodes = contents(&first, BLOCK_NODES)?;
-        if let Some(rest) = self.used[slot as usize] {
-            let rest = self.rest.get(rest)?.ok_or(MapError::KeyNotFound)?;
-            let blocks = rest.info()?.max_entries() as usize;
-            nodes.extend(contents(&rest, blocks * BLOCK_NODES)?);
-            bytemuck::cast_mut::<_, Header>(&mut nodes[0]).rest = 0;
+        if let Some(tail) = self.used[slot as usize] {
+            let tail = self.tail.get(tail)?.ok_or(MapError::KeyNotFound)?;
+            let blocks = tail.info()?.max_entries() as usize;
+            nodes.extend(contents(&tail, blocks * BLOCK_NODES)?);
+            bytemuck::cast_mut::<_, Header>(&mut nodes[0]).tail = 0;
         }
         Ok(Some(nodes))
     }
@@ -118,14 +118,14 @@ impl PolicySlot {
         self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?, true)
     }
 
-    fn put(&mut self, slot: u32, Staged { first, rest }: Staged, waits: bool) -> Result<(), Error> {
+    fn put(&mut self, slot: u32, Staged { first, tail }: Staged, waits: bool) -> Result<(), Error> {
         let before = self.used[slot as usize];
-        let [one, other] = rest_slots(slot);
+        let [one, other] = tail_slots(slot);
         let free = if before == Some(one) { other } else { one };
-        let used = rest.is_some().then_some(free);
-        if let Some(rest) = rest {
+        let used = tail.is_some().then_some(free);
+        if let Some(tail) = tail {
             name_rest(&first, free).map_err(Error::call("to write to the new image"))?;
-            self.rest.put_at_once(free, MapData::from_fd(rest)?)?;
+            self.tail.put_at_once(free, MapData::from_fd(tail)?)?;
         }
         let waits = waits || before.is_some() || used.is_some();
         if let Err(error) = self.put_first(slot, first, waits) {
@@ -138,8 +138,8 @@ impl PolicySlot {
     }
 
     /// Gives up blocks that no program looks for. Whatever happens to them changes no verdict.
-    fn forget(&mut self, rest: Option<u32>) {
-        if let Some(Err(error)) = rest.map(|slot| self.rest.clear(slot)) {
+    fn forget(&mut self, tail: Option<u32>) {
+        if let Some(Err(error)) = tail.map(|slot| self.tail.clear(slot)) {
             tracing::warn!(%error, "blocks of an image that is gone stay in the kernel");
         }
     }
@@ -155,21 +155,21 @@ impl PolicySlot {
 
 impl Staged {
     /// Writes `nodes` into maps of their own, and compares what the kernel has.
-    pub(super) fn new(nodes: &[Node]) -> Result<Self, Error> {
-        let (first, rest) = nodes.split_at(nodes.len().min(BLOCK_NODES));
+    pub(super) fn new(nodes: &[ImageNode]) -> Result<Self, Error> {
+        let (first, tail) = nodes.split_at(nodes.len().min(BLOCK_NODES));
         let first = write(first, FIRST)?;
-        if rest.is_empty() {
-            return Ok(Self { first, rest: None });
+        if tail.is_empty() {
+            return Ok(Self { first, tail: None });
         }
-        let rest = write(rest, REST)?;
-        sys::freeze(rest.as_fd()).map_err(Error::call("to freeze the new image"))?;
-        Ok(Self { first, rest: Some(rest) })
+        let tail = write(tail, TAIL)?;
+        sys::freeze(tail.as_fd()).map_err(Error::call("to freeze the new image"))?;
+        Ok(Self { first, tail: Some(tail) })
     }
 }
 
 /// Flags of the two kinds of maps, in which an image is (linux/bpf.h). A map for the first block is of one block, always.
 const FIRST: u32 = BPF_F_MMAPABLE;
-const REST: u32 = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
+const TAIL: u32 = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
 
 /// A map of that many blocks.
 fn shape(blocks: usize, flags: u32) -> MapShape {
@@ -181,7 +181,7 @@ fn shape(blocks: usize, flags: u32) -> MapShape {
     }
 }
 
-fn write(nodes: &[Node], flags: u32) -> Result<OwnedFd, Error> {
+fn write(nodes: &[ImageNode], flags: u32) -> Result<OwnedFd, Error> {
     let create = || {
         let blocks = nodes.len().div_ceil(BLOCK_NODES);
         let map = sys::create_map(c"opb_image", &shape(blocks, flags), None)?;
@@ -202,26 +202,26 @@ fn write(nodes: &[Node], flags: u32) -> Result<OwnedFd, Error> {
 fn name_rest(first: &OwnedFd, slot: u32) -> io::Result<()> {
     // SAFETY: as above; the map has a block, and a header is its first node.
     let mut memory = unsafe { MmapOptions::new().len(size_of::<Header>()).map_mut(first)? };
-    bytemuck::from_bytes_mut::<Header>(&mut memory).rest = slot as u16 + 1;
+    bytemuck::from_bytes_mut::<Header>(&mut memory).tail = slot as u16 + 1;
     Ok(())
 }
 
 /// The slot of the blocks behind a first block that begins with `nodes`.
-fn rest_slot(nodes: &[Node]) -> Option<u32> {
-    nodes[0].view::<Header>().rest.checked_sub(1).map(u32::from)
+fn tail_slot(nodes: &[ImageNode]) -> Option<u32> {
+    nodes[0].view::<Header>().tail.checked_sub(1).map(u32::from)
 }
 
 /// The first nodes of a map that is in a slot.
-fn contents(map: &MapData, count: usize) -> Result<Vec<Node>, Error> {
+fn contents(map: &MapData, count: usize) -> Result<Vec<ImageNode>, Error> {
     read(map.fd(), count).map_err(Error::call("to map the image in force"))
 }
 
-fn read(map: &impl AsFd, count: usize) -> io::Result<Vec<Node>> {
-    let length = count * size_of::<Node>();
+fn read(map: &impl AsFd, count: usize) -> io::Result<Vec<ImageNode>> {
+    let length = count * size_of::<ImageNode>();
     // SAFETY: published images are frozen, and an unpublished one is known to us alone.
     let memory = unsafe { MmapOptions::new().len(length).map(map.as_fd().as_raw_fd())? };
     // Copied bytewise into nodes, so that alignment is the vector's business.
-    let mut nodes = vec![Node([0; 8]); count];
+    let mut nodes = vec![ImageNode([0; 8]); count];
     bytemuck::cast_slice_mut(&mut nodes).copy_from_slice(&memory);
     Ok(nodes)
 }

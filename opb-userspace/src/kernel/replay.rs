@@ -10,12 +10,13 @@ use opb_common::{outcome::Outcome, settings::Settings};
 use super::{
     CounterRow, Error,
     counters::Counters,
-    pins::{PolicyPins, SightingPins},
+    observation,
+    pins::{ObservationPins, PolicyPins},
     policy::{PolicySlot, Staged},
     programs::{Instance, Kind, Ports},
-    sighting, sys,
+    sys,
 };
-use crate::image::{Image, Slots};
+use crate::image::{GroupIds, Image};
 
 /// The hooks that a packet can be run at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +74,8 @@ impl Replay {
         let mut maps = vec![("COUNTERS", counters)];
         maps.extend(PolicyPins::below(&root).maps());
         if settings.has(Settings::SIGHT) {
-            sighting::open(&SightingPins::below(&root))?;
-            maps.extend(SightingPins::below(&root).maps());
+            observation::open(&ObservationPins::below(&root))?;
+            maps.extend(ObservationPins::below(&root).maps());
         }
         let mut instance = Instance::load(kind, settings, &maps, None)?;
         instance.set_ports(&Ports::of(image))?;
@@ -83,7 +84,7 @@ impl Replay {
 
     /// What the frames so far have moved; `slots` lends the names.
     #[must_use]
-    pub fn counters(&self, slots: &Slots) -> Vec<CounterRow> {
+    pub fn counters(&self, slots: &GroupIds) -> Vec<CounterRow> {
         self.counters.by_group(slots)
     }
 

@@ -22,7 +22,7 @@ const MOST: usize = 64;
 
 /// What name servers said of one host, family by family. A family without addresses is an answer, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct DnsAnswer {
     pub ipv4: Result<Vec<IpAddr>, String>,
     pub ipv6: Result<Vec<IpAddr>, String>,
 }
@@ -63,9 +63,9 @@ impl Hosts {
     }
 
     /// Takes in an answer. Whether the addresses that are allowed have changed.
-    pub fn answered(&mut self, name: &str, answer: Answer, now: Instant) -> bool {
+    pub fn answered(&mut self, name: &str, answer: DnsAnswer, now: Instant) -> bool {
         let host = self.known.entry(name.to_owned()).or_default();
-        let Answer { ipv4, ipv6 } = answer;
+        let DnsAnswer { ipv4, ipv6 } = answer;
         let nothing = [&ipv4, &ipv6].iter().all(|family| family.as_ref().is_ok_and(Vec::is_empty));
         if nothing {
             // A name without any address is a mistake in the zone, not a wish to close the relay.
@@ -170,8 +170,8 @@ mod tests {
         texts.iter().map(|text| text.parse().expect("an address")).collect()
     }
 
-    fn answer(ipv4: &[&str], ipv6: &[&str]) -> Answer {
-        Answer { ipv4: Ok(addresses(ipv4)), ipv6: Ok(addresses(ipv6)) }
+    fn answer(ipv4: &[&str], ipv6: &[&str]) -> DnsAnswer {
+        DnsAnswer { ipv4: Ok(addresses(ipv4)), ipv6: Ok(addresses(ipv6)) }
     }
 
     fn allowed(hosts: &Hosts) -> Vec<IpAddr> {
@@ -206,7 +206,7 @@ mod tests {
         let (mut hosts, start) = (Hosts::new(BTreeMap::new(), HOLD), Instant::now());
         for third in 0..4 {
             let others = (1..=32).map(|last| IpAddr::from([192, 0, third, last])).collect();
-            hosts.answered("mx", Answer { ipv4: Ok(others), ipv6: Ok(Vec::new()) }, start);
+            hosts.answered("mx", DnsAnswer { ipv4: Ok(others), ipv6: Ok(Vec::new()) }, start);
         }
         assert_eq!((allowed(&hosts).len(), hosts.known["mx"].refused), (MOST, 64));
         assert!(
@@ -224,13 +224,13 @@ mod tests {
         let saved = BTreeMap::from([("mx".to_owned(), addresses(&["192.0.2.1", "2001:db8::1"]))]);
         let mut hosts = Hosts::new(saved, HOLD);
         let failed = || Err("timed out".to_owned());
-        assert!(!hosts.answered("mx", Answer { ipv4: failed(), ipv6: failed() }, start));
+        assert!(!hosts.answered("mx", DnsAnswer { ipv4: failed(), ipv6: failed() }, start));
         assert!(!hosts.answered("mx", answer(&[], &[]), start), "no such name");
         assert!(hosts.release(start + 2 * HOLD).is_empty());
         assert_eq!(allowed(&hosts), addresses(&["192.0.2.1", "2001:db8::1"]));
 
         // One family answers that it has nothing, of the other nothing is known.
-        hosts.answered("mx", Answer { ipv4: Ok(vec![]), ipv6: failed() }, start);
+        hosts.answered("mx", DnsAnswer { ipv4: Ok(vec![]), ipv6: failed() }, start);
         hosts.release(start + 2 * HOLD);
         assert_eq!(allowed(&hosts), addresses(&["2001:db8::1"]));
     }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::Answer;
+use super::DnsAnswer;
 
 /// However short a TTL is, nobody is asked more often.
 const SHORTEST: Duration = Duration::from_secs(5);
@@ -41,12 +41,12 @@ pub struct Task {
 /// Resolves the names of the newest task until nobody sends any, and hands the answers out.
 pub async fn follow(
     mut tasks: watch::Receiver<Task>,
-    answers: mpsc::UnboundedSender<(String, Answer)>,
+    answers: mpsc::UnboundedSender<(String, DnsAnswer)>,
 ) {
     let mut task = Task::default();
     let mut resolver = None;
     let mut due: BTreeMap<String, Instant> = BTreeMap::new();
-    let mut asked: JoinSet<(String, Answer, Duration)> = JoinSet::new();
+    let mut asked: JoinSet<(String, DnsAnswer, Duration)> = JoinSet::new();
     loop {
         let newest = tasks.borrow_and_update().clone();
         if newest != task || (resolver.is_none() && !newest.names.is_empty()) {
@@ -113,7 +113,7 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
 }
 
 /// The answer, and how long it holds.
-async fn ask(resolver: &TokioResolver, name: String) -> (String, Answer, Duration) {
+async fn ask(resolver: &TokioResolver, name: String) -> (String, DnsAnswer, Duration) {
     // With the dot, no search domain is tried: a policy means the same on every node.
     let full = format!("{}.", name.trim_end_matches('.'));
     let (ipv4, ipv6) = tokio::join!(
@@ -125,7 +125,7 @@ async fn ask(resolver: &TokioResolver, name: String) -> (String, Answer, Duratio
         _ => hold(&ipv4).min(hold(&ipv6)),
     };
     let addresses = |(addresses, _)| addresses;
-    (name, Answer { ipv4: ipv4.map(addresses), ipv6: ipv6.map(addresses) }, rest)
+    (name, DnsAnswer { ipv4: ipv4.map(addresses), ipv6: ipv6.map(addresses) }, rest)
 }
 
 /// How long one family's answer may be used.

@@ -78,7 +78,7 @@ fn answer(question: &[u8], kind: u16, code: u8, ttl: Option<u32>) -> Vec<u8> {
 }
 
 /// The answer about `mx`, and after how long it is asked for again.
-fn asked(says: [(u16, (u8, Option<u32>)); 2]) -> (Answer, Duration) {
+fn asked(says: [(u16, (u8, Option<u32>)); 2]) -> (DnsAnswer, Duration) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let server = Server::start(says.into()).await;

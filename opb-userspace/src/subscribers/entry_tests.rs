@@ -41,7 +41,7 @@ fn counts_fall_when_entries_go() {
     let mut entries = open(directory.path());
     let mut step = |changes: Changes| {
         entries.commit(changes).expect("the store works");
-        (entries.meaningless(&files), entries.unknown_groups(&files).len())
+        (entries.orphaned(&files), entries.unknown_groups(&files).len())
     };
     let gone = || Some(entry(Some("gone"), None));
     assert_eq!(step([(one, gone()), (two, gone())].into()), (2, 1));
@@ -50,7 +50,7 @@ fn counts_fall_when_entries_go() {
     assert_eq!(step([(two, None)].into()), (0, 0), "removed");
     drop(entries);
     let entries = open(directory.path());
-    assert_eq!((entries.meaningless(&files), entries.map().len()), (0, 1), "read again");
+    assert_eq!((entries.orphaned(&files), entries.map().len()), (0, 1), "read again");
 }
 
 /// What is to run out later, or never, does not run out at the time that was said first.

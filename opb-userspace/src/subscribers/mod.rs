@@ -145,7 +145,7 @@ impl Entries {
     }
 
     /// How many entries there are of groups that `policy` does not have.
-    pub fn meaningless(&self, policy: &Policy) -> usize {
+    pub fn orphaned(&self, policy: &Policy) -> usize {
         let unknown = self.unknown(policy);
         unknown.map(|(_, count)| count).sum()
     }
@@ -179,9 +179,9 @@ impl Row {
             },
         });
         let unknown = group.as_deref().filter(|_| !entry.is_meaningful(files));
-        let meaningless = unknown.map(|group| format!("the policy has no group `{group}`"));
+        let orphaned = unknown.map(|group| format!("the policy has no group `{group}`"));
         let exempt = group.is_none();
-        Self { prefix, group, exempt, reason, until, created, by, overrides, meaningless }
+        Self { prefix, group, exempt, reason, until, created, by, overrides, orphaned }
     }
 }
 

@@ -297,7 +297,7 @@ fn what_lapses_stays_on_the_disk_for_a_while() {
     entries.commit(changes).expect("the store works");
     let counts = |entries: &Entries| {
         let policy = policy(POLICY);
-        (entries.count(), entries.meaningless(&policy), entries.rows(&policy).len())
+        (entries.count(), entries.orphaned(&policy), entries.rows(&policy).len())
     };
     assert!(entries.lapse(now).is_empty());
     assert_eq!(entries.lapse(never), both);
@@ -347,7 +347,7 @@ fn a_row_tells_what_it_overrides_and_what_means_nothing() {
     let rows = entries.rows(&policy(POLICY));
     let overrides: Vec<_> = rows.iter().map(|row| row.overrides.as_deref()).collect();
     assert_eq!(overrides, [Some("group a"), Some("exemption (contract)"), None]);
-    assert_eq!(rows[2].meaningless.as_deref(), Some("the policy has no group `gone`"));
+    assert_eq!(rows[2].orphaned.as_deref(), Some("the policy has no group `gone`"));
 }
 
 /// Whatever happens meanwhile, and however often the daemon starts again: a place that nobody has asked for is as it was.

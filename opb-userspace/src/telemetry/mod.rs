@@ -23,8 +23,8 @@ use std::{
 use jiff::Timestamp;
 use nix::net::if_::if_nameindex;
 use opb_common::{
+    observation::{self, CpuStatistics},
     outcome::{Direction, Outcome},
-    sighting::{self, Ledger},
 };
 use tokio::{sync::watch, time::timeout};
 
@@ -42,8 +42,8 @@ use crate::api::{
     events::Event, events::Kind, events::Page, events::TalkerLine, status::AlarmStatus,
 };
 use crate::{
-    image::Slots,
-    kernel::{Books, CounterRow},
+    image::GroupIds,
+    kernel::{CounterRow, Statistics},
     node::Observe,
 };
 
@@ -67,15 +67,15 @@ struct Memory {
     by_group: Vec<CounterRow>,
     by_interface: Vec<CounterRow>,
     history: History,
-    ledger: Ledger,
+    totals: CpuStatistics,
 }
 
 /// What one look at the kernel brought.
 #[derive(Clone, Debug, Default)]
-pub struct Look {
+pub struct Sample {
     pub by_group: Vec<CounterRow>,
     pub by_interface: Vec<CounterRow>,
-    pub slots: Slots,
+    pub slots: GroupIds,
     /// Relay hosts that have changed since the look before, and what they stand for now.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
     /// What was changed since then.
@@ -117,30 +117,30 @@ impl Telemetry {
                 by_group: Vec::new(),
                 by_interface: Vec::new(),
                 history: History::default(),
-                ledger: Ledger::default(),
+                totals: CpuStatistics::default(),
             }),
             last: watch::channel(Some(0)).0,
         }
     }
 
     /// Takes over what the kernel counted. What has come of it comes back as events that have been remembered.
-    pub fn look(&self, look: Look, books: &Books) -> Vec<Arc<Event>> {
+    pub fn take_sample(&self, sample: Sample, statistics: &Statistics) -> Vec<Arc<Event>> {
         let (now, monotonic) = (Timestamp::now(), clock::monotonic());
         let mut memory = self.memory();
         memory.clock = Clock::now();
-        memory.names.learn(look.slots, monotonic);
-        memory.history.add(now, &look.by_group);
-        (memory.by_group, memory.by_interface) = (look.by_group, look.by_interface);
+        memory.names.learn(sample.slots, monotonic);
+        memory.history.add(now, &sample.by_group);
+        (memory.by_group, memory.by_interface) = (sample.by_group, sample.by_interface);
         memory.recent.forget(now, self.retain);
-        memory.ledger = books.ledger();
+        memory.totals = statistics.totals();
         let cutoff = talkers::cutoff(monotonic, self.retain);
-        let suspicions = memory.talkers.look(monotonic, self.limit, &self.privacy, |each| {
-            books.talkers(cutoff, each);
+        let suspicions = memory.talkers.take_sample(monotonic, self.limit, &self.privacy, |each| {
+            statistics.talkers(cutoff, each);
         });
         let suspects =
             suspicions.into_iter().map(|it| memory.suspicion(it, now, monotonic, &self.privacy));
-        let relays = look.hosts.into_iter().map(|(host, addresses)| relay(host, addresses, now));
-        let changes = look.actions.into_iter().map(Action::event);
+        let relays = sample.hosts.into_iter().map(|(host, addresses)| relay(host, addresses, now));
+        let changes = sample.actions.into_iter().map(Action::event);
         let events: Vec<_> = suspects.chain(relays).chain(changes).collect();
         let events: Vec<_> = events.into_iter().map(|event| memory.recent.push(event)).collect();
         let last = memory.recent.last();
@@ -151,18 +151,18 @@ impl Telemetry {
 
     /// Whether a group's name is known that `event` is about.
     #[must_use]
-    pub fn knows(&self, event: &sighting::Event) -> bool {
+    pub fn knows(&self, event: &observation::Event) -> bool {
         let slot = (event.outcome >> 16) as u16;
         slot == 0 || self.memory().names.knows(slot)
     }
 
     /// Group names, as of now.
-    pub fn learn(&self, slots: Slots) {
+    pub fn learn(&self, slots: GroupIds) {
         self.memory().names.learn(slots, clock::monotonic());
     }
 
     /// Remembers what the kernel wrote down, in the words in which it may be shown.
-    pub fn denied(&self, event: &sighting::Event) -> Arc<Event> {
+    pub fn denied(&self, event: &observation::Event) -> Arc<Event> {
         let mut memory = self.memory();
         let event = memory.denied(event, &self.privacy);
         let event = memory.recent.push(event);
@@ -179,7 +179,7 @@ impl Telemetry {
         drop(timeout(wait, news).await);
         let memory = self.memory();
         let mut page = memory.recent.after(after, group);
-        page.lost = memory.ledger.lost();
+        page.lost = memory.totals.lost();
         page
     }
 
@@ -205,9 +205,9 @@ impl Telemetry {
         Totals {
             by_group: memory.by_group.clone(),
             by_interface: memory.by_interface.clone(),
-            events: memory.ledger.events,
-            lost: memory.ledger.lost(),
-            evicted: memory.ledger.evicted,
+            events: memory.totals.events,
+            lost: memory.totals.lost(),
+            evicted: memory.totals.evicted,
             talkers: memory.talkers.len(),
             suspects: memory.talkers.suspects,
             alarms: self.alarms(),
@@ -242,7 +242,7 @@ impl Telemetry {
 }
 
 impl Memory {
-    fn denied(&mut self, event: &sighting::Event, privacy: &Privacy) -> Event {
+    fn denied(&mut self, event: &observation::Event, privacy: &Privacy) -> Event {
         let outcome = Outcome::unpack(event.outcome).unwrap_or(Outcome::OTHER);
         let direction = Direction::ALL[usize::from(event.downstream & 1)];
         Event {

@@ -2,19 +2,19 @@
 
 use std::collections::HashMap;
 
-use crate::image::Slots;
+use crate::image::GroupIds;
 
 /// The slots as of now, and since when each means what it means: what was written down before is of a group that is gone.
 #[derive(Debug, Default)]
 pub struct Names {
-    slots: Slots,
+    slots: GroupIds,
     /// By the kernel's clock, for slots that changed hands while the daemon ran.
     since: HashMap<u16, u64>,
 }
 
 impl Names {
     /// Takes over the slots at the time `now` of the kernel's clock.
-    pub fn learn(&mut self, slots: Slots, now: u64) {
+    pub fn learn(&mut self, slots: GroupIds, now: u64) {
         for (slot, _) in slots.reused(&self.slots) {
             self.since.insert(slot, now);
         }
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn what_is_older_than_a_name_does_not_bear_it() {
         let assigned = |name| {
-            let mut slots = Slots::default();
+            let mut slots = GroupIds::default();
             slots.assign([name], Timestamp::UNIX_EPOCH).expect("room");
             slots
         };

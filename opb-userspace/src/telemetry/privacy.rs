@@ -10,7 +10,7 @@ use std::{
 };
 
 use hmac::{Hmac, Mac as _};
-use opb_common::sighting::Address;
+use opb_common::observation::Address;
 use sha2::Sha256;
 
 use crate::{node::Addresses, private};

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use opb_common::{
+    observation::{Address, Talker},
     outcome::{Direction, Outcome},
-    sighting::{Address, Talker},
 };
 
 use super::{clock::Clock, names::Names, privacy::Privacy};
@@ -65,7 +65,7 @@ impl Default for Talkers {
 impl Talkers {
     /// Takes over what the kernel's table holds at `now`; `limit` denied packets a minute upstream make a suspect.
     /// `read` shows every entry; it is called twice.
-    pub fn look(
+    pub fn take_sample(
         &mut self,
         now: u64,
         limit: Option<u64>,
@@ -201,10 +201,10 @@ pub fn cutoff(now: u64, retain: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use opb_common::sighting::Event;
+    use opb_common::observation::Event;
 
     use super::*;
-    use crate::image::Slots;
+    use crate::image::GroupIds;
 
     const BOT: Address = [0, 0xffff_cb00_7109];
 
@@ -214,21 +214,21 @@ mod tests {
         Talker { packets, last, ..Talker::new(&event) }
     }
 
-    fn look(talkers: &mut Talkers, seconds: u64, packets: u64) -> usize {
+    fn take_sample(talkers: &mut Talkers, seconds: u64, packets: u64) -> usize {
         let now = seconds * 1_000_000_000;
         let entry = talker(packets, now);
-        talkers.look(now, Some(60), &Privacy::Full, |each| each(&entry)).len()
+        talkers.take_sample(now, Some(60), &Privacy::Full, |each| each(&entry)).len()
     }
 
     #[test]
     fn a_suspect_is_reported_once_an_hour() {
         let mut talkers = Talkers::default();
-        assert_eq!(look(&mut talkers, 1, 10), 0);
-        assert_eq!(look(&mut talkers, 50, 60), 0);
-        assert_eq!(look(&mut talkers, 55, 61), 1);
-        assert_eq!(look(&mut talkers, 56, 900), 0);
-        assert_eq!(look(&mut talkers, 7200, 901), 0, "slow by now");
-        assert_eq!(look(&mut talkers, 7230, 1000), 1);
+        assert_eq!(take_sample(&mut talkers, 1, 10), 0);
+        assert_eq!(take_sample(&mut talkers, 50, 60), 0);
+        assert_eq!(take_sample(&mut talkers, 55, 61), 1);
+        assert_eq!(take_sample(&mut talkers, 56, 900), 0);
+        assert_eq!(take_sample(&mut talkers, 7200, 901), 0, "slow by now");
+        assert_eq!(take_sample(&mut talkers, 7230, 1000), 1);
         assert_eq!(talkers.suspects, 2);
     }
 
@@ -236,7 +236,7 @@ mod tests {
     fn slow_senders_are_no_suspects() {
         let mut talkers = Talkers::default();
         for minute in 0..100 {
-            assert_eq!(look(&mut talkers, minute * 61, minute * 59), 0);
+            assert_eq!(take_sample(&mut talkers, minute * 61, minute * 59), 0);
         }
     }
 
@@ -245,7 +245,7 @@ mod tests {
         let mut talkers = Talkers::default();
         let event = Event { subscriber: BOT, time: 1, downstream: 1, ..Event::default() };
         let victim = Talker { packets: 1000, last: 9, ..Talker::new(&event) };
-        let suspects = talkers.look(9, Some(60), &Privacy::Full, |each| each(&victim));
+        let suspects = talkers.take_sample(9, Some(60), &Privacy::Full, |each| each(&victim));
         assert_eq!(suspects, []);
         let top = talkers.top(1, None, &Names::default(), &Privacy::Full, Clock::now());
         assert_eq!((top[0].direction, top[0].packets), (Direction::Downstream, 1000));
@@ -258,13 +258,13 @@ mod tests {
             .map(|number| Talker { subscriber: [9, number], ..talker(1 + number % 3, 5) })
             .collect();
         table.push(talker(500, 5));
-        talkers.look(9, None, &Privacy::Full, |each| table.iter().for_each(each));
+        talkers.take_sample(9, None, &Privacy::Full, |each| table.iter().for_each(each));
         assert!(talkers.len() <= HELD, "{}", talkers.len());
         let top = talkers.top(1, None, &Names::default(), &Privacy::Full, Clock::now());
         assert_eq!((top[0].subscriber.as_str(), top[0].packets), ("203.0.113.9", 500));
         // What fits is held completely.
         table.truncate(HELD);
-        talkers.look(10, None, &Privacy::Full, |each| table.iter().for_each(each));
+        talkers.take_sample(10, None, &Privacy::Full, |each| table.iter().for_each(each));
         assert_eq!(talkers.len(), HELD);
     }
 
@@ -272,10 +272,10 @@ mod tests {
     fn cpus_and_truncated_addresses_add_up() {
         let mut talkers = Talkers::default();
         let neighbour = Talker { subscriber: [0, BOT[1] + 1], ..talker(5, 9) };
-        talkers.look(9, None, &Privacy::Truncate, |each| {
+        talkers.take_sample(9, None, &Privacy::Truncate, |each| {
             [talker(2, 3), talker(3, 4), neighbour].iter().for_each(each);
         });
-        let mut slots = Slots::default();
+        let mut slots = GroupIds::default();
         slots.assign(["dyn"], jiff::Timestamp::UNIX_EPOCH).expect("there is room");
         let mut names = Names::default();
         names.learn(slots, 0);

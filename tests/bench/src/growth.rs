@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use opb_common::settings::Settings;
 use opb_lab::frames::{Ethernet, Ipv4, Tcp, flags::ACK};
 use opb_userspace::{
-    image::{Image, Slots},
+    image::{GroupIds, Image},
     kernel::{Replay, ReplayHook},
     policy::{Group, Policy, Prefix, RelaySet},
 };
@@ -182,7 +182,7 @@ impl<'a> Verdicts<'a> {
     }
 
     fn replay(&self, policy: &Policy) -> Result<Replay> {
-        let image = Image::compile(policy, &Slots::default(), 1, jiff::Timestamp::now())?;
+        let image = Image::compile(policy, &GroupIds::default(), 1, jiff::Timestamp::now())?;
         Ok(Replay::untraced(&image, Settings::SUBSCRIBER, ReplayHook::Xdp)?)
     }
 

@@ -153,7 +153,7 @@ impl Node {
     pub fn image_bytes(&self) -> Result<u64> {
         let pins = self.bpffs.path().join("opb").join(format!("v{ABI_VERSION}"));
         let mut sum = 0;
-        for map in filled(&pins.join("policy"))?.into_iter().chain(filled(&pins.join("rest"))?) {
+        for map in filled(&pins.join("policy"))?.into_iter().chain(filled(&pins.join("tail"))?) {
             let info = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
             let info = fs::read_to_string(info)?;
             let locked = info.lines().find_map(|line| line.strip_prefix("memlock:"));

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use opb_common::{outcome::Verdict, settings::Settings};
 use opb_lab::frames::{Ethernet, Ipv4, Ipv6, Packet, Payload, Tcp, Udp, flags::ACK};
 use opb_userspace::{
-    image::{Image, Slots},
+    image::{GroupIds, Image},
     kernel::{Replay, ReplayHook},
 };
 use serde::{Deserialize, Serialize};
@@ -213,13 +213,13 @@ struct Bench<'a> {
     opb: Replay,
     /// At XDP only: it is the same code at both hooks.
     observed: Option<Replay>,
-    slots: Slots,
+    slots: GroupIds,
 }
 
 impl<'a> Bench<'a> {
     fn new(effort: Effort, table: &'a Table, hook: Hook) -> Result<Self> {
         let policy = table.policy();
-        let image = Image::compile(&policy, &Slots::default(), 1, jiff::Timestamp::now())?;
+        let image = Image::compile(&policy, &GroupIds::default(), 1, jiff::Timestamp::now())?;
         // As on a subscriber interface.
         let settings = Settings::SUBSCRIBER;
         let opb = Replay::untraced(&image, settings, hook.replay())?;

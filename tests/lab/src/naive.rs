@@ -9,21 +9,21 @@ use std::{cell::Cell, collections::BTreeMap, net::IpAddr};
 use ipnetwork::{IpNetwork, Ipv6Network};
 use opb_common::{
     ABI_VERSION,
-    found::Found,
+    classify::{FastPath, classify},
     frame::Frame,
-    glance::{Glance, glance},
-    image::{Group, Header, Index, MAGIC, MAX_PORTS, Node, Slot, SubscriberClass},
+    image::{Group, Header, ImageNode, Index, MAGIC, MAX_PORTS, NodeRef, SubscriberClass},
     judge::{Tables, decide},
     outcome::{Direction, Outcome, Verdict},
+    parse::parse,
+    parsed::ParsedPacket,
     settings::{PORTS, PortSet, Settings},
-    walk::walk,
 };
 use serde::Deserialize;
 
 /// A policy, its image, and what was counted last.
 pub struct Naive {
     policy: Policy,
-    nodes: Vec<Node>,
+    nodes: Vec<ImageNode>,
     upstream: Box<PortSet>,
     downstream: Box<PortSet>,
     last: Cell<Option<Record>>,
@@ -92,7 +92,7 @@ impl Naive {
 
     /// The image, for tests that write it elsewhere.
     #[must_use]
-    pub fn nodes(&self) -> &[Node] {
+    pub fn nodes(&self) -> &[ImageNode] {
         &self.nodes
     }
 
@@ -105,20 +105,20 @@ impl Naive {
         decide(sample, sample.settings, self)
     }
 
-    /// What a glance says that [`Self::walk`] finds in `sample`, if it says anything.
+    /// What a fast-path check says that [`Self::walk`] finds in `sample`, if it says anything.
     #[must_use]
-    pub fn glance(&self, sample: &Sample) -> Option<Found> {
-        match glance(sample, sample.settings, self.ports(sample.settings)) {
-            Glance::Other => Some(Found::NOTHING),
-            Glance::Found(found) => Some(found),
-            Glance::Unclear => None,
+    pub fn classify(&self, sample: &Sample) -> Option<ParsedPacket> {
+        match classify(sample, sample.settings, self.ports(sample.settings)) {
+            FastPath::Other => Some(ParsedPacket::NOTHING),
+            FastPath::Parsed(parsed) => Some(parsed),
+            FastPath::Unclear => None,
         }
     }
 
-    /// What the walk finds in `sample`.
+    /// What the parser finds in `sample`.
     #[must_use]
-    pub fn walk(&self, sample: &Sample) -> Found {
-        walk(sample, sample.settings, self.ports(sample.settings))
+    pub fn parse(&self, sample: &Sample) -> ParsedPacket {
+        parse(sample, sample.settings, self.ports(sample.settings))
     }
 
     /// What was counted since the last call.
@@ -147,7 +147,7 @@ impl Frame for Sample {
 
 impl Tables for Naive {
     type Image<'a>
-        = &'a [Node]
+        = &'a [ImageNode]
     where
         Self: 'a;
 
@@ -155,7 +155,7 @@ impl Tables for Naive {
         if settings.has(Settings::DOWNSTREAM) { &self.downstream } else { &self.upstream }
     }
 
-    fn image(&self) -> Option<&[Node]> {
+    fn image(&self) -> Option<&[ImageNode]> {
         Some(&self.nodes)
     }
 
@@ -319,8 +319,8 @@ impl Policy {
         set
     }
 
-    fn image(&self) -> Vec<Node> {
-        let mut nodes = vec![Node([0; 8])];
+    fn image(&self) -> Vec<ImageNode> {
+        let mut nodes = vec![ImageNode([0; 8])];
         // Class 0 is "no relay": nobody may look up who reaches it, so it says everybody.
         let mut relay_classes = vec![[u64::MAX; 8]];
         let subscribers = [false, true].map(|ipv6| {
@@ -343,14 +343,16 @@ impl Policy {
             tree(&mut nodes, &rules, 0, 0, &mut class).0
         });
         let groups = nodes.len() as u32;
-        nodes.push(Node([0; 8]));
-        nodes.extend(self.groups.values().map(|group| bytemuck::cast::<_, Node>(group.entry())));
+        nodes.push(ImageNode([0; 8]));
+        nodes.extend(
+            self.groups.values().map(|group| bytemuck::cast::<_, ImageNode>(group.entry())),
+        );
         let relay_groups = nodes.len() as u32;
-        nodes.extend(relay_classes.into_iter().map(Node));
+        nodes.extend(relay_classes.into_iter().map(ImageNode));
         nodes[0] = bytemuck::cast(Header {
             magic: MAGIC,
             abi: ABI_VERSION,
-            rest: 0,
+            tail: 0,
             generation: 1,
             digest: [0; 16],
             subscribers,
@@ -432,25 +434,25 @@ fn contains(groups: &Groups, slot: u16) -> bool {
 
 /// The tree over the addresses that begin with the first `length` bits of `address`.
 fn tree<T>(
-    nodes: &mut Vec<Node>,
+    nodes: &mut Vec<ImageNode>,
     rules: &[Rule<T>],
     address: u128,
     length: u32,
     class: &mut impl FnMut(u128) -> u16,
-) -> Slot {
+) -> NodeRef {
     let here = Rule { address, length, says: () };
     if !rules.iter().any(|rule| rule.length > length && here.covers(rule.address)) {
-        return Slot::class(class(address));
+        return NodeRef::class(class(address));
     }
     let first = nodes.len();
-    nodes.resize(first + 16, Node([0; 8]));
+    nodes.resize(first + 16, ImageNode([0; 8]));
     for child in 0..256 {
         let below = address | (child as u128) << (120 - length);
         let below = tree(nodes, rules, below, length + 8, class);
         let index: &mut Index = bytemuck::cast_mut(&mut nodes[first + child / 16]);
         index.slots[child % 16] = if length + 8 == 64 { below.in_second_half() } else { below }.0;
     }
-    Slot::index(first as u32, 8)
+    NodeRef::index(first as u32, 8)
 }
 
 /// An address from the highest bit on, as the image wants it.

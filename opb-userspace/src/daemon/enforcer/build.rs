@@ -13,7 +13,7 @@ use crate::api::status::Subject;
 use crate::{
     compiled::{Compiled, RunTime},
     errors::one_line,
-    image::{Overlay, Slots},
+    image::{GroupIds, Overlay},
     kernel::{self, Kernel, Staged},
     policy::{Policy, Prefix},
     relays::Hosts,
@@ -25,7 +25,7 @@ pub(in crate::daemon) struct Order {
     files: Arc<Policy>,
     entries: subscribers::Map,
     hosts: Hosts,
-    slots: Slots,
+    slots: GroupIds,
     generation: u64,
     now: Timestamp,
 }

@@ -20,7 +20,7 @@ use crate::api::{
 };
 use crate::{
     errors::one_line,
-    relays::{self, Answer, resolver::Task},
+    relays::{self, DnsAnswer, resolver::Task},
     subscribers::{
         Changes,
         changes::{Request, Staging},
@@ -32,12 +32,12 @@ pub(in crate::daemon) struct Waiting {
     pub(in crate::daemon) request: Request,
     /// How long the changes wait for their confirmation.
     pub(in crate::daemon) trial: Option<Duration>,
-    pub(in crate::daemon) reply: oneshot::Sender<Result<ChangeResponse, Refusal>>,
+    pub(in crate::daemon) reply: oneshot::Sender<Result<ChangeResponse, ChangeError>>,
 }
 
 /// Why nothing has been changed.
 #[derive(Clone, Debug)]
-pub(in crate::daemon) enum Refusal {
+pub(in crate::daemon) enum ChangeError {
     /// Something else is on trial.
     OnTrial(String),
     /// Store or kernel do not do it.
@@ -86,7 +86,7 @@ impl Enforcer {
         let changes = staging.into_changes();
         let result = match trial {
             _ if changes.is_empty() => Ok(()),
-            None => self.change(changes, None).map_err(Refusal::Failed),
+            None => self.change(changes, None).map_err(ChangeError::Failed),
             Some(limit) => {
                 let until = end(limit);
                 answers.iter_mut().for_each(|answer| answer.trial = Some(until));
@@ -96,7 +96,9 @@ impl Enforcer {
         for ((name, who), answer) in authors.iter().zip(&answers) {
             let outcome = match &result {
                 Ok(()) => actor::counts(answer),
-                Err(Refusal::OnTrial(error) | Refusal::Failed(error)) => format!("failed: {error}"),
+                Err(ChangeError::OnTrial(error) | ChangeError::Failed(error)) => {
+                    format!("failed: {error}")
+                }
             };
             self.record_of(name, who, outcome);
         }
@@ -106,9 +108,9 @@ impl Enforcer {
         }
     }
 
-    fn change_on_trial(&mut self, changes: Changes, until: Timestamp) -> Result<(), Refusal> {
-        self.refuse_second_trial().map_err(Refusal::OnTrial)?;
-        self.change(changes, Some(until)).map_err(Refusal::Failed)?;
+    fn change_on_trial(&mut self, changes: Changes, until: Timestamp) -> Result<(), ChangeError> {
+        self.refuse_second_trial().map_err(ChangeError::OnTrial)?;
+        self.change(changes, Some(until)).map_err(ChangeError::Failed)?;
         warn!("an import is taken back at {until:.0} unless it is confirmed");
         Ok(())
     }
@@ -150,7 +152,7 @@ impl Enforcer {
 
     pub(super) fn entries_status(&self) -> EntriesStatus {
         let count = self.entries.count();
-        EntriesStatus { count, meaningless: self.entries.meaningless(&self.files) }
+        EntriesStatus { count, orphaned: self.entries.orphaned(&self.files) }
     }
 
     /// What is not as it was meant, although nothing is wrong with the filter.
@@ -216,7 +218,7 @@ impl Enforcer {
     }
 
     /// Takes in what name servers said of relay hosts, and makes one image for all of it.
-    pub(in crate::daemon) fn resolved(&mut self, answers: Vec<(String, Answer)>) {
+    pub(in crate::daemon) fn resolved(&mut self, answers: Vec<(String, DnsAnswer)>) {
         let names = relays::names(&self.files);
         let mut changed = BTreeSet::new();
         for (name, answer) in answers {
@@ -264,7 +266,7 @@ impl Enforcer {
     pub(super) fn ask_for_hosts(&self) {
         let names = relays::names(&self.files);
         let task = Task { names, servers: self.config.dns.servers.clone() };
-        self.outlets.hosts.send_if_modified(|known| {
+        self.channels.hosts.send_if_modified(|known| {
             let changed = *known != task;
             *known = task;
             changed

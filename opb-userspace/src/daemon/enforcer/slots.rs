@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use crate::{compiled::Compiled, image::Slots, policy::Policy, subscribers::Entries};
+use crate::{compiled::Compiled, image::GroupIds, policy::Policy, subscribers::Entries};
 
 /// `slots` with room for the groups of `files`. Names that are in no policy go first, then those that only the policy in force
 /// has, and names that run-time entries wait for at the very last.
 pub(super) fn with_room(
-    slots: &Slots,
+    slots: &GroupIds,
     files: &Policy,
     in_force: &Policy,
     entries: &Entries,
-) -> Slots {
+) -> GroupIds {
     let wanted: BTreeSet<_> = files.groups.iter().map(|group| group.name.as_str()).collect();
     let waited_for = entries.unknown_groups(files);
     let mut slots = slots.clone();
@@ -21,7 +21,7 @@ pub(super) fn with_room(
     slots
 }
 
-/// Slots that have another name in `new`: those in which nobody counts any more, and those in which `old` still does.
+/// GroupIds that have another name in `new`: those in which nobody counts any more, and those in which `old` still does.
 pub(super) fn reused(new: &Compiled, old: &Compiled) -> [Vec<u16>; 2] {
     let reused = new.image.slots().reused(old.image.slots());
     let (replaced, retired): (Vec<_>, Vec<_>) =

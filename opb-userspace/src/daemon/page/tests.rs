@@ -23,13 +23,13 @@ fn status(state: &str, problems: &[&str], warnings: &[&str]) -> Status {
 }
 
 fn shown(class: &str, problems: &[&str], warnings: &[&str]) -> String {
-    state(&Words::ENGLISH, Some(&status(class, problems, warnings))).into_string()
+    state(&Texts::ENGLISH, Some(&status(class, problems, warnings))).into_string()
 }
 
 #[test]
 fn problems_and_warnings_are_shown() {
     let page = shown("degraded", &["sub0 < gone", "no pins"], &["xdp-generic"]);
-    assert!(page.contains(Words::ENGLISH.degraded) && page.contains("state warn"), "{page}");
+    assert!(page.contains(Texts::ENGLISH.degraded) && page.contains("state warn"), "{page}");
     for item in [
         "<li class=\"warn\">sub0 &lt; gone</li>",
         "<li class=\"warn\">no pins</li>",
@@ -41,10 +41,10 @@ fn problems_and_warnings_are_shown() {
     assert!(shown("degraded", &["no pins"], &[]).contains("<li class=\"warn\">no pins</li>"));
     assert!(shown("enforcing", &[], &["xdp-generic"]).contains("<li>xdp-generic</li>"));
     let page = shown("enforcing", &[], &[]);
-    assert!(page.contains(Words::ENGLISH.enforcing) && page.contains("state good"), "{page}");
+    assert!(page.contains(Texts::ENGLISH.enforcing) && page.contains("state good"), "{page}");
     assert!(!page.contains("<ul"), "{page}");
-    let page = state(&Words::ENGLISH, None).into_string();
-    assert!(page.contains(Words::ENGLISH.starting) && page.contains("state warn"), "{page}");
+    let page = state(&Texts::ENGLISH, None).into_string();
+    assert!(page.contains(Texts::ENGLISH.starting) && page.contains("state warn"), "{page}");
 }
 
 /// The largest minute is as high as the chart, and all others are in proportion; each kind stands on the one below it.
@@ -52,7 +52,7 @@ fn problems_and_warnings_are_shown() {
 fn bars_are_as_high_as_their_numbers() {
     let minute = |number, passed, denied, watched| Minute { number, passed, denied, watched };
     let hour = [minute(0, 0, 0, 0), minute(1, 10, 20, 10), minute(2, 40, 25, 15)];
-    let chart = chart(&Words::ENGLISH, &hour).into_string();
+    let chart = chart(&Texts::ENGLISH, &hour).into_string();
     for (class, x, y, height) in [
         ("denied", 0, "100.0", "0.0"),
         ("denied", 10, "75.0", "25.0"),
@@ -67,8 +67,8 @@ fn bars_are_as_high_as_their_numbers() {
         assert!(chart.contains(&bar), "no {bar} in {chart}");
     }
     // And in words: the sums, in the order of the series.
-    let [passed, denied, watched] = Words::ENGLISH.series;
+    let [passed, denied, watched] = Texts::ENGLISH.series;
     let summary = format!("{passed} 50, {denied} 45, {watched} 25");
     assert!(chart.contains(&summary), "no {summary} in {chart}");
-    assert!(!super::chart(&Words::ENGLISH, &[]).into_string().contains("NaN"));
+    assert!(!super::chart(&Texts::ENGLISH, &[]).into_string().contains("NaN"));
 }

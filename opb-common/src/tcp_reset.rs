@@ -3,7 +3,7 @@
 //! RFC 9293, section 3.10.7.1: what a closed port answers. The headers are built in place of those of the packet,
 //! at the same offsets; all in front of them (Ethernet, VLAN tags, PPPoE) goes back the way it came.
 
-use crate::{found::Found, frame::Frame, rate, settings::Settings};
+use crate::{frame::Frame, parsed::ParsedPacket, rate, settings::Settings};
 
 const TCP: u16 = 6;
 const TCP_HEADER: usize = 20;
@@ -24,9 +24,9 @@ pub fn next_arrival(previous: u64, now: u64) -> Option<u64> {
 
 /// What a rate limit is kept for: an IPv4 address, or the /64 that one IPv6 subscriber has at the least.
 #[inline(always)]
-pub fn limited_source<F: Frame + ?Sized>(frame: &F, found: Found) -> Option<u64> {
-    let ip = found.ip(frame);
-    if found.is_ipv6() {
+pub fn limited_source<F: Frame + ?Sized>(frame: &F, parsed: ParsedPacket) -> Option<u64> {
+    let ip = parsed.ip(frame);
+    if parsed.is_ipv6() {
         frame.address6(ip + 8).map(|[network, _]| network)
     } else {
         frame.address4(ip + 12).map(u64::from)

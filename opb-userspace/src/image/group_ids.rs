@@ -15,7 +15,7 @@ const MOST: usize = Policy::MAX_GROUPS;
 /// Counters are kept by slot and outlive policies, so a name keeps its slot as long as there is room, whether the policy of the
 /// day has that group or not. The table travels in the image.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Slots {
+pub struct GroupIds {
     #[serde(rename = "slots")]
     numbers: BTreeMap<String, u16>,
     /// When the counters of a name began. An image of an earlier version does not say.
@@ -26,24 +26,24 @@ pub struct Slots {
 /// There are more groups in one policy than the counters have room for.
 #[derive(Debug, thiserror::Error)]
 #[error("no counter slot is left for group `{group}`: a policy may have {MOST} groups")]
-pub struct NoSlotLeft {
+pub struct NoGroupIdLeft {
     group: String,
 }
 
-impl Slots {
+impl GroupIds {
     /// Gives every name a slot, and leaves those that have one alone.
     pub fn assign<'a>(
         &mut self,
         names: impl IntoIterator<Item = &'a str>,
         now: Timestamp,
-    ) -> Result<(), NoSlotLeft> {
+    ) -> Result<(), NoGroupIdLeft> {
         let mut free = (1..=MOST as u16)
             .filter(|slot| !self.numbers.values().any(|taken| taken == slot))
             .collect::<Vec<_>>()
             .into_iter();
         for name in names {
             if !self.numbers.contains_key(name) {
-                let slot = free.next().ok_or_else(|| NoSlotLeft { group: name.to_owned() })?;
+                let slot = free.next().ok_or_else(|| NoGroupIdLeft { group: name.to_owned() })?;
                 self.numbers.insert(name.to_owned(), slot);
                 self.since.insert(name.to_owned(), now);
             }
@@ -70,7 +70,7 @@ impl Slots {
         }
     }
 
-    /// Slots that had another name in `before`, with that name.
+    /// GroupIds that had another name in `before`, with that name.
     pub fn reused<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = (u16, &'a str)> {
         let gone = before.iter().filter(|(name, slot)| self.get(name) != Some(*slot));
         gone.filter(|&(_, slot)| self.name(slot).is_some()).map(|(name, slot)| (slot, name))
@@ -101,7 +101,7 @@ impl Slots {
 mod tests {
     use super::*;
 
-    fn assign(slots: &mut Slots, names: &[String], second: i64) {
+    fn assign(slots: &mut GroupIds, names: &[String], second: i64) {
         let now = Timestamp::from_second(second).expect("a time");
         slots.assign(names.iter().map(String::as_str), now).expect("room");
     }
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn names_go_when_others_need_the_room_and_not_before() {
-        let mut slots = Slots::default();
+        let mut slots = GroupIds::default();
         let [old, held, kept, new] = [
             names("old", 0..300),
             names("held", 0..100),
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn one_too_many_is_refused() {
         let all = names("all", 0..512);
-        let mut slots = Slots::default();
+        let mut slots = GroupIds::default();
         slots.make_room(&set(&all), |_| 0);
         let error = slots.assign(all.iter().map(String::as_str), Timestamp::UNIX_EPOCH);
         assert!(error.is_err_and(|error| error.to_string().contains("511 groups")));
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn an_image_of_an_earlier_version_has_no_times() {
-        let slots: Slots = serde_json::from_str(r#"{"slots": {"dyn": 7}}"#).expect("readable");
+        let slots: GroupIds = serde_json::from_str(r#"{"slots": {"dyn": 7}}"#).expect("readable");
         assert_eq!((slots.get("dyn"), slots.since("dyn")), (Some(7), None));
     }
 }

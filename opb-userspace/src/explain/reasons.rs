@@ -9,7 +9,7 @@ use crate::api::explain::Query;
 use crate::policy::{Downstream, Group, Matching, Owner, Policy, RelaySet};
 
 /// What there is to say about one outcome.
-pub(super) struct Words<'a> {
+pub(super) struct Reasons<'a> {
     pub(super) query: &'a Query,
     pub(super) policy: &'a Policy,
     pub(super) outcome: Outcome,
@@ -21,7 +21,7 @@ pub(super) struct Words<'a> {
     pub(super) group: Option<&'a str>,
 }
 
-impl Words<'_> {
+impl Reasons<'_> {
     pub(super) fn chain(&self, now: Timestamp) -> Vec<String> {
         if self.outcome.reason == Reason::Other {
             return vec![self.unfiltered()];

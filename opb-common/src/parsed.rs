@@ -1,13 +1,13 @@
-//! What the walk carries along, and what it hands on.
+//! What the parser carries along, and what it hands on.
 
 use crate::{
     frame::{Frame, OFFSET_MASK},
     outcome::Reason,
 };
 
-/// Where the walk stands, in bytes from the start of the frame, and what it has seen on the way.
+/// Where the parser stands, in bytes from the start of the frame, and what it has seen on the way.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct Cursor {
     /// Where the next header starts.
     pub(crate) at: usize,
     /// Where the packet ends, by all the length fields so far.
@@ -16,7 +16,7 @@ pub(crate) struct Place {
     pub(crate) marks: usize,
 }
 
-impl Place {
+impl Cursor {
     /// In place of a number of bytes: inside another packet.
     pub(crate) const INSIDE: usize = 3;
     pub(crate) const IPV6: usize = 1 << 2;
@@ -26,7 +26,7 @@ impl Place {
     pub(crate) const FRAGMENTED: usize = 1 << 4;
     /// A source route or routing header names further hops.
     pub(crate) const NOT_FINAL: usize = 1 << 5;
-    /// A packet inside a first fragment goes on in later ones: it ends here because the fragment does. Of the walk alone.
+    /// A packet inside a first fragment goes on in later ones: it ends here because the fragment does. Of the parser alone.
     pub(crate) const CAPPED: usize = 1 << 6;
     const ALL: usize = (1 << 7) - 1;
 
@@ -47,7 +47,7 @@ impl Place {
     }
 }
 
-/// What the walk found, as the one scalar that one global BPF function may hand to the next.
+/// What the parser found, as the one scalar that one global BPF function may hand to the next.
 ///
 /// | bits | what |
 /// |---|---|
@@ -62,11 +62,11 @@ impl Place {
 /// | 43–48 | offset of the outer IP header, where a packet is or may be inside another |
 /// | 49 | the outer header is IPv6 |
 /// | 50 | the outer header is what hides it |
-/// | 63 | set in everything but [`Found::NOTHING`] |
+/// | 63 | set in everything but [`ParsedPacket::NOTHING`] |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found(pub u64);
+pub struct ParsedPacket(pub u64);
 
-impl Found {
+impl ParsedPacket {
     /// Not TCP to (or from) a filtered port.
     pub const NOTHING: Self = Self(0);
 
@@ -79,7 +79,7 @@ impl Found {
     const ANSWERABLE: u64 = 1 << 41;
     const TOO_DEEP: u64 = 1 << 42;
     const OUTER_SHIFT: u32 = 43;
-    /// Link headers in front of an IP header have at most 54 bytes: Ethernet, [`MAX_TAGS`](crate::walk::MAX_TAGS) tags and PPPoE.
+    /// Link headers in front of an IP header have at most 54 bytes: Ethernet, [`MAX_TAGS`](crate::parse::MAX_TAGS) tags and PPPoE.
     const OUTER_MASK: usize = 63;
     const OUTER_IPV6: u64 = 1 << 49;
     const HIDES_OUTSIDE: u64 = 1 << 50;
@@ -91,7 +91,7 @@ impl Found {
         Self(Self::SOMETHING | Self::UNREADABLE | (reason as u64) << Self::REASON_SHIFT)
     }
 
-    /// More VLAN tags than are walked.
+    /// More VLAN tags than are parsed.
     #[inline(always)]
     pub(crate) const fn too_deep() -> Self {
         Self(Self::unreadable(Reason::Link).0 | Self::TOO_DEEP)
@@ -99,48 +99,48 @@ impl Found {
 
     /// May be TCP to a filtered port, and hides it.
     #[inline(always)]
-    pub(crate) const fn hidden(ip: Place, reason: Reason) -> Self {
+    pub(crate) const fn hidden(ip: Cursor, reason: Reason) -> Self {
         Self(Self::SOMETHING | Self::ip_header(ip) | (reason as u64) << Self::REASON_SHIFT)
     }
 
     /// TCP to or from a filtered port. `tcp` is where its header starts; `offset` and `flags` are its bytes 12 and 13.
     #[inline(always)]
-    pub(crate) const fn tcp(ip: Place, tcp: Place, port: u16, offset: u8, flags: u8) -> Self {
+    pub(crate) const fn tcp(ip: Cursor, tcp: Cursor, port: u16, offset: u8, flags: u8) -> Self {
         const SYN: u8 = 0x02;
         const RST: u8 = 0x04;
         const ACK: u8 = 0x10;
-        let ip = Place { marks: ip.marks | tcp.marks & Place::NOT_FINAL, ..ip };
-        let mut found = Self::SOMETHING | Self::ip_header(ip) | (port as u64) << Self::PORT_SHIFT;
-        if tcp.has(Place::LIES) || offset >> 4 < 5 {
-            return Self(found | (Reason::Malformed as u64) << Self::REASON_SHIFT);
+        let ip = Cursor { marks: ip.marks | tcp.marks & Cursor::NOT_FINAL, ..ip };
+        let mut parsed = Self::SOMETHING | Self::ip_header(ip) | (port as u64) << Self::PORT_SHIFT;
+        if tcp.has(Cursor::LIES) || offset >> 4 < 5 {
+            return Self(parsed | (Reason::Malformed as u64) << Self::REASON_SHIFT);
         }
         if flags & (SYN | ACK) == SYN {
-            found |= Self::OPENS;
+            parsed |= Self::OPENS;
         }
         // A reset answers no reset, and takes the place of headers that stand right behind each other.
-        let header = if ip.has(Place::IPV6) { 40 } else { 20 };
+        let header = if ip.has(Cursor::IPV6) { 40 } else { 20 };
         if flags & RST == 0
-            && !tcp.has(Place::FRAGMENTED)
-            && ip.marks & Place::INSIDE != Place::INSIDE
+            && !tcp.has(Cursor::FRAGMENTED)
+            && ip.marks & Cursor::INSIDE != Cursor::INSIDE
             && tcp.at == ip.at + header
         {
-            found |= Self::ANSWERABLE;
+            parsed |= Self::ANSWERABLE;
         }
-        Self(found)
+        Self(parsed)
     }
 
     #[inline(always)]
-    const fn ip_header(ip: Place) -> u64 {
+    const fn ip_header(ip: Cursor) -> u64 {
         (ip.at & OFFSET_MASK) as u64 | ((ip.marks & Self::MARKS) as u64) << Self::MARKS_SHIFT
     }
 
     /// The same with the place of the outer header, where that may say whose packet it is.
     #[inline(always)]
-    pub(crate) const fn within(self, outer: Place) -> Self {
+    pub(crate) const fn within(self, outer: Cursor) -> Self {
         if !self.is_tunnelled() {
             return self;
         }
-        let family = if outer.has(Place::IPV6) { Self::OUTER_IPV6 } else { 0 };
+        let family = if outer.has(Cursor::IPV6) { Self::OUTER_IPV6 } else { 0 };
         Self(self.0 | ((outer.at & Self::OUTER_MASK) as u64) << Self::OUTER_SHIFT | family)
     }
 
@@ -158,7 +158,7 @@ impl Found {
         frame.opaque(self.0 as usize) & OFFSET_MASK
     }
 
-    /// Offset of the outer IP header of what [`Found::is_tunnelled`].
+    /// Offset of the outer IP header of what [`ParsedPacket::is_tunnelled`].
     #[inline(always)]
     #[must_use]
     pub fn outer<F: Frame + ?Sized>(self, frame: &F) -> usize {
@@ -175,7 +175,7 @@ impl Found {
     #[inline(always)]
     #[must_use]
     pub const fn is_inside(self) -> bool {
-        self.has(Place::INSIDE)
+        self.has(Cursor::INSIDE)
     }
 
     /// Whether the outer header hides it: a chain that is too long, or a first fragment that is too short.
@@ -214,14 +214,14 @@ impl Found {
     #[inline(always)]
     #[must_use]
     pub const fn is_ipv6(self) -> bool {
-        self.has(Place::IPV6)
+        self.has(Cursor::IPV6)
     }
 
     /// Whether a source route or routing header names further hops.
     #[inline(always)]
     #[must_use]
     pub const fn is_not_final(self) -> bool {
-        self.has(Place::NOT_FINAL)
+        self.has(Cursor::NOT_FINAL)
     }
 
     /// Bytes of PPP protocol directly in front of the IP header: 1 or 2, or 0 without PPPoE.
@@ -244,7 +244,7 @@ impl Found {
         self.0 & Self::UNREADABLE != 0
     }
 
-    /// Whether there are more VLAN tags than are walked.
+    /// Whether there are more VLAN tags than are parsed.
     #[inline(always)]
     #[must_use]
     pub const fn is_too_deep(self) -> bool {

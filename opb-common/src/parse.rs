@@ -5,15 +5,15 @@
 //! (anything in IPv6), RFC 4213 (IPv6 in IPv4), RFC 2784 and 2890 (GRE). What hides where: RFC 1858, 3128 and 7112.
 
 use crate::{
-    found::{Found, Place},
     frame::{Frame, MAX_OFFSET, OFFSET_MASK},
     outcome::Reason,
+    parsed::{Cursor, ParsedPacket},
     settings::{PortSet, Settings, port_in},
 };
 
-/// VLAN tags that are walked, those that the hook holds beside the frame included.
+/// VLAN tags that are parsed, those that the hook holds beside the frame included.
 pub const MAX_TAGS: usize = 8;
-/// IPv6 extension headers that are walked in one packet.
+/// IPv6 extension headers that are parsed in one packet.
 pub const MAX_EXTENSIONS: usize = 8;
 
 pub(crate) const ETH_IPV4: u16 = 0x0800;
@@ -50,17 +50,17 @@ const LARGEST_IP: usize = 65535;
 
 /// Walks from byte 0 to the TCP header.
 #[inline(always)]
-pub fn walk<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &PortSet) -> Found {
+pub fn parse<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &PortSet) -> ParsedPacket {
     match link(frame, settings) {
         Link::Ip(ip) => network(frame, settings, ports, ip),
-        Link::NotIp => Found::NOTHING,
-        Link::TooDeep => Found::too_deep(),
-        Link::Unreadable(reason) => Found::unreadable(reason),
+        Link::NotIp => ParsedPacket::NOTHING,
+        Link::TooDeep => ParsedPacket::too_deep(),
+        Link::Unreadable(reason) => ParsedPacket::unreadable(reason),
     }
 }
 
 enum Link {
-    Ip(Place),
+    Ip(Cursor),
     NotIp,
     TooDeep,
     Unreadable(Reason),
@@ -73,8 +73,8 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
     if settings.has(Settings::BARE_IP) {
         let Some(first) = frame.header::<2>(0) else { return Link::Unreadable(Reason::Malformed) };
         return match first[0] >> 4 {
-            4 => Link::Ip(Place { at: 0, end, marks: 0 }),
-            6 => Link::Ip(Place { at: 0, end, marks: Place::IPV6 }),
+            4 => Link::Ip(Cursor { at: 0, end, marks: 0 }),
+            6 => Link::Ip(Cursor { at: 0, end, marks: Cursor::IPV6 }),
             _ => Link::NotIp,
         };
     }
@@ -104,7 +104,7 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
         let Some(pppoe) = frame.header::<8>(at) else { return Link::Unreadable(Reason::Malformed) };
         let claimed = at + 6 + be16(pppoe, 4) as usize;
         if claimed > end {
-            marks |= Place::LIES;
+            marks |= Cursor::LIES;
         }
         end = end.min(claimed);
         // Linux expands a one-byte protocol whether it was negotiated or not (ppp_generic.c, ppp_input),
@@ -124,25 +124,25 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
     let header = match protocol {
         ETH_IPV4 => IPV4_HEADER,
         ETH_IPV6 => {
-            marks |= Place::IPV6;
+            marks |= Cursor::IPV6;
             IPV6_HEADER
         }
         _ => return Link::NotIp,
     };
     if at + header > end {
         // A PPPoE length that leaves out the IP header hides neither the addresses nor that it is no TCP.
-        marks |= Place::LIES;
+        marks |= Cursor::LIES;
         end = frame.length().min(at + header);
     }
-    Link::Ip(Place { at, end, marks })
+    Link::Ip(Cursor { at, end, marks })
 }
 
 /// What stands behind an IP header.
 enum Next {
     /// A TCP header should be here.
-    Tcp(Place),
+    Tcp(Cursor),
     /// A packet in a tunnel of that protocol number.
-    Tunnel(Place, u8),
+    Tunnel(Cursor, u8),
     /// Neither, or a later fragment.
     Other,
     /// May be TCP, and cannot be read. With the marks so far.
@@ -157,49 +157,49 @@ fn network<F: Frame + ?Sized>(
     frame: &F,
     settings: Settings,
     ports: &PortSet,
-    mut ip: Place,
-) -> Found {
+    mut ip: Cursor,
+) -> ParsedPacket {
     let mut outer = ip;
     for inside in [false, true] {
         ip = ip.opaque(frame);
         outer = outer.opaque(frame);
-        let next = if ip.has(Place::IPV6) { ipv6(frame, ip) } else { ipv4(frame, ip) };
+        let next = if ip.has(Cursor::IPV6) { ipv6(frame, ip) } else { ipv4(frame, ip) };
         match next {
-            Next::Other => return Found::NOTHING,
+            Next::Other => return ParsedPacket::NOTHING,
             Next::Hidden(reason, marks) => {
                 // Of a chain that ends out of sight, nobody knows whether a tunnel is behind it.
                 let is_outside = if inside {
-                    marks & Place::CAPPED != 0
+                    marks & Cursor::CAPPED != 0
                 } else {
                     matches!(reason, Reason::Headers)
                 };
-                let found = Found::hidden(ip, reason);
-                let found = if is_outside { found.hides_outside() } else { found };
-                return found.within(outer);
+                let parsed = ParsedPacket::hidden(ip, reason);
+                let parsed = if is_outside { parsed.hides_outside() } else { parsed };
+                return parsed.within(outer);
             }
             // The inner header does not say whose packet this is, so the outer one does.
             Next::CutOff if inside => return cut_off_inside(outer, ip),
-            Next::CutOff => return Found::unreadable(Reason::Malformed),
+            Next::CutOff => return ParsedPacket::unreadable(Reason::Malformed),
             Next::Tcp(tcp) => return transport(frame, settings, ports, ip, tcp).within(outer),
-            // More than one packet inside another is not walked.
-            Next::Tunnel(..) if inside => return Found::NOTHING,
+            // More than one packet inside another is not parsed.
+            Next::Tunnel(..) if inside => return ParsedPacket::NOTHING,
             Next::Tunnel(payload, protocol) => {
                 outer = ip;
                 ip = match tunnel(frame, payload, protocol) {
                     Tunnel::Ip(inner) => inner,
-                    Tunnel::Other => return Found::NOTHING,
+                    Tunnel::Other => return ParsedPacket::NOTHING,
                     Tunnel::CutOff => return cut_off_inside(outer, payload),
                 };
             }
         }
     }
-    Found::NOTHING
+    ParsedPacket::NOTHING
 }
 
 /// What a tunnel carries.
 enum Tunnel {
     /// An IP packet.
-    Ip(Place),
+    Ip(Cursor),
     /// No IP packet, or one that no receiver would take.
     Other,
     /// It ends before that is known.
@@ -208,7 +208,7 @@ enum Tunnel {
 
 /// The header of the tunnel, if it has one, up to the packet inside it.
 #[inline(always)]
-fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Place, protocol: u8) -> Tunnel {
+fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Cursor, protocol: u8) -> Tunnel {
     let mut inner = payload;
     let is_ipv6 = if protocol == GRE {
         let Some(gre) = frame.header::<4>(inner.at) else { return Tunnel::CutOff };
@@ -233,37 +233,37 @@ fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Place, protocol: u8) -> Tunnel 
     } else {
         protocol == IPV6_INSIDE
     };
-    inner.marks = (inner.marks | Place::INSIDE) & !(Place::NOT_FINAL | Place::IPV6);
+    inner.marks = (inner.marks | Cursor::INSIDE) & !(Cursor::NOT_FINAL | Cursor::IPV6);
     if is_ipv6 {
-        inner.marks |= Place::IPV6;
+        inner.marks |= Cursor::IPV6;
     }
     Tunnel::Ip(inner)
 }
 
 /// The packet inside `outer` has no addresses to read.
 #[inline(always)]
-fn cut_off_inside(outer: Place, inside: Place) -> Found {
-    let found = Found::hidden(outer, cut_off(inside));
-    if inside.has(Place::FRAGMENTED) { found.hides_outside().within(outer) } else { found }
+fn cut_off_inside(outer: Cursor, inside: Cursor) -> ParsedPacket {
+    let parsed = ParsedPacket::hidden(outer, cut_off(inside));
+    if inside.has(Cursor::FRAGMENTED) { parsed.hides_outside().within(outer) } else { parsed }
 }
 
 /// Why a header is not all there.
 #[inline(always)]
-fn cut_off(place: Place) -> Reason {
-    if place.has(Place::FRAGMENTED) { Reason::Fragment } else { Reason::Malformed }
+fn cut_off(place: Cursor) -> Reason {
+    if place.has(Cursor::FRAGMENTED) { Reason::Fragment } else { Reason::Malformed }
 }
 
 /// Marks of a header at which a length claims more than there is. A first fragment honestly holds less than the packet
 /// inside it claims.
 #[inline(always)]
-fn exceeding(place: Place) -> usize {
-    if place.has(Place::FRAGMENTED) { Place::CAPPED } else { Place::LIES }
+fn exceeding(place: Cursor) -> usize {
+    if place.has(Cursor::FRAGMENTED) { Cursor::CAPPED } else { Cursor::LIES }
 }
 
 /// RFC 791. `place` is where the header starts.
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
-    let Place { at, end, mut marks } = place;
+fn ipv4<F: Frame + ?Sized>(frame: &F, place: Cursor) -> Next {
+    let Cursor { at, end, mut marks } = place;
     let Some(ip) = frame.header::<IPV4_HEADER>(at) else { return Next::CutOff };
     if at + IPV4_HEADER > end {
         return Next::CutOff;
@@ -296,16 +296,16 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
         return Next::Hidden(Reason::Fragment, 0);
     }
     if fragment & 0x2000 != 0 {
-        marks |= Place::FRAGMENTED;
+        marks |= Cursor::FRAGMENTED;
     }
-    let payload = Place { at: at + header, end, marks };
+    let payload = Cursor { at: at + header, end, marks };
     if protocol == TCP { Next::Tcp(payload) } else { Next::Tunnel(payload, protocol) }
 }
 
 /// RFC 8200, with its extension headers.
 #[inline(always)]
-fn ipv6<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
-    let Place { at, mut end, mut marks } = place;
+fn ipv6<F: Frame + ?Sized>(frame: &F, place: Cursor) -> Next {
+    let Cursor { at, mut end, mut marks } = place;
     let Some(ip) = frame.header::<IPV6_HEADER>(at) else { return Next::CutOff };
     if at + IPV6_HEADER > end {
         return Next::CutOff;
@@ -322,7 +322,7 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
     }
     let is_version_6 = ip[0] >> 4 == 6;
 
-    let mut here = Place { at: at + IPV6_HEADER, end, marks };
+    let mut here = Cursor { at: at + IPV6_HEADER, end, marks };
     for walked in 0..=MAX_EXTENSIONS {
         here = here.opaque(frame);
         next = frame.opaque(next) & 255;
@@ -351,7 +351,7 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
             FRAGMENT => {
                 let fragment = be16(extension, 2);
                 match fragment >> 3 {
-                    0 if fragment & 1 != 0 => here.marks |= Place::FRAGMENTED,
+                    0 if fragment & 1 != 0 => here.marks |= Cursor::FRAGMENTED,
                     0 => {}
                     1 if extension[0] == TCP => return Next::Hidden(Reason::Fragment, 0),
                     _ => return Next::Other,
@@ -362,7 +362,7 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, place: Place) -> Next {
             _ => (usize::from(extension[1]) + 1) * 8,
         };
         if protocol == ROUTING && extension[3] != 0 {
-            here.marks |= Place::NOT_FINAL;
+            here.marks |= Cursor::NOT_FINAL;
         }
         next = usize::from(extension[0]);
         here.at += length;
@@ -379,28 +379,28 @@ fn transport<F: Frame + ?Sized>(
     frame: &F,
     settings: Settings,
     ports: &PortSet,
-    ip: Place,
-    place: Place,
-) -> Found {
+    ip: Cursor,
+    place: Cursor,
+) -> ParsedPacket {
     let ip = ip.opaque(frame);
     let place = place.opaque(frame);
     let tcp = match frame.header::<TCP_HEADER>(place.at) {
         Some(tcp) if place.at + TCP_HEADER <= place.end => tcp,
         _ => {
-            let found = Found::hidden(ip, cut_off(place));
-            return if place.has(Place::CAPPED) { found.hides_outside() } else { found };
+            let parsed = ParsedPacket::hidden(ip, cut_off(place));
+            return if place.has(Cursor::CAPPED) { parsed.hides_outside() } else { parsed };
         }
     };
     let port = deciding_port(tcp, 0, settings);
     if !port_in(ports, port) {
-        return Found::NOTHING;
+        return ParsedPacket::NOTHING;
     }
     let (offset, flags) = (tcp[12], tcp[13]);
     let mut place = place;
-    if !ip.has(Place::IPV6) && is_source_routed(frame, ip.at + IPV4_HEADER, place.at) {
-        place.marks |= Place::NOT_FINAL;
+    if !ip.has(Cursor::IPV6) && is_source_routed(frame, ip.at + IPV4_HEADER, place.at) {
+        place.marks |= Cursor::NOT_FINAL;
     }
-    Found::tcp(ip, place.opaque(frame), port, offset, flags)
+    ParsedPacket::tcp(ip, place.opaque(frame), port, offset, flags)
 }
 
 /// Whether the IPv4 options from `at` to `end` hold a source route, or cannot be read.

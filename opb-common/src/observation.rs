@@ -1,28 +1,28 @@
 //! What is written down of a denied packet beside the counters: an event, and who is being denied how often.
 //!
 //! A talker is a subscriber with the direction in which its packets are denied. Memory is bounded whatever is sent. Each CPU
-//! has [`BUCKETS`] buckets of [`WAYS`] places; a subscriber belongs to one bucket, and where a bucket is full a newcomer costs
-//! every place one credit, and takes the first place whose credit is used up (the algorithm of Misra and Gries, a bucket at a
+//! has [`BUCKETS`] buckets of [`SLOTS`] places; a subscriber belongs to one bucket, and where a bucket is full a newcomer costs
+//! every place one counter, and takes the first place whose counter is used up (the algorithm of Misra and Gries, a bucket at a
 //! time). What that guarantees: a subscriber that goes on sending more than a fifth of the denied packets of its bucket on
-//! a CPU keeps its place, however many invented addresses there are. Credit ends at [`MOST_CREDIT`], for the others as well:
+//! a CPU keeps its place, however many invented addresses there are. A counter ends at [`MAX_COUNTER`], for the others as well:
 //! who has it can never be brought to nothing while it sends its fifth, and who was loud long ago makes room. What it does
 //! not guarantee: the counts of one that lost its place start again.
 //!
-//! A flood costs what it touches, so it touches little: tags and credits of all buckets are in a table of their own, which stays in
+//! A flood costs what it touches, so it touches little: tags and counters of all buckets are in a table of their own, which stays in
 //! the cache, and a talker fills one cache line, which a packet that finds no place never sees, and one that takes a place only writes.
 
 use crate::{
-    found::Found,
     frame::Frame,
     line::{is_ipv6, named_by},
     outcome::{Direction, Line},
+    parsed::ParsedPacket,
     rate::next_arrival,
 };
 
-/// Places of a bucket: each has 16 bits of the tags and of the credits.
-pub const WAYS: usize = 4;
+/// Places of a bucket: each has 16 bits of the tags and of the counters.
+pub const SLOTS: usize = 4;
 /// What a talker can have above those that want its place.
-pub const MOST_CREDIT: u64 = 0xffff;
+pub const MAX_COUNTER: u64 = 0xffff;
 /// Buckets of one CPU; a power of two.
 pub const BUCKETS: u32 = 4096;
 /// Bytes of the event ring that all programs share.
@@ -65,7 +65,7 @@ pub struct Event {
 pub struct Talker {
     pub subscriber: Address,
     pub packets: u64,
-    /// Nanoseconds of `CLOCK_MONOTONIC`, as [`Ledger::clock`] tells them.
+    /// Nanoseconds of `CLOCK_MONOTONIC`, as [`CpuStatistics::clock`] tells them.
     pub first: u64,
     pub last: u64,
     /// Other ends, each hashed to one bit.
@@ -80,8 +80,8 @@ pub struct Talker {
 const _: () = {
     assert!(size_of::<Event>() == 72);
     assert!(size_of::<Talker>() == 64);
-    assert!(size_of::<Ledger>() == 128);
-    assert!(size_of::<Ways>() == 16);
+    assert!(size_of::<CpuStatistics>() == 128);
+    assert!(size_of::<TalkerSlots>() == 16);
 };
 
 impl Talker {
@@ -135,10 +135,10 @@ impl Talker {
     }
 }
 
-/// One CPU's books.
+/// One CPU's statistics.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Ledger {
+pub struct CpuStatistics {
     /// Random, set by user space: nobody outside can tell who shares a bucket.
     pub seed: u64,
     /// Rate limits of the two standings.
@@ -159,15 +159,15 @@ pub struct Ledger {
     unused: [u64; 6],
 }
 
-impl Ledger {
+impl CpuStatistics {
     /// Denied packets for which there is no event.
     #[must_use]
     pub const fn lost(&self) -> u64 {
         self.limited_source + self.limited_cpu + self.ring_full
     }
 
-    /// The time by which the books are kept: it is read once in a `tick` (1 to 10 ms, as the kernel was configured), because
-    /// reading it costs as much as the rest of the books. Rate limits hold on the average all the same.
+    /// The time by which the statistics are kept: it is read once in a `tick` (1 to 10 ms, as the kernel was configured), because
+    /// reading it costs as much as the rest of the statistics. Rate limits hold on the average all the same.
     #[inline(always)]
     pub fn clock(&mut self, tick: u64, read: impl FnOnce() -> u64) -> u64 {
         if self.tick != tick {
@@ -179,9 +179,9 @@ impl Ledger {
     /// Where this CPU keeps the subscriber.
     #[inline(always)]
     #[must_use]
-    pub const fn place(&self, subscriber: Address) -> Place {
+    pub const fn key(&self, subscriber: Address) -> TalkerKey {
         let hash = mix(subscriber[0].rotate_left(32) ^ subscriber[1] ^ self.seed);
-        Place { bucket: hash as u32 & (BUCKETS - 1), tag: hash >> 48 | 1 }
+        TalkerKey { bucket: hash as u32 & (BUCKETS - 1), tag: hash >> 48 | 1 }
     }
 
     /// Whether there is an event for the packet at `now`, as far as the limit of the CPU goes. Those that are known
@@ -220,7 +220,7 @@ pub enum Standing {
 
 /// Where a subscriber is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct TalkerKey {
     /// The bucket of this CPU.
     pub bucket: u32,
     /// 16 bits that tell it from most others there, the lowest of them set: an empty way has none.
@@ -230,25 +230,25 @@ pub struct Place {
 /// Of each way of a bucket, what decides who has it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Ways {
+pub struct TalkerSlots {
     /// 0 where it is empty.
     tags: u64,
     /// What the talker has above those that want its place.
-    credits: u64,
+    counters: u64,
 }
 
 /// The talkers that share a bucket.
-pub type Bucket = [Talker; WAYS];
+pub type Bucket = [Talker; SLOTS];
 
-impl Ways {
+impl TalkerSlots {
     /// Empties the places of those that were last seen before `cutoff`. Whether there were any.
     pub fn forget(&mut self, bucket: &mut Bucket, cutoff: u64) -> bool {
         let mut forgets = false;
-        for (way, talker) in bucket.iter_mut().enumerate() {
+        for (slot, talker) in bucket.iter_mut().enumerate() {
             if talker.packets != 0 && talker.last < cutoff {
                 *talker = Talker::default();
-                self.tags &= !lanes::of(way, lanes::MOST);
-                self.credits &= !lanes::of(way, lanes::MOST);
+                self.tags &= !lanes::of(slot, lanes::MOST);
+                self.counters &= !lanes::of(slot, lanes::MOST);
                 forgets = true;
             }
         }
@@ -257,22 +257,22 @@ impl Ways {
 
     /// Writes one denied packet down.
     #[inline(always)]
-    pub fn note(&mut self, bucket: &mut Bucket, tag: u64, event: &Event) -> Standing {
+    pub fn observe(&mut self, bucket: &mut Bucket, tag: u64, event: &Event) -> Standing {
         let kind = Talker::kind_of(event);
         let mut same = lanes::zeros(self.tags ^ (tag * lanes::ONES));
         // More than one has the tag once in thousands of packets, but then the address decides.
-        for _ in 0..WAYS {
+        for _ in 0..SLOTS {
             if same == 0 {
                 break;
             }
-            let way = lanes::lowest(same);
-            let talker = &mut bucket[way];
+            let slot = lanes::lowest(same);
+            let talker = &mut bucket[slot];
             if talker.subscriber[0] == event.subscriber[0]
                 && talker.subscriber[1] == event.subscriber[1]
                 && (talker.kind ^ kind) & Talker::DOWNSTREAM == 0
             {
-                if lanes::get(self.credits, way) < MOST_CREDIT {
-                    self.credits += lanes::of(way, 1);
+                if lanes::get(self.counters, slot) < MAX_COUNTER {
+                    self.counters += lanes::of(slot, 1);
                 }
                 talker.packets += 1;
                 talker.last = event.time;
@@ -285,17 +285,17 @@ impl Ways {
             }
             same &= same - 1;
         }
-        let free = lanes::zeros(self.credits);
+        let free = lanes::zeros(self.counters);
         if free == 0 {
             // No lane borrows from the next: none is zero.
-            self.credits -= lanes::ONES;
+            self.counters -= lanes::ONES;
             return Standing::Unlisted;
         }
-        let way = lanes::lowest(free);
-        let was_taken = lanes::get(self.tags, way) != 0;
-        self.tags = (self.tags & !lanes::of(way, lanes::MOST)) | lanes::of(way, tag);
-        self.credits |= lanes::of(way, 1);
-        bucket[way] = Talker::new(event);
+        let slot = lanes::lowest(free);
+        let was_taken = lanes::get(self.tags, slot) != 0;
+        self.tags = (self.tags & !lanes::of(slot, lanes::MOST)) | lanes::of(slot, tag);
+        self.counters |= lanes::of(slot, 1);
+        bucket[slot] = Talker::new(event);
         if was_taken { Standing::Replaces } else { Standing::New }
     }
 }
@@ -321,36 +321,36 @@ mod lanes {
     }
 
     #[inline(always)]
-    pub(super) const fn get(lanes: u64, way: usize) -> u64 {
-        lanes >> (way * 16) & MOST
+    pub(super) const fn get(lanes: u64, slot: usize) -> u64 {
+        lanes >> (slot * 16) & MOST
     }
 
     /// `value` in the lane of `way`.
     #[inline(always)]
-    pub(super) const fn of(way: usize, value: u64) -> u64 {
-        value << (way * 16)
+    pub(super) const fn of(slot: usize, value: u64) -> u64 {
+        value << (slot * 16)
     }
 }
 
-/// Writes a denied packet into the books of its CPU, and says whether there is an event for it. The ways and the talkers are those of the
+/// Writes a denied packet into the statistics of its CPU, and says whether there is an event for it. The slots and the talkers are those of the
 /// subscriber's bucket; there is none for a packet without an address.
 #[inline(always)]
-pub fn note(
-    ledger: &mut Ledger,
-    place: Option<(Place, &mut Ways, &mut Bucket)>,
+pub fn observe(
+    statistics: &mut CpuStatistics,
+    key: Option<(TalkerKey, &mut TalkerSlots, &mut Bucket)>,
     event: &Event,
 ) -> bool {
-    let standing = place
-        .map_or(Standing::Unlisted, |(place, ways, bucket)| ways.note(bucket, place.tag, event));
+    let standing = key
+        .map_or(Standing::Unlisted, |(key, slots, bucket)| slots.observe(bucket, key.tag, event));
     match standing {
         Standing::Limited => {
-            ledger.limited_source += 1;
+            statistics.limited_source += 1;
             return false;
         }
-        Standing::Replaces | Standing::Unlisted => ledger.evicted += 1,
+        Standing::Replaces | Standing::Unlisted => statistics.evicted += 1,
         Standing::Known | Standing::New => {}
     }
-    ledger.admits(standing, event.time)
+    statistics.admits(standing, event.time)
 }
 
 /// The addresses of one packet.
@@ -364,20 +364,20 @@ pub struct Addresses {
     pub inner: Address,
 }
 
-/// The addresses of what the walk found, of which `line` names the subscriber.
+/// The addresses of what the parser found, of which `line` names the subscriber.
 #[inline(always)]
 pub fn addresses<F: Frame + ?Sized>(
     frame: &F,
-    found: Found,
+    parsed: ParsedPacket,
     line: Line,
     downstream: bool,
 ) -> Option<Addresses> {
-    if found.is_unreadable() {
+    if parsed.is_unreadable() {
         return None;
     }
     let read = |line: Line, destination: bool| {
-        let halves = named_by(frame, found, line, destination)?;
-        Some(if is_ipv6(found, line) { halves } else { [0, MAPPED | halves[0] >> 32] })
+        let halves = named_by(frame, parsed, line, destination)?;
+        Some(if is_ipv6(parsed, line) { halves } else { [0, MAPPED | halves[0] >> 32] })
     };
     let own = read(Line::Own, downstream)?;
     let peer = read(Line::Own, !downstream)?;
@@ -414,21 +414,21 @@ mod tests {
 
     /// All subscribers share the bucket.
     #[derive(Default)]
-    struct Books {
-        ledger: Ledger,
-        ways: Ways,
+    struct Recorder {
+        statistics: CpuStatistics,
+        slots: TalkerSlots,
         bucket: Bucket,
     }
 
-    impl Books {
-        fn note(&mut self, event: &Event) -> bool {
-            let place = self.ledger.place(event.subscriber);
-            note(&mut self.ledger, Some((place, &mut self.ways, &mut self.bucket)), event)
+    impl Recorder {
+        fn observe(&mut self, event: &Event) -> bool {
+            let key = self.statistics.key(event.subscriber);
+            observe(&mut self.statistics, Some((key, &mut self.slots, &mut self.bucket)), event)
         }
 
         /// Under a tag of the test's choice.
         fn tagged(&mut self, tag: u64, event: &Event) -> Standing {
-            self.ways.note(&mut self.bucket, tag, event)
+            self.slots.observe(&mut self.bucket, tag, event)
         }
 
         fn talkers(&self) -> impl Iterator<Item = &Talker> {
@@ -443,57 +443,57 @@ mod tests {
 
     #[test]
     fn a_source_gets_a_burst_and_then_one_a_second() {
-        let mut books = Books::default();
+        let mut recorder = Recorder::default();
         let mut sent = 0;
         for millisecond in 0..10_000 {
             let event = event(7, millisecond, 1 + millisecond * 1_000_000);
-            sent += u64::from(books.note(&event));
+            sent += u64::from(recorder.observe(&event));
         }
         assert_eq!(sent, SOURCE_BURST + 9);
         assert_eq!(
-            sent + books.ledger.lost(),
+            sent + recorder.statistics.lost(),
             10_000,
             "each packet has its event or is counted as lost"
         );
-        assert_eq!(books.packets(7), 10_000);
+        assert_eq!(recorder.packets(7), 10_000);
     }
 
     #[test]
     fn invented_addresses_do_not_displace_who_sends_a_fifth() {
-        let mut books = Books::default();
+        let mut recorder = Recorder::default();
         let mut random = 1u64;
         for packet in 0..1_000_000 {
             random = mix(random + packet);
             let subscriber = if packet % 4 == 0 { 7 } else { random };
-            books.note(&event(subscriber, 1, packet));
+            recorder.observe(&event(subscriber, 1, packet));
         }
-        assert_eq!(books.packets(7), 250_000);
-        assert!(books.ledger.evicted > 400_000, "{:?}", books.ledger);
+        assert_eq!(recorder.packets(7), 250_000);
+        assert!(recorder.statistics.evicted > 400_000, "{:?}", recorder.statistics);
     }
 
     #[test]
     fn newcomers_leave_events_to_those_that_are_known() {
-        let mut books = Books::default();
-        books.note(&event(7, 1, 1));
+        let mut recorder = Recorder::default();
+        recorder.observe(&event(7, 1, 1));
         for invented in 0..10_000 {
-            note(&mut books.ledger, None, &event(100 + invented, 1, 2));
+            observe(&mut recorder.statistics, None, &event(100 + invented, 1, 2));
         }
         assert!(
-            !note(&mut books.ledger, None, &event(99, 1, 3)),
+            !observe(&mut recorder.statistics, None, &event(99, 1, 3)),
             "the newcomers' share is used up"
         );
-        assert!(books.note(&event(7, 1, 3)));
+        assert!(recorder.observe(&event(7, 1, 3)));
     }
 
     #[test]
     fn directions_are_talkers_of_their_own() {
-        let mut books = Books::default();
+        let mut recorder = Recorder::default();
         for packet in 0..3 {
             let downstream = u16::from(packet == 2);
-            books.note(&Event { downstream, ..event(7, 1, packet) });
+            recorder.observe(&Event { downstream, ..event(7, 1, packet) });
         }
         let of = |direction| {
-            let talkers = books.talkers().filter(|it| it.direction() == direction);
+            let talkers = recorder.talkers().filter(|it| it.direction() == direction);
             talkers.fold((0, 0), |(count, packets), talker| (count + 1, packets + talker.packets))
         };
         assert_eq!((of(Direction::Upstream), of(Direction::Downstream)), ((1, 2), (1, 1)));
@@ -501,11 +501,11 @@ mod tests {
 
     #[test]
     fn peers_are_estimated() {
-        let mut books = Books::default();
+        let mut recorder = Recorder::default();
         for packet in 0..1000 {
-            books.note(&event(7, packet % 30, packet));
+            recorder.observe(&event(7, packet % 30, packet));
         }
-        let estimate = Talker::distinct_peers(books.talkers().next().expect("is held").peers);
+        let estimate = Talker::distinct_peers(recorder.talkers().next().expect("is held").peers);
         assert!((24..=37).contains(&estimate), "{estimate}");
         assert_eq!(Talker::distinct_peers(0), 0);
         assert_eq!(Talker::distinct_peers(u64::MAX), 266);
@@ -513,54 +513,54 @@ mod tests {
 
     #[test]
     fn equal_tags_are_told_apart_by_address() {
-        let mut books = Books::default();
+        let mut recorder = Recorder::default();
         for packet in 0..4000 {
             // All in one, none in one, and both.
             let tag = if packet % 4 == 3 { 5 } else { 3 };
-            books.tagged(tag, &event(packet % 4, 1, packet));
+            recorder.tagged(tag, &event(packet % 4, 1, packet));
         }
         for subscriber in 0..4 {
-            assert_eq!(books.packets(subscriber), 1000, "{:?}", books.ways);
+            assert_eq!(recorder.packets(subscriber), 1000, "{:?}", recorder.slots);
         }
-        assert_eq!(books.tagged(3, &event(9, 1, 9)), Standing::Unlisted);
+        assert_eq!(recorder.tagged(3, &event(9, 1, 9)), Standing::Unlisted);
     }
 
     #[test]
     fn who_has_all_credit_is_not_starved_by_three_that_have_it_too() {
-        let mut books = Books::default();
+        let mut recorder = Recorder::default();
         for packet in 0..4 * 70_000 {
-            books.tagged(2 * (packet % 4) + 1, &event(packet % 4, 1, packet));
+            recorder.tagged(2 * (packet % 4) + 1, &event(packet % 4, 1, packet));
         }
-        assert_eq!(books.ways.credits, u64::MAX, "as much as there can be");
+        assert_eq!(recorder.slots.counters, u64::MAX, "as much as there can be");
         for packet in 0..4_000_000 {
             let invented = packet % 9 >= 2;
             let (tag, subscriber) = if invented { (99, 100 + packet) } else { (1, 0) };
-            books.tagged(tag, &event(subscriber, 1, packet));
+            recorder.tagged(tag, &event(subscriber, 1, packet));
         }
-        assert_eq!(books.packets(0), 70_000 + 888_890, "two packets of nine");
-        assert_eq!(books.packets(1), 0, "loud long ago");
+        assert_eq!(recorder.packets(0), 70_000 + 888_890, "two packets of nine");
+        assert_eq!(recorder.packets(1), 0, "loud long ago");
     }
 
     #[test]
     fn what_is_forgotten_leaves_an_empty_place() {
-        let mut books = Books::default();
+        let mut recorder = Recorder::default();
         for subscriber in 0..4 {
-            books.tagged(2 * subscriber + 1, &event(subscriber, 1, 10 + subscriber));
+            recorder.tagged(2 * subscriber + 1, &event(subscriber, 1, 10 + subscriber));
         }
-        assert!(!books.ways.forget(&mut books.bucket, 10));
-        assert!(books.ways.forget(&mut books.bucket, 12));
-        assert!(books.talkers().map(|talker| talker.subscriber[1]).eq([2, 3]));
-        assert_eq!(books.tagged(9, &event(9, 1, 20)), Standing::New);
-        assert_eq!(books.tagged(11, &event(10, 1, 20)), Standing::New);
-        assert_eq!(books.tagged(13, &event(11, 1, 20)), Standing::Unlisted);
+        assert!(!recorder.slots.forget(&mut recorder.bucket, 10));
+        assert!(recorder.slots.forget(&mut recorder.bucket, 12));
+        assert!(recorder.talkers().map(|talker| talker.subscriber[1]).eq([2, 3]));
+        assert_eq!(recorder.tagged(9, &event(9, 1, 20)), Standing::New);
+        assert_eq!(recorder.tagged(11, &event(10, 1, 20)), Standing::New);
+        assert_eq!(recorder.tagged(13, &event(11, 1, 20)), Standing::Unlisted);
     }
 
     #[test]
     fn the_clock_is_read_once_a_tick() {
-        let mut ledger = Ledger::default();
-        assert_eq!(ledger.clock(1, || 100), 100);
-        assert_eq!(ledger.clock(1, || unreachable!("it was read in this tick")), 100);
-        assert_eq!(ledger.clock(2, || 200), 200);
+        let mut statistics = CpuStatistics::default();
+        assert_eq!(statistics.clock(1, || 100), 100);
+        assert_eq!(statistics.clock(1, || unreachable!("it was read in this tick")), 100);
+        assert_eq!(statistics.clock(2, || 200), 200);
     }
 
     #[test]
@@ -570,13 +570,13 @@ mod tests {
             random = mix(random);
             // Small numbers, so that zeros and ones are frequent.
             let all = [random & 3, random >> 2 & 3, random >> 4 & 3, random >> 6 & 0xffff];
-            let packed = (0..WAYS).fold(0, |sum, way| sum | lanes::of(way, all[way]));
+            let packed = (0..SLOTS).fold(0, |sum, slot| sum | lanes::of(slot, all[slot]));
             let tops = lanes::zeros(packed);
             let first = all.iter().position(|&lane| lane == 0);
             assert_eq!((tops != 0).then(|| lanes::lowest(tops)), first, "{all:?}");
-            for (way, lane) in all.into_iter().enumerate() {
-                assert_eq!(lanes::get(packed, way), lane);
-                assert!(lane != 0 || tops >> (way * 16 + 15) & 1 == 1, "{all:?}");
+            for (slot, lane) in all.into_iter().enumerate() {
+                assert_eq!(lanes::get(packed, slot), lane);
+                assert!(lane != 0 || tops >> (slot * 16 + 15) & 1 == 1, "{all:?}");
             }
         }
     }

@@ -1,18 +1,18 @@
 //! Writing a reset over the packet that it answers.
 
 use opb_common::{
-    answer::{HEADERS4, HEADERS6, reset4, reset6},
-    found::Found,
     frame::{Frame, OFFSET_MASK},
+    parsed::ParsedPacket,
     settings::Settings,
+    tcp_reset::{HEADERS4, HEADERS6, reset4, reset6},
 };
 
 use crate::window::Window;
 
 /// Length of the answer, with all that stands in front of its IP header.
 #[inline(always)]
-pub(crate) fn length(packet: &Window, found: Found) -> usize {
-    found.ip(packet) + if found.is_ipv6() { HEADERS6 } else { HEADERS4 }
+pub(crate) fn length(packet: &Window, parsed: ParsedPacket) -> usize {
+    parsed.ip(packet) + if parsed.is_ipv6() { HEADERS6 } else { HEADERS4 }
 }
 
 /// A packet that is changed in place.
@@ -28,12 +28,16 @@ pub(crate) trait Rewrite: Frame {
 /// Turns the packet round: Ethernet addresses and IP and TCP headers. What stands between them stays, but for the
 /// length of PPPoE.
 #[inline(always)]
-pub(crate) fn write<P: Rewrite>(packet: &mut P, found: Found, settings: Settings) -> Option<()> {
-    let ppp_bytes = found.ppp_bytes();
+pub(crate) fn write<P: Rewrite>(
+    packet: &mut P,
+    parsed: ParsedPacket,
+    settings: Settings,
+) -> Option<()> {
+    let ppp_bytes = parsed.ppp_bytes();
     if ppp_bytes != 0 {
         // It stands in front of the PPP protocol, and counts from there (RFC 2516).
-        let at = packet.opaque(found.ip(packet).wrapping_sub(ppp_bytes + 2)) & OFFSET_MASK;
-        let headers = if found.is_ipv6() { HEADERS6 } else { HEADERS4 };
+        let at = packet.opaque(parsed.ip(packet).wrapping_sub(ppp_bytes + 2)) & OFFSET_MASK;
+        let headers = if parsed.is_ipv6() { HEADERS6 } else { HEADERS4 };
         let length = ((headers + ppp_bytes) as u16).to_be_bytes();
         packet.rewrite::<2>(at, |field| *field = length)?;
     }
@@ -46,8 +50,8 @@ pub(crate) fn write<P: Rewrite>(packet: &mut P, found: Found, settings: Settings
             }
         })?;
     }
-    let ip = found.ip(packet);
-    if found.is_ipv6() {
+    let ip = parsed.ip(packet);
+    if parsed.is_ipv6() {
         packet.rewrite(ip, |headers| reset6(headers, settings))
     } else {
         packet.rewrite(ip, |headers| reset4(headers, settings))

@@ -4,7 +4,7 @@ use opb_common::outcome::{Reason, Verdict};
 
 use crate::api::explain::Explanation;
 
-pub(super) struct Words {
+pub(super) struct Texts {
     pub(super) lang: &'static str,
     /// The other language, and how its own speakers call it.
     pub(super) other: (&'static str, &'static str),
@@ -60,7 +60,7 @@ struct Answers {
     no_policy: [&'static str; 2],
 }
 
-impl Words {
+impl Texts {
     /// What to tell the customer: whether the mail passes, and what to do.
     pub(super) fn answer(&self, explained: &Explanation, port: u16) -> [&'static str; 2] {
         let answers = self.answers;
