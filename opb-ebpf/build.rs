@@ -1,6 +1,6 @@
-//! Links the object again when bpf-linker is another one, which cargo does not notice by itself.
+//! Makes cargo link the object again when bpf-linker changes, which cargo does not track by itself.
 
-#![allow(clippy::print_stdout, reason = "that is how a build script talks to cargo")]
+#![allow(clippy::print_stdout, reason = "a build script talks to cargo on its standard output")]
 
 use std::env;
 

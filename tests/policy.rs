@@ -8,13 +8,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use opb_userspace::check::check;
 use opb_userspace::node::{
     self, Addresses, EventLog, Filter, Hook, LogLevel, Observe, PolicySource, Role, Suspect,
     UnknownSource,
 };
-use opb_userspace::policy::{
-    Action, Downstream, Exemption, Matching, Policy, Prefix, RelaySet, check,
-};
+use opb_userspace::policy::{Action, Downstream, Exemption, Matching, Policy, Prefix, RelaySet};
 use proptest::prelude::*;
 
 fn repository() -> PathBuf {
@@ -112,16 +111,19 @@ fn the_examples_are_valid_and_free_of_warnings() {
 
 #[test]
 fn the_yaml_blocks_of_the_reference_are_valid() {
-    let text = fs::read_to_string(repository().join("docs/policy.md")).expect("docs/policy.md");
+    let page = |name| fs::read_to_string(repository().join("docs").join(name)).expect(name);
+    let pages = [page("policy.md"), page("node.md")];
     let directory = tempfile::tempdir().expect("temporary directory");
     fs::create_dir(directory.path().join("pools")).expect("directory");
     fs::write(directory.path().join("pools/tokyo.txt"), "192.0.2.0/24\n").expect("pool");
     fs::create_dir(directory.path().join("policy.d")).expect("directory");
     fs::write(directory.path().join("policy.d/a.yaml"), "version: 1\n").expect("policy");
-    let blocks: Vec<&str> =
-        text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert!(blocks.len() >= 2, "one block a file format");
-    for (index, block) in blocks.iter().enumerate() {
+    let blocks: Vec<Vec<&str>> = (pages.iter())
+        .map(|text| text.split("```yaml\n").skip(1))
+        .map(|rests| rests.filter_map(|rest| rest.split("```").next()).collect())
+        .collect();
+    assert!(blocks.iter().all(|of_page| !of_page.is_empty()), "a block on each page");
+    for (index, block) in blocks.iter().flatten().enumerate() {
         let path = directory.path().join(format!("block-{index}.yaml"));
         fs::write(&path, block).expect("writable");
         let report = check(&[path]);

@@ -29,9 +29,9 @@ fuzz_target!(|input: &[u8]| {
         let parsed = policy.parse(&sample);
         let fast_path = policy.classify(&sample);
         assert!(fast_path.is_none_or(|fast| fast == parsed), "{fast_path:?}, but the parser says {parsed:?}");
-        let nothing = parsed.is_nothing();
-        assert_eq!(nothing, outcome == Outcome::OTHER);
-        assert_eq!(nothing, policy.take_record().is_none());
+        let is_other = parsed.is_other();
+        assert_eq!(is_other, outcome == Outcome::OTHER);
+        assert_eq!(is_other, policy.take_record().is_none());
         assert_eq!(Outcome::unpack(outcome.pack()), Some(outcome));
     });
 });

@@ -34,7 +34,7 @@ fuzz_target!(|text: &[u8]| {
                     .count();
                 for diagnostic in &diagnostics.list {
                     assert!(!diagnostic.message.is_empty());
-                    if let Some(spot) = &diagnostic.place.spot {
+                    if let Some(spot) = &diagnostic.location.spot {
                         assert!(spot.line >= 1 && spot.line <= breaks + 2, "{diagnostic}");
                         assert!(spot.column >= 1, "{diagnostic}");
                     }

@@ -1,31 +1,33 @@
-//! A fast-path check at the headers of a frame where those of most frames are: it settles most frames without the parser.
+//! The fast path: settles most frames from the headers at their usual offsets, without the parser.
 
 use crate::{
     frame::Frame,
-    parse::{
+    parsed::{Cursor, ParsedPacket},
+    protocol::{
         ETH_IPV4, ETH_IPV6, ETH_PPPOE_SESSION, ETHERNET_HEADER, GRE, ICMPV6, IPV4_HEADER,
         IPV4_INSIDE, IPV6_HEADER, IPV6_INSIDE, PPP_IPV4, PPP_IPV6, TCP, TCP_HEADER, UDP, be16,
         deciding_port, is_tag,
     },
-    parsed::{Cursor, ParsedPacket},
     settings::{PortSet, Settings, port_in},
 };
 
-/// What can be said of a frame without parsing it.
+/// What the fast path can say about a frame.
 pub enum FastPath {
-    /// Certainly passes: plainly no TCP to (or from) a filtered port.
+    /// The frame certainly passes: it is plainly not TCP to (or from) a filtered port.
     Other,
-    /// What [`parse`](crate::parse::parse) finds in it: plainly TCP to (or from) a filtered port, with every length in order.
+    /// The result that [`parse`](crate::parse::parse) would return: plainly TCP to (or from) a
+    /// filtered port, with consistent lengths.
     Parsed(ParsedPacket),
-    /// Not plain: for [`parse`](crate::parse::parse), which starts again from byte 0.
+    /// The frame needs [`parse`](crate::parse::parse), which starts again at byte 0.
     Unclear,
 }
 
-/// Looks at the headers of a frame where those of most frames are.
+/// Classifies a frame by the headers at their usual offsets.
 ///
-/// `frame.length()` may be less than there is, but not more. Contract, fuzzed and proved in
-/// `docs/fast-path.md`: where this says [`FastPath::Other`], [`parse`](crate::parse::parse) finds nothing, and where it says
-/// [`FastPath::Parsed`], [`parse`](crate::parse::parse) finds the same.
+/// `frame.length()` may be less than the real length, but not more. Contract, fuzzed and proved in
+/// `docs/fast-path.md`: where this returns [`FastPath::Other`], [`parse`](crate::parse::parse)
+/// returns [`ParsedPacket::OTHER`]; where this returns [`FastPath::Parsed`], `parse` returns the
+/// same value.
 #[inline(always)]
 pub fn classify<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &PortSet) -> FastPath {
     let (mut at, mut protocol) = if settings.has(Settings::BARE_IP) {
@@ -49,7 +51,7 @@ pub fn classify<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &PortSe
         }
     }
 
-    // With PPPoE, its length must hold the headers that are read below; without, the frame does.
+    // The PPPoE length must cover the headers read below. Without PPPoE, the frame itself does.
     let mut room = None;
     if protocol == ETH_PPPOE_SESSION {
         let Some(pppoe) = frame.header::<8>(at) else { return FastPath::Unclear };
@@ -58,7 +60,7 @@ pub fn classify<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &PortSe
             PPP_IPV6 => ETH_IPV6,
             _ => return FastPath::Unclear,
         };
-        // It counts the two bytes of PPP protocol in front of the IP header.
+        // It includes the two bytes of PPP protocol before the IP header.
         room = Some((be16(pppoe, 4) as usize).wrapping_sub(2));
         at += 8;
     }
@@ -108,17 +110,19 @@ pub fn classify<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &PortSe
     }
 }
 
-/// An IP packet that is no fragment, with TCP right behind its header of the usual length.
+/// An unfragmented IP packet whose header has the minimum length and is followed by TCP.
 struct Plain {
-    /// Where it starts.
+    /// Offset of the IP header.
     at: usize,
-    /// How long it says it is.
+    /// Length of the packet by its IP header, in bytes.
     length: usize,
-    /// How long PPPoE says it is.
+    /// Length of the packet by PPPoE, in bytes.
     room: Option<usize>,
 }
 
-/// The end of [`classify`]: `IP` bytes of IP header, and `BOTH` with the TCP header.
+/// Classifies a TCP segment: the last step of [`classify`].
+///
+/// `IP` is the length of the IP header, `BOTH` that of the IP and TCP headers together, in bytes.
 #[inline(always)]
 fn segment<F: Frame + ?Sized, const IP: usize, const BOTH: usize>(
     frame: &F,

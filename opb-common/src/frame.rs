@@ -1,50 +1,53 @@
-//! How the parser reads a packet.
+//! Access to the bytes of a packet.
 
-/// The largest offset at which a header may start, in bytes from the first byte of the frame.
+/// The largest offset at which a header may start, in bytes from the start of the frame.
 ///
-/// Part of the contract between host and kernel: a limit that only one of them knew would make them
-/// disagree on long extension header chains.
+/// Host and kernel must share this limit. Otherwise they would disagree on frames with long
+/// extension header chains.
 pub const MAX_OFFSET: usize = 2047;
 
-/// Wrap-safe mask for an offset whose bounds the verifier was made to forget.
+/// Mask for an offset whose bounds the verifier was made to forget (see [`Frame::opaque`]).
 ///
-/// Larger than [`MAX_OFFSET`] plus the longest header (2,048 bytes), so that it never changes an offset that
-/// the parser can reach, and below 65,536, above which the verifier grants a packet pointer no range.
+/// It never changes an offset that the parser can reach: it exceeds [`MAX_OFFSET`] plus the longest
+/// header (2,048 bytes). It also stays below 65,536, because the verifier grants no range to a
+/// packet pointer with a larger offset.
 pub const OFFSET_MASK: usize = 8191;
 
 /// A packet as the hook delivers it.
 pub trait Frame {
-    /// The `N` bytes at `offset`, or `None` if they are not all there.
+    /// Returns the `N` bytes at `offset`, or `None` unless all of them are readable.
     ///
-    /// One bounds check a header, never one a field: the verifier rejects a one-byte check (`p + 1 > end`
-    /// becomes `p >= end`, which proves nothing), and loses the check of a pointer that is derived again.
-    /// `N` is at least 2 for that reason.
+    /// Check bounds once per header, never once per field. The verifier rejects a check of one byte
+    /// (the compiler turns `p + 1 > end` into `p >= end`, which proves nothing), and it loses the
+    /// check of a pointer that is computed again. That is also why `N` must be at least 2.
     fn header<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
 
-    /// The IPv4 address at `offset`.
+    /// Returns the IPv4 address at `offset`.
     #[inline(always)]
     fn address4(&self, offset: usize) -> Option<u32> {
         self.header::<4>(offset).map(|bytes| u32::from_be_bytes(*bytes))
     }
 
-    /// The halves of the IPv6 address at `offset`.
+    /// Returns the two halves of the IPv6 address at `offset`, upper half first.
     #[inline(always)]
     fn address6(&self, offset: usize) -> Option<[u64; 2]> {
         let address = self.header::<16>(offset).map(|bytes| u128::from_be_bytes(*bytes))?;
         Some([(address >> 64) as u64, address as u64])
     }
 
-    /// Length of the whole frame in bytes, including what is not in reach of [`Frame::header`].
+    /// Returns the length of the whole frame in bytes, including bytes that [`Frame::header`]
+    /// cannot reach.
     fn length(&self) -> usize;
 
-    /// VLAN tags that the hook holds beside the frame (TC's `vlan_tci`), 0 or 1.
+    /// Returns the number of VLAN tags that the hook holds beside the frame (TC's `vlan_tci`): 0 or
+    /// 1.
     fn tags_out_of_band(&self) -> usize;
 
-    /// `value`, with everything forgotten that the verifier knows of it.
+    /// Returns `value`, and makes the verifier forget everything it knows about it.
     ///
-    /// The verifier keeps states apart that differ in the range of an offset: without this at every loop
-    /// head, tags × extension headers × inner packets multiply beyond a million instructions. The identity
-    /// on the host.
+    /// The verifier keeps states apart that differ in the range of an offset. Call this at the head
+    /// of every loop; otherwise the combinations of tags, extension headers and inner packets
+    /// exceed a million instructions. On the host it does nothing.
     fn opaque(&self, value: usize) -> usize;
 }
 

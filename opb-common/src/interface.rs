@@ -1,42 +1,50 @@
-//! Which interfaces have counters of their own. User space writes the table, the programs look their interface up.
+//! The table of interfaces that have counters of their own.
+//!
+//! User space writes the table. The programs look up their interface in it.
 
-/// The most interfaces with counters of their own. Slot 0 is all others together.
+/// Number of counter ids. Id 0 counts all interfaces without counters of their own.
 pub const MAX_INTERFACES: u32 = 512;
-/// Places of a bucket.
-pub const PLACES: usize = 4;
-/// Buckets of the table; a power of two. An interface is in the bucket of its index, which are handed out in turn.
+/// Entries in a bucket.
+pub const ENTRIES: usize = 4;
+/// Buckets in the table, a power of two. The low bits of an interface's index select its bucket:
+/// the kernel assigns indices in turn, so that buckets fill evenly.
 pub const BUCKETS: u32 = 1024;
 
-/// Interfaces whose indices end in the same bits. A place with slot 0 is free.
+/// Interfaces whose indices end in the same bits. An entry with counter id 0 is free.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Bucket {
-    pub indices: [u32; PLACES],
-    /// Where the interface is counted: see [`crate::outcome::Outcome::counters`].
-    pub slots: [u32; PLACES],
-    /// Filled up with zeros. Only user space reads them: counters stay with a name when its index changes.
-    pub names: [[u8; 16]; PLACES],
+    /// Interface indices.
+    pub indices: [u32; ENTRIES],
+    /// Counter ids: see [`crate::outcome::Outcome::counters`].
+    pub counter_ids: [u32; ENTRIES],
+    /// Interface names, padded with zeros. Only user space reads them: counters stay with a name
+    /// when its index changes.
+    pub names: [[u8; 16]; ENTRIES],
     unused: [u64; 4],
 }
 
+/// Kernel and user space map this type.
+const _: () = assert!(size_of::<Bucket>() == 128 && BUCKETS.is_power_of_two());
+
 impl Bucket {
-    /// The number of the bucket of an interface.
+    /// Returns the number of the bucket for an interface index.
     #[inline(always)]
     #[must_use]
     pub const fn of(index: u32) -> u32 {
         index & (BUCKETS - 1)
     }
 
-    /// The slot of an interface, 0 for none of its own.
+    /// Returns the counter id of an interface, 0 if it has no counters of its own.
     #[inline(always)]
     #[must_use]
-    pub const fn slot(&self, index: u32) -> u32 {
-        let mut place = 0;
-        while place < PLACES {
-            if self.indices[place] == index {
-                return self.slots[place];
+    pub const fn counter_id(&self, index: u32) -> u32 {
+        let mut entry = 0;
+        while entry < ENTRIES {
+            if self.indices[entry] == index {
+                return self.counter_ids[entry];
             }
-            place += 1;
+            entry += 1;
         }
         0
     }

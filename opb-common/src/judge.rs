@@ -1,69 +1,79 @@
-//! The verdict: whose packet it is, flags, destination, action, in the order of docs/policy.md.
+//! The verdict: subscriber, flags, destination and action are checked in the order of
+//! docs/policy.md.
 
 use crate::{
     classify::{FastPath, classify},
     frame::Frame,
     image::{self, Group, Header, ImageNode, Nodes, SubscriberClass, UNCHANGED},
-    line::{self, Halves, Looked, Lookup, Owner, address, look_up, whose},
+    line::{self, Halves, Lookup, LookupResult, Owner, address, find_owner, look_up},
     outcome::{Direction, Line, Outcome, Reason, Verdict},
     parse::parse,
     parsed::ParsedPacket,
     settings::{PortSet, Settings},
 };
 
-/// Where a verdict comes from and where it is written down.
+/// The tables that a verdict reads, and the counters that it writes.
 pub trait Tables {
+    /// An image in force.
     type Image<'a>: Nodes<'a>
     where
         Self: 'a;
 
-    /// The ports that some group filters in the direction of this instance.
+    /// Returns the ports that some group filters in the direction that `settings` selects.
     fn ports(&self, settings: Settings) -> &PortSet;
 
-    /// The policy in force. Fetched once a packet, so that no packet ever sees two of them.
+    /// Returns the image in force, or `None` if no policy is loaded.
+    ///
+    /// Fetch it once for each packet, so that no packet sees two policies.
     fn image(&self) -> Option<Self::Image<'_>>;
 
-    /// What has changed since that image was compiled, in an image of its own (see [`crate::image::UNCHANGED`]).
-    /// Fetched before the policy.
+    /// Returns the overlay: the changes since the image was compiled, as an image of its own (see
+    /// [`UNCHANGED`]).
+    ///
+    /// Fetch it before the image: see [`subscriber`].
     fn overlay(&self) -> Option<Self::Image<'_>> {
         None
     }
 
-    /// The overlay or the policy.
+    /// Returns the overlay or the image.
     #[inline(always)]
     fn policy(&self, is_overlay: bool) -> Option<Self::Image<'_>> {
         if is_overlay { self.overlay() } else { self.image() }
     }
 
-    /// [`look_up`] for a tunnelled packet.
+    /// Calls [`look_up`] for a tunnelled packet.
     fn look_up<F: Frame + ?Sized>(
         &self,
         frame: &F,
         parsed: ParsedPacket,
         lookup: Lookup,
-    ) -> Looked {
+    ) -> LookupResult {
         look_up(frame, parsed, lookup, self)
     }
 
-    /// Whether a reset may be sent to the source of the packet now. Always, where nothing is sent.
-    fn may_answer<F: Frame + ?Sized>(&self, _frame: &F, _found: ParsedPacket) -> bool {
+    /// Returns whether the rate limit allows a TCP reset to the packet's source now.
+    ///
+    /// The default, for tables that send nothing, has no limit.
+    fn may_send_reset<F: Frame + ?Sized>(&self, _frame: &F, _parsed: ParsedPacket) -> bool {
         true
     }
 
-    /// Counts one packet of `bytes`.
+    /// Counts one packet with a length of `bytes`.
     fn record(&self, direction: Direction, outcome: Outcome, bytes: usize);
 }
 
-/// Verdict on one frame: the only place where the three steps are chained, but for the BPF adapters, which
-/// put the same three into functions of their own.
+/// Returns the verdict on one frame, and counts it.
+///
+/// It chains `classify`, `parse` and `judge`. The BPF programs chain the same three themselves,
+/// because the verifier needs them in separate functions.
 pub fn decide<F: Frame + ?Sized, T: Tables>(frame: &F, settings: Settings, tables: &T) -> Outcome {
     let ports = tables.ports(settings);
     let parsed = match classify(frame, settings, ports) {
-        FastPath::Other => ParsedPacket::NOTHING,
+        FastPath::Other => ParsedPacket::OTHER,
         FastPath::Parsed(parsed) => parsed,
         FastPath::Unclear => parse(frame, settings, ports),
     };
-    if parsed.is_nothing() {
+    if parsed.is_other() {
         Outcome::OTHER
     } else if parsed.is_tunnelled() {
         judge::<true, F, T>(frame, parsed, settings, tables)
@@ -72,8 +82,10 @@ pub fn decide<F: Frame + ?Sized, T: Tables>(frame: &F, settings: Settings, table
     }
 }
 
-/// Judges what [`parse`] found, and counts it. `TUNNELLED` is [`ParsedPacket::is_tunnelled`]: two functions for the verifier, so that
-/// packets in no tunnel pay nothing for those in one.
+/// Judges a parsed packet, and counts it.
+///
+/// `TUNNELLED` is [`ParsedPacket::is_tunnelled`]. Two instances, so that packets outside tunnels
+/// pay nothing for those in one.
 #[inline(always)]
 pub fn judge<const TUNNELLED: bool, F: Frame + ?Sized, T: Tables>(
     frame: &F,
@@ -86,7 +98,7 @@ pub fn judge<const TUNNELLED: bool, F: Frame + ?Sized, T: Tables>(
     } else {
         plain(frame, parsed, settings, tables)
     };
-    let outcome = answered(outcome, frame, parsed, settings, tables);
+    let outcome = limit_reject(outcome, frame, parsed, settings, tables);
     let direction = if settings.has(Settings::DOWNSTREAM) {
         Direction::Downstream
     } else {
@@ -96,9 +108,10 @@ pub fn judge<const TUNNELLED: bool, F: Frame + ?Sized, T: Tables>(
     outcome
 }
 
+/// The outcome without a policy: everything passes.
 const NO_POLICY: Outcome = Outcome::ungrouped(Verdict::Pass, Reason::NoPolicy);
 
-/// Of a packet that is its own address's.
+/// Judges a packet whose own address names the line.
 #[inline(always)]
 fn plain<F: Frame + ?Sized, T: Tables>(
     frame: &F,
@@ -122,11 +135,11 @@ fn plain<F: Frame + ?Sized, T: Tables>(
         let Some([high, low]) = other_end else { return Some(0) };
         Some(image::lookup(image, header.relays[usize::from(is_ipv6)], high, low))
     };
-    // It has seen one policy only.
+    // Always `Some`: all lookups used the same image.
     verdict(parsed, settings, (image, header), owner, other_end).unwrap_or(NO_POLICY)
 }
 
-/// Of a packet inside another, or that may be.
+/// Judges a packet that is, or may be, inside another.
 #[inline(always)]
 fn tunnelled<F: Frame + ?Sized, T: Tables>(
     frame: &F,
@@ -134,34 +147,36 @@ fn tunnelled<F: Frame + ?Sized, T: Tables>(
     settings: Settings,
     tables: &T,
 ) -> Outcome {
-    /// One takes less than a microsecond, and a publication longer.
+    /// An attempt takes less than a microsecond; a publication takes longer.
     const ATTEMPTS: usize = 2;
     let downstream = settings.has(Settings::DOWNSTREAM);
     for _ in 0..ATTEMPTS {
         let Some(image) = tables.image() else { return NO_POLICY };
         let Some(header) = image::read::<Header, _>(image, 0) else { return NO_POLICY };
-        let Some(owner) = whose(frame, parsed, downstream, (image, header), tables) else {
+        let Some(owner) = find_owner(frame, parsed, downstream, (image, header), tables) else {
             continue;
         };
-        let other_end = || line::other_end(frame, parsed, downstream, header, tables);
+        let other_end = || line::other_end_class(frame, parsed, downstream, header, tables);
         if let Some(outcome) = verdict(parsed, settings, (image, header), owner, other_end) {
             return outcome;
         }
     }
-    // Policies came and went all the while. Whoever sent it sends it again.
+    // The policy changed during every attempt. The sender will retransmit.
     Outcome::ungrouped(Verdict::Drop, Reason::NoPolicy)
 }
 
+/// Returns the outcome for a packet whose addresses cannot be read.
 #[inline(always)]
 fn unreadable(parsed: ParsedPacket, settings: Settings) -> Outcome {
-    let drops = settings.has(Settings::SUBSCRIBER) && parsed.is_too_deep();
+    let drops = settings.has(Settings::SUBSCRIBER) && parsed.has_too_many_tags();
     let verdict = if drops { Verdict::Drop } else { Verdict::Pass };
-    Outcome::ungrouped(verdict, hiding(parsed).unwrap_or(Reason::Malformed))
+    Outcome::ungrouped(verdict, unreadable_reason(parsed).unwrap_or(Reason::Malformed))
 }
 
-/// A rejection that cannot be answered, or not now, is a drop, and is counted as one.
+/// Turns a reject into a drop, and counts it as one, if no TCP reset can be sent or the rate limit
+/// is reached.
 #[inline(always)]
-fn answered<F: Frame + ?Sized, T: Tables>(
+fn limit_reject<F: Frame + ?Sized, T: Tables>(
     outcome: Outcome,
     frame: &F,
     parsed: ParsedPacket,
@@ -170,17 +185,19 @@ fn answered<F: Frame + ?Sized, T: Tables>(
 ) -> Outcome {
     let rejects = matches!(outcome.verdict, Verdict::Reject);
     if rejects
-        && (settings.has(Settings::SILENT)
-            || !parsed.is_answerable()
-            || !tables.may_answer(frame, parsed))
+        && (settings.has(Settings::NO_RESET)
+            || !parsed.is_resettable()
+            || !tables.may_send_reset(frame, parsed))
     {
         return Outcome { verdict: Verdict::Drop, ..outcome };
     }
     outcome
 }
 
-/// The rules in their order. `other_end` looks up the class of the other end among the relays, and finds none if another
-/// policy has come into force.
+/// Applies the rules in order.
+///
+/// `other_end` returns the relay class of the other end, or `None` if another policy has come into
+/// force. Then this returns `None` as well.
 #[inline(always)]
 fn verdict<'a, N: Nodes<'a>>(
     parsed: ParsedPacket,
@@ -191,19 +208,19 @@ fn verdict<'a, N: Nodes<'a>>(
 ) -> Option<Outcome> {
     let Owner { class, line, in_softwire } = owner;
     let downstream = settings.has(Settings::DOWNSTREAM);
-    let (hidden, slot) = (hiding(parsed), class.group());
-    let pass = |reason| Some(Outcome { verdict: Verdict::Pass, reason, group: slot, line });
+    let (hidden, group_id) = (unreadable_reason(parsed), class.group());
+    let pass = |reason| Some(Outcome { verdict: Verdict::Pass, reason, group: group_id, line });
     if class.is_exempt() {
         return pass(Reason::Exempt);
     }
-    if slot == 0 {
-        return Some(nobodys(parsed, settings, in_softwire));
+    if group_id == 0 {
+        return Some(ungrouped(parsed, settings, in_softwire));
     }
-    let Some(group) = image::read::<Group, N>(image, header.groups + u32::from(slot)) else {
+    let Some(group) = image::read::<Group, N>(image, header.groups + u32::from(group_id)) else {
         return pass(Reason::NoPolicy);
     };
     let action = if downstream { group.downstream } else { group.action };
-    let deny = |reason| Some(Outcome { verdict: denial(action), reason, group: slot, line });
+    let deny = |reason| Some(Outcome { verdict: denial(action), reason, group: group_id, line });
 
     if action == Verdict::Pass as u8 {
         return pass(Reason::NotFiltered);
@@ -217,7 +234,7 @@ fn verdict<'a, N: Nodes<'a>>(
     if !downstream && group.match_any == 0 && !parsed.opens() {
         return pass(Reason::NotSyn);
     }
-    if !is_relay_of(image, header, other_end()?, slot) {
+    if !is_relay_of(image, header, other_end()?, group_id) {
         return deny(Reason::Policy);
     }
     if parsed.is_not_final() && !downstream {
@@ -226,24 +243,26 @@ fn verdict<'a, N: Nodes<'a>>(
     pass(Reason::Relay)
 }
 
-/// Of a packet whose line is in no group.
+/// Returns the outcome for a packet whose line is in no group.
 #[inline(always)]
-fn nobodys(parsed: ParsedPacket, settings: Settings, in_softwire: bool) -> Outcome {
+fn ungrouped(parsed: ParsedPacket, settings: Settings, in_softwire: bool) -> Outcome {
     let upstream = !settings.has(Settings::DOWNSTREAM);
     if settings.has(Settings::UNKNOWN_DROP) && upstream {
         return Outcome::ungrouped(Verdict::Drop, Reason::Unknown);
     }
-    // What hides on its way into a softwire would come out of it as somebody's.
-    let hides = in_softwire && parsed.is_hidden_outside();
+    // A packet hidden on its way into a softwire would leave it under a subscriber's address.
+    let hides = in_softwire && parsed.is_hidden_by_outer();
     let drops = hides && upstream && settings.has(Settings::SUBSCRIBER);
     let verdict = if drops { Verdict::Drop } else { Verdict::Pass };
-    Outcome::ungrouped(verdict, hiding(parsed).unwrap_or(Reason::Unknown))
+    Outcome::ungrouped(verdict, unreadable_reason(parsed).unwrap_or(Reason::Unknown))
 }
 
-/// Class of a subscriber by what has changed since the image was compiled, or by the image.
+/// Returns the class of a subscriber address: from the overlay if it changes that address, else
+/// from the image.
 ///
-/// An overlay names the generation that it changes. It was fetched before the image: if a new image has come between the two,
-/// either it holds these changes already, and the generations differ, or the overlay has them for both.
+/// An overlay names the generation that it changes, and it is fetched before the image. If a new
+/// image was published between the two, it either contains these changes, and the generations
+/// differ, or the overlay has them for both images.
 #[inline(always)]
 fn subscriber<'a, N: Nodes<'a>>(
     address: Option<Halves>,
@@ -266,7 +285,7 @@ fn subscriber<'a, N: Nodes<'a>>(
     SubscriberClass(image::lookup(image, header.subscribers[family], high, low))
 }
 
-/// Whether `group` may reach the relays of class `relay`. Class 0 is no relay.
+/// Returns whether `group` may reach the relays of class `relay`. Class 0 means "not a relay".
 #[inline(always)]
 pub(crate) fn is_relay_of<'a, N: Nodes<'a>>(
     image: N,
@@ -283,10 +302,12 @@ pub(crate) fn is_relay_of<'a, N: Nodes<'a>>(
     words[usize::from(group >> 6 & 7)] >> (group & 63) & 1 != 0
 }
 
-/// Why the packet could not be read, if it could not. Listed again, because a reason cannot be made from a
-/// number without a table that the verifier would have to follow.
+/// Returns the reason why the packet cannot be read, or `None` if it was read.
+///
+/// The match repeats the list of reasons: [`Reason::from_index`] would be a table that the verifier
+/// has to follow.
 #[inline(always)]
-fn hiding(parsed: ParsedPacket) -> Option<Reason> {
+fn unreadable_reason(parsed: ParsedPacket) -> Option<Reason> {
     const FRAGMENT: u32 = Reason::Fragment as u32;
     const HEADERS: u32 = Reason::Headers as u32;
     const LINK: u32 = Reason::Link as u32;
@@ -299,6 +320,7 @@ fn hiding(parsed: ParsedPacket) -> Option<Reason> {
     }
 }
 
+/// Returns the verdict for denied packets that has the number `action`.
 #[inline(always)]
 fn denial(action: u8) -> Verdict {
     const REJECT: u8 = Verdict::Reject as u8;

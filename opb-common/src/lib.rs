@@ -1,26 +1,32 @@
-//! What the kernel and user space must agree on.
+//! The data plane's shared core: everything that the kernel and user space must agree on.
 //!
-//! One packet takes one way through this crate, and the modules stand in that order:
+//! The modules stand in the order in which a packet's data flows:
 //!
-//! 1. [`frame`]: how bytes are read, the same from packet memory and from a slice;
-//! 2. [`classify`], which settles most frames, and the [`parse`] from the link layer to the TCP header, through one
-//!    tunnel; [`parsed`] is what they hand on;
-//! 3. [`image`]: the policy image and the lookup of an address in it;
-//! 4. [`mod@line`]: whose packet it is; [`judge`]: the verdict, and [`judge::decide`], which chains the three;
-//! 5. [`tcp_reset`]: the TCP reset for what is rejected;
-//! 6. [`outcome`]: what a verdict is called, and where it is counted;
-//! 7. [`observation`]: what else is written down of a denied packet.
+//! 1. [`settings`]: the constants and port sets of a program instance;
+//! 2. [`frame`]: how packet bytes are read, from packet memory or from a slice, and the
+//!    [protocol](crate::protocol) numbers found there;
+//! 3. [`parsed`]: the parser's result, which [`classify`] (the fast path) and [`parse`] both
+//!    produce. `classify` settles most frames; `parse` handles the rest, from the link layer to the
+//!    TCP header, through one [tunnel](crate::tunnel);
+//! 4. [`image`]: the policy image and the lookup of an address in it;
+//! 5. [`interface`]: the table of interfaces that have counters of their own;
+//! 6. [`mod@line`]: the subscriber's line that a tunnelled packet belongs to;
+//! 7. [`judge`]: the verdict, and [`judge::decide`], which chains `classify`, `parse` and `judge`;
+//! 8. [`rate`]: the rate limit for resets and events;
+//! 9. [`tcp_reset`]: the TCP reset that is sent for a rejected packet;
+//! 10. [`outcome`]: verdicts, reasons, and the counters that they select;
+//! 11. [`observation`]: events and top talkers, recorded for denied packets.
 //!
-//! [`settings`] holds what a program instance is told when it is loaded; [`rate`] is the rate limit of answers and events.
-//!
-//! The BPF programs call the same functions over packet memory and maps that `opb explain`, the tests and
-//! the fuzzers call over slices: no verdict is made anywhere else.
+//! The BPF programs call these functions on packet memory and maps. `opb explain`, the tests and
+//! the fuzzers call the same functions on slices. No other code computes a verdict.
 #![no_std]
 
 pub mod settings;
 pub mod frame;
+mod protocol;
 pub mod parsed;
 pub mod classify;
+mod tunnel;
 pub mod parse;
 pub mod image;
 pub mod interface;
@@ -31,7 +37,8 @@ pub mod tcp_reset;
 pub mod outcome;
 pub mod observation;
 
-/// Version of everything that outlives a process in the kernel: the image, the counters, the pins.
+/// Version of everything in the kernel that outlives a process: image, counters, pins.
 ///
-/// Pins live in a directory named by it, so that a daemon never opens what another layout left behind.
+/// The pin directory carries this version in its name, so that a daemon never opens pins of another
+/// layout.
 pub const ABI_VERSION: u16 = 1;

@@ -1,8 +1,9 @@
-//! Whose line a packet comes from or goes to.
+//! The subscriber line that a packet comes from or goes to.
 //!
-//! A packet in no tunnel is that of its own address. In a softwire (RFC 5565: DS-Lite, MAP-E, 6rd), which ends at an endpoint
-//! that the policy names, the outer address is the line, because inner addresses are shared or private; in any other tunnel the
-//! inner address is. A 6to4 address (RFC 3056) is the line of the IPv4 address in it.
+//! Outside a tunnel, the packet's own address names the line. In a softwire (RFC 5565: DS-Lite,
+//! MAP-E, 6rd), which ends at an endpoint that the policy names, the outer address names the line,
+//! because inner addresses are shared or private. In any other tunnel, the inner address does. A
+//! 6to4 address (RFC 3056) names the line of the IPv4 address inside it.
 
 use crate::{
     frame::Frame,
@@ -12,10 +13,11 @@ use crate::{
     parsed::ParsedPacket,
 };
 
-/// An address from the highest bit on, as a lookup takes it; an IPv4 address stands in the upper 32 bits of the first half.
+/// The two halves of an address, upper half first, as a lookup takes them. An IPv4 address is in
+/// the upper 32 bits of the first.
 pub type Halves = [u64; 2];
 
-/// The destination, or the source, in the IP header at `ip`.
+/// Returns the destination or source address in the IP header at offset `ip`.
 #[inline(always)]
 pub(crate) fn address<F: Frame + ?Sized>(
     frame: &F,
@@ -31,7 +33,8 @@ pub(crate) fn address<F: Frame + ?Sized>(
     }
 }
 
-/// The IPv4 address in a 6to4 address (RFC 3056, section 2).
+/// Returns the IPv4 address inside a 6to4 address (RFC 3056, section 2), or `None` for other
+/// addresses.
 #[inline(always)]
 pub(crate) const fn six_to_four(address: Halves) -> Option<Halves> {
     const PREFIX: u64 = 0x2002;
@@ -41,14 +44,15 @@ pub(crate) const fn six_to_four(address: Halves) -> Option<Halves> {
     Some([address[0] << 16 & 0xffff_ffff_0000_0000, 0])
 }
 
-/// One address of a tunnelled packet, and where it is looked up. A scalar, because a global BPF function takes no more.
+/// A request to look up one address of a tunnelled packet, packed into a scalar, because it is an
+/// argument of a global BPF function.
 ///
-/// | bits | what |
+/// | bits | content |
 /// |---|---|
-/// | 0–1 | the [`Line`] whose header has the address |
-/// | 2 | its destination, not its source |
-/// | 3 | among the relays, not the subscribers |
-/// | 4 | in the overlay, not the image |
+/// | 0–1 | the [`Line`], which tells the header that has the address |
+/// | 2 | 1: the destination address; 0: the source address |
+/// | 3 | 1: among the relays; 0: among the subscribers |
+/// | 4 | 1: in the overlay; 0: in the image |
 /// | 5 | node of the overlay's header (see [`image::overlay_header`]) |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lookup(pub u32);
@@ -69,14 +73,14 @@ impl Lookup {
         Self(self.0 | flag)
     }
 
-    /// In the overlay on the image of `header`.
+    /// Selects the overlay on the image that has `header`.
     #[inline(always)]
     const fn in_overlay(self, header: &Header) -> Self {
         let node = image::overlay_header(header.generation);
         self.with(Self::OVERLAY | node << Self::HEADER_SHIFT)
     }
 
-    /// ImageNode of the header to begin with.
+    /// Returns the node of the header that has the roots.
     #[inline(always)]
     const fn header(self) -> u32 {
         self.0 >> Self::HEADER_SHIFT & 1
@@ -97,67 +101,73 @@ impl Lookup {
     }
 }
 
-/// A class, and below which generation of the policy: 16 and 48 bits.
+/// The class that a lookup found (lower 16 bits), and the generation of the policy that it read
+/// (upper 48 bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Looked(pub u64);
+pub struct LookupResult(pub u64);
 
-impl Looked {
+impl LookupResult {
     #[inline(always)]
     const fn new(generation: u64, class: u16) -> Self {
         Self(generation << 16 | class as u64)
     }
 
-    /// The class, if it is one of `header`'s policy.
+    /// Returns the class, or `None` if the lookup read another policy than that of `header`.
     #[inline(always)]
     fn class_in(self, header: &Header) -> Option<u16> {
         (self.0 >> 16 == header.generation << 16 >> 16).then_some(self.0 as u16)
     }
 }
 
-/// Looks up one address of what the parser found.
+/// Looks up one address of a parsed packet.
 ///
-/// A function of its own for the BPF verifier: one lookup is a tenth of what it may walk, and a tunnelled packet has up to eight.
+/// The BPF programs make this a function of its own: one lookup takes a tenth of the instructions
+/// that the verifier may process, and a tunnelled packet needs up to eight lookups.
 #[inline(always)]
 pub fn look_up<F: Frame + ?Sized, T: Tables + ?Sized>(
     frame: &F,
     parsed: ParsedPacket,
     lookup: Lookup,
     tables: &T,
-) -> Looked {
+) -> LookupResult {
     let Some(image) = tables.policy(lookup.has(Lookup::OVERLAY)) else {
-        return Looked::new(0, UNCHANGED);
+        return LookupResult::new(0, UNCHANGED);
     };
     let Some(header) = image::read::<Header, _>(image, lookup.header()) else {
-        return Looked::new(0, UNCHANGED);
+        return LookupResult::new(0, UNCHANGED);
     };
     let line = lookup.line();
-    let address = named_by(frame, parsed, line, lookup.has(Lookup::DESTINATION));
-    let Some([high, low]) = address else { return Looked::new(header.generation, 0) };
+    let address = address_by(frame, parsed, line, lookup.has(Lookup::DESTINATION));
+    let Some([high, low]) = address else { return LookupResult::new(header.generation, 0) };
     let roots = if lookup.has(Lookup::RELAYS) { &header.relays } else { &header.subscribers };
     let root = if is_ipv6(parsed, line) { roots[1] } else { roots[0] };
     let class = image::lookup(image, root, opaque::<T>(high), opaque::<T>(low));
-    Looked::new(header.generation, class)
+    LookupResult::new(header.generation, class)
 }
 
-/// Which address it was does not matter to the verifier any more.
+/// Makes the verifier forget which address `half` came from.
 #[inline(always)]
 fn opaque<T: Tables + ?Sized>(half: u64) -> u64 {
     <T::Image<'_> as Nodes<'_>>::opaque(half)
 }
 
-/// The class of the line that a tunnelled packet belongs to.
+/// The line that a packet belongs to.
 #[derive(Clone, Copy)]
 pub(crate) struct Owner {
     pub(crate) class: SubscriberClass,
+    /// The header that names the line.
     pub(crate) line: Line,
-    /// The outer header leads to the endpoint of a softwire, or comes from there.
+    /// Whether the outer header leads to or comes from the endpoint of a softwire.
     pub(crate) in_softwire: bool,
 }
 
-/// Whose a tunnelled packet is. Each address that may name the line is looked up in its turn, and the first that is in a group or
-/// exempt does. `None` if another policy than that of `header` has come into force meanwhile.
+/// Finds the line of a tunnelled packet.
+///
+/// Candidate addresses are looked up in candidate; the first one that is in a group or exempt names
+/// the line. Returns `None` if a policy other than that of `header` has come into force in the
+/// meantime.
 #[inline(always)]
-pub(crate) fn whose<'a, F: Frame + ?Sized, N: Nodes<'a>, T: Tables>(
+pub(crate) fn find_owner<'a, F: Frame + ?Sized, N: Nodes<'a>, T: Tables>(
     frame: &F,
     parsed: ParsedPacket,
     downstream: bool,
@@ -167,18 +177,18 @@ pub(crate) fn whose<'a, F: Frame + ?Sized, N: Nodes<'a>, T: Tables>(
     let endpoint = Lookup::new(Line::Outer, !downstream).with(Lookup::RELAYS);
     let endpoint = tables.look_up(frame, parsed, endpoint).class_in(header)?;
     let in_softwire = is_relay_of(image, header, endpoint, ENDPOINT);
-    // A bit for each turn, and forgotten how it came to be: the verifier would follow every combination.
-    let is_six = parsed.is_inside() & parsed.is_ipv6();
-    let turns = u64::from(in_softwire)
-        | u64::from(is_six) << 1
+    // One bit for each candidate, made opaque: the verifier would follow every combination.
+    let may_be_6to4 = parsed.is_inside() & parsed.is_ipv6();
+    let candidates = u64::from(in_softwire)
+        | u64::from(may_be_6to4) << 1
         | 1 << 2
-        | u64::from(parsed.is_hidden_outside()) << 3;
-    let turns = opaque::<T>(turns);
-    for turn in 0..4u32 {
-        if turns >> turn & 1 == 0 {
+        | u64::from(parsed.is_hidden_by_outer()) << 3;
+    let candidates = opaque::<T>(candidates);
+    for candidate in 0..4u32 {
+        if candidates >> candidate & 1 == 0 {
             continue;
         }
-        let line = match turn {
+        let line = match candidate {
             1 => Line::SixToFour,
             2 => Line::Own,
             _ => Line::Outer,
@@ -191,15 +201,15 @@ pub(crate) fn whose<'a, F: Frame + ?Sized, N: Nodes<'a>, T: Tables>(
         };
         if class != 0 {
             let class = SubscriberClass(opaque::<T>(class.into()) as u16);
-            return Some(Owner { class, line, in_softwire: opaque::<T>(turns & 1) & 1 != 0 });
+            return Some(Owner { class, line, in_softwire: opaque::<T>(candidates & 1) & 1 != 0 });
         }
     }
     Some(Owner { class: SubscriberClass(0), line: Line::Own, in_softwire })
 }
 
-/// The class among the relays of the other end of the inner packet. `None` as above.
+/// Returns the relay class of the inner packet's other end, or `None` as [`find_owner`] does.
 #[inline(always)]
-pub(crate) fn other_end<F: Frame + ?Sized, T: Tables>(
+pub(crate) fn other_end_class<F: Frame + ?Sized, T: Tables>(
     frame: &F,
     parsed: ParsedPacket,
     downstream: bool,
@@ -210,9 +220,9 @@ pub(crate) fn other_end<F: Frame + ?Sized, T: Tables>(
     tables.look_up(frame, parsed, lookup).class_in(header)
 }
 
-/// The subscriber's address, or that of the other end, in the header that `line` says.
+/// Returns the destination or source address in the header that `line` selects.
 #[inline(always)]
-pub(crate) fn named_by<F: Frame + ?Sized>(
+pub(crate) fn address_by<F: Frame + ?Sized>(
     frame: &F,
     parsed: ParsedPacket,
     line: Line,
@@ -227,7 +237,7 @@ pub(crate) fn named_by<F: Frame + ?Sized>(
     }
 }
 
-/// The family of the address that [`named_by`] reads.
+/// Returns whether the address that [`address_by`] returns is IPv6.
 #[inline(always)]
 pub(crate) const fn is_ipv6(parsed: ParsedPacket, line: Line) -> bool {
     match line {

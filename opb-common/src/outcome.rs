@@ -1,8 +1,8 @@
-//! What a verdict is called, why it was given, and where it is counted.
+//! Verdicts, reasons, and the counters that they select.
 
 use crate::interface::MAX_INTERFACES;
 
-/// What happens to a packet.
+/// The decision on a packet.
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -10,15 +10,16 @@ use crate::interface::MAX_INTERFACES;
 pub enum Verdict {
     Pass = 0,
     Drop = 1,
+    /// Dropped, and a TCP reset is sent to the source.
     Reject = 2,
-    /// Passed by a group that only monitors; never the same as [`Verdict::Pass`].
+    /// Passed, because the group only monitors. Counted separately from [`Verdict::Pass`].
     WouldDrop = 3,
 }
 
 impl Verdict {
     pub const ALL: [Self; 4] = [Self::Pass, Self::Drop, Self::Reject, Self::WouldDrop];
 
-    /// The name in counters, metrics, replay and explain.
+    /// Returns the name in counters, metrics, replay and explain.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -29,7 +30,7 @@ impl Verdict {
         }
     }
 
-    /// Whether the packet goes on its way.
+    /// Returns whether the packet is forwarded.
     #[inline(always)]
     #[must_use]
     pub const fn forwards(self) -> bool {
@@ -37,7 +38,7 @@ impl Verdict {
     }
 }
 
-/// Which way a packet travels: it decides which rule holds.
+/// The direction in which a packet travels. It selects the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
@@ -52,7 +53,7 @@ pub enum Direction {
 impl Direction {
     pub const ALL: [Self; 2] = [Self::Upstream, Self::Downstream];
 
-    /// The name in counters and metrics.
+    /// Returns the name in counters and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -74,42 +75,37 @@ macro_rules! display_by_name {
 
 display_by_name!(Verdict, Direction, Reason);
 
-/// One list: variant, name, help text. Counters, metrics, replay and explain all take it from here.
+/// The single list of reasons: meaning, variant, number, name. Counters, metrics, replay and
+/// explain all use it.
 macro_rules! reasons {
-    ($($(#[doc = $help:literal])+ $variant:ident = $value:literal, $name:literal;)+) => {
-        /// Why a packet got its verdict.
+    ($($(#[doc = $meaning:literal])+ $variant:ident = $value:literal, $name:literal;)+) => {
+        /// The reason for a verdict.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
         #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
         #[repr(u8)]
-        pub enum Reason { $($(#[doc = $help])+ $variant = $value),+ }
+        pub enum Reason { $($(#[doc = $meaning])+ $variant = $value),+ }
 
         impl Reason {
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The name in counters, metrics, replay and explain.
+            /// Returns the name in counters, metrics, replay and explain.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
-            }
-
-            /// What it means, in a sentence for an operator.
-            #[must_use]
-            pub const fn help(self) -> &'static str {
-                match self { $(Self::$variant => concat!($($help),+).trim_ascii()),+ }
             }
         }
     };
 }
 
 reasons! {
-    /// Not TCP to (or from) a filtered port: passed as it came, counted nowhere.
+    /// Not TCP to (or from) a filtered port: passed unchanged, not counted.
     Other = 0, "other";
     /// The subscriber address is in no group.
     Unknown = 1, "unknown";
     /// An exemption covers the subscriber address.
     Exempt = 2, "exempt";
-    /// The group judges only SYNs, and this is none.
+    /// The group judges only SYNs, and this packet is not one.
     NotSyn = 3, "not-syn";
     /// The other end is a relay of the group.
     Relay = 4, "relay";
@@ -117,7 +113,7 @@ reasons! {
     NotFiltered = 5, "not-filtered";
     /// No policy is published in the kernel.
     NoPolicy = 6, "no-policy";
-    /// TCP to (or from) a filtered port, and the other end is no relay of the group.
+    /// TCP to (or from) a filtered port, and the other end is not a relay of the group.
     Policy = 7, "policy";
     /// The destination is a relay, but the packet names further hops: its address is not final.
     SourceRoute = 8, "source-route";
@@ -127,31 +123,34 @@ reasons! {
     Headers = 10, "headers";
     /// A link layer that cannot be read: too many VLAN tags, or multilink or compressed PPP.
     Link = 11, "link";
-    /// A length field lies, or the packet is cut off.
+    /// A length field is false, or the packet is cut off.
     Malformed = 12, "malformed";
 }
 
 impl Reason {
-    /// The reason with that number, if there is one.
+    /// Returns the reason with number `index`, if there is one.
     #[must_use]
     pub fn from_index(index: u32) -> Option<Self> {
         Self::ALL.iter().copied().find(|reason| *reason as u32 == index)
     }
 }
 
-/// The most groups that a policy may have. Group 0 is "no group".
+/// Number of group ids. Id 0 means "no group".
 pub const MAX_GROUPS: u32 = 512;
 
-/// A packed outcome and a counter have 4 bits for the reason.
+/// A packed outcome and a counter's index have 4 bits for the reason.
 const _: () = assert!(Reason::ALL.len() <= 16);
 
-/// Counters on one counter block: 2 directions × 4 verdicts × 16 reasons.
-pub const COUNTERS_PER_SHEET: u32 = 2 * 4 * 16;
+/// Counters in a counter block: 2 directions × 4 verdicts × 16 reasons.
+pub const COUNTERS_PER_BLOCK: u32 = 2 * 4 * 16;
 
-/// Counters of one CPU: a counter block for each group, then one for each interface. Every packet is counted on one of either.
-pub const COUNTERS_PER_CPU: u32 = (MAX_GROUPS + MAX_INTERFACES) * COUNTERS_PER_SHEET;
+/// Counters of one CPU: a counter block for each group id, then one for each interface's counter
+/// id.
+///
+/// Every judged packet counts in one block of each kind.
+pub const COUNTERS_PER_CPU: u32 = (MAX_GROUPS + MAX_INTERFACES) * COUNTERS_PER_BLOCK;
 
-/// One counter of one CPU, which alone writes it.
+/// A counter of one CPU. Only that CPU writes it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Counter {
@@ -161,58 +160,60 @@ pub struct Counter {
 
 const _: () = assert!(size_of::<Counter>() == 16);
 
-/// Which address of a packet names the subscriber's line.
+/// The address of a packet that names the subscriber's line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Line {
-    /// The subscriber's address in the packet that is judged: the inner one of a tunnel.
+    /// The subscriber's address in the judged packet: the inner one in a tunnel.
     #[default]
     Own = 0,
     /// The address in the outer header of a tunnel.
     Outer = 1,
-    /// The IPv4 address in a 6to4 address (RFC 3056).
+    /// The IPv4 address inside a 6to4 address (RFC 3056).
     SixToFour = 2,
 }
 
-/// Verdict, reason and group of one packet.
+/// The verdict on one packet, with its reason and group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Outcome {
     pub verdict: Verdict,
     pub reason: Reason,
-    /// Slot of the group, 0 for none.
+    /// Group id, 0 for none.
     pub group: u16,
-    /// Which address the group was found by.
+    /// The address that named the line, and so the group.
     pub line: Line,
 }
 
 impl Outcome {
-    /// A packet that was not judged.
+    /// The outcome for a packet that is not judged.
     pub const OTHER: Self = Self::ungrouped(Verdict::Pass, Reason::Other);
 
-    /// Of a packet that is no subscriber's.
+    /// Returns an outcome without a group.
     #[inline(always)]
     #[must_use]
     pub const fn ungrouped(verdict: Verdict, reason: Reason) -> Self {
         Self { verdict, reason, group: 0, line: Line::Own }
     }
 
-    /// Where this CPU counts the packet: on the counter block of its group, and on that of its interface's slot.
+    /// Returns the indices of the counters of `cpu` that count the packet: one in its group's
+    /// block, one in the block of `interface`, a counter id (see [`crate::interface`]).
     #[inline(always)]
     #[must_use]
     pub const fn counters(self, cpu: u32, interface: u32, direction: Direction) -> [u32; 2] {
-        let place = (direction as u32) * 64 + (self.verdict as u32) * 16 + self.reason as u32;
-        let first = cpu * COUNTERS_PER_CPU + place;
+        let in_block = (direction as u32) * 64 + (self.verdict as u32) * 16 + self.reason as u32;
+        let first = cpu * COUNTERS_PER_CPU + in_block;
         [
-            first + self.group as u32 * COUNTERS_PER_SHEET,
-            first + (MAX_GROUPS + interface) * COUNTERS_PER_SHEET,
+            first + self.group as u32 * COUNTERS_PER_BLOCK,
+            first + (MAX_GROUPS + interface) * COUNTERS_PER_BLOCK,
         ]
     }
 
     const LINE_SHIFT: u32 = 12;
 
-    /// As the one scalar that a global BPF function may return.
+    /// Packs the outcome into one scalar, because that is all that a global BPF function can
+    /// return.
     ///
-    /// | bits | what |
+    /// | bits | content |
     /// |---|---|
     /// | 0–7 | the verdict |
     /// | 8–11 | the reason |
@@ -227,7 +228,7 @@ impl Outcome {
             | self.verdict as u32
     }
 
-    /// The line in a packed outcome.
+    /// Returns the line in a packed outcome.
     #[inline(always)]
     #[must_use]
     pub const fn packed_line(packed: u32) -> Line {
@@ -238,21 +239,21 @@ impl Outcome {
         }
     }
 
-    /// Whether the packet with that packed outcome goes on its way.
+    /// Returns whether the packet with this packed outcome is forwarded.
     #[inline(always)]
     #[must_use]
     pub const fn packed_forwards(packed: u32) -> bool {
         packed & 0xff == Verdict::Pass as u32 || packed & 0xff == Verdict::WouldDrop as u32
     }
 
-    /// Whether the packet with that packed outcome is to be answered.
+    /// Returns whether a TCP reset is sent for the packet with this packed outcome.
     #[inline(always)]
     #[must_use]
     pub const fn packed_rejects(packed: u32) -> bool {
         packed & 0xff == Verdict::Reject as u32
     }
 
-    /// What [`Outcome::pack`] packed; `None` for a number that it never makes.
+    /// Reverses [`Outcome::pack`]. Returns `None` for a value that it never returns.
     #[must_use]
     pub fn unpack(packed: u32) -> Option<Self> {
         Some(Self {

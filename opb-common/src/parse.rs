@@ -1,72 +1,52 @@
-//! From the first byte of a frame to the TCP header, through one packet inside another.
+//! The parser: from the first byte of a frame to the TCP header, through one tunnel.
 //!
-//! Formats: IEEE 802.1Q, RFC 2516 (PPPoE), RFC 1661 and 1332/5072 (PPP protocol numbers), RFC 791 (IPv4),
-//! RFC 8200 (IPv6 and its extension headers), RFC 9293 (TCP); tunnels by RFC 2003 (IPv4 in IPv4), RFC 2473
-//! (anything in IPv6), RFC 4213 (IPv6 in IPv4), RFC 2784 and 2890 (GRE). What hides where: RFC 1858, 3128 and 7112.
+//! Formats: IEEE 802.1Q, RFC 2516 (PPPoE), RFC 1661 (PPP), RFC 791 (IPv4), RFC 8200 (IPv6 and its
+//! extension headers), RFC 9293 (TCP). Ways to hide a TCP header: RFC 1858, RFC 3128, RFC 7112.
 
 use crate::{
     frame::{Frame, MAX_OFFSET, OFFSET_MASK},
     outcome::Reason,
     parsed::{Cursor, ParsedPacket},
+    protocol::{
+        AUTHENTICATION, DESTINATION_OPTIONS, ETH_IPV4, ETH_IPV6, ETH_PPPOE_SESSION,
+        ETHERNET_HEADER, FRAGMENT, GRE, HOP_BY_HOP, IPV4_HEADER, IPV4_INSIDE, IPV6_HEADER,
+        IPV6_INSIDE, PPP_IPV4, PPP_IPV6, PPP_UNREADABLE, ROUTING, TCP, TCP_HEADER, be16,
+        deciding_port, is_tag,
+    },
     settings::{PortSet, Settings, port_in},
+    tunnel::{Tunnel, tunnel},
 };
 
-/// VLAN tags that are parsed, those that the hook holds beside the frame included.
+/// The most VLAN tags that the parser reads, including a tag that the hook holds beside the frame.
 pub const MAX_TAGS: usize = 8;
-/// IPv6 extension headers that are parsed in one packet.
+/// The most IPv6 extension headers that the parser reads in one packet.
 pub const MAX_EXTENSIONS: usize = 8;
 
-pub(crate) const ETH_IPV4: u16 = 0x0800;
-pub(crate) const ETH_IPV6: u16 = 0x86dd;
-const ETH_VLAN: u16 = 0x8100;
-const ETH_QINQ: u16 = 0x88a8;
-pub(crate) const ETH_PPPOE_SESSION: u16 = 0x8864;
-
-pub(crate) const PPP_IPV4: u16 = 0x0021;
-pub(crate) const PPP_IPV6: u16 = 0x0057;
-/// Van Jacobson's compressed TCP (RFC 1144), multilink (RFC 1990) and compressed datagrams (RFC 1962): TCP may
-/// be inside, and nobody can tell.
-const PPP_UNREADABLE: [u16; 5] = [0x002d, 0x002f, 0x003d, 0x00fb, 0x00fd];
-
-const HOP_BY_HOP: u8 = 0;
-pub(crate) const IPV4_INSIDE: u8 = 4;
-pub(crate) const TCP: u8 = 6;
-pub(crate) const UDP: u8 = 17;
-pub(crate) const IPV6_INSIDE: u8 = 41;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-pub(crate) const GRE: u8 = 47;
-const AUTHENTICATION: u8 = 51;
-pub(crate) const ICMPV6: u8 = 58;
-const DESTINATION_OPTIONS: u8 = 60;
-
-pub(crate) const ETHERNET_HEADER: usize = 14;
-pub(crate) const IPV4_HEADER: usize = 20;
-pub(crate) const IPV6_HEADER: usize = 40;
-pub(crate) const TCP_HEADER: usize = 20;
-
-/// Above this no length field of IP can be right: a GSO packet (BIG TCP) with a length of 0.
+/// The largest value of an IP length field. A larger packet is a GSO packet (BIG TCP), whose length
+/// field is 0.
 const LARGEST_IP: usize = 65535;
 
-/// Walks from byte 0 to the TCP header.
+/// Parses a frame from byte 0 to the TCP header.
 #[inline(always)]
 pub fn parse<F: Frame + ?Sized>(frame: &F, settings: Settings, ports: &PortSet) -> ParsedPacket {
     match link(frame, settings) {
         Link::Ip(ip) => network(frame, settings, ports, ip),
-        Link::NotIp => ParsedPacket::NOTHING,
-        Link::TooDeep => ParsedPacket::too_deep(),
+        Link::NotIp => ParsedPacket::OTHER,
+        Link::TooManyTags => ParsedPacket::too_many_tags(),
         Link::Unreadable(reason) => ParsedPacket::unreadable(reason),
     }
 }
 
+/// What follows the link layer.
 enum Link {
     Ip(Cursor),
     NotIp,
-    TooDeep,
+    TooManyTags,
     Unreadable(Reason),
 }
 
-/// Ethernet, VLAN tags and PPPoE, or nothing at all on a bare IP device.
+/// Parses Ethernet, VLAN tags and PPPoE. On a device without a link layer, nothing precedes the IP
+/// header.
 #[inline(always)]
 fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
     let mut end = frame.length();
@@ -85,12 +65,12 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
     let mut protocol = be16(ethernet, 12);
 
     let room = MAX_TAGS - frame.tags_out_of_band();
-    for walked in 0..=MAX_TAGS {
+    for tags in 0..=MAX_TAGS {
         if !is_tag(protocol) {
             break;
         }
-        if walked >= room {
-            return Link::TooDeep;
+        if tags >= room {
+            return Link::TooManyTags;
         }
         at = frame.opaque(at) & OFFSET_MASK;
         let Some(tag) = frame.header::<4>(at) else { return Link::Unreadable(Reason::Malformed) };
@@ -104,11 +84,11 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
         let Some(pppoe) = frame.header::<8>(at) else { return Link::Unreadable(Reason::Malformed) };
         let claimed = at + 6 + be16(pppoe, 4) as usize;
         if claimed > end {
-            marks |= Cursor::LIES;
+            marks |= Cursor::BAD_LENGTH;
         }
         end = end.min(claimed);
-        // Linux expands a one-byte protocol whether it was negotiated or not (ppp_generic.c, ppp_input),
-        // and in a one-byte protocol the lowest bit is set (RFC 1661, section 2).
+        // In a one-byte protocol the lowest bit is set (RFC 1661, section 2). Linux accepts one
+        // even if it was not negotiated (drivers/net/ppp/ppp_generic.c, `ppp_input`).
         let is_short = pppoe[6] & 1 != 0;
         let ppp = if is_short { u16::from(pppoe[6]) } else { be16(pppoe, 6) };
         let ppp_bytes = if is_short { 1 } else { 2 };
@@ -130,28 +110,28 @@ fn link<F: Frame + ?Sized>(frame: &F, settings: Settings) -> Link {
         _ => return Link::NotIp,
     };
     if at + header > end {
-        // A PPPoE length that leaves out the IP header hides neither the addresses nor that it is no TCP.
-        marks |= Cursor::LIES;
+        // A PPPoE length that excludes the IP header hides neither its addresses nor its protocol.
+        marks |= Cursor::BAD_LENGTH;
         end = frame.length().min(at + header);
     }
     Link::Ip(Cursor { at, end, marks })
 }
 
-/// What stands behind an IP header.
+/// What follows an IP header.
 enum Next {
-    /// A TCP header should be here.
+    /// A TCP header should start here.
     Tcp(Cursor),
-    /// A packet in a tunnel of that protocol number.
+    /// A tunnel with this protocol number.
     Tunnel(Cursor, u8),
     /// Neither, or a later fragment.
     Other,
-    /// May be TCP, and cannot be read. With the marks so far.
+    /// Possibly TCP, but it cannot be read. With the marks collected so far.
     Hidden(Reason, usize),
-    /// Not even the addresses can be read.
+    /// The packet ends before its addresses.
     CutOff,
 }
 
-/// The IP header, its extensions, and one packet inside it.
+/// Parses the IP header, its extensions, and one packet inside it.
 #[inline(always)]
 fn network<F: Frame + ?Sized>(
     frame: &F,
@@ -165,105 +145,62 @@ fn network<F: Frame + ?Sized>(
         outer = outer.opaque(frame);
         let next = if ip.has(Cursor::IPV6) { ipv6(frame, ip) } else { ipv4(frame, ip) };
         match next {
-            Next::Other => return ParsedPacket::NOTHING,
+            Next::Other => return ParsedPacket::OTHER,
             Next::Hidden(reason, marks) => {
-                // Of a chain that ends out of sight, nobody knows whether a tunnel is behind it.
-                let is_outside = if inside {
+                // A tunnel may follow an outer header chain that ends out of reach.
+                let by_outer = if inside {
                     marks & Cursor::CAPPED != 0
                 } else {
                     matches!(reason, Reason::Headers)
                 };
                 let parsed = ParsedPacket::hidden(ip, reason);
-                let parsed = if is_outside { parsed.hides_outside() } else { parsed };
-                return parsed.within(outer);
+                let parsed = if by_outer { parsed.hidden_by_outer() } else { parsed };
+                return parsed.with_outer(outer);
             }
-            // The inner header does not say whose packet this is, so the outer one does.
+            // The inner header cannot name the line, so the outer header does.
             Next::CutOff if inside => return cut_off_inside(outer, ip),
             Next::CutOff => return ParsedPacket::unreadable(Reason::Malformed),
-            Next::Tcp(tcp) => return transport(frame, settings, ports, ip, tcp).within(outer),
-            // More than one packet inside another is not parsed.
-            Next::Tunnel(..) if inside => return ParsedPacket::NOTHING,
+            Next::Tcp(tcp) => return transport(frame, settings, ports, ip, tcp).with_outer(outer),
+            // The parser enters only one tunnel.
+            Next::Tunnel(..) if inside => return ParsedPacket::OTHER,
             Next::Tunnel(payload, protocol) => {
                 outer = ip;
                 ip = match tunnel(frame, payload, protocol) {
                     Tunnel::Ip(inner) => inner,
-                    Tunnel::Other => return ParsedPacket::NOTHING,
+                    Tunnel::Other => return ParsedPacket::OTHER,
                     Tunnel::CutOff => return cut_off_inside(outer, payload),
                 };
             }
         }
     }
-    ParsedPacket::NOTHING
+    ParsedPacket::OTHER
 }
 
-/// What a tunnel carries.
-enum Tunnel {
-    /// An IP packet.
-    Ip(Cursor),
-    /// No IP packet, or one that no receiver would take.
-    Other,
-    /// It ends before that is known.
-    CutOff,
-}
-
-/// The header of the tunnel, if it has one, up to the packet inside it.
-#[inline(always)]
-fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Cursor, protocol: u8) -> Tunnel {
-    let mut inner = payload;
-    let is_ipv6 = if protocol == GRE {
-        let Some(gre) = frame.header::<4>(inner.at) else { return Tunnel::CutOff };
-        if inner.at + 4 > inner.end {
-            return Tunnel::CutOff;
-        }
-        // Linux discards a packet with routing (RFC 1701) or of another version (gre_demux.c, gre_parse_header).
-        const ROUTING_OR_VERSION: u16 = 0x4007;
-        let flags = be16(gre, 0);
-        if flags & ROUTING_OR_VERSION != 0 {
-            return Tunnel::Other;
-        }
-        let is_ipv6 = match be16(gre, 2) {
-            ETH_IPV4 => false,
-            ETH_IPV6 => true,
-            _ => return Tunnel::Other,
-        };
-        // RFC 2784 and 2890: checksum, key and sequence number, 4 bytes each. Without a branch, for the verifier's sake.
-        let fields = (flags >> 15 & 1) + (flags >> 13 & 1) + (flags >> 12 & 1);
-        inner.at += 4 + 4 * usize::from(fields);
-        is_ipv6
-    } else {
-        protocol == IPV6_INSIDE
-    };
-    inner.marks = (inner.marks | Cursor::INSIDE) & !(Cursor::NOT_FINAL | Cursor::IPV6);
-    if is_ipv6 {
-        inner.marks |= Cursor::IPV6;
-    }
-    Tunnel::Ip(inner)
-}
-
-/// The packet inside `outer` has no addresses to read.
+/// Returns the result for an inner packet whose addresses cannot be read.
 #[inline(always)]
 fn cut_off_inside(outer: Cursor, inside: Cursor) -> ParsedPacket {
     let parsed = ParsedPacket::hidden(outer, cut_off(inside));
-    if inside.has(Cursor::FRAGMENTED) { parsed.hides_outside().within(outer) } else { parsed }
+    if inside.has(Cursor::FRAGMENTED) { parsed.hidden_by_outer().with_outer(outer) } else { parsed }
 }
 
-/// Why a header is not all there.
+/// Returns the reason why a header is incomplete.
 #[inline(always)]
-fn cut_off(place: Cursor) -> Reason {
-    if place.has(Cursor::FRAGMENTED) { Reason::Fragment } else { Reason::Malformed }
+fn cut_off(cursor: Cursor) -> Reason {
+    if cursor.has(Cursor::FRAGMENTED) { Reason::Fragment } else { Reason::Malformed }
 }
 
-/// Marks of a header at which a length claims more than there is. A first fragment honestly holds less than the packet
-/// inside it claims.
+/// Returns the mark for a length field that claims more bytes than there are.
+///
+/// In a first fragment that is no error: it holds only the beginning of the packet inside it.
 #[inline(always)]
-fn exceeding(place: Cursor) -> usize {
-    if place.has(Cursor::FRAGMENTED) { Cursor::CAPPED } else { Cursor::LIES }
+fn exceeding(cursor: Cursor) -> usize {
+    if cursor.has(Cursor::FRAGMENTED) { Cursor::CAPPED } else { Cursor::BAD_LENGTH }
 }
 
-/// RFC 791. `place` is where the header starts.
+/// Parses the IPv4 header at `cursor` (RFC 791).
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(frame: &F, place: Cursor) -> Next {
-    let Cursor { at, end, mut marks } = place;
+fn ipv4<F: Frame + ?Sized>(frame: &F, cursor: Cursor) -> Next {
+    let Cursor { at, end, mut marks } = cursor;
     let Some(ip) = frame.header::<IPV4_HEADER>(at) else { return Next::CutOff };
     if at + IPV4_HEADER > end {
         return Next::CutOff;
@@ -279,20 +216,20 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, place: Cursor) -> Next {
     }
     let header = usize::from(ip[0] & 15) * 4;
     let total = be16(ip, 2) as usize;
-    // A length of 0 in a larger packet than any length could say is a GSO packet (BIG TCP).
+    // A length of 0 is valid in a GSO packet (BIG TCP) that exceeds the length field.
     let claimed = if total == 0 && end - at > LARGEST_IP { end } else { at + total };
     if claimed > end {
-        marks |= exceeding(place);
+        marks |= exceeding(cursor);
     }
     let end = end.min(claimed);
     if ip[0] >> 4 != 4 || header < IPV4_HEADER {
         return Next::Hidden(Reason::Malformed, 0);
     }
     if at + header > end {
-        return Next::Hidden(cut_off(place), marks);
+        return Next::Hidden(cut_off(cursor), marks);
     }
     if fragment_offset == 1 {
-        // Eight bytes in: it can overwrite the flags of the fragment before it (RFC 3128).
+        // It starts eight bytes in, and can overwrite the flags of the first fragment (RFC 3128).
         return Next::Hidden(Reason::Fragment, 0);
     }
     if fragment & 0x2000 != 0 {
@@ -302,28 +239,28 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, place: Cursor) -> Next {
     if protocol == TCP { Next::Tcp(payload) } else { Next::Tunnel(payload, protocol) }
 }
 
-/// RFC 8200, with its extension headers.
+/// Parses the IPv6 header at `cursor` with its extension headers (RFC 8200).
 #[inline(always)]
-fn ipv6<F: Frame + ?Sized>(frame: &F, place: Cursor) -> Next {
-    let Cursor { at, mut end, mut marks } = place;
+fn ipv6<F: Frame + ?Sized>(frame: &F, cursor: Cursor) -> Next {
+    let Cursor { at, mut end, mut marks } = cursor;
     let Some(ip) = frame.header::<IPV6_HEADER>(at) else { return Next::CutOff };
     if at + IPV6_HEADER > end {
         return Next::CutOff;
     }
     let mut next = usize::from(ip[6]);
     let length = be16(ip, 4) as usize;
-    // A length of 0 is a jumbogram (RFC 2675) or a GSO packet; in any other it is a lie like others.
+    // A length of 0 is valid in a jumbogram (RFC 2675) and in a GSO packet, and wrong in any other.
     if length != 0 || (ip[6] != HOP_BY_HOP && end - at <= LARGEST_IP) {
         let claimed = at + IPV6_HEADER + length;
         if claimed > end {
-            marks |= exceeding(place);
+            marks |= exceeding(cursor);
         }
         end = end.min(claimed);
     }
     let is_version_6 = ip[0] >> 4 == 6;
 
     let mut here = Cursor { at: at + IPV6_HEADER, end, marks };
-    for walked in 0..=MAX_EXTENSIONS {
+    for extensions in 0..=MAX_EXTENSIONS {
         here = here.opaque(frame);
         next = frame.opaque(next) & 255;
         let protocol = next as u8;
@@ -343,7 +280,7 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, place: Cursor) -> Next {
         if !is_extension {
             return if protocol == TCP { Next::Tcp(here) } else { Next::Tunnel(here, protocol) };
         }
-        if walked == MAX_EXTENSIONS || here.at + 8 > here.end {
+        if extensions == MAX_EXTENSIONS || here.at + 8 > here.end {
             break;
         }
         let Some(extension) = frame.header::<8>(here.at) else { break };
@@ -373,37 +310,38 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, place: Cursor) -> Next {
     Next::Hidden(Reason::Headers, here.marks)
 }
 
-/// RFC 9293: the port that decides, and whether the packet opens a connection.
+/// Parses the TCP header at `cursor` (RFC 9293): the deciding port, and whether the packet opens a
+/// connection.
 #[inline(always)]
 fn transport<F: Frame + ?Sized>(
     frame: &F,
     settings: Settings,
     ports: &PortSet,
     ip: Cursor,
-    place: Cursor,
+    cursor: Cursor,
 ) -> ParsedPacket {
     let ip = ip.opaque(frame);
-    let place = place.opaque(frame);
-    let tcp = match frame.header::<TCP_HEADER>(place.at) {
-        Some(tcp) if place.at + TCP_HEADER <= place.end => tcp,
+    let cursor = cursor.opaque(frame);
+    let tcp = match frame.header::<TCP_HEADER>(cursor.at) {
+        Some(tcp) if cursor.at + TCP_HEADER <= cursor.end => tcp,
         _ => {
-            let parsed = ParsedPacket::hidden(ip, cut_off(place));
-            return if place.has(Cursor::CAPPED) { parsed.hides_outside() } else { parsed };
+            let parsed = ParsedPacket::hidden(ip, cut_off(cursor));
+            return if cursor.has(Cursor::CAPPED) { parsed.hidden_by_outer() } else { parsed };
         }
     };
     let port = deciding_port(tcp, 0, settings);
     if !port_in(ports, port) {
-        return ParsedPacket::NOTHING;
+        return ParsedPacket::OTHER;
     }
     let (offset, flags) = (tcp[12], tcp[13]);
-    let mut place = place;
-    if !ip.has(Cursor::IPV6) && is_source_routed(frame, ip.at + IPV4_HEADER, place.at) {
-        place.marks |= Cursor::NOT_FINAL;
+    let mut cursor = cursor;
+    if !ip.has(Cursor::IPV6) && is_source_routed(frame, ip.at + IPV4_HEADER, cursor.at) {
+        cursor.marks |= Cursor::NOT_FINAL;
     }
-    ParsedPacket::tcp(ip, place.opaque(frame), port, offset, flags)
+    ParsedPacket::tcp(ip, cursor.opaque(frame), port, offset, flags)
 }
 
-/// Whether the IPv4 options from `at` to `end` hold a source route, or cannot be read.
+/// Returns whether the IPv4 options from `at` to `end` hold a source route or cannot be read.
 #[inline(always)]
 fn is_source_routed<F: Frame + ?Sized>(frame: &F, mut at: usize, mut end: usize) -> bool {
     const END_OF_LIST: u8 = 0;
@@ -416,7 +354,7 @@ fn is_source_routed<F: Frame + ?Sized>(frame: &F, mut at: usize, mut end: usize)
         if at >= end {
             return false;
         }
-        // An option of one byte at the very end is read together with the first byte behind the header.
+        // A one-byte option at the very end is read together with the first byte of the payload.
         let Some(option) = frame.header::<2>(at) else { return true };
         match option[0] {
             END_OF_LIST => return false,
@@ -427,24 +365,4 @@ fn is_source_routed<F: Frame + ?Sized>(frame: &F, mut at: usize, mut end: usize)
         }
     }
     false
-}
-
-/// Destination port upstream, source port downstream, of the TCP header at `tcp` in `bytes`.
-#[inline(always)]
-pub(crate) fn deciding_port<const N: usize>(
-    bytes: &[u8; N],
-    tcp: usize,
-    settings: Settings,
-) -> u16 {
-    be16(bytes, if settings.has(Settings::DOWNSTREAM) { tcp } else { tcp + 2 })
-}
-
-#[inline(always)]
-pub(crate) fn is_tag(protocol: u16) -> bool {
-    protocol == ETH_VLAN || protocol == ETH_QINQ
-}
-
-#[inline(always)]
-pub(crate) fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }

@@ -1,7 +1,11 @@
-//! Rate limits by the generic cell rate algorithm of ITU-T I.371.
+//! Rate limits by the generic cell rate algorithm (GCRA, ITU-T I.371).
 
-/// `burst` in a row, then one every `interval`: when the next is expected after one at `now`, or `None` if there is to be none.
-/// `previous` is what this returned last, 0 if never.
+/// Returns the theoretical arrival time after an event at `now`, or `None` if the event exceeds the
+/// limit.
+///
+/// The limit is `burst` events in a row, then one every `interval`. `previous` is the value that
+/// this returned for the last admitted event, 0 if there was none. All times are in one unit of the
+/// caller's choice.
 #[inline(always)]
 #[must_use]
 pub const fn next_arrival(previous: u64, now: u64, burst: u64, interval: u64) -> Option<u64> {

@@ -1,30 +1,39 @@
-//! The TCP reset that answers a rejected packet.
+//! The TCP reset that is sent for a rejected packet.
 //!
-//! RFC 9293, section 3.10.7.1: what a closed port answers. The headers are built in place of those of the packet,
-//! at the same offsets; all in front of them (Ethernet, VLAN tags, PPPoE) goes back the way it came.
+//! It is the reset that a closed port sends (RFC 9293, section 3.10.7.1). Its headers replace those
+//! of the packet at the same offsets. The link headers before them (Ethernet, VLAN tags, PPPoE) are
+//! kept and lead back to the sender.
 
-use crate::{frame::Frame, parsed::ParsedPacket, rate, settings::Settings};
+use crate::{
+    frame::Frame,
+    parsed::ParsedPacket,
+    protocol::{self, TCP_HEADER, be16},
+    rate,
+    settings::Settings,
+};
 
-const TCP: u16 = 6;
-const TCP_HEADER: usize = 20;
+const TCP: u16 = protocol::TCP as u16;
 const HOP_LIMIT: u8 = 64;
 
-/// The most resets that one source gets in a row, and then one every [`INTERVAL`].
+/// The most resets that one source gets in a row; after them, one every [`INTERVAL`].
 const BURST: u64 = 10;
 /// In nanoseconds.
 const INTERVAL: u64 = 100_000_000;
 
-/// The rate limit of one source: `previous` is what this returned for its last answer, 0 if there was none, `now` the
-/// time in nanoseconds. `None` if there is no answer now.
+/// Applies the rate limit for one source (see [`rate::next_arrival`]).
+///
+/// `previous` is the value that this returned for the source's last reset, 0 if there was none.
+/// `now` is in nanoseconds. Returns `None` if no reset may be sent now.
 #[inline(always)]
 #[must_use]
 pub fn next_arrival(previous: u64, now: u64) -> Option<u64> {
     rate::next_arrival(previous, now, BURST, INTERVAL)
 }
 
-/// What a rate limit is kept for: an IPv4 address, or the /64 that one IPv6 subscriber has at the least.
+/// Returns the key of the source's rate limit: its IPv4 address, or its IPv6 /64, the smallest
+/// network of a subscriber.
 #[inline(always)]
-pub fn limited_source<F: Frame + ?Sized>(frame: &F, parsed: ParsedPacket) -> Option<u64> {
+pub fn rate_limit_key<F: Frame + ?Sized>(frame: &F, parsed: ParsedPacket) -> Option<u64> {
     let ip = parsed.ip(frame);
     if parsed.is_ipv6() {
         frame.address6(ip + 8).map(|[network, _]| network)
@@ -33,12 +42,12 @@ pub fn limited_source<F: Frame + ?Sized>(frame: &F, parsed: ParsedPacket) -> Opt
     }
 }
 
-/// IPv4 and TCP header without options.
+/// Length of an IPv4 and a TCP header without options, in bytes.
 pub const HEADERS4: usize = 40;
-/// IPv6 and TCP header without options or extension headers.
+/// Length of an IPv6 and a TCP header without options or extension headers, in bytes.
 pub const HEADERS6: usize = 60;
 
-/// Turns the headers of an IPv4 packet into those of the reset that answers it.
+/// Turns the headers of an IPv4 packet into those of the reset sent in response.
 #[inline(always)]
 pub fn reset4(headers: &mut [u8; HEADERS4], settings: Settings) {
     let length = u32::from(be16(headers, 2)) - 20;
@@ -56,7 +65,7 @@ pub fn reset4(headers: &mut [u8; HEADERS4], settings: Settings) {
     segment(headers, 20, length, addresses, is_partial);
 }
 
-/// Turns the headers of an IPv6 packet into those of the reset that answers it.
+/// Turns the headers of an IPv6 packet into those of the reset sent in response.
 #[inline(always)]
 pub fn reset6(headers: &mut [u8; HEADERS6], settings: Settings) {
     let length = u32::from(be16(headers, 4));
@@ -71,8 +80,10 @@ pub fn reset6(headers: &mut [u8; HEADERS6], settings: Settings) {
     segment(headers, 40, length, addresses, is_partial);
 }
 
-/// The TCP header at `at`. `length` is that of the request's TCP header and data, `addresses` the sum of the
-/// addresses, which is the same both ways.
+/// Turns the TCP header at `at` into that of the reset.
+///
+/// `length` is the length of the request's TCP header and data. `addresses` is the sum of both
+/// addresses, which is the same in both directions.
 #[inline(always)]
 fn segment<const N: usize>(
     headers: &mut [u8; N],
@@ -110,10 +121,12 @@ fn segment<const N: usize>(
     put16(headers, at + 16, checksum);
 }
 
-/// Whether the stack still owes the request its checksum, so that it will add it to what we send as well.
+/// Returns whether the request's checksum is partial (`CHECKSUM_PARTIAL`): the stack will complete
+/// the checksum of the reset as well.
 ///
-/// A packet from a local stack or a virtual machine may carry only the sum of its pseudo-header. A program
-/// is not told, but it can see: a complete checksum with just that value is one in 65,536.
+/// A packet from a local stack or a virtual machine may carry only the sum of its pseudo-header.
+/// Programs cannot query this state, but they can recognise the value: one complete checksum in
+/// 65,536 equals it.
 #[inline(always)]
 fn is_partial<const N: usize>(
     settings: Settings,
@@ -126,7 +139,7 @@ fn is_partial<const N: usize>(
         && be16(headers, at + 16) == fold(addresses + u32::from(TCP) + length)
 }
 
-/// Sum of 16-bit words (RFC 1071), not yet folded: 30 words at the most.
+/// Returns the unfolded sum of the 16-bit words in `from..to` (RFC 1071): at most 30 words.
 #[inline(always)]
 fn sum<const N: usize>(bytes: &[u8; N], from: usize, to: usize) -> u32 {
     let mut sum = 0;
@@ -138,13 +151,14 @@ fn sum<const N: usize>(bytes: &[u8; N], from: usize, to: usize) -> u32 {
     sum
 }
 
+/// Folds a sum into 16 bits (RFC 1071).
 #[inline(always)]
 fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
-/// Exchanges two fields byte by byte: a slice operation would be a call.
+/// Swaps two fields byte by byte. A slice operation would be a call.
 #[inline(always)]
 fn swap<const LENGTH: usize, const N: usize>(bytes: &mut [u8; N], one: usize, other: usize) {
     let mut byte = 0;
@@ -152,11 +166,6 @@ fn swap<const LENGTH: usize, const N: usize>(bytes: &mut [u8; N], one: usize, ot
         (bytes[one + byte], bytes[other + byte]) = (bytes[other + byte], bytes[one + byte]);
         byte += 1;
     }
-}
-
-#[inline(always)]
-fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
 #[inline(always)]

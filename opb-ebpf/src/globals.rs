@@ -1,4 +1,5 @@
-//! What user space sets in a program instance: constants before it is loaded, port sets while it runs.
+//! The data sections of a program instance: constants, set before it is loaded, and port sets, set
+//! while it runs.
 
 use core::cell::UnsafeCell;
 
@@ -8,11 +9,11 @@ use opb_common::{
     settings::{Control, PORTS, PortSet, Settings},
 };
 
-/// In `.rodata`: the verifier removes what an instance does not need.
+/// The instance's [`Settings`], in `.rodata`: the verifier removes the code that they disable.
 #[unsafe(no_mangle)]
 static SETTINGS: Global<u32> = Global::new(0);
 
-/// In a data section of its own, so that user space knows its layout.
+/// The port sets, in a data section of their own, so that user space knows its layout.
 #[unsafe(no_mangle)]
 #[cfg_attr(target_arch = "bpf", unsafe(link_section = ".data.control"))]
 static CONTROL: Shared<Control> = Shared(UnsafeCell::new(Control {
@@ -21,34 +22,40 @@ static CONTROL: Shared<Control> = Shared(UnsafeCell::new(Control {
     downstream: [0; PORTS / 8],
 }));
 
-/// The outcome of the last packet, written only under [`Settings::TRACE`]. In a section of its own, because a replay
-/// reads it after every packet, and can read no less than a section.
+/// The outcome of the last packet, written only with [`Settings::TRACE`].
+///
+/// It has a section of its own, because a replay reads it after every packet and can only read
+/// whole sections.
 #[unsafe(no_mangle)]
 #[cfg_attr(target_arch = "bpf", unsafe(link_section = ".data.trace"))]
-static LAST: Shared<u64> = Shared(UnsafeCell::new(0));
+static LAST_OUTCOME: Shared<u64> = Shared(UnsafeCell::new(0));
 
+/// A static that user space reads or writes through memory.
 #[repr(transparent)]
 struct Shared<T>(UnsafeCell<T>);
 
-// SAFETY: of `CONTROL` user space writes single bits that mean something each for itself, and the programs only
-// read them; `LAST` is used by one replaying process alone.
+// SAFETY: user space writes single, independent bits of `CONTROL`, and the programs only read them;
+// `LAST_OUTCOME` is used by one replaying process alone.
 unsafe impl<T> Sync for Shared<T> {}
 
+/// Returns the instance's settings.
 #[inline(always)]
 pub(crate) fn settings() -> Settings {
     Settings(SETTINGS.load())
 }
 
-/// A zero that the verifier does not know to be one.
+/// Returns zero, as a value that neither verifier nor compiler knows to be zero.
 #[inline(always)]
 pub(crate) fn zero() -> usize {
-    // SAFETY: within the section; volatile because the compiler must not know it either.
+    // SAFETY: the pointer is within the section. The read is volatile, so that the compiler does
+    // not know the value.
     unsafe { (&raw const (*CONTROL.0.get()).zero).read_volatile() as usize }
 }
 
+/// Returns the ports that some group filters in the instance's direction.
 #[inline(always)]
 pub(crate) fn ports(settings: Settings) -> &'static PortSet {
-    // SAFETY: plain bytes, valid for the life of the program; see `Shared`.
+    // SAFETY: plain bytes that live as long as the program; see `Shared`.
     unsafe {
         let control = CONTROL.0.get();
         if settings.has(Settings::DOWNSTREAM) {
@@ -59,11 +66,12 @@ pub(crate) fn ports(settings: Settings) -> &'static PortSet {
     }
 }
 
-/// Leaves the outcome for `opb replay`. Bit 63 tells it from no outcome at all.
+/// Stores the outcome for `opb replay`. Bit 63 distinguishes it from "no outcome".
 #[inline(always)]
 pub(crate) fn trace(settings: Settings, outcome: Outcome) {
     if settings.has(Settings::TRACE) {
-        // SAFETY: within the section; one process runs this instance, one packet at a time.
-        unsafe { LAST.0.get().write_volatile(1 << 63 | u64::from(outcome.pack())) }
+        // SAFETY: the pointer is within the section. One process runs this instance, one packet at
+        // a time.
+        unsafe { LAST_OUTCOME.0.get().write_volatile(1 << 63 | u64::from(outcome.pack())) }
     }
 }

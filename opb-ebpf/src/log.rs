@@ -1,9 +1,11 @@
-//! Debug lines, at a level that user space chooses when it loads the programs.
+//! Debug messages. User space sets the log level when it loads the programs.
 
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
 
-/// One line a judged packet. The level sits in `.rodata`: when it is off the verifier removes the line.
+/// Logs one line for each judged packet.
+///
+/// The level is in `.rodata`: the verifier removes the code if debug messages are off.
 #[inline(always)]
 pub(crate) fn outcome<C: EbpfContext>(context: &C, packed: u32) {
     if packed == 0 {

@@ -1,28 +1,36 @@
-//! The BPF programs: adapters around [`opb_common`], and nothing else.
+//! The BPF programs: adapters around [`opb_common`], without logic of their own.
 //!
-//! Each hook has three functions, because the verifier wants them apart (one inlined verdict is beyond a
-//! million instructions): the entry with a fast-path check, which most packets never leave; a global function for the parser, for
-//! what is not plain; a global function for the judgement. One more writes down what was denied, and one answers what was
-//! rejected. Global functions are verified once, with arguments of which nothing is known.
+//! Each hook is split into an entry program and several global functions, because a verdict inlined
+//! into one function exceeds the verifier's limit of a million instructions:
 //!
-//! A call of a function or helper costs as much as most of what is done between two of them. A plain SYN costs one
-//! before its first lookup in a large policy: the judgement.
+//! - `opb_HOOK`, the entry: the fast path, which settles most packets;
+//! - `HOOK_parse`: the parser, for packets that the fast path cannot classify;
+//! - `HOOK_judge`: the judgement of packets outside tunnels;
+//! - `HOOK_judge_tunnelled`, with `HOOK_look_up` for each lookup: the judgement of tunnelled
+//!   packets;
+//! - `HOOK_observe` and `HOOK_send_event`: the record of denied packets;
+//! - `HOOK_reset`: the TCP reset for rejected packets.
 //!
-//! On the host this crate only type-checks, so that `cargo check --workspace` and clippy see it.
+//! The verifier checks a global function once, with arguments that it knows nothing about.
+//!
+//! A call of a function or helper costs about as much as the work between two calls. A plain SYN
+//! costs one call before its first lookup in a large policy: the judgement.
+//!
+//! On the host this crate only type-checks, so that `cargo check --workspace` and clippy cover it.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 #![cfg_attr(
     not(target_arch = "bpf"),
-    allow(dead_code, reason = "on the host nothing calls the programs")
+    allow(dead_code, reason = "nothing calls the programs on the host")
 )]
 
-mod tcp_reset;
 mod globals;
-mod log;
-mod maps;
-mod observation;
-mod tc;
 mod window;
+mod maps;
+mod tcp_reset;
+mod observation;
+mod log;
 mod xdp;
+mod tc;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
@@ -33,7 +41,7 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// Some helpers are for GPL-compatible programs only.
+/// Some helpers are available to GPL-compatible programs only.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

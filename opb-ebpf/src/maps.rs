@@ -1,4 +1,4 @@
-//! The maps, and the tables of a verdict made of them.
+//! The maps that a verdict reads and writes, and the [`Tables`] over them.
 
 use core::{ffi::c_void, ptr};
 
@@ -11,12 +11,12 @@ use aya_ebpf::{
 use opb_common::{
     frame::Frame,
     image::{
-        BLOCK_NODES, Block, Descent, Header, IMAGE_SLOT, ImageNode, MAX_STEPS, Nodes, OVERLAY_SLOT,
-        TAIL_SLOTS,
+        BLOCK_NODES, Block, Descent, Header, IMAGE_INDEX, ImageNode, MAX_STEPS, Nodes,
+        OVERLAY_INDEX, TAIL_ENTRIES,
     },
     interface::Bucket,
     judge::Tables,
-    line::{Looked, Lookup},
+    line::{Lookup, LookupResult},
     outcome::{Counter, Direction, Outcome},
     parsed::ParsedPacket,
     settings::{PortSet, Settings},
@@ -25,48 +25,56 @@ use opb_common::{
 
 use crate::globals;
 
-/// `BPF_F_INNER_MAP`: inner maps may have different numbers of entries (linux/bpf.h).
+/// `BPF_F_INNER_MAP`: inner maps may differ in their number of entries (linux/bpf.h).
 const BPF_F_INNER_MAP: usize = 1 << 12;
-/// `BPF_F_MMAPABLE`: user space fills an image through memory (linux/bpf.h).
+/// `BPF_F_MMAPABLE`: user space maps the values into its memory (linux/bpf.h).
 const BPF_F_MMAPABLE: usize = 1 << 10;
 
-/// One block, always: the kernel makes a lookup in a map of known size a few instructions instead of a call.
+/// A map of exactly one block. The kernel compiles a lookup in a map of known size to a few
+/// instructions instead of a call.
 type First = btf_maps::Array<Block, 1, { BPF_F_MMAPABLE }>;
+/// A map of all other blocks.
 type Tail = btf_maps::Array<Block, 1, { BPF_F_INNER_MAP | BPF_F_MMAPABLE }>;
 
-/// The first blocks of the policy in force, and of the overlay of what has changed since. User space creates and pins this map and the
-/// next, because Linux 6.1 refuses an inner map without BTF in an outer map whose template has some.
+/// The first blocks of the image in force and of the overlay.
+///
+/// User space creates and pins this map and the next, because Linux 6.1 rejects an inner map
+/// without BTF if the template of the outer map has BTF.
 #[btf_map]
 static POLICY: ArrayOfMaps<First, 2> = ArrayOfMaps::new();
 
-/// The blocks behind them.
+/// The tail blocks of both (see [`opb_common::image::tail_indices`]).
 #[btf_map]
-static TAIL: ArrayOfMaps<Tail, { TAIL_SLOTS as usize }> = ArrayOfMaps::new();
+static TAIL: ArrayOfMaps<Tail, { TAIL_ENTRIES as usize }> = ArrayOfMaps::new();
 
-/// Counts of every outcome: a part for each CPU, which alone writes it. User space makes and pins it in the size that it
-/// needs, and reads it through memory.
+/// The counters: a range for each CPU, which only that CPU writes. User space creates and pins the
+/// map in the size that it needs, and reads it through memory.
 #[map]
 static COUNTERS: Array<Counter> = Array::with_max_entries(1, BPF_F_MMAPABLE as u32);
 
-/// Which interfaces have counters of their own: made and written by user space.
+/// The table of interfaces that have counters of their own. User space creates and writes it.
 #[map]
 static INTERFACES: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE as u32);
 
-/// When each source may have its next reset. The least recently used gives way: a flood of invented sources costs
-/// answers, not memory.
+/// The state of each source's rate limit for TCP resets. The least recently used entry is evicted:
+/// a flood of invented sources costs some resets, but no memory.
 #[map]
-static ANSWERS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(16384, 0);
+static RESETS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(16384, 0);
 
-/// The first block of the image that was in force when the packet came. It holds most of what a verdict reads, and says
-/// where the others are.
+/// The image that was in force when the packet arrived, by its first block.
+///
+/// The first block holds most of the nodes that a verdict reads, and its header tells where the
+/// tail blocks are.
 #[derive(Clone, Copy)]
 pub(crate) struct Snapshot(&'static Block);
 
 impl Snapshot {
-    /// Block `number`, which is not the first. It stays as long as this packet is judged: user space uses its slot again
-    /// when no program can have seen the first block any more.
+    /// Returns block `number`, which must not be 0.
+    ///
+    /// It stays valid while this packet is judged: user space reuses its entry in the tail map only
+    /// when no program can still use the first block.
     #[inline(always)]
-    fn behind(self, number: usize) -> Option<&'static Block> {
+    fn tail_block(self, number: usize) -> Option<&'static Block> {
         let header: &Header = self.0[0].view();
         TAIL.get(u32::from(header.tail).wrapping_sub(1))?.get(number as u32 - 1)
     }
@@ -76,17 +84,20 @@ impl<'a> Nodes<'a> for Snapshot {
     #[inline(always)]
     fn node(self, index: u32) -> Option<&'a ImageNode> {
         let index = index as usize;
-        let block = if index < BLOCK_NODES { self.0 } else { self.behind(index / BLOCK_NODES)? };
+        let block =
+            if index < BLOCK_NODES { self.0 } else { self.tail_block(index / BLOCK_NODES)? };
         Some(&block[index % BLOCK_NODES])
     }
 
-    /// The steps that most lookups need in a loop, which is fast, and the rest by a helper, whose step is verified
-    /// once. The loop alone would cost the verifier all the steps that there can be.
+    /// Takes the usual number of steps in a loop, which is fast, and all others by `bpf_loop`,
+    /// whose callback is verified once. A loop for all of [`MAX_STEPS`] would make the verifier
+    /// follow every step.
     #[inline(always)]
     fn descend(descent: &mut Descent<Self>) {
         const USUAL_STEPS: u32 = 5;
         unsafe extern "C" fn step(_number: u32, descent: *mut Descent<Snapshot>) -> i64 {
-            // SAFETY: the descent of the call below, which nobody else uses meanwhile.
+            // SAFETY: `descent` is the argument of the call below, which has exclusive access to
+            // it.
             i64::from(unsafe { (*descent).step() })
         }
         for _ in 0..USUAL_STEPS {
@@ -94,11 +105,12 @@ impl<'a> Nodes<'a> for Snapshot {
                 return;
             }
         }
-        // A copy, because the helper gets its address, and what has one stays out of registers.
-        let mut rest = *descent;
+        // A copy: the helper needs an address, and a value with an address is not kept in
+        // registers.
+        let mut copy = *descent;
         // SAFETY: `step` has the signature that the helper calls.
-        unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, ptr::from_mut(&mut rest).cast(), 0) };
-        *descent = rest;
+        unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, ptr::from_mut(&mut copy).cast(), 0) };
+        *descent = copy;
     }
 
     #[inline(always)]
@@ -107,11 +119,12 @@ impl<'a> Nodes<'a> for Snapshot {
     }
 
     #[inline(always)]
-    fn plain(value: u64) -> u64 {
+    fn black_box(value: u64) -> u64 {
         #[cfg(target_arch = "bpf")]
         {
             let mut value = value;
-            // SAFETY: a move onto itself, which the kernel wants to have a line of its own.
+            // SAFETY: moves a register onto itself. The kernel wants a source line of its own for
+            // it.
             unsafe {
                 core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags));
             }
@@ -122,15 +135,17 @@ impl<'a> Nodes<'a> for Snapshot {
     }
 }
 
+/// Returns the image or overlay at `index` of the policy map.
 #[inline(always)]
-fn snapshot(slot: u32) -> Option<Snapshot> {
-    POLICY.get(slot)?.get(0).map(Snapshot)
+fn snapshot(index: u32) -> Option<Snapshot> {
+    POLICY.get(index)?.get(0).map(Snapshot)
 }
 
-/// The maps of this object, for a packet on `interface`.
+/// The maps of this object, as the [`Tables`] for a packet on `interface`.
 pub(crate) struct Maps<L = fn(u64, u32) -> u64> {
+    /// Interface index.
     pub(crate) interface: u32,
-    /// The hook's function for one lookup of a tunnelled packet.
+    /// The hook's global function for one lookup of a tunnelled packet.
     pub(crate) look_up: L,
 }
 
@@ -147,18 +162,18 @@ impl<L: Fn(u64, u32) -> u64> Tables for Maps<L> {
 
     #[inline(always)]
     fn image(&self) -> Option<Snapshot> {
-        snapshot(IMAGE_SLOT)
+        snapshot(IMAGE_INDEX)
     }
 
     #[inline(always)]
     fn overlay(&self) -> Option<Snapshot> {
-        snapshot(OVERLAY_SLOT)
+        snapshot(OVERLAY_INDEX)
     }
 
-    /// Without a branch: the verifier would follow either way.
+    /// Selects without a branch: the verifier would follow both sides.
     #[inline(always)]
     fn policy(&self, is_overlay: bool) -> Option<Snapshot> {
-        const { assert!(IMAGE_SLOT == 0 && OVERLAY_SLOT == 1) };
+        const { assert!(IMAGE_INDEX == 0 && OVERLAY_INDEX == 1) };
         snapshot(u32::from(is_overlay))
     }
 
@@ -168,41 +183,43 @@ impl<L: Fn(u64, u32) -> u64> Tables for Maps<L> {
         _frame: &F,
         parsed: ParsedPacket,
         lookup: Lookup,
-    ) -> Looked {
-        Looked((self.look_up)(parsed.0, lookup.0))
+    ) -> LookupResult {
+        LookupResult((self.look_up)(parsed.0, lookup.0))
     }
 
     #[inline(always)]
-    fn may_answer<F: Frame + ?Sized>(&self, frame: &F, parsed: ParsedPacket) -> bool {
+    fn may_send_reset<F: Frame + ?Sized>(&self, frame: &F, parsed: ParsedPacket) -> bool {
         if globals::settings().has(Settings::TRACE) {
             return true;
         }
-        let Some(source) = tcp_reset::limited_source(frame, parsed) else { return false };
-        // SAFETY: read at once; two CPUs that answer one source at a time may both count one answer.
-        let previous = unsafe { ANSWERS.get(source) }.copied().unwrap_or(0);
+        let Some(source) = tcp_reset::rate_limit_key(frame, parsed) else { return false };
+        // SAFETY: the value is copied at once. Two CPUs that send resets to one source at the same
+        // time may count only one.
+        let previous = unsafe { RESETS.get(source) }.copied().unwrap_or(0);
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_ns() };
         tcp_reset::next_arrival(previous, now)
-            .is_some_and(|next| ANSWERS.insert(source, next, 0).is_ok())
+            .is_some_and(|next| RESETS.insert(source, next, 0).is_ok())
     }
 
     #[inline(always)]
     fn record(&self, direction: Direction, outcome: Outcome, bytes: usize) {
         let bucket = INTERFACES.get(Bucket::of(self.interface));
-        let interface = bucket.map_or(0, |bucket| bucket.slot(self.interface));
+        let counter_id = bucket.map_or(0, |bucket| bucket.counter_id(self.interface));
         // SAFETY: a helper without arguments.
         let cpu = unsafe { bpf_get_smp_processor_id() };
-        let [of_group, of_interface] = outcome.counters(cpu, interface, direction);
+        let [of_group, of_interface] = outcome.counters(cpu, counter_id, direction);
         count(of_group, bytes);
         count(of_interface, bytes);
         globals::trace(globals::settings(), outcome);
     }
 }
 
+/// Adds one packet to the counter with this index.
 #[inline(always)]
 fn count(counter: u32, bytes: usize) {
     if let Some(counter) = COUNTERS.get_ptr_mut(counter) {
-        // SAFETY: the entry of this CPU, which no other program runs on meanwhile.
+        // SAFETY: an entry of this CPU, on which no other program runs at the same time.
         unsafe {
             (*counter).packets += 1;
             (*counter).bytes += bytes as u64;

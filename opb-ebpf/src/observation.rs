@@ -1,5 +1,5 @@
-//! The maps of what is written down of a denied packet. User space makes and pins all four: see
-//! [`opb_common::observation`].
+//! The maps that record denied packets (see [`opb_common::observation`]). User space creates and
+//! pins all four.
 
 use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_jiffies64},
@@ -16,32 +16,36 @@ use opb_common::{
 
 use crate::{globals, window::Window};
 
-/// `BPF_F_MMAPABLE`: user space reads them through memory (linux/bpf.h).
+/// `BPF_F_MMAPABLE`: user space maps the values into its memory (linux/bpf.h).
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 
-/// The smallest that there is: `opb replay` and the tests' single packets write nothing into it.
+/// The event ring. This is the smallest possible size: `opb replay` and single test packets write
+/// nothing into it.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
-/// [`BUCKETS`] for each CPU, which alone writes them; and so it is with the talkers in them.
+/// [`BUCKETS`] entries for each CPU, which only that CPU writes.
 #[map]
 static TALKER_SLOTS: Array<TalkerSlots> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
+/// The talkers of the same buckets, at the same indices.
 #[map]
 static TALKERS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// One for each CPU, which alone writes it.
+/// One entry for each CPU, which only that CPU writes.
 #[map]
 static CPU_STATISTICS: Array<CpuStatistics> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Whether a packet with that packed outcome is written down.
+/// Returns whether a packet with this packed outcome is recorded.
 #[inline(always)]
 pub(crate) fn wants(settings: Settings, outcome: u32) -> bool {
-    settings.has(Settings::SIGHT) && outcome & 0xff != 0
+    settings.has(Settings::OBSERVE) && outcome & 0xff != 0
 }
 
-/// Writes a denied packet down. Whether there is an event for it, which is then to be sent. A packet without one costs no
-/// call: jiffies and the number of the CPU are read in place (the latter since Linux 6.10).
+/// Records a denied packet. Returns whether the caller must send its event ([`send_event`]).
+///
+/// A packet without an event costs no call: jiffies and the CPU number are read inline (the latter
+/// since Linux 6.10).
 #[inline(always)]
 pub(crate) fn observe(frame: &Window, parsed: ParsedPacket, outcome: u32, line: Line) -> bool {
     let cpu = cpu();
@@ -55,7 +59,7 @@ pub(crate) fn observe(frame: &Window, parsed: ParsedPacket, outcome: u32, line: 
             let key = statistics.key(subscriber);
             let bucket = cpu * BUCKETS + key.bucket;
             match (TALKER_SLOTS.get_ptr_mut(bucket), TALKERS.get_ptr_mut(bucket)) {
-                // SAFETY: this CPU's own, as the statistics is.
+                // SAFETY: entries of this CPU, like `statistics`.
                 (Some(slots), Some(talkers)) => Some(unsafe { (key, &mut *slots, &mut *talkers) }),
                 _ => None,
             }
@@ -65,11 +69,16 @@ pub(crate) fn observe(frame: &Window, parsed: ParsedPacket, outcome: u32, line: 
     observation::observe(statistics, key, &event)
 }
 
-/// Sends the event of a packet. 1 if the ring had room for it.
+/// Sends the event of a packet. Returns 1 if the ring had room for it, else 0.
 #[inline(always)]
-pub(crate) fn send(frame: &Window, parsed: ParsedPacket, outcome: u32, interface: u32) -> u32 {
+pub(crate) fn send_event(
+    frame: &Window,
+    parsed: ParsedPacket,
+    outcome: u32,
+    interface: u32,
+) -> u32 {
     let Some(statistics) = statistics(cpu()) else { return 0 };
-    // SAFETY: a helper without arguments. Events are rare enough for the exact time.
+    // SAFETY: a helper without arguments. Events are rare, so the exact time is affordable.
     let time = unsafe { bpf_ktime_get_ns() };
     let addresses = addresses(frame, parsed, Outcome::packed_line(outcome));
     let event = Event {
@@ -88,29 +97,32 @@ pub(crate) fn send(frame: &Window, parsed: ParsedPacket, outcome: u32, interface
     1
 }
 
+/// Returns the number of this CPU.
 #[inline(always)]
 fn cpu() -> u32 {
     // SAFETY: a helper without arguments.
     unsafe { bpf_get_smp_processor_id() }
 }
 
+/// Returns the statistics of this CPU.
 #[inline(always)]
 fn statistics(cpu: u32) -> Option<&'static mut CpuStatistics> {
-    // SAFETY: this CPU's own. A packet sent by a process may be interrupted by one that comes in, on TC; then one
-    // of the two may be missing in statistics that are a sample anyway.
+    // SAFETY: the entry of this CPU. On TC, a packet that arrives may interrupt one that a process
+    // sends; then one of the two may be missing in the statistics, which are a sample anyway.
     CPU_STATISTICS.get_ptr_mut(cpu).map(|statistics| unsafe { &mut *statistics })
 }
 
+/// Reads the addresses of a packet, or `None` if they cannot be read or must not be recorded.
 #[inline(always)]
 fn addresses(frame: &Window, parsed: ParsedPacket, line: Line) -> Option<Addresses> {
     let settings = globals::settings();
-    if settings.has(Settings::NAMELESS) {
+    if settings.has(Settings::NO_ADDRESSES) {
         return None;
     }
     observation::addresses(frame, parsed, line, settings.has(Settings::DOWNSTREAM))
 }
 
-/// What the statistics want to know of it.
+/// Returns the event without the fields that only the ring needs.
 #[inline(always)]
 fn event(addresses: Option<Addresses>, outcome: u32, time: u64) -> Event {
     let Addresses { subscriber, peer, inner } = addresses.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The TC hook: TCX, or clsact where the kernel has no TCX.
+//! The program for the TC hook: TCX, or clsact if the kernel has no TCX.
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -24,11 +24,14 @@ use crate::{
     window::{Skb, Window},
 };
 
-/// Marks a reset on its way out of the interface: the downstream program there would take it for what it looks like,
-/// an answer of a mail server. Nobody outside of this machine can set a mark.
-const OWN_ANSWER: u32 = 0x6f70_6200;
+/// The mark of a reset on its way out of the interface.
+///
+/// Without it, the downstream program there would take the reset for a response of a mail server.
+/// Only this machine can set marks.
+const OWN_RESET: u32 = 0x6f70_6200;
 
-/// `TC_ACT_UNSPEC` lets the next program on the hook have its say (it is `TCX_NEXT`).
+/// The entry program. `TC_ACT_UNSPEC` (`TCX_NEXT`) passes the packet to the next program on the
+/// hook.
 #[classifier]
 pub(crate) fn opb_tc(context: TcContext) -> i32 {
     let settings = globals::settings();
@@ -37,8 +40,8 @@ pub(crate) fn opb_tc(context: TcContext) -> i32 {
     if let FastPath::Other = fast_path {
         return TC_ACT_UNSPEC;
     }
-    // SAFETY: the kernel hands a valid context to every program; here and below.
-    if settings.has(Settings::DOWNSTREAM) && unsafe { (*skb).mark } == OWN_ANSWER {
+    // SAFETY: the kernel hands a valid context to every program, here and below.
+    if settings.has(Settings::DOWNSTREAM) && unsafe { (*skb).mark } == OWN_RESET {
         // SAFETY: a field of the context that programs may write.
         unsafe { (*skb).mark = 0 };
         return TC_ACT_UNSPEC;
@@ -47,7 +50,7 @@ pub(crate) fn opb_tc(context: TcContext) -> i32 {
         FastPath::Parsed(parsed) => parsed.0,
         _ => tc_parse(skb),
     };
-    if ParsedPacket(parsed).is_nothing() {
+    if ParsedPacket(parsed).is_other() {
         return TC_ACT_UNSPEC;
     }
     let outcome = if ParsedPacket(parsed).is_tunnelled() {
@@ -59,20 +62,22 @@ pub(crate) fn opb_tc(context: TcContext) -> i32 {
     if Outcome::packed_forwards(outcome) {
         TC_ACT_UNSPEC
     } else if Outcome::packed_rejects(outcome) {
-        tc_answer(skb, parsed)
+        tc_reset(skb, parsed)
     } else {
         TC_ACT_SHOT
     }
 }
 
+/// Parses the packet. Returns a [`ParsedPacket`] as a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tc_parse(skb: *mut __sk_buff) -> u64 {
-    /// The longest header behind the largest offset.
+    /// The largest offset plus the longest header, in bytes.
     const REACH: u32 = MAX_OFFSET as u32 + 64;
     let settings = globals::settings();
-    // The window covers the linear part alone, so the headers must be in it. Only here: it costs 5 ns.
-    // SAFETY: a helper on the context; the window is made after it.
+    // The window covers only the linear part, so pull the headers into it. Only here, because it
+    // costs 5 ns.
+    // SAFETY: a helper on the context. A new window is made after it.
     unsafe {
         let length = (*skb).len;
         if (*skb).data as usize + REACH as usize > (*skb).data_end as usize {
@@ -82,13 +87,14 @@ extern "C" fn tc_parse(skb: *mut __sk_buff) -> u64 {
     parse(&Window::of_skb(skb), settings, globals::ports(settings)).0
 }
 
+/// Returns the tables for judging a packet outside tunnels.
 #[inline(always)]
 fn maps(skb: *mut __sk_buff) -> Maps {
     // SAFETY: the kernel hands a valid context to every program.
     Maps { interface: unsafe { (*skb).ifindex }, look_up: |_, _| 0 }
 }
 
-/// The outcome, packed.
+/// Judges a packet outside tunnels, and records it if it is denied. Returns the packed outcome.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tc_judge(skb: *mut __sk_buff, parsed: u64) -> u32 {
@@ -98,12 +104,12 @@ extern "C" fn tc_judge(skb: *mut __sk_buff, parsed: u64) -> u32 {
     if observation::wants(settings, outcome)
         && observation::observe(&frame, parsed, outcome, Line::Own)
     {
-        tc_send(skb, parsed.0, outcome);
+        tc_send_event(skb, parsed.0, outcome);
     }
     outcome
 }
 
-/// The same for a packet inside another.
+/// Judges a tunnelled packet, and records it if it is denied. Returns the packed outcome.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tc_judge_tunnelled(skb: *mut __sk_buff, parsed: u64) -> u32 {
@@ -118,7 +124,10 @@ extern "C" fn tc_judge_tunnelled(skb: *mut __sk_buff, parsed: u64) -> u32 {
     outcome
 }
 
-/// Out of the way of the verifier, which would follow it once for each way that leads there.
+/// Records a denied tunnelled packet, and sends its event. Returns 1 if an event was sent, else 0.
+///
+/// A global function, because the verifier would follow inlined code once for each path that leads
+/// to it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tc_observe(skb: *mut __sk_buff, parsed: u64, outcome: u32) -> u32 {
@@ -126,39 +135,49 @@ extern "C" fn tc_observe(skb: *mut __sk_buff, parsed: u64, outcome: u32) -> u32 
     if !observation::observe(&frame, ParsedPacket(parsed), outcome, Outcome::packed_line(outcome)) {
         return 0;
     }
-    observation::send(&frame, ParsedPacket(parsed), outcome, maps(skb).interface)
+    observation::send_event(&frame, ParsedPacket(parsed), outcome, maps(skb).interface)
 }
 
-/// The class of one address of such a packet.
+/// Looks up one address of a tunnelled packet. Arguments and result are [`ParsedPacket`],
+/// [`Lookup`] and [`LookupResult`](opb_common::line::LookupResult) as numbers.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tc_look_up(skb: *mut __sk_buff, parsed: u64, lookup: u32) -> u64 {
     look_up(&Window::of_skb(skb), ParsedPacket(parsed), Lookup(lookup), &maps(skb)).0
 }
 
-/// Out of the way of the packets that have no event, which are most in a flood.
+/// Sends the event of a denied packet. Returns 1 if the ring had room for it, else 0.
+///
+/// A global function, to keep this code away from packets without an event, which are most packets
+/// in a flood.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_send(skb: *mut __sk_buff, parsed: u64, outcome: u32) -> u32 {
-    observation::send(&Window::of_skb(skb), ParsedPacket(parsed), outcome, maps(skb).interface)
+extern "C" fn tc_send_event(skb: *mut __sk_buff, parsed: u64, outcome: u32) -> u32 {
+    observation::send_event(
+        &Window::of_skb(skb),
+        ParsedPacket(parsed),
+        outcome,
+        maps(skb).interface,
+    )
 }
 
-/// Turns the packet into the reset that answers it, and says where it goes: out of the interface it came from.
+/// Turns the packet into the reset to its source, and sends it out of the interface it came from.
+/// Returns the TC action.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_answer(skb: *mut __sk_buff, parsed: u64) -> i32 {
+extern "C" fn tc_reset(skb: *mut __sk_buff, parsed: u64) -> i32 {
     let parsed = ParsedPacket(parsed);
     let length = tcp_reset::length(&Window::of_skb(skb), parsed) as u32;
-    // Cut to the byte, because a checksum that the stack completes goes to the end of the packet. Changing the tail
-    // also drops its segmentation.
+    // Cut to the exact length: if the stack completes the checksum, it sums up to the end of the
+    // packet. The helper also clears GSO.
     // SAFETY: a helper on the context.
     let failed = unsafe { bpf_skb_change_tail(skb, length, 0) != 0 };
     if failed || tcp_reset::write(&mut Skb(skb), parsed, globals::settings()).is_none() {
         return TC_ACT_SHOT;
     }
-    // SAFETY: a helper, on the packet's own interface.
+    // SAFETY: a helper on the packet's own interface.
     unsafe {
-        (*skb).mark = OWN_ANSWER;
+        (*skb).mark = OWN_RESET;
         bpf_redirect((*skb).ifindex, 0) as i32
     }
 }

@@ -1,32 +1,24 @@
-//! Writing a reset over the packet that it answers.
+//! Writes a TCP reset over the packet that it responds to.
 
 use opb_common::{
-    frame::{Frame, OFFSET_MASK},
+    frame::{Frame as _, OFFSET_MASK},
     parsed::ParsedPacket,
     settings::Settings,
     tcp_reset::{HEADERS4, HEADERS6, reset4, reset6},
 };
 
-use crate::window::Window;
+use crate::window::{Rewrite, Window};
 
-/// Length of the answer, with all that stands in front of its IP header.
+/// Returns the length of the reset in bytes, including the link headers before its IP header.
 #[inline(always)]
 pub(crate) fn length(packet: &Window, parsed: ParsedPacket) -> usize {
     parsed.ip(packet) + if parsed.is_ipv6() { HEADERS6 } else { HEADERS4 }
 }
 
-/// A packet that is changed in place.
-pub(crate) trait Rewrite: Frame {
-    /// Changes the `N` bytes at `offset`; `None` if they are not all there.
-    fn rewrite<const N: usize>(
-        &mut self,
-        offset: usize,
-        change: impl FnOnce(&mut [u8; N]),
-    ) -> Option<()>;
-}
-
-/// Turns the packet round: Ethernet addresses and IP and TCP headers. What stands between them stays, but for the
-/// length of PPPoE.
+/// Turns the packet into a reset to its source.
+///
+/// Rewrites the Ethernet addresses, the IP and TCP headers, and the length field of PPPoE. VLAN
+/// tags and the other link headers stay.
 #[inline(always)]
 pub(crate) fn write<P: Rewrite>(
     packet: &mut P,
@@ -35,7 +27,7 @@ pub(crate) fn write<P: Rewrite>(
 ) -> Option<()> {
     let ppp_bytes = parsed.ppp_bytes();
     if ppp_bytes != 0 {
-        // It stands in front of the PPP protocol, and counts from there (RFC 2516).
+        // The length field precedes the PPP protocol, and counts from there (RFC 2516, section 4).
         let at = packet.opaque(parsed.ip(packet).wrapping_sub(ppp_bytes + 2)) & OFFSET_MASK;
         let headers = if parsed.is_ipv6() { HEADERS6 } else { HEADERS4 };
         let length = ((headers + ppp_bytes) as u16).to_be_bytes();

@@ -1,4 +1,4 @@
-//! The only raw packet reads and writes.
+//! Reads and writes of packet memory. No other module dereferences packet pointers.
 
 use core::mem::MaybeUninit;
 
@@ -8,20 +8,26 @@ use aya_ebpf::{
 };
 use opb_common::frame::{Frame, MAX_OFFSET};
 
-use crate::{globals, tcp_reset::Rewrite};
+use crate::globals;
 
-/// Packet memory that a program may read, as the context describes it.
+/// The packet memory that a program may access, as the context describes it.
 ///
-/// It must be made anew after every call that may move the packet: 6.1 accepts a stale one without complaint.
+/// Create a new window after every call that may move the packet: Linux 6.1 does not reject a stale
+/// one.
 pub(crate) struct Window {
+    /// Address of the first byte.
     start: usize,
+    /// Address behind the last byte.
     end: usize,
+    /// See [`Frame::length`].
     length: usize,
+    /// See [`Frame::tags_out_of_band`].
     tags: usize,
 }
 
 impl Window {
-    /// For the entry test, which asks for no length.
+    /// Returns the window of an XDP context, with the length of the first buffer only. The real
+    /// length would cost a call.
     #[inline(always)]
     pub(crate) fn of_xdp(context: *const xdp_md) -> Self {
         // SAFETY: the kernel hands a valid context to every program.
@@ -29,10 +35,10 @@ impl Window {
         Self { start, end, length: end - start, tags: 0 }
     }
 
-    /// Only what is in the linear part of the packet.
+    /// Returns the window of a socket buffer: the linear part of the packet.
     #[inline(always)]
     pub(crate) fn of_skb(context: *const __sk_buff) -> Self {
-        // SAFETY: as above.
+        // SAFETY: the kernel hands a valid context to every program.
         unsafe {
             Self {
                 start: (*context).data as usize,
@@ -43,7 +49,7 @@ impl Window {
         }
     }
 
-    /// Where the `N` bytes at `offset` are, if all of them are in the window.
+    /// Returns the address of the `N` bytes at `offset`, if all of them are in the window.
     #[inline(always)]
     fn address<const N: usize>(&self, offset: usize) -> Option<usize> {
         if offset > MAX_OFFSET {
@@ -53,19 +59,19 @@ impl Window {
         if at + N > self.end { None } else { Some(at) }
     }
 
-    /// With the length of a packet of several buffers.
+    /// Sets the length of the whole frame, which may have several buffers.
     #[inline(always)]
     pub(crate) fn with_length(self, length: usize) -> Self {
         Self { length, ..self }
     }
 }
 
-/// The number of type `$type` at the address `$at`, which is in the window.
+/// Loads a number of type `$type` from the address `$at`, which must be in the window.
 macro_rules! load {
     ($type:ident, $at:expr) => {{
         let at: usize = $at;
         #[cfg(target_arch = "bpf")]
-        // SAFETY: a load inside the window, as the caller says.
+        // SAFETY: a load inside the window, as the caller guarantees.
         let value = unsafe {
             let value: u64;
             core::arch::asm!(
@@ -76,7 +82,7 @@ macro_rules! load {
             value as $type
         };
         #[cfg(not(target_arch = "bpf"))]
-        // SAFETY: as above.
+        // SAFETY: a load inside the window, as the caller guarantees.
         let value = unsafe { (at as *const $type).read_unaligned() };
         value
     }};
@@ -86,12 +92,13 @@ impl Frame for Window {
     #[inline(always)]
     fn header<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
         const { assert!(N >= 2) };
-        // SAFETY: all of it lies in the window, and a byte array needs no alignment.
+        // SAFETY: all bytes are in the window, and a byte array needs no alignment.
         self.address::<N>(offset).map(|at| unsafe { &*(at as *const [u8; N]) })
     }
 
-    // In one load each. Of bytes that may lie anywhere the compiler makes a load a byte, because BPF as such promises no more;
-    // but the kernel lets programs read packets so where the processor can (CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS).
+    // Addresses are read in as few loads as possible. The compiler would load unaligned data byte
+    // by byte, because the BPF target guarantees no unaligned access. The kernel allows it for
+    // packets if the processor supports it (CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS).
     #[inline(always)]
     fn address4(&self, offset: usize) -> Option<u32> {
         self.address::<4>(offset).map(|at| load!(u32, at).to_be())
@@ -119,7 +126,17 @@ impl Frame for Window {
     }
 }
 
-/// For XDP, where packet memory is writable.
+/// A packet that can be changed in place.
+pub(crate) trait Rewrite: Frame {
+    /// Changes the `N` bytes at `offset`. Returns `None` unless all of them are writable.
+    fn rewrite<const N: usize>(
+        &mut self,
+        offset: usize,
+        change: impl FnOnce(&mut [u8; N]),
+    ) -> Option<()>;
+}
+
+/// For XDP, whose packet memory is writable.
 impl Rewrite for Window {
     #[inline(always)]
     fn rewrite<const N: usize>(
@@ -128,7 +145,7 @@ impl Rewrite for Window {
         change: impl FnOnce(&mut [u8; N]),
     ) -> Option<()> {
         let at = self.address::<N>(offset)?;
-        // SAFETY: all of it lies in the window, which is borrowed mutably.
+        // SAFETY: all bytes are in the window, which is borrowed mutably.
         change(unsafe { &mut *(at as *mut [u8; N]) });
         Some(())
     }
@@ -136,8 +153,9 @@ impl Rewrite for Window {
 
 /// A socket buffer that is written through helpers.
 ///
-/// Were there one direct write in a TC program, the kernel would have it begin with a copy of every packet that
-/// somebody else holds as well, which is what a local stack sends. Ordinary traffic would pay for the resets.
+/// If a TC program contains a direct write, the kernel adds a prologue that copies every cloned
+/// packet (net/core/filter.c, `bpf_unclone_prologue`), and packets of a local TCP stack are cloned.
+/// Ordinary traffic would pay for the resets.
 pub(crate) struct Skb(pub(crate) *mut __sk_buff);
 
 impl Frame for Skb {
@@ -172,7 +190,8 @@ impl Rewrite for Skb {
     ) -> Option<()> {
         let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         let (at, buffer) = (offset as u32, bytes.as_mut_ptr().cast());
-        // SAFETY: helpers on the context and on a buffer of `N` bytes, which the first one fills or fails.
+        // SAFETY: helpers on the context and on a buffer of `N` bytes. The first helper fills the
+        // buffer or fails.
         unsafe {
             if bpf_skb_load_bytes(self.0.cast(), at, buffer, N as u32) != 0 {
                 return None;

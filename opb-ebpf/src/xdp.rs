@@ -1,4 +1,4 @@
-//! The XDP hook.
+//! The program for the XDP hook.
 
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
@@ -19,10 +19,12 @@ use opb_common::{
 
 use crate::{globals, log, maps::Maps, observation, tcp_reset, window::Window};
 
-/// What Ethernet wants at the least, without checksum; a driver sends what it gets.
-const SHORTEST: usize = 60;
+/// The minimum length of an Ethernet frame without checksum (`ETH_ZLEN`, linux/if_ether.h). Drivers
+/// do not pad what XDP sends.
+const MIN_FRAME: usize = 60;
 
-/// With frags: it attaches to jumbo interfaces too, and the headers are in the first buffer.
+/// The entry program. `frags` lets it attach to interfaces with jumbo frames. The headers are in
+/// the first buffer.
 #[xdp(frags)]
 pub(crate) fn opb_xdp(context: XdpContext) -> u32 {
     let settings = globals::settings();
@@ -32,7 +34,7 @@ pub(crate) fn opb_xdp(context: XdpContext) -> u32 {
         FastPath::Parsed(parsed) => (parsed.0, frame.length()),
         FastPath::Unclear => (xdp_parse(context.ctx), 0),
     };
-    if ParsedPacket(parsed).is_nothing() {
+    if ParsedPacket(parsed).is_other() {
         return xdp_action::XDP_PASS;
     }
     let outcome = if ParsedPacket(parsed).is_tunnelled() {
@@ -44,12 +46,13 @@ pub(crate) fn opb_xdp(context: XdpContext) -> u32 {
     if Outcome::packed_forwards(outcome) {
         xdp_action::XDP_PASS
     } else if Outcome::packed_rejects(outcome) {
-        xdp_answer(context.ctx, parsed)
+        xdp_reset(context.ctx, parsed)
     } else {
         xdp_action::XDP_DROP
     }
 }
 
+/// Parses the packet. Returns a [`ParsedPacket`] as a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xdp_parse(context: *mut xdp_md) -> u64 {
@@ -57,8 +60,10 @@ extern "C" fn xdp_parse(context: *mut xdp_md) -> u64 {
     parse(&whole(context), settings, globals::ports(settings)).0
 }
 
-/// The outcome, packed. `length` is that of the frame, or 0 where it is not known: it costs
-/// a call to find out.
+/// Judges a packet outside tunnels, and records it if it is denied. Returns the packed outcome.
+///
+/// `length` is the length of the frame in bytes, or 0 if it is not known, because it takes a call
+/// to find out.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xdp_judge(context: *mut xdp_md, parsed: u64, length: u64) -> u32 {
@@ -72,12 +77,12 @@ extern "C" fn xdp_judge(context: *mut xdp_md, parsed: u64, length: u64) -> u32 {
     if observation::wants(settings, outcome)
         && observation::observe(&frame, parsed, outcome, Line::Own)
     {
-        xdp_send(context, parsed.0, outcome);
+        xdp_send_event(context, parsed.0, outcome);
     }
     outcome
 }
 
-/// The same for a packet inside another.
+/// Judges a tunnelled packet, and records it if it is denied. Returns the packed outcome.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xdp_judge_tunnelled(context: *mut xdp_md, parsed: u64) -> u32 {
@@ -92,7 +97,10 @@ extern "C" fn xdp_judge_tunnelled(context: *mut xdp_md, parsed: u64) -> u32 {
     outcome
 }
 
-/// Out of the way of the verifier, which would follow it once for each way that leads there.
+/// Records a denied tunnelled packet, and sends its event. Returns 1 if an event was sent, else 0.
+///
+/// A global function, because the verifier would follow inlined code once for each path that leads
+/// to it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xdp_observe(context: *mut xdp_md, parsed: u64, outcome: u32) -> u32 {
@@ -100,52 +108,59 @@ extern "C" fn xdp_observe(context: *mut xdp_md, parsed: u64, outcome: u32) -> u3
     if !observation::observe(&Window::of_xdp(context), ParsedPacket(parsed), outcome, line) {
         return 0;
     }
-    observation::send(&whole(context), ParsedPacket(parsed), outcome, maps(context).interface)
+    observation::send_event(&whole(context), ParsedPacket(parsed), outcome, maps(context).interface)
 }
 
-/// The class of one address of such a packet.
+/// Looks up one address of a tunnelled packet. Arguments and result are [`ParsedPacket`],
+/// [`Lookup`] and [`LookupResult`](opb_common::line::LookupResult) as numbers.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn xdp_look_up(context: *mut xdp_md, parsed: u64, lookup: u32) -> u64 {
     look_up(&Window::of_xdp(context), ParsedPacket(parsed), Lookup(lookup), &maps(context)).0
 }
 
-/// Out of the way of the packets that have no event, which are most in a flood.
+/// Sends the event of a denied packet. Returns 1 if the ring had room for it, else 0.
+///
+/// A global function, to keep this code away from packets without an event, which are most packets
+/// in a flood.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xdp_send(context: *mut xdp_md, parsed: u64, outcome: u32) -> u32 {
-    observation::send(&whole(context), ParsedPacket(parsed), outcome, maps(context).interface)
+extern "C" fn xdp_send_event(context: *mut xdp_md, parsed: u64, outcome: u32) -> u32 {
+    observation::send_event(&whole(context), ParsedPacket(parsed), outcome, maps(context).interface)
 }
 
-/// Turns the packet into the reset that answers it, and says where it goes.
+/// Turns the packet into the reset to its source. Returns the XDP action.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xdp_answer(context: *mut xdp_md, parsed: u64) -> u32 {
+extern "C" fn xdp_reset(context: *mut xdp_md, parsed: u64) -> u32 {
     let (parsed, settings) = (ParsedPacket(parsed), globals::settings());
     let frame = whole(context);
     let length = tcp_reset::length(&frame, parsed);
-    // To the byte first: nothing of the request may follow, least of all where a checksum is still to be completed.
-    // SAFETY: helpers on the context; the window is made after them.
+    // Cut to the exact length first: no byte of the request may follow, least of all if the stack
+    // will complete the checksum.
+    // SAFETY: a helper on the context. A new window is made after it.
     let failed =
         unsafe { bpf_xdp_adjust_tail(context, length as i32 - frame.length() as i32) != 0 };
     if failed {
         return xdp_action::XDP_DROP;
     }
-    if !settings.has(Settings::BARE_IP) && length < SHORTEST {
-        // Grown by zeros. Where there is no room, there was none for padding in the request.
-        // SAFETY: as above.
-        unsafe { bpf_xdp_adjust_tail(context, (SHORTEST - length) as i32) };
+    if !settings.has(Settings::BARE_IP) && length < MIN_FRAME {
+        // Pad with zeros. If there is no room, the request had no room for padding either.
+        // SAFETY: a helper on the context. A new window is made after it.
+        unsafe { bpf_xdp_adjust_tail(context, (MIN_FRAME - length) as i32) };
     }
     let written = tcp_reset::write(&mut Window::of_xdp(context), parsed, settings);
     if written.is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_DROP }
 }
 
+/// Returns the tables for judging a packet outside tunnels.
 #[inline(always)]
 fn maps(context: *mut xdp_md) -> Maps {
     // SAFETY: the kernel hands a valid context to every program.
     Maps { interface: unsafe { (*context).ingress_ifindex }, look_up: |_, _| 0 }
 }
 
+/// Returns the window with the length of the whole frame, all buffers together.
 #[inline(always)]
 fn whole(context: *mut xdp_md) -> Window {
     // SAFETY: a helper that only reads the context.

@@ -1,5 +1,5 @@
-//! What the filter costs a packet, over an empty program, with and without writing denied packets down, what the verifier
-//! walked, and how long the counters take to read: `cargo xtask cost`.
+//! What the filter costs a packet, over an empty program, with and without writing denied packets down, how many
+//! instructions the verifier processed, and how long the counters take to read: `cargo xtask cost`.
 //!
 //! Every case alternates between the programs for a number of rounds in one run; the medians are compared. A machine
 //! that is busy moves all of them.
@@ -43,14 +43,14 @@ fn run() -> Result<()> {
         let empty = trivial::load(kind)?;
         // As on a subscriber interface, but for the word that a replay leaves of a judged packet.
         let mut off = Replay::new(&image, Settings::SUBSCRIBER, hook)?;
-        let mut on = Replay::new(&image, Settings::SUBSCRIBER.with(Settings::SIGHT), hook)?;
-        let walked = |replay: &mut Replay| {
+        let mut on = Replay::new(&image, Settings::SUBSCRIBER.with(Settings::OBSERVE), hook)?;
+        let verified = |replay: &mut Replay| {
             replay.verified_instructions()?.context("the kernel does not say")
         };
         println!(
             "{hook:?}: {} instructions verified with `events: off`, {} with events (of 1,000,000 that a kernel allows)",
-            walked(&mut off)?,
-            walked(&mut on)?
+            verified(&mut off)?,
+            verified(&mut on)?
         );
         println!(
             "  {:<44} {:>9} {:>16} {:>16}",

@@ -10,8 +10,9 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
+    document::Diagnostics,
     image::{Changes, CompileError, GroupIds, Image},
-    policy::{Diagnostics, Policy, Prefix},
+    policy::{Policy, Prefix},
     relays::Hosts,
     subscribers::{self, follow, overlay},
 };

@@ -1,5 +1,5 @@
 //! What could make the filter blind, or wrong, on this system: findings from what the node file wants and what the
-//! kernel says ([`Survey`]). It judges and explains; it changes nothing.
+//! kernel says ([`Inspection`]). It judges and explains; it changes nothing.
 
 mod flow_tables;
 mod interfaces;
@@ -15,7 +15,7 @@ use crate::{
     compiled::Compiled,
     daemon::interfaces::Plan,
     image::GroupIds,
-    kernel::{Error, Survey},
+    kernel::{Error, Inspection},
     node::{Config, PolicySource},
     policy::{Action, Downstream, Matching},
 };
@@ -92,7 +92,7 @@ impl Check {
 /// Looks at everything. `daemon` is the status of the one that runs, or why none answers.
 pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Finding>, Error> {
     let process = daemon.map_or_else(|_| std::process::id(), |status| status.pid);
-    let survey = Survey::take(&config.pins, process)?;
+    let inspection = Inspection::take(&config.pins, process)?;
     let plan = Plan::current(config).map_err(Error::call("to list interfaces"))?;
     let PolicySource::Path(path) = &config.policy;
     let policy = Compiled::load(path.clone(), &GroupIds::default(), 1);
@@ -100,7 +100,7 @@ pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Fin
         config,
         daemon,
         wishes: Wishes::of(policy.as_ref().ok()),
-        survey: &survey,
+        inspection: &inspection,
         plan: &plan,
     };
     let mut found = Findings::default();
@@ -171,6 +171,6 @@ struct Doctor<'a> {
     config: &'a Config,
     daemon: Result<&'a Status, &'a str>,
     wishes: Wishes,
-    survey: &'a Survey,
+    inspection: &'a Inspection,
     plan: &'a Plan,
 }

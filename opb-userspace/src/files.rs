@@ -1,5 +1,5 @@
-//! Files that others may have put there: only regular ones are read, never by waiting for another process, and only so much
-//! of them.
+//! Files that others may have put there: only regular ones are read, never by waiting for another
+//! process, and only so much of them.
 
 use std::{
     fs::{File, Metadata, OpenOptions},

@@ -1,21 +1,45 @@
-//! The opb daemon and command line. Modules stand in the order in which data flows.
+//! The opb daemon and command line. The modules stand in the order in which data flows: each uses
+//! only modules above it.
 
-pub mod api;
-pub mod files;
+// Text for terminals and logs: control characters are escaped, long text is cut.
 pub mod text;
-pub mod node;
-pub mod policy;
-pub mod private;
-pub mod subscribers;
-pub mod relays;
-pub mod image;
-pub mod compiled;
-pub mod kernel;
-pub mod capture;
-pub mod explain;
-pub mod diff;
-pub mod telemetry;
-pub mod daemon;
-pub mod doctor;
-pub mod period;
+// Errors and their causes as text.
 pub mod errors;
+// Lengths of time as people write them, such as `8h`.
+pub mod period;
+// Regular files of a limited size.
+pub mod files;
+// Directories and files that no other user can change.
+pub mod private;
+// YAML files as typed values, with every problem at its line and column.
+pub mod document;
+// The node file: what is particular to one machine.
+pub mod node;
+// Policy files: from text to a policy that is valid by construction.
+pub mod policy;
+// `opb check`: validates policy and node files.
+pub mod check;
+// Requests and responses of the control API, which are also the shapes of `--json`.
+pub mod api;
+// Run-time entries: per-subscriber overrides of the policy files, kept on disk.
+pub mod subscribers;
+// Relay hosts: their addresses by DNS.
+pub mod relays;
+// The policy image: a policy compiled into what the BPF programs search.
+pub mod image;
+// The policy in force: files, run-time entries and relay hosts together, and their image.
+pub mod compiled;
+// The kernel side: maps, programs, hooks, counters. All of aya and all raw system calls.
+pub mod kernel;
+// Packets from capture files.
+pub mod capture;
+// The verdict on one packet, with its reasons.
+pub mod explain;
+// Address ranges whose treatment differs between two policies.
+pub mod diff;
+// What the daemon remembers of denied packets, and the metrics.
+pub mod telemetry;
+// The daemon: reloads, changes, the control API and the status page.
+pub mod daemon;
+// `opb doctor`: what could keep this machine from filtering.
+pub mod doctor;

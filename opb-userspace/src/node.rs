@@ -1,26 +1,22 @@
-//! The node file, `/etc/opb/opb.yaml`: what is particular to one machine. docs/policy.md describes the format.
+//! The node file, `/etc/opb/opb.yaml`: settings of one machine. docs/node.md describes the format.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+mod interfaces;
 mod limits;
 mod observe;
 mod recognise;
 
+pub use interfaces::{Filter, Hook, Interface, NamePattern, Role, UnknownSource};
 pub use observe::{Addresses, EventLog, Observe, Suspect, Webhook};
 pub use recognise::is_node_file;
 
+use crate::document::{Decoder, Diagnostics, Fields, Form, Report, Spot, Value, YamlNode};
 use crate::files::{Limits, NODE_FILE};
 use crate::period::Period;
-use crate::policy::Diagnostics;
-use crate::policy::decode::{Decoder, Fields};
-use crate::policy::source::{Form, Report, Spot};
-use crate::policy::yaml::{Node, Value};
-
-/// Linux keeps interface names in 16 bytes, the last of which is NUL.
-const NAME_BYTES: usize = 15;
 
 /// A valid node file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,103 +24,51 @@ pub struct Config {
     pub policy: PolicySource,
     /// At least one, in file order.
     pub interfaces: Vec<Interface>,
-    /// The directory for what must outlive a reboot.
+    /// The directory for data that must outlive a reboot.
     pub state: PathBuf,
     /// The socket of the local API.
     pub control: PathBuf,
-    /// Where metrics and the status page are served; nowhere if absent.
+    /// The address of metrics and status page. They are not served if it is `None`.
     pub http: Option<SocketAddr>,
-    /// Names by which that may be asked for, beside addresses, `localhost` and the name of the machine.
+    /// Host names by which browsers may ask for them, besides addresses, `localhost` and the name
+    /// of the machine.
     pub http_names: Vec<String>,
-    /// The directory in a BPF file system for what must outlive the daemon.
+    /// The directory on a BPF file system for objects that must outlive the daemon.
     pub pins: PathBuf,
     pub log: LogLevel,
-    /// Whether the files are read again by themselves when they change.
+    /// Whether the daemon reloads the files when they change.
     pub watch: bool,
     pub dns: Dns,
-    /// How large the files of the policy may be.
+    /// Size limits of the policy's files.
     pub limits: Limits,
-    /// What is written down of denied packets.
+    /// What is recorded of denied packets.
     pub observe: Observe,
 }
 
 /// How the hosts of relay sets are resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dns {
-    /// Those of `/etc/resolv.conf` if there are none here.
+    /// If empty, those of `/etc/resolv.conf`.
     pub servers: Vec<SocketAddr>,
-    /// How long an address stays allowed that answers no longer name.
+    /// How long an address stays allowed after it has left the answers.
     pub hold: Period,
 }
 
 impl Default for Dns {
     fn default() -> Self {
-        // Longer than most resolvers of subscribers' machines remember an old answer.
+        // Most resolvers of subscribers' machines keep an old answer for less time.
         Self { servers: Vec::new(), hold: Period::from_secs(300) }
     }
 }
 
-/// Where the policy comes from.
+/// The source of the policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PolicySource {
-    /// A file or directory; a relative path in the node file is relative to the node file.
+    /// A file or directory. A relative path is relative to the node file.
     Path(PathBuf),
 }
 
-/// One entry of `interfaces`, which may stand for many interfaces.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interface {
-    pub name: NamePattern,
-    pub role: Role,
-    pub filter: Filter,
-    pub hook: Hook,
-    pub unknown_source: UnknownSource,
-}
-
-/// An interface name, or a pattern with `*`, `?` or `[…]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NamePattern {
-    Exact(String),
-    Glob(glob::Pattern),
-}
-
-/// What is on the other side of an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    Subscriber,
-    Core,
-}
-
-/// Which of the two rules an interface enforces; at least one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Filter {
-    pub upstream: bool,
-    pub downstream: bool,
-}
-
-/// How programs are attached. XDP sees only what comes in: where the file says `xdp`, what goes out is filtered in TC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Hook {
-    #[default]
-    Auto,
-    Xdp,
-    XdpGeneric,
-    Tc,
-    Clsact,
-}
-
-/// What happens to mail traffic of a source that the policy does not know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UnknownSource {
-    #[default]
-    Pass,
-    Drop,
-}
-
-/// How much the kernel programs say.
+/// The level of the BPF programs' debug lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
@@ -138,7 +82,7 @@ pub enum LogLevel {
 }
 
 impl Config {
-    /// Reads and validates a node file; the policy that it names is not touched.
+    /// Reads and validates a node file, but not the policy that it names.
     pub fn load(path: &Path) -> Result<Self, Diagnostics> {
         let mut report = Report::within(Limits { policy: NODE_FILE, prefixes: 0 });
         match read(&mut report, path) {
@@ -147,45 +91,12 @@ impl Config {
         }
     }
 
-    /// The entry that an interface belongs to: an exact name before any pattern, then the first pattern that fits.
+    /// The entry for an interface: an exact name before any pattern, then the first pattern that
+    /// matches.
     pub fn interface(&self, name: &str) -> Option<&Interface> {
         let exact = |interface: &&Interface| matches!(&interface.name, NamePattern::Exact(exact) if exact == name);
         let fits = |interface: &&Interface| interface.name.matches(name);
         self.interfaces.iter().find(exact).or_else(|| self.interfaces.iter().find(fits))
-    }
-}
-
-impl Interface {
-    /// Whether packets that come in through the interface are judged.
-    pub fn filters_ingress(&self) -> bool {
-        match self.role {
-            Role::Subscriber => self.filter.upstream,
-            Role::Core => self.filter.downstream,
-        }
-    }
-
-    /// Whether packets that go out through the interface are judged.
-    pub fn filters_egress(&self) -> bool {
-        match self.role {
-            Role::Subscriber => self.filter.downstream,
-            Role::Core => self.filter.upstream,
-        }
-    }
-}
-
-impl NamePattern {
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Exact(name) => name,
-            Self::Glob(pattern) => pattern.as_str(),
-        }
-    }
-
-    pub fn matches(&self, name: &str) -> bool {
-        match self {
-            Self::Exact(exact) => exact == name,
-            Self::Glob(pattern) => pattern.matches(name),
-        }
     }
 }
 
@@ -198,7 +109,7 @@ fn read(report: &mut Report, path: &Path) -> Option<Config> {
     let directory = path.parent().unwrap_or(Path::new(""));
     let start = decoder.spot(&root);
     let policy = policy(&mut decoder, &mut fields, directory, start);
-    let interfaces = interfaces(&mut decoder, &mut fields, start);
+    let interfaces = interfaces::read(&mut decoder, &mut fields, start);
     let config = Config {
         state: absolute_path(&mut decoder, &mut fields, "state", "/var/lib/opb"),
         control: absolute_path(&mut decoder, &mut fields, "control", "/run/opb/opb.sock"),
@@ -243,125 +154,6 @@ fn policy(
     Some(directory.join(path))
 }
 
-fn interfaces(
-    decoder: &mut Decoder<'_>,
-    fields: &mut Fields<'_, '_>,
-    start: Spot,
-) -> Vec<Interface> {
-    let mut interfaces: Vec<Interface> = Vec::new();
-    let Some(node) = fields.take("interfaces") else {
-        decoder
-            .report
-            .error(start, "`interfaces` is missing: without any, nothing would be filtered");
-        return interfaces;
-    };
-    let Some(list) = decoder.list("`interfaces`", node) else { return interfaces };
-    if list.is_empty() {
-        decoder
-            .report
-            .error(decoder.spot(node), "`interfaces` is empty: nothing would be filtered");
-    }
-    let mut named: Vec<(NamePattern, Spot)> = Vec::new();
-    for node in list {
-        let Some((name, spot, interface)) = interface(decoder, node) else { continue };
-        if let Some((_, first)) = named.iter().find(|(known, _)| *known == name) {
-            let message = format!("interface `{}` is listed twice", name.as_str());
-            decoder.report.error(spot, message).see("first listed", *first);
-        } else {
-            named.push((name, spot));
-        }
-        interfaces.extend(interface);
-    }
-    interfaces
-}
-
-/// An entry of `interfaces`. Its name is known even if the rest is not valid.
-fn interface(
-    decoder: &mut Decoder<'_>,
-    node: &Node<'_>,
-) -> Option<(NamePattern, Spot, Option<Interface>)> {
-    let mut fields = decoder.fields("an interface", node)?;
-    let start = decoder.spot(node);
-    let name_node = fields.take("name");
-    if name_node.is_none() {
-        decoder.report.error(start, "an interface must have a `name`");
-    }
-    let name = name_node.and_then(|node| name(decoder, node));
-    let roles = [("subscriber", Role::Subscriber), ("core", Role::Core)];
-    let role = match fields.take("role") {
-        Some(node) => decoder.choice("`role`", node, &roles),
-        None => {
-            decoder.report.error(start, "an interface must have a `role`: `subscriber` or `core`");
-            None
-        }
-    };
-    let filter = fields.take("filter").map(|node| filter(decoder, node));
-    let filter = filter.unwrap_or(Filter { upstream: true, downstream: true });
-    let hooks = [
-        ("auto", Hook::Auto),
-        ("xdp", Hook::Xdp),
-        ("xdp-generic", Hook::XdpGeneric),
-        ("tc", Hook::Tc),
-        ("clsact", Hook::Clsact),
-    ];
-    let hook = fields
-        .take("hook")
-        .and_then(|node| decoder.choice("`hook`", node, &hooks))
-        .unwrap_or_default();
-    let verdicts = [("pass", UnknownSource::Pass), ("drop", UnknownSource::Drop)];
-    let unknown_source = fields
-        .take("unknown-source")
-        .and_then(|node| decoder.choice("`unknown-source`", node, &verdicts))
-        .unwrap_or_default();
-    fields.finish(decoder);
-    let (name, spot) = (name?, decoder.spot(name_node?));
-    let interface =
-        role.map(|role| Interface { name: name.clone(), role, filter, hook, unknown_source });
-    Some((name, spot, interface))
-}
-
-fn name(decoder: &mut Decoder<'_>, node: &Node<'_>) -> Option<NamePattern> {
-    let text = decoder.text("`name`", node)?;
-    let message = if text.contains(['*', '?', '[', ']']) {
-        match glob::Pattern::new(text) {
-            Ok(pattern) => return Some(NamePattern::Glob(pattern)),
-            Err(error) => format!("`{text}` is not a pattern: {}", error.msg),
-        }
-    } else if text.len() > NAME_BYTES {
-        format!(
-            "`{text}` is too long for an interface name: at most {NAME_BYTES} bytes are possible"
-        )
-    } else if text.is_empty()
-        || [".", ".."].contains(&text)
-        || text.contains(['/', ':'])
-        || text.contains(char::is_whitespace)
-    {
-        format!("`{text}` is not an interface name")
-    } else {
-        return Some(NamePattern::Exact(text.to_owned()));
-    };
-    decoder.report.error(decoder.spot(node), message);
-    None
-}
-
-fn filter(decoder: &mut Decoder<'_>, node: &Node<'_>) -> Filter {
-    let mut filter = Filter { upstream: false, downstream: false };
-    let Some(list) = decoder.list("`filter`", node) else { return filter };
-    if list.is_empty() {
-        decoder
-            .report
-            .error(decoder.spot(node), "`filter` is empty: leave the interface out instead");
-    }
-    for node in list {
-        match decoder.choice("a direction", node, &[("upstream", true), ("downstream", false)]) {
-            Some(true) => filter.upstream = true,
-            Some(false) => filter.downstream = true,
-            None => {}
-        }
-    }
-    filter
-}
-
 fn absolute_path(
     decoder: &mut Decoder<'_>,
     fields: &mut Fields<'_, '_>,
@@ -373,7 +165,7 @@ fn absolute_path(
     absolute(decoder, key, node, text)
 }
 
-fn absolute(decoder: &mut Decoder<'_>, key: &str, node: &Node<'_>, text: &str) -> PathBuf {
+fn absolute(decoder: &mut Decoder<'_>, key: &str, node: &YamlNode<'_>, text: &str) -> PathBuf {
     if !text.starts_with('/') {
         decoder
             .report

@@ -47,9 +47,10 @@ fn ordinary_packets_ask_for_nothing_on_the_host() {
     }
 }
 
-/// The entry function of each program, as the kernel runs it, calls four things, the walk, the judgement of plain and of
-/// tunnelled packets and the answer, and knows no map but its own data section: a lookup that the kernel has compiled into it would begin with
-/// the map's address.
+/// The entry function of each program, as the kernel runs it, calls four functions: parser,
+/// judgement of plain packets, judgement of tunnelled packets, and TCP reset. It uses no map but
+/// its own data section. A lookup that the kernel compiled inline would begin with the map's
+/// address.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn the_entry_function_calls_no_helper_in_the_kernel() {
@@ -63,8 +64,8 @@ fn the_entry_function_calls_no_helper_in_the_kernel() {
     }
 }
 
-/// And ordinary packets reach none of the four: what is judged is counted as `no-policy` while there is no image, and
-/// they are not.
+/// And ordinary packets reach none of the four: what is judged is counted as `no-policy` while
+/// there is no image, and they are not.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn without_an_image_only_what_is_judged_is_counted() {
@@ -147,8 +148,8 @@ enum Use {
     Map,
 }
 
-/// What a program's first function makes use of, by the instructions that the kernel translated it to: 8 bytes
-/// each, operation, registers, offset, and a number (linux/bpf.h).
+/// What a program's first function makes use of, by the instructions that the kernel translated it
+/// to: 8 bytes each, operation, registers, offset, and a number (linux/bpf.h).
 fn entry(code: &[u8]) -> Vec<Use> {
     const CALL: u8 = 0x85;
     const LOAD_WIDE: u8 = 0x18;
@@ -160,7 +161,8 @@ fn entry(code: &[u8]) -> Vec<Use> {
         let instruction = &code[at * 8..at * 8 + 8];
         match (instruction[0], instruction[1] >> 4) {
             (CALL, PSEUDO_CALL) => {
-                // The functions follow each other: the entry ends where the first of those that it calls begins.
+                // The functions follow each other: the entry ends where the first of those that it
+                // calls begins.
                 let offset = i16::from_le_bytes([instruction[2], instruction[3]]);
                 let target = usize::try_from(at as i64 + 1 + i64::from(offset));
                 end = end.min(target.expect("further on"));

@@ -8,7 +8,7 @@ use opb_userspace::{
 
 use crate::judges::{HOOKS, image};
 
-/// A tenth of the million at which the kernel gives up: the next compiler, or the next line in the walk, must have room.
+/// A tenth of the million at which the kernel gives up: the next compiler, or the next line in the parser, must have room.
 const MOST: u32 = 100_000;
 
 #[test]
@@ -34,7 +34,8 @@ fn the_verifier_has_room() {
 /// Hook and settings of every program that can be put on an interface, and what the node file says of its events.
 fn every_setting() -> Vec<(ReplayHook, Settings)> {
     let mut every = Vec::new();
-    let sights = [Settings(0), Settings::SIGHT, Settings::SIGHT.with(Settings::NAMELESS)];
+    let observation =
+        [Settings(0), Settings::OBSERVE, Settings::OBSERVE.with(Settings::NO_ADDRESSES)];
     for role in [Role::Subscriber, Role::Core] {
         for direction in Direction::ALL {
             let comes_in = (role == Role::Subscriber) == (direction == Direction::Upstream);
@@ -57,7 +58,7 @@ fn every_setting() -> Vec<(ReplayHook, Settings)> {
                         unknown_drop,
                     };
                     let settings = wanted.settings(hook, bare_ip);
-                    every.extend(sights.map(|sight| (at, settings.with(sight))));
+                    every.extend(observation.map(|observed| (at, settings.with(observed))));
                 }
             }
         }

@@ -85,7 +85,7 @@ fn every_row_holds(ingress: (Hook, Effective), egress: (Hook, Effective)) -> Res
 /// Whether a subscriber interface without further settings judges as the row says.
 fn fits(row: &Row) -> bool {
     let Row { frame, settings, expected, .. } = row;
-    let other = Settings::BARE_IP.with(Settings::UNKNOWN_DROP).with(Settings::SILENT);
+    let other = Settings::BARE_IP.with(Settings::UNKNOWN_DROP).with(Settings::NO_RESET);
     settings.0 & other.0 == 0
         // On a core interface, what hides from nobody in particular is only counted.
         && (settings.has(Settings::SUBSCRIBER) || expected.group.is_some() || !hides(expected.reason))

@@ -10,7 +10,7 @@ use opb_userspace::{
 
 use crate::node::{OUTSIDE, syn};
 
-/// Instructions that the verifier may walk: a tenth of its limit.
+/// Instructions that the verifier may process: a tenth of its limit.
 const VERIFIED: u32 = 100_000;
 
 #[test]
@@ -30,7 +30,7 @@ fn observation_stays_verifiable_and_changes_no_verdict() -> Result<()> {
     plain[36..38].copy_from_slice(&443u16.to_be_bytes());
     for hook in [ReplayHook::Xdp, ReplayHook::Tc] {
         let mut off = Replay::new(&image, Settings::SUBSCRIBER, hook)?;
-        let mut on = Replay::new(&image, Settings::SUBSCRIBER.with(Settings::SIGHT), hook)?;
+        let mut on = Replay::new(&image, Settings::SUBSCRIBER.with(Settings::OBSERVE), hook)?;
         let verified = on.verified_instructions()?.context("a count")?;
         println!(
             "{hook:?}: verified {:?}, with observations {verified}",

@@ -6,7 +6,7 @@
 //!
 //! Deliberate differences, which is why some frames are not generated:
 //!
-//! - `etherparse` walks an authentication header in IPv4 too; the contract names it for IPv6 alone;
+//! - `etherparse` reads an authentication header in IPv4 too; opb reads it in IPv6 only;
 //! - it takes 3 VLAN tags, and hop-by-hop options only in front; ours takes 8, and any order;
 //! - it knows no PPPoE: the session header is taken off here.
 

@@ -51,7 +51,7 @@ fn every_verdict_and_reason_has_a_row() {
     }
 }
 
-/// What becomes of the row, in words; checks on the way that glance, walk and counters agree.
+/// Describes the verdict on the row, and checks that fast path, parser and counters agree.
 fn outcome(policy: &Naive, row: &Row) -> String {
     let outcome = policy.decide(&row.sample());
     let record = policy.take_record();

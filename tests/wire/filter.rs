@@ -97,7 +97,7 @@ fn fits(wanted: &Wanted, got: Effective) -> bool {
     match wanted.hook {
         Hook::Auto => true,
         // There is no XDP on the way out.
-        Hook::Xdp | Hook::XdpGeneric if !wanted.comes_in() => {
+        Hook::Xdp | Hook::XdpGeneric if !wanted.is_ingress() => {
             matches!(got, Effective::Tcx | Effective::Clsact)
         }
         Hook::Xdp => got == Effective::Xdp,

@@ -1,19 +1,26 @@
 use std::env::consts::ARCH;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::exec::{cargo, exec, root, target_dir};
-use crate::{bpf, setup};
+use crate::{bpf, layers, setup};
 
 const DENY_WARNINGS: [&str; 3] = ["--", "--deny", "warnings"];
+
+/// Lines of a source file. A longer one is better read as two.
+const MAX_LINES: usize = 450;
 
 pub(crate) fn run() -> Result<()> {
     setup::build()?;
     every_test_is_declared()?;
+    layers::check()?;
+    every_file_is_short()?;
     exec(cargo("fmt").args(["--all", "--check"]))?;
     exec(cargo("clippy").args(["--workspace", "--all-targets"]).args(DENY_WARNINGS))?;
-    // On the host these are an empty `main`, or nearly so: what counts is the lint on their own target.
+    // On the host these packages are an almost empty `main`. The lint that counts is on the BPF
+    // target.
     for package in ["opb-ebpf", "opb-bench-ebpf"] {
         let triple = bpf::triple(cfg!(target_endian = "big"));
         let mut clippy = bpf::cargo("clippy", package, triple, ARCH)?;
@@ -23,7 +30,7 @@ pub(crate) fn run() -> Result<()> {
     document()
 }
 
-/// Links of doc comments lead somewhere. They are for colleagues, who see private items as well.
+/// Checks the links of doc comments, those of private items included: they are for colleagues.
 fn document() -> Result<()> {
     let mut doc = cargo("doc");
     doc.args(["--quiet", "--workspace", "--no-deps", "--document-private-items"]);
@@ -31,7 +38,8 @@ fn document() -> Result<()> {
     exec(&mut doc)
 }
 
-/// `autotests` is off in opb-userspace, so a file in tests/ that its manifest does not name is never run.
+/// `autotests` is off in opb-userspace, so a file in tests/ that its manifest does not name is
+/// never run.
 fn every_test_is_declared() -> Result<()> {
     let manifest = root().join("opb-userspace/Cargo.toml");
     let manifest = fs::read_to_string(&manifest)
@@ -51,6 +59,42 @@ fn every_test_is_declared() -> Result<()> {
         "never run, because opb-userspace/Cargo.toml has no [[test]] for it: tests/{}",
         forgotten.join(", tests/")
     );
+    Ok(())
+}
+
+/// No source file of the repository is longer than [`MAX_LINES`].
+fn every_file_is_short() -> Result<()> {
+    let mut files = Vec::new();
+    sources(root(), &mut files)?;
+    let mut long = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file);
+        let lines =
+            text.with_context(|| format!("cannot read {}", file.display()))?.lines().count();
+        if lines > MAX_LINES {
+            let name = file.strip_prefix(root()).unwrap_or(&file);
+            long.push(format!("{} ({lines})", name.display()));
+        }
+    }
+    long.sort();
+    ensure!(long.is_empty(), "longer than {MAX_LINES} lines: {}", long.join(", "));
+    Ok(())
+}
+
+/// Collects the `.rs` files below `directory`, without build output and hidden directories.
+pub(crate) fn sources(directory: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = fs::read_dir(directory);
+    for entry in entries.with_context(|| format!("cannot read {}", directory.display()))? {
+        let entry = entry?;
+        let (name, path) = (entry.file_name(), entry.path());
+        if entry.file_type()?.is_dir() {
+            if name != "target" && !name.as_encoded_bytes().starts_with(b".") {
+                sources(&path, into)?;
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
     Ok(())
 }
 

@@ -13,6 +13,7 @@ mod demo;
 mod exec;
 mod faults;
 mod fuzz;
+mod layers;
 mod lint;
 mod sessions;
 mod setup;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::diff::{Change, Endpoints};
-use crate::policy::Diagnostic;
+use crate::document::Diagnostic;
 
 /// Why a policy was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use opb_userspace::policy;
+use opb_userspace::check::check;
 
 use super::{
     failure::{self, Failure},
@@ -22,7 +22,7 @@ pub(crate) struct Check {
 
 impl Check {
     pub(crate) fn execute(self) -> Result<(), Failure> {
-        let report = policy::check(&self.paths);
+        let report = check(&self.paths);
         let mut output = Output::new();
         if self.format.json {
             output.json(&report)?;

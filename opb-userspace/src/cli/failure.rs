@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use opb_userspace::policy::Diagnostics;
+use opb_userspace::document::Diagnostics;
 
 /// Whose fault it is.
 #[derive(Clone, Copy, Debug)]

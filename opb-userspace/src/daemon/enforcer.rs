@@ -477,8 +477,8 @@ fn privacy(observe: &Observe) -> (Addresses, Duration) {
 fn observation_settings(observe: &Observe) -> Settings {
     match (&observe.events, observe.addresses) {
         (EventLog::Off, _) => Settings::default(),
-        (_, Addresses::None) => Settings::SIGHT.with(Settings::NAMELESS),
-        _ => Settings::SIGHT,
+        (_, Addresses::None) => Settings::OBSERVE.with(Settings::NO_ADDRESSES),
+        _ => Settings::OBSERVE,
     }
 }
 

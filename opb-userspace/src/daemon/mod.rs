@@ -50,7 +50,7 @@ use self::{
 };
 use crate::{
     compiled::LoadError,
-    policy::Diagnostics,
+    document::Diagnostics,
     relays::{DnsAnswer, resolver},
     telemetry::Telemetry,
 };

@@ -22,9 +22,10 @@ use super::{
 };
 use crate::api::{reload::Preview, reload::Problem, reload::ReloadOutcome, reload::Trigger};
 use crate::{
+    document::{Diagnostic, Diagnostics},
     errors::one_line,
     node::{Config, PolicySource},
-    policy::{Diagnostic, Diagnostics, Policy},
+    policy::Policy,
 };
 
 /// How long reading may take. A policy of a million prefixes takes a second.

@@ -13,7 +13,7 @@ impl Doctor<'_> {
     pub(super) fn flow_tables(&self, found: &mut Findings) {
         let names: BTreeSet<&str> =
             self.plan.wanted.iter().map(|wanted| wanted.interface.as_str()).collect();
-        for table in &self.survey.flow_tables {
+        for table in &self.inspection.flow_tables {
             for name in &names {
                 let Some(how) = self.bypass(table, name) else { continue };
                 let (level, consequence) = match (how, self.wishes.later_packets) {
@@ -63,7 +63,7 @@ impl Doctor<'_> {
 
     /// Whether packets of `interface` travel through one of `devices` below it.
     fn is_above(&self, interface: &str, devices: &[String], depth: usize) -> bool {
-        let all = &self.survey.devices;
+        let all = &self.inspection.devices;
         let Some(device) = all.iter().find(|device| device.name == interface) else { return false };
         // Nothing says on which device a PPPoE session is.
         if device.kind.as_deref() == Some("ppp") {

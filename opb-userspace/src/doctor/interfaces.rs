@@ -5,7 +5,7 @@ use super::{
     Level::{Note, Problem},
 };
 use crate::{
-    kernel::{Device, Error, Hook, Place, Wanted},
+    kernel::{Attachment, Device, Error, Hook, Wanted},
     node::{self, Filter, NamePattern, Role},
 };
 
@@ -22,7 +22,7 @@ impl Doctor<'_> {
         }
         for interface in &self.config.interfaces {
             let NamePattern::Glob(pattern) = &interface.name else { continue };
-            if !self.survey.devices.iter().any(|device| pattern.matches(&device.name)) {
+            if !self.inspection.devices.iter().any(|device| pattern.matches(&device.name)) {
                 found.add(
                     (Check::Interface, Note),
                     pattern.as_str(),
@@ -34,8 +34,8 @@ impl Doctor<'_> {
         }
         self.open_door(found);
         for wanted in &self.plan.wanted {
-            let place = self.survey.place(wanted);
-            let device = self.survey.device(wanted.index);
+            let ours = self.inspection.attachment(wanted);
+            let device = self.inspection.device(wanted.index);
             if let Some(Err(unreadable)) = device.map(|device| &device.link) {
                 // Also where a program stands on it: it judges nothing.
                 let consequence =
@@ -48,12 +48,12 @@ impl Doctor<'_> {
                     consequence,
                     action,
                 );
-            } else if place.is_none() {
+            } else if ours.is_none() {
                 self.uncovered(wanted, found);
             }
-            self.foreign(wanted, place, found)?;
+            self.foreign(wanted, ours, found)?;
             if let Some(device) = device {
-                self.offloads(wanted, place, device, found);
+                self.offloads(wanted, ours, device, found);
             }
         }
         Ok(())
@@ -93,10 +93,10 @@ impl Doctor<'_> {
         let direction = wanted.direction.name();
         let name = &wanted.interface;
         let pinned = self
-            .survey
+            .inspection
             .ours
             .iter()
-            .find(|place| (place.index, place.direction) == (wanted.index, wanted.direction));
+            .find(|ours| (ours.index, ours.direction) == (wanted.index, wanted.direction));
         let problems = self.daemon.map_or(&[][..], |status| &status.problems);
         let of_it = problems.iter().find(|trouble| {
             trouble.interface.as_deref() == Some(name.as_str())
@@ -105,7 +105,7 @@ impl Doctor<'_> {
         let reason = of_it.and_then(|trouble| trouble.cause.as_deref());
         let (seen, action) = match (pinned, reason) {
             (_, Some(reason)) => (reason.to_owned(), "take away what the reason names"),
-            (Some(Place { hook, .. }), None) => (
+            (Some(Attachment { hook, .. }), None) => (
                 format!(
                     "somebody took the {direction} program of opb off its {} hook",
                     hook.name()
@@ -124,13 +124,13 @@ impl Doctor<'_> {
     fn foreign(
         &self,
         wanted: &Wanted,
-        place: Option<&Place>,
+        ours: Option<&Attachment>,
         found: &mut Findings,
     ) -> Result<(), Error> {
-        for foreign in self.survey.foreign(wanted)? {
+        for foreign in self.inspection.foreign(wanted)? {
             let seen = format!("{} of somebody else stands on {}", foreign.what, foreign.hook);
             let xdp = matches!(wanted.hook, node::Hook::Xdp | node::Hook::XdpGeneric);
-            let (consequence, action) = match place {
+            let (consequence, action) = match ours {
                 None if xdp => (
                     "opb finds the hook taken and does not replace it: the interface is not filtered",
                     "`hook: tc` coexists, or take the program off",
@@ -148,17 +148,17 @@ impl Doctor<'_> {
     fn offloads(
         &self,
         wanted: &Wanted,
-        place: Option<&Place>,
+        ours: Option<&Attachment>,
         device: &Device,
         found: &mut Findings,
     ) {
         let name = &wanted.interface;
-        if !wanted.comes_in() {
+        if !wanted.is_ingress() {
             return;
         }
         // Devices without a driver's features (ppp) have none.
         let Ok(offloads) = device.offloads() else { return };
-        let hook = place.map(|place| place.hook);
+        let hook = ours.map(|ours| ours.hook);
         if hook == Some(Hook::Xdp) && device.kind.as_deref() == Some("veth") {
             found.add(
                 (Check::Interface, Note),
@@ -171,7 +171,7 @@ impl Doctor<'_> {
         }
         let on_xdp = matches!(hook, Some(Hook::Xdp | Hook::XdpGeneric));
         if on_xdp && offloads.rx_vlan {
-            let vlans = self.survey.devices.iter().filter(|other| {
+            let vlans = self.inspection.devices.iter().filter(|other| {
                 other.below == Some(device.index) && other.kind.as_deref() == Some("vlan")
             });
             let seen = match vlans.count() {

@@ -7,11 +7,12 @@ use super::{
 
 impl Doctor<'_> {
     pub(super) fn redirects(&self, found: &mut Findings) {
-        let egress: Vec<_> = self.plan.wanted.iter().filter(|wanted| !wanted.comes_in()).collect();
+        let egress: Vec<_> =
+            self.plan.wanted.iter().filter(|wanted| !wanted.is_ingress()).collect();
         if egress.is_empty() {
             return;
         }
-        for redirector in self.survey.redirectors() {
+        for redirector in self.inspection.redirectors() {
             let (what, from) = (&redirector.what, &redirector.interface);
             let mut is_certain = false;
             for wanted in egress.iter().filter(|wanted| redirector.into.contains(&wanted.index)) {
@@ -27,7 +28,8 @@ impl Doctor<'_> {
                 );
             }
             // Where opb filters itself, the program is named as one that stands before ours.
-            let is_named = self.plan.wanted.iter().any(|it| it.comes_in() && it.interface == *from);
+            let is_named =
+                self.plan.wanted.iter().any(|it| it.is_ingress() && it.interface == *from);
             if !is_certain && !is_named {
                 found.add(
                     (Check::Foreign, Note),

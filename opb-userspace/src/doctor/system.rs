@@ -8,7 +8,7 @@ use crate::api::status::{Subject, Trouble};
 use crate::{
     compiled::{Compiled, LoadError},
     errors::one_line,
-    kernel::{Need, Survey},
+    kernel::{Inspection, Need},
     node::PolicySource,
 };
 
@@ -28,7 +28,7 @@ impl Doctor<'_> {
 
     /// What does not depend on an interface.
     pub(super) fn system(&self, policy: Option<&Compiled>, found: &mut Findings) {
-        let Survey { release, lacks, pins, memory, .. } = self.survey;
+        let Inspection { release, lacks, pins, memory, .. } = self.inspection;
         if let Some(error) = pins {
             found.add(
                 (Check::Pins, Problem),
@@ -75,7 +75,7 @@ impl Doctor<'_> {
         let status = match self.daemon {
             Ok(status) => status,
             Err(why) => {
-                let consequence = if self.survey.ours.is_empty() {
+                let consequence = if self.inspection.ours.is_empty() {
                     "nothing is filtered"
                 } else {
                     "the kernel goes on enforcing the last policy; expiry, new interfaces, relay hosts and \

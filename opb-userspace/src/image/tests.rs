@@ -1,6 +1,6 @@
 //! The compiled tree against a naive longest-prefix match, and an overlay against a new image.
 
-use opb_common::image::{self, ImageNode, Leaf, Slot};
+use opb_common::image::{self, ImageNode, Leaf, NodeRef};
 use proptest::prelude::*;
 
 use super::{
@@ -94,7 +94,7 @@ proptest! {
 
     /// Of every key, and beside it.
     #[test]
-    fn a_leaf_takes_the_last_key_that_is_not_larger(mut keys in any::<[u16; Leaf::PLACES]>()) {
+    fn a_leaf_takes_the_last_key_that_is_not_larger(mut keys in any::<[u16; Leaf::CLASSES]>()) {
         keys.sort_unstable();
         keys[0] = 0;
         let leaf = Leaf { keys, classes: std::array::from_fn(|place| place as u16) };

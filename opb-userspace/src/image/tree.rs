@@ -95,9 +95,9 @@ impl Builder<'_> {
             return NodeRef::class(block.inherited);
         }
         let depth = block.depth();
-        let slot = if block.bounds.len() < Leaf::PLACES && depth <= block.leaf_bits() {
+        let slot = if block.bounds.len() < Leaf::CLASSES && depth <= block.leaf_bits() {
             self.leaf(block)
-        } else if block.bounds.len() < WideLeaf::PLACES && depth <= block.wide_bits() {
+        } else if block.bounds.len() < WideLeaf::CLASSES && depth <= block.wide_bits() {
             self.wide_leaf(block)
         } else {
             match step(&block, depth) {
@@ -111,7 +111,7 @@ impl Builder<'_> {
     fn leaf(&mut self, block: Block<'_>) -> NodeRef {
         // Places behind the last key repeat its class under the largest key, which changes no answer.
         let last = block.bounds.last().map_or(block.inherited, |&(_, class)| class);
-        let mut leaf = Leaf { keys: [u16::MAX; Leaf::PLACES], classes: [last; Leaf::PLACES] };
+        let mut leaf = Leaf { keys: [u16::MAX; Leaf::CLASSES], classes: [last; Leaf::CLASSES] };
         (leaf.keys[0], leaf.classes[0]) = (0, block.inherited);
         for (at, &(start, class)) in block.bounds.iter().enumerate() {
             let key = (block.rest(start) >> (64 - LEAF_BITS)) as u16;
@@ -123,7 +123,7 @@ impl Builder<'_> {
     fn wide_leaf(&mut self, block: Block<'_>) -> NodeRef {
         let mut leaf = WideLeaf {
             keys: [NO_KEY; _],
-            classes: [block.inherited; WideLeaf::PLACES],
+            classes: [block.inherited; WideLeaf::CLASSES],
             padding: 0,
         };
         for (at, &(start, class)) in block.bounds.iter().enumerate() {
@@ -135,7 +135,7 @@ impl Builder<'_> {
     /// Everything that changes lies in the `tines`: before, between and behind them is one class each.
     fn fork(&mut self, mut block: Block<'_>, tines: &[Tine]) -> NodeRef {
         let number = self.push(ImageNode([0; 8]));
-        let mut fork = Fork { keys: [NO_KEY; _], slots: [0; _], skips: [0; _], padding: [0; _] };
+        let mut fork = Fork { keys: [NO_KEY; _], children: [0; _], skips: [0; _], padding: [0; _] };
         let mut behind = None;
         for (at, tine) in tines.iter().enumerate() {
             let before = block.split(behind.unwrap_or(0), Some(tine.start), 0);
@@ -145,12 +145,12 @@ impl Builder<'_> {
             // What ends with the block has no end that could be compared.
             let end = behind.map_or(0, |end| block.rest(end));
             fork.keys[2 * at + 1] = if end == 0 { NO_KEY } else { wide_key(end) };
-            fork.slots[2 * at] = NodeRef::class(before.inherited).0;
-            fork.slots[2 * at + 1] = self.block(inside).0;
+            fork.children[2 * at] = NodeRef::class(before.inherited).0;
+            fork.children[2 * at + 1] = self.block(inside).0;
             fork.skips[2 * at + 1] = tine.skip as u8;
         }
         let rest = block.split(behind.unwrap_or(0), None, 0);
-        fork.slots[2 * tines.len()..].fill(NodeRef::class(rest.inherited).0);
+        fork.children[2 * tines.len()..].fill(NodeRef::class(rest.inherited).0);
         self.nodes[number as usize] = bytemuck::cast(fork);
         NodeRef::fork(number)
     }
@@ -167,7 +167,7 @@ impl Builder<'_> {
             let end = (number + 1 < count).then(|| prefix | (number as u128 + 1) << shift);
             let slot = self.block(block.split(start, end, bits));
             let index: &mut Index = bytemuck::cast_mut(&mut self.nodes[first + number / 16]);
-            index.slots[number % 16] = slot.0;
+            index.children[number % 16] = slot.0;
         }
         NodeRef::index(first as u32, bits)
     }

@@ -1,4 +1,5 @@
-//! Filters on clsact, for kernels without TCX. They cannot be pinned, and are found again by where they stand.
+//! Filters on clsact, for kernels without TCX. They cannot be pinned, and are found again by
+//! priority and handle.
 
 use aya::programs::{
     ProgramError, SchedClassifier,
@@ -8,14 +9,15 @@ use opb_common::outcome::Direction;
 
 use super::{
     Error,
-    hook::{Side, Wanted},
-    survey,
+    hook::{HookDirection, Wanted},
+    rtnetlink::{self, ClsactFilter},
 };
 
-/// Where our filters stand on a clsact hook: fixed, so that they can be found and replaced.
+/// The priority of our filters. Fixed, so that they can be found and replaced.
 const PRIORITY: u16 = 25;
 
-/// Of its own for each direction: when an interface changes its role, both stand on one side for a moment.
+/// One handle a direction: when an interface changes its role, both filters are on the same hook
+/// for a moment.
 const fn handle_of(direction: Direction) -> TcHandle {
     match direction {
         Direction::Upstream => TcHandle::new(0, 0x25),
@@ -23,41 +25,47 @@ const fn handle_of(direction: Direction) -> TcHandle {
     }
 }
 
-/// The filter of ours at that place, whether it is there or not.
+/// Our filter at its fixed place, whether it exists or not.
 pub(super) fn filter(
     interface: &str,
-    side: Side,
+    hook_direction: HookDirection,
     direction: Direction,
 ) -> Result<SchedClassifierLink, ProgramError> {
     let handle = handle_of(direction);
-    let link = SchedClassifierLink::attached(interface, side.tc_type(), PRIORITY, handle, None);
+    let link =
+        SchedClassifierLink::attached(interface, hook_direction.tc_type(), PRIORITY, handle, None);
     Ok(link.map_err(TcError::from)?)
 }
 
-/// Puts the program on, or in the place of ours that is there.
+/// Attaches the program, or replaces our filter that is there.
 pub(super) fn attach(program: &mut SchedClassifier, wanted: &Wanted) -> Result<(), ProgramError> {
     let interface = &wanted.interface;
-    let (side, direction) = (wanted.side(), wanted.direction);
-    let replace =
-        |program: &mut SchedClassifier| program.attach_to_link(filter(interface, side, direction)?);
+    let (hook_direction, direction) = (wanted.hook_direction(), wanted.direction);
+    let replace = |program: &mut SchedClassifier| {
+        program.attach_to_link(filter(interface, hook_direction, direction)?)
+    };
     let id = replace(program).or_else(|_nothing_to_replace| {
-        // The queueing discipline may be there already, for somebody else's filters.
+        // The queueing discipline may exist already, for filters of others.
         let _ = tc::qdisc_add_clsact(interface);
         let handle = handle_of(direction);
         let options = NlOptions { priority: PRIORITY, handle, classid: None };
         let options = TcAttachOptions::Netlink(options);
-        program.attach_with_options(interface, side.tc_type(), options)
+        program.attach_with_options(interface, hook_direction.tc_type(), options)
     })?;
     // The filter belongs to the interface, not to this process.
     std::mem::forget(program.take_link(id)?);
     Ok(())
 }
 
-/// The program of our filter, if it is where we put it.
-pub(super) fn program(index: u32, side: Side, direction: Direction) -> Result<Option<u32>, Error> {
+/// The program of our filter, if the filter is still there.
+pub(super) fn program(
+    index: u32,
+    hook_direction: HookDirection,
+    direction: Direction,
+) -> Result<Option<u32>, Error> {
     let handle = u32::from(handle_of(direction));
-    let filters = survey::filters(index, side).map_err(Error::call("to list filters"))?;
-    let ours =
-        |filter: &survey::ClsactFilter| filter.priority == PRIORITY && filter.handle == handle;
+    let filters =
+        rtnetlink::filters(index, hook_direction).map_err(Error::call("to list filters"))?;
+    let ours = |filter: &ClsactFilter| filter.priority == PRIORITY && filter.handle == handle;
     Ok(filters.into_iter().find(ours).and_then(|filter| filter.program))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aya::maps::MapType;
 use opb_common::outcome::{
-    COUNTERS_PER_CPU, COUNTERS_PER_SHEET, Counter, Direction, Outcome, Reason, Verdict,
+    COUNTERS_PER_BLOCK, COUNTERS_PER_CPU, Counter, Direction, Outcome, Reason, Verdict,
 };
 use serde::Serialize;
 
@@ -17,13 +17,13 @@ use super::{
 };
 use crate::image::GroupIds;
 
-/// How often a reset is tried. More than one is needed where a packet is counted in that very moment.
+/// Attempts of a reset. One is not enough if a packet is counted at the same moment.
 const RESETS: u32 = 5;
 
 /// Packets and bytes with one outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CounterRow {
-    /// Name of the group or of the interface that they belong to. `None` where no group can be told, and for interfaces without
+    /// Name of the group or interface. `None` for packets of no group, and for interfaces without
     /// counters of their own.
     pub of: Option<String>,
     pub direction: Direction,
@@ -40,7 +40,7 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// Makes the map if there is none.
+    /// Opens the map at `path`, or makes it.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let cpus = cpus()?;
         let shape = Table::<Counter>::shape(cpus * COUNTERS_PER_CPU);
@@ -49,11 +49,12 @@ impl Counters {
         Ok(Self { table: Table::map(map.as_fd(), shape.entries)?, cpus })
     }
 
-    /// Counts from zero again for groups whose slots others have had. Programs that count there meanwhile write on their own: what
-    /// one of them wrote back in that moment is seen after a grace period, and taken away once more.
-    pub(super) fn reset(&self, slots: &[u16]) {
+    /// Resets the counters of these groups to zero. A program that counts at the same moment may
+    /// write the old number back: that is visible after a grace period, and the counter is reset
+    /// once more.
+    pub(super) fn reset(&self, groups: &[u16]) {
         for _ in 0..RESETS {
-            let cells = slots.iter().flat_map(|&slot| self.cells(slot));
+            let cells = groups.iter().flat_map(|&group| self.cells(group));
             let counted = cells.map(|cell| (cell, self.table.read(cell).packets));
             let counted: Vec<_> = counted.filter(|&(_, packets)| packets > 0).collect();
             counted.iter().for_each(|&(cell, _)| self.table.write(cell, Counter::default()));
@@ -64,36 +65,38 @@ impl Counters {
         }
     }
 
-    /// All counters of a group.
-    fn cells(&self, slot: u16) -> impl Iterator<Item = usize> {
+    /// Indices of all counters of a group.
+    fn cells(&self, group: u16) -> impl Iterator<Item = usize> {
         (0..self.cpus).flat_map(move |cpu| {
-            let first = cpu * COUNTERS_PER_CPU + u32::from(slot) * COUNTERS_PER_SHEET;
-            (first..first + COUNTERS_PER_SHEET).map(|cell| cell as usize)
+            let first = cpu * COUNTERS_PER_CPU + u32::from(group) * COUNTERS_PER_BLOCK;
+            (first..first + COUNTERS_PER_BLOCK).map(|cell| cell as usize)
         })
     }
 
-    /// By group: all rows that are not zero.
-    pub(super) fn by_group(&self, slots: &GroupIds) -> Vec<CounterRow> {
-        let groups = slots.iter().map(|(name, slot)| (Some(name), slot));
+    /// The rows by group, without rows of zero.
+    pub(super) fn by_group(&self, ids: &GroupIds) -> Vec<CounterRow> {
+        let groups = ids.iter().map(|(name, id)| (Some(name), id));
         let blocks = std::iter::once((None, 0)).chain(groups);
         self.rows(blocks, |cpu, group, direction, verdict, reason| {
             Outcome { group, ..Outcome::ungrouped(verdict, reason) }.counters(cpu, 0, direction)[0]
         })
     }
 
-    /// By interface: all rows that are not zero.
+    /// The rows by interface, without rows of zero.
     pub(super) fn by_interface(&self, interfaces: &Interfaces) -> Vec<CounterRow> {
-        let interfaces = interfaces.iter().map(|(name, slot)| (Some(name), slot));
+        let interfaces = interfaces.iter().map(|(name, id)| (Some(name), id));
         let blocks = std::iter::once((None, 0)).chain(interfaces);
         self.rows(blocks, |cpu, interface, direction, verdict, reason| {
             Outcome::ungrouped(verdict, reason).counters(cpu, interface, direction)[1]
         })
     }
 
-    fn rows<'a, S: Copy>(
+    /// Sums each counter over all CPUs. `blocks` are the counter blocks with their names; `index`
+    /// is where a CPU has a counter of a block.
+    fn rows<'a, B: Copy>(
         &self,
-        blocks: impl Iterator<Item = (Option<&'a str>, S)>,
-        index: impl Fn(u32, S, Direction, Verdict, Reason) -> u32,
+        blocks: impl Iterator<Item = (Option<&'a str>, B)>,
+        index: impl Fn(u32, B, Direction, Verdict, Reason) -> u32,
     ) -> Vec<CounterRow> {
         let mut rows = Vec::new();
         for (name, block) in blocks {

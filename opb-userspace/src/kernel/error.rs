@@ -1,4 +1,4 @@
-//! What can go wrong between this program and the kernel.
+//! Errors of the kernel side.
 
 use std::io;
 use std::path::PathBuf;
@@ -66,7 +66,7 @@ impl From<PinError> for Error {
 }
 
 impl Error {
-    /// What the operator can do about it, if there is something.
+    /// What the operator can do about it, if anything.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -1,4 +1,4 @@
-//! Where a program can stand on an interface, and what is wanted there.
+//! The hooks of an interface, and what the node file wants there.
 
 use aya::programs::TcAttachType;
 use opb_common::{outcome::Direction, settings::Settings};
@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{link_type::LinkType, programs::Kind};
 use crate::node::{Hook as HookChoice, Role};
 
-/// The hook that a program is on.
+/// A hook of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
@@ -38,18 +38,18 @@ impl Hook {
         }
     }
 
-    /// Whether no interface can have programs on both.
+    /// Whether an interface cannot have programs on both.
     pub(super) fn excludes(self, other: Self) -> bool {
         self != other && self.kind() == Kind::Xdp && other.kind() == Kind::Xdp
     }
 
     /// The hooks to try, best first.
-    pub(super) fn candidates(choice: HookChoice, side: Side) -> &'static [Self] {
+    pub(super) fn candidates(choice: HookChoice, direction: HookDirection) -> &'static [Self] {
         match choice {
             HookChoice::Clsact => &[Self::Clsact],
             HookChoice::Tc => &[Self::Tcx, Self::Clsact],
             // There is no XDP on the way out.
-            _ if side == Side::Out => &[Self::Tcx, Self::Clsact],
+            _ if direction == HookDirection::Egress => &[Self::Tcx, Self::Clsact],
             HookChoice::Auto => &Self::ALL,
             HookChoice::Xdp => &[Self::Xdp],
             HookChoice::XdpGeneric => &[Self::XdpGeneric],
@@ -57,12 +57,13 @@ impl Hook {
     }
 }
 
-/// What shall be filtered.
+/// A program that the node file wants on an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     pub interface: String,
     pub index: u32,
     pub role: Role,
+    /// The rule that it enforces.
     pub direction: Direction,
     pub hook: HookChoice,
     /// `unknown-source: drop`.
@@ -70,26 +71,28 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Subscribers' packets come in on a subscriber interface and leave on a core interface.
-    pub(super) fn side(&self) -> Side {
+    /// Upstream packets come in on a subscriber interface, and go out on a core interface.
+    #[must_use]
+    pub fn hook_direction(&self) -> HookDirection {
         if (self.role == Role::Subscriber) == (self.direction == Direction::Upstream) {
-            Side::In
+            HookDirection::Ingress
         } else {
-            Side::Out
+            HookDirection::Egress
         }
     }
 
-    /// Whether it is judged as it comes in, and not as it goes out.
+    /// Whether packets are judged as they come in, rather than as they go out.
     #[must_use]
-    pub fn comes_in(&self) -> bool {
-        self.side() == Side::In
+    pub fn is_ingress(&self) -> bool {
+        self.hook_direction() == HookDirection::Ingress
     }
 
-    /// What its program is told on `hook`; `bare_ip` where frames of the interface start at the IP header.
+    /// The settings of its program on `hook`. `bare_ip`: frames of the interface start at the IP
+    /// header.
     #[must_use]
     pub fn settings(&self, hook: Hook, bare_ip: bool) -> Settings {
         [
-            (self.side() == Side::Out, Settings::SILENT),
+            (!self.is_ingress(), Settings::NO_RESET),
             (hook != Hook::Xdp, Settings::SOCKET_BUFFER),
             (self.direction == Direction::Downstream, Settings::DOWNSTREAM),
             (bare_ip, Settings::BARE_IP),
@@ -101,35 +104,37 @@ impl Wanted {
         .fold(Settings::default(), |settings, (_, setting)| settings.with(setting))
     }
 
-    /// Every program that it may come to need, whatever its interface turns out to be.
+    /// Every program that it can need, of whatever link type its interface is.
     pub(super) fn instances(&self) -> impl Iterator<Item = (Kind, Settings)> {
-        let hooks = Hook::candidates(self.hook, self.side()).iter();
+        let hooks = Hook::candidates(self.hook, self.hook_direction()).iter();
         hooks.flat_map(|&hook| {
             LinkType::ALL.map(|link| (hook.kind(), self.settings(hook, link == LinkType::BareIp)))
         })
     }
 }
 
+/// Whether a hook sees packets that come in or that go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    In,
-    Out,
+pub enum HookDirection {
+    Ingress,
+    Egress,
 }
 
-impl Side {
-    pub(super) const ALL: [Self; 2] = [Self::In, Self::Out];
+impl HookDirection {
+    pub(super) const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
 
+    /// The name in pins.
     pub(super) const fn name(self) -> &'static str {
         match self {
-            Self::In => "in",
-            Self::Out => "out",
+            Self::Ingress => "in",
+            Self::Egress => "out",
         }
     }
 
     pub(super) const fn tc_type(self) -> TcAttachType {
         match self {
-            Self::In => TcAttachType::Ingress,
-            Self::Out => TcAttachType::Egress,
+            Self::Ingress => TcAttachType::Ingress,
+            Self::Egress => TcAttachType::Egress,
         }
     }
 }
@@ -138,9 +143,9 @@ impl Side {
 mod tests {
     use super::*;
 
-    /// A reset can be sent back where a packet comes in, and nowhere else.
+    /// A reset can be sent only by the interface through which the packet came in.
     #[test]
-    fn what_goes_out_is_not_answered() {
+    fn egress_programs_send_no_reset() {
         for role in [Role::Subscriber, Role::Core] {
             for direction in Direction::ALL {
                 let wanted = Wanted {
@@ -152,9 +157,10 @@ mod tests {
                     unknown_drop: false,
                 };
                 for hook in Hook::ALL {
-                    let is_silent = wanted.settings(hook, false).has(Settings::SILENT);
-                    let comes_in = (role == Role::Subscriber) == (direction == Direction::Upstream);
-                    assert_eq!(is_silent, !comes_in, "{wanted:?} on {hook:?}");
+                    let is_silent = wanted.settings(hook, false).has(Settings::NO_RESET);
+                    let is_ingress =
+                        (role == Role::Subscriber) == (direction == Direction::Upstream);
+                    assert_eq!(is_silent, !is_ingress, "{wanted:?} on {hook:?}");
                 }
             }
         }

@@ -1,11 +1,12 @@
-//! What frames of an interface start with. A program that takes them for something else judges nothing and looks as if it
-//! did, so nothing is guessed: an interface of a link type that is not listed here is refused.
+//! The link type of an interface: what its frames start with. A program with the wrong link type
+//! judges nothing and looks healthy, so nothing is guessed: an interface of a type that is not
+//! listed here is refused.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::netlink::Attributes;
 
-/// What a frame starts with, as its interface's programs see it.
+/// What a frame starts with, as programs on the interface see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkType {
     /// An Ethernet header.
@@ -61,14 +62,16 @@ const BARE_IP: [u16; 9] = [
     ARPHRD_IP6GRE,
     // Modems: WWAN, rmnet.
     ARPHRD_RAWIP,
-    // The name misleads: HDLC in its mode `raw` carries IP packets and no header (drivers/net/wan/hdlc_raw.c).
+    // The name misleads: HDLC in its mode `raw` carries IP packets and no header
+    // (drivers/net/wan/hdlc_raw.c).
     ARPHRD_RAWHDLC,
 ];
 
 impl LinkType {
     pub(super) const ALL: [Self; 2] = [Self::Ethernet, Self::BareIp];
 
-    /// Of a device of `ARPHRD_` type `number` and, if it says so, of a kind with settings of its own (IFLA_INFO_DATA).
+    /// The link type of a device of `ARPHRD_` type `number`. `kind` and `data` (IFLA_INFO_DATA) are
+    /// its kind and settings, if it has some.
     pub(super) fn of(
         number: u16,
         kind: Option<&str>,
@@ -85,8 +88,9 @@ impl LinkType {
     }
 }
 
-/// The kind of a GRE device with no far end of its own. The kernel gives these, and no others, a link header: the outer IP
-/// header, which programs see on transmit and, of `gre`, on receive too (`header_ops` in net/ipv4/ip_gre.c, ip6_gre.c).
+/// The kind of a GRE device without a remote address of its own. The kernel gives only these
+/// devices a link header: the outer IP header, which programs see on transmit and, for `gre`, on
+/// receive too (`header_ops` in net/ipv4/ip_gre.c, ip6_gre.c).
 fn hub(kind: Option<&str>, data: Attributes<'_>) -> Option<&'static str> {
     /// linux/if_tunnel.h
     const IFLA_GRE_REMOTE: u16 = 7;

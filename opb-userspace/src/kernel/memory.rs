@@ -1,4 +1,4 @@
-//! Maps that user space reads through memory: no system call for each entry.
+//! Maps that user space reads through memory, without a system call for each entry.
 
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -16,7 +16,7 @@ pub(super) struct Table<T> {
 }
 
 impl<T: bytemuck::Pod> Table<T> {
-    /// How a map must be made of which a table can be.
+    /// The shape that a map must have for [`Self::map`].
     pub(super) fn shape(entries: u32) -> MapShape {
         MapShape {
             kind: bpf_map_type::BPF_MAP_TYPE_ARRAY,
@@ -39,7 +39,8 @@ impl<T: bytemuck::Pod> Table<T> {
         self.count
     }
 
-    /// An entry that a CPU may be writing: single numbers are whole, what they say together may be one packet old.
+    /// Reads an entry that a CPU may be writing. Each number is whole; together they may be one
+    /// packet apart.
     pub(super) fn read(&self, index: usize) -> T {
         assert!(index < self.count);
         // SAFETY: inside the mapping, which is page-aligned; volatile because the kernel writes it.
@@ -53,7 +54,7 @@ impl<T: bytemuck::Pod> Table<T> {
     }
 }
 
-/// CPUs that there can be: maps with a part for each have so many.
+/// The number of possible CPUs: maps with a part for each CPU have that many parts.
 pub(super) fn cpus() -> Result<u32, Error> {
     let count = aya::util::nr_cpus().map_err(|(what, source)| Error::path("read", what)(source))?;
     Ok(count as u32)

@@ -1,83 +1,101 @@
-//! The kernel side of the program. All of aya and every raw system call live behind this module: aya renames
-//! its attach interface in every release.
+//! The kernel side of the program. All of aya and every raw system call live behind this module:
+//! aya renames its attach API in every release.
 //!
-//! In the order in which an image reaches packets: [`pins`] are what outlives the process (and [`held`] what
-//! outlives the pins, [`orphans`] what has lost both, [`presence`] who looks after them), [`policy`] puts an image into the kernel (into [`group_ids`]), [`programs`] loads the BPF
-//! programs, [`attach`] puts them on interfaces (on a [`hook`], by [`link_type`]; [`clsact`] is for old kernels), [`counters`] reads what they counted (by [`interfaces`], too), [`observation`]
-//! what they wrote down of denied packets (both through [`memory`]). [`replay`] runs single packets through programs of its
-//! own. [`survey`] looks at what else there is, [`netlink`] asks for it.
+//! The modules, from the system calls up; each uses only modules above it:
+//!
+//! | modules | purpose |
+//! |---|---|
+//! | [`netlink`], [`sys`] | requests over netlink; bpf(2) and other raw system calls |
+//! | [`link_type`], [`error`] | what frames of an interface start with; errors |
+//! | [`memory`], [`pins`], [`descriptors`] | maps read through memory; the pin directory; limits of descriptors |
+//! | [`map_of_maps`], [`policy`], [`presence`] | arrays of maps; the image in force; the daemon responsible for it |
+//! | [`programs`] | loads the BPF programs |
+//! | [`interfaces`], [`counters`], [`observation`] | interfaces with counters of their own; counters; events and talkers |
+//! | [`hook`], [`rtnetlink`], [`loaded`] | hooks of an interface; devices and filters; programs of anybody |
+//! | [`clsact`], [`unpinned`], [`links`] | filters on old kernels; links without a pin; links with one |
+//! | [`pin_guard`], [`attach`] | keeps everything pinned; attaches and detaches programs |
+//! | [`redirects`], [`flow_tables`], [`inspect`] | what bypasses the filter; the state of the system, for `opb doctor` |
+//! | [`replay`] | single packets through programs of its own |
 
-mod attach;
-mod clsact;
-mod counters;
-mod error;
-mod held;
-mod hook;
-mod interfaces;
-mod link_type;
-mod memory;
 mod netlink;
-mod orphans;
+mod sys;
+mod link_type;
+mod error;
+mod memory;
 mod pins;
+mod descriptors;
+mod map_of_maps;
 mod policy;
 mod presence;
 mod programs;
-mod redirects;
-mod replay;
+mod interfaces;
+mod counters;
 mod observation;
-mod slots;
-mod survey;
-mod sys;
+mod hook;
+mod rtnetlink;
+mod loaded;
+mod clsact;
+mod unpinned;
+mod links;
+mod pin_guard;
+mod attach;
+mod redirects;
+mod flow_tables;
+mod inspect;
+mod replay;
 
 use std::{io, path::Path};
 
 use opb_common::settings::Settings;
 use tracing::Level;
 
-pub use attach::{Attached, Refused};
+pub use attach::{AttachError, AttachError as Refused, Attached};
 pub use counters::CounterRow;
+pub use descriptors::{descriptors_at_start, limit_descriptors};
 pub use error::Error;
-pub use held::{descriptors_at_start, limit_descriptors};
-pub use hook::{Hook, Wanted};
+pub use flow_tables::FlowTable;
+pub use hook::{Hook, HookDirection, Wanted};
+pub use inspect::{Foreign, Inspection, Memory, Need, Offloads};
 pub use link_type::{LinkType, Unreadable};
+pub use links::Attachment;
 pub use observation::{Events, Observations, Statistics};
 pub use policy::{Live, Staged};
 pub use programs::Logs;
 pub use redirects::Redirector;
 pub use replay::{Replay, ReplayHook};
-pub use survey::{Device, FlowTable, Foreign, Memory, Need, Offloads, Place, Survey, devices_now};
+pub use rtnetlink::{Device, XdpProgram, devices_now};
 
 use crate::{
     errors::one_line,
     image::{GroupIds, Image, Overlay},
 };
 use counters::Counters;
-use held::Held;
 use interfaces::Interfaces;
+use pin_guard::PinGuard;
 use pins::Pins;
-use policy::PolicySlot;
+use policy::PolicyMaps;
 use presence::Presence;
 use programs::{Ports, Programs};
 
-/// What this process holds in the kernel, for as long as it runs. What must outlive it is pinned.
+/// The kernel objects of this process. Those that must outlive it are pinned.
 pub struct Kernel {
     pins: Pins,
-    policy: PolicySlot,
+    policy: PolicyMaps,
     programs: Programs,
     counters: Counters,
     interfaces: Interfaces,
-    held: Held,
+    guard: PinGuard,
     _presence: Presence,
 }
 
 impl Kernel {
-    /// Opens the pins under `pins`, or makes them; `log` is the level of the programs' debug lines.
+    /// Opens the pins under `pins`, or makes them. `log` is the level of the programs' debug lines.
     ///
-    /// Fails when another process holds them, when the directory is on no bpffs, and when what is pinned there
+    /// Fails if another process holds them, if the directory is not on a bpffs, or if a pinned map
     /// has another shape than this version's.
     pub fn open(pins: &Path, log: Option<Level>) -> Result<Self, Error> {
         let pins = Pins::open(pins)?;
-        let policy = PolicySlot::open(&pins.policy())?;
+        let policy = PolicyMaps::open(&pins.policy())?;
         let presence = Presence::new(policy.id()).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => Error::Locked { path: pins.policy().policy },
             _ => Error::call("a map that says who is here")(error),
@@ -87,73 +105,75 @@ impl Kernel {
         observation::open(&pins.observations())?;
         let ports = policy.live()?.map(|live| Ports::of(&live.image)).unwrap_or_default();
         let programs = Programs::new(pins.maps(), ports, log);
-        let held = Held::new(&pins)?;
-        Ok(Self { pins, policy, programs, counters, interfaces, held, _presence: presence })
+        let guard = PinGuard::new(&pins)?;
+        Ok(Self { pins, policy, programs, counters, interfaces, guard, _presence: presence })
     }
 
-    /// Pins again what somebody has unpinned: until then, the filter would end with this process. Whether there was
-    /// anything to repair.
+    /// Pins again what is no longer pinned: until then, the filter would end with this process.
+    /// Returns whether there was anything to repair.
     pub fn repair(&mut self) -> Result<bool, Error> {
-        self.held.repair(&mut self.pins)
+        self.guard.repair(&mut self.pins)
     }
 
-    /// What is in force, read back from the kernel.
+    /// The policy in force, read back from the kernel.
     pub fn live(&self) -> Result<Option<Live>, Error> {
         self.policy.live()
     }
 
-    /// Gives `image` to the kernel and puts it in force.
+    /// Writes `image` to the kernel and puts it in force.
     pub fn publish(&mut self, image: &Image) -> Result<(), Error> {
         self.publish_staged(image, Self::stage(image)?)
     }
 
-    /// Puts `image` in force, which is `staged`, in one step.
+    /// Puts `image`, which is `staged`, in force in one step.
     ///
-    /// The port sets of the programs are only a pre-filter, and first hold the ports of both policies: no packet
-    /// that either policy denies is let through by them at any moment.
+    /// The port sets of the programs are only a pre-filter. They first get the ports of both
+    /// policies, so they never pass a packet that either policy denies.
     pub fn publish_staged(&mut self, image: &Image, staged: Staged) -> Result<(), Error> {
         let new = Ports::of(image);
         self.programs.set_ports(&self.programs.ports().union(&new))?;
         self.policy.publish(staged)?;
-        // The image is in force, whatever happens now: ports too many cost time, and no verdict.
+        // The image is in force in any case. Too many ports cost time and change no verdict.
         if let Err(error) = self.programs.set_ports(&new) {
             tracing::warn!(%error, "the ports of the policy before stay in the programs' pre-filter");
         }
         Ok(())
     }
 
-    /// Puts changes to the image in force, in place of the changes before.
+    /// Puts an overlay in force, in place of the previous one.
     pub fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), Error> {
         self.policy.publish_overlay(overlay)
     }
 
-    /// The same, and returns when no program uses the changes before any more: only then may an image follow that relies on these.
+    /// Like [`Self::publish_overlay`], but returns when no program uses the previous overlay any
+    /// more. Only then may an image follow that relies on this overlay.
     pub fn publish_overlay_and_wait(&mut self, overlay: &Overlay) -> Result<(), Error> {
         self.policy.publish_overlay_and_wait(overlay)
     }
 
-    /// Gives an image to the kernel without putting it in force. What takes long of a publication, for any thread.
+    /// Writes an image to the kernel without putting it in force: the slow part of a publication,
+    /// for any thread.
     pub fn stage(image: &Image) -> Result<Staged, Error> {
         Staged::new(image.nodes())
     }
 
-    /// Puts an image in force that is of the same generation and says nothing else than the one in force with the
-    /// overlay on it.
+    /// Puts an image in force that has the same generation and the same meaning as the image in
+    /// force with its overlay.
     pub fn replace(&mut self, image: Staged) -> Result<(), Error> {
         self.policy.publish(image)
     }
 
-    /// Loads every program that `rules` may come to need: an interface that appears then waits for an attachment and for
-    /// nothing else. Of the rules' interfaces nothing matters, not even that they are there.
+    /// Loads every program that `rules` can need, so that a new interface waits for nothing but its
+    /// attachment. The interfaces of the rules need not exist.
     pub fn preload(&mut self, rules: &[Wanted]) {
         for error in self.programs.preload(rules.iter().flat_map(Wanted::instances)) {
-            // Where the program is really needed, the refusal says what is not filtered.
+            // An attachment that needs the program reports which interface is not filtered.
             tracing::warn!("a program cannot be loaded in advance: {}", one_line(&error));
         }
     }
 
-    /// Puts the programs on interfaces, or replaces those that are there without a gap.
-    pub fn attach(&mut self, wanted: &[Wanted]) -> Vec<Result<Attached, Refused>> {
+    /// Attaches the programs to interfaces. Replaces programs that are there without a gap.
+    pub fn attach(&mut self, wanted: &[Wanted]) -> Vec<Result<Attached, AttachError>> {
         for Wanted { interface, index, .. } in wanted {
             self.interfaces.cover(interface, *index);
         }
@@ -161,75 +181,78 @@ impl Kernel {
         let attach = |wanted| attach::attach(&self.pins, policy, &mut self.programs, wanted);
         let results = wanted.iter().map(attach).collect();
         let indices: Vec<_> = wanted.iter().map(|wanted| wanted.index).collect();
-        if let Err(error) = self.held.follow(&self.pins, &indices) {
-            // The filter is in place all the same; the next attachment tries again.
+        if let Err(error) = self.guard.follow(&self.pins, &indices) {
+            // The programs are attached all the same, and the next attachment tries this again.
             tracing::warn!("links cannot be held: {error}");
         }
         results
     }
 
-    /// Whether the program that [`Self::attach`] put on `hook` for `wanted` is still there. Cheap enough for every second.
+    /// Whether the program that [`Self::attach`] attached to `hook` for `wanted` is still there.
+    /// Cheap enough for every second.
     pub fn is_in_place(&self, wanted: &Wanted, hook: Hook) -> Result<bool, Error> {
-        attach::is_in_place(&self.held, wanted, hook)
+        attach::is_in_place(&self.guard, wanted, hook)
     }
 
-    /// Takes programs of ours off every interface and direction that is not in `wanted`. Says which.
+    /// Detaches programs of ours from every interface and direction that is not in `wanted`.
+    /// Returns a description of each.
     pub fn detach_unwanted(&mut self, wanted: &[Wanted]) -> Result<Vec<String>, Error> {
         let removed = attach::detach_all_but(&self.pins, wanted);
-        self.held.follow(&self.pins, &[])?;
+        self.guard.follow(&self.pins, &[])?;
         removed
     }
 
-    /// Everything that was counted since the pins were made, by group; rows of zero are left out.
+    /// All counters since the pins were made, by group, without rows of zero.
     #[must_use]
-    pub fn counters(&self, slots: &GroupIds) -> Vec<CounterRow> {
-        self.counters.by_group(slots)
+    pub fn counters(&self, groups: &GroupIds) -> Vec<CounterRow> {
+        self.counters.by_group(groups)
     }
 
-    /// Lets counters of groups start at zero: those whose slots had other names.
-    pub fn reset_counters(&self, slots: &[u16]) {
-        if !slots.is_empty() {
-            self.counters.reset(slots);
+    /// Resets the counters of the groups with these ids, which counted for groups of other names
+    /// before.
+    pub fn reset_counters(&self, groups: &[u16]) {
+        if !groups.is_empty() {
+            self.counters.reset(groups);
         }
     }
 
-    /// The same packets by interface.
+    /// All counters since the pins were made, by interface, without rows of zero.
     #[must_use]
     pub fn interface_counters(&self) -> Vec<CounterRow> {
         self.counters.by_interface(&self.interfaces)
     }
 
-    /// Whether the programs write denied packets down, and whether with addresses. For those that are put on
-    /// interfaces from now on.
+    /// Sets whether programs record denied packets, and whether with addresses. Holds for programs
+    /// that are attached from now on.
     pub fn set_observation(&mut self, settings: Settings) {
         self.programs.also = settings;
     }
 
-    /// What the programs wrote down. Events are read once: there must be one reader.
+    /// What the programs recorded. Each event can be read once, so there must be one reader.
     pub fn observations(&self) -> Result<Observations, Error> {
         Observations::open(&self.pins.observations())
     }
 
-    /// Where the programs' debug lines come from, one for each program loaded since the last call.
+    /// The sources of debug lines of the programs that were loaded since the last call.
     pub fn logs(&mut self) -> Result<Vec<Logs>, Error> {
         self.programs.logs()
     }
 }
 
-/// Reads `bytes` as what the kernel says over netlink, attributes within attributes included, for `fuzz/`.
+/// Parses `bytes` as messages of netlink with nested attributes, for `fuzz/`.
 #[cfg(fuzzing)]
 pub fn read_netlink(bytes: &[u8]) {
     netlink::walk(bytes);
 }
 
-/// Removes every program, link, map and pin of ours under `pins`, with no daemon running, and what lies on interfaces of this
-/// network namespace without a pin. Says what it removed.
+/// Removes every program, link, map and pin of ours under `pins`, and unpinned links on interfaces
+/// of this network namespace. No daemon may be running. Returns a description of each.
 pub fn detach(pins: &Path) -> Result<Vec<String>, Error> {
     let mut removed = Vec::new();
     if let Some(pins) = Pins::open_existing(pins)? {
         removed.extend(attach::detach_all_but(&pins, &[])?);
         removed.extend(pins.remove()?);
     }
-    removed.extend(attach::detach_orphans()?);
+    removed.extend(attach::detach_unpinned()?);
     Ok(removed)
 }

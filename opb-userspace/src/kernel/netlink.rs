@@ -1,4 +1,4 @@
-//! Questions to the kernel over netlink (linux/netlink.h): one request, and the whole of its answer.
+//! Requests over netlink (linux/netlink.h): one request, and its whole response.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -8,18 +8,18 @@ use nix::sys::socket::{
 };
 
 const HEADER: usize = size_of::<libc::nlmsghdr>();
-/// The kernel's own messages in a dump are at most half as long.
+/// Bytes. The messages of a dump are at most half as long.
 const BUFFER: usize = 1 << 16;
-/// How often a list is asked for again that changed while the kernel told it.
+/// Attempts of a dump that changes are interrupting.
 const ATTEMPTS: usize = 10;
 
-/// Asks for one thing; the body of the answer.
+/// Requests one object; returns the body of the response.
 pub(super) fn get(protocol: SockProtocol, kind: u16, body: &[u8]) -> io::Result<Vec<u8>> {
     let answers = exchange(protocol, kind, 0, body)?;
     answers.messages.into_iter().next().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Asks for all there are; the bodies of the answers.
+/// Requests all objects (a dump); returns the bodies of the messages.
 pub(super) fn list(protocol: SockProtocol, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     for _ in 0..ATTEMPTS {
         let answers = exchange(protocol, kind, libc::NLM_F_DUMP as u16, body)?;
@@ -27,17 +27,17 @@ pub(super) fn list(protocol: SockProtocol, kind: u16, body: &[u8]) -> io::Result
             return Ok(answers.messages);
         }
     }
-    Err(io::Error::other("what was to be listed changed all the time"))
+    Err(io::Error::other("the netlink dump kept being interrupted"))
 }
 
-/// The same, of one attempt: where the list changes meanwhile, the answers may be of two times.
+/// Like [`list`], but in one attempt: if objects change meanwhile, the list may mix two moments.
 pub(super) fn list_now(protocol: SockProtocol, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     Ok(exchange(protocol, kind, libc::NLM_F_DUMP as u16, body)?.messages)
 }
 
 struct Answers {
     messages: Vec<Vec<u8>>,
-    /// The list changed meanwhile, and may be of two times.
+    /// Objects changed meanwhile; the list may mix two moments.
     interrupted: bool,
 }
 
@@ -76,7 +76,7 @@ fn exchange(protocol: SockProtocol, kind: u16, flags: u16, body: &[u8]) -> io::R
     }
 }
 
-/// Goes through everything that can be read in `bytes`.
+/// Parses everything in `bytes`, with nested attributes.
 #[cfg(fuzzing)]
 pub(super) fn walk(bytes: &[u8]) {
     fn attributes(bytes: &[u8], depth: usize) {
@@ -104,7 +104,8 @@ struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// The first message, and what follows it: length, kind, flags, sequence, port, body, aligned to four bytes.
+    /// Splits off the first message: length, kind, flags, sequence, port, body, aligned to four
+    /// bytes.
     fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
         let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
@@ -132,12 +133,12 @@ impl<'a> Iterator for Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    /// The value of the first of that kind.
+    /// The value of the first attribute of that kind.
     pub(super) fn get(mut self, wanted: u16) -> Option<&'a [u8]> {
         self.find_map(|(kind, value)| (kind == wanted).then_some(value))
     }
 
-    /// Those within the first of that kind; none where it is absent.
+    /// The attributes nested in the first one of that kind. Empty if there is none.
     pub(super) fn within(self, wanted: u16) -> Self {
         Attributes(self.get(wanted).unwrap_or_default())
     }

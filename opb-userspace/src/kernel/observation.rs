@@ -1,4 +1,5 @@
-//! What the programs write down of denied packets: the ring of events, the talkers, the statistics of each CPU.
+//! What the programs write down of denied packets: the ring of events, the talkers, the statistics of
+//! each CPU.
 
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, AsRawFd, RawFd};

@@ -1,18 +1,18 @@
-//! The pin directory: what keeps the filter enforcing when no process of ours runs.
+//! The pin directory: it keeps the filter enforcing when no process of ours runs.
 //!
 //! ```text
-//! PINS/v1/policy          the map of maps that holds the image in force, and the overlay on it: the first block of each
+//! PINS/v1/policy          first blocks of the image in force and of the overlay on it
 //! PINS/v1/tail            their other blocks
-//! PINS/v1/counters        counts of every outcome
-//! PINS/v1/interfaces      which interfaces have counters of their own
+//! PINS/v1/counters        packets and bytes of each outcome
+//! PINS/v1/interfaces      interfaces with counters of their own
 //! PINS/v1/events          the ring of denied packets
-//! PINS/v1/talker-slots    which places for talkers are taken
-//! PINS/v1/talkers         who is denied how often
-//! PINS/v1/statistics      what there is no event for
+//! PINS/v1/talker-slots    which slots for talkers are taken
+//! PINS/v1/talkers         subscribers and their denied packets
+//! PINS/v1/statistics      numbers of denied packets without an event
 //! PINS/v1/links/HOOK~DIRECTION~SIDE~IFINDEX
 //! ```
 //!
-//! `v1` is the ABI version: another layout never opens what this one left.
+//! `v1` is the ABI version: a version with another layout never opens these pins.
 
 use std::fs::{self, File};
 use std::io;
@@ -48,7 +48,7 @@ impl Pins {
         Self::lock(directory)
     }
 
-    /// The same, but nothing is made.
+    /// Like [`Self::open`], but makes nothing.
     pub(super) fn open_existing(pins: &Path) -> Result<Option<Self>, Error> {
         let directory = pins.join(format!("v{ABI_VERSION}"));
         if !directory.exists() {
@@ -57,7 +57,7 @@ impl Pins {
         Self::lock(directory).map(Some)
     }
 
-    /// Where the links of this ABI version are pinned, without a lock.
+    /// Paths of the pinned links of this ABI version. Takes no lock.
     pub(super) fn peek(pins: &Path) -> Result<Vec<PathBuf>, Error> {
         let links = pins.join(format!("v{ABI_VERSION}")).join("links");
         match objects(&links) {
@@ -69,7 +69,7 @@ impl Pins {
         }
     }
 
-    /// Makes the directories again that somebody removed, or that went with an unmounted file system.
+    /// Makes the directories again after they were removed or the file system was unmounted.
     pub(super) fn renew(&mut self) -> Result<(), Error> {
         make(self.directory.parent().unwrap_or(&self.directory), &self.directory)?;
         let identity = |found: fs::Metadata| (found.dev(), found.ino());
@@ -86,7 +86,8 @@ impl Pins {
     pub(super) fn are_there(&self, links: usize) -> bool {
         let is_listed = match self.links() {
             Ok(pinned) => pinned.len() >= links,
-            // Without a descriptor to look with, nobody knows; to pin everything again would say that it was gone.
+            // Without a free descriptor nothing is known. Pinning again would claim that pins were
+            // gone.
             Err(Error::Path { source, .. }) => is_out_of_descriptors(&source),
             Err(_) => false,
         };
@@ -114,7 +115,7 @@ impl Pins {
         self.directory.join("interfaces")
     }
 
-    /// Which pin stands for which map of the programs.
+    /// The names of the programs' maps, with the paths of their pins.
     pub(super) fn maps(&self) -> Vec<(&'static str, PathBuf)> {
         let mut maps = vec![("COUNTERS", self.counters()), ("INTERFACES", self.interfaces())];
         maps.extend(self.policy().maps());
@@ -137,7 +138,7 @@ impl Pins {
         objects(&directory).map_err(Error::path("list", &directory))
     }
 
-    /// Removes the maps and directories, once no link is left. Says what it removed.
+    /// Removes the maps and directories, once no link is left. Returns a description of each.
     pub(super) fn remove(self) -> Result<Vec<String>, Error> {
         let mut removed = Vec::new();
         for (_, map) in self.maps() {
@@ -152,7 +153,7 @@ impl Pins {
         for directory in [links, self.directory.clone()] {
             fs::remove_dir(&directory).map_err(Error::path("remove", &directory))?;
         }
-        // Only ours if nothing else is in it.
+        // It is ours only if it is empty.
         if let Some(parent) = self.directory.parent()
             && fs::remove_dir(parent).is_ok()
         {
@@ -162,11 +163,11 @@ impl Pins {
     }
 }
 
-/// Makes the directories that are missing. Who can open one of them can lock it, and who can write to one can occupy names in it:
-/// nobody else may do either.
+/// Makes the directories that are missing. Another user who can open one can lock it, and one who
+/// can write to it can occupy names: nobody else may do either.
 fn make(pins: &Path, directory: &Path) -> Result<(), Error> {
     check_bpffs(pins)?;
-    // The root of the file system is not ours, and often open to all (systemd mounts it 1777).
+    // The root of the file system is not ours, and often writable for all (systemd mounts it 1777).
     let above =
         pins.ancestors().take_while(|path| path.parent().is_some_and(|it| check_bpffs(it).is_ok()));
     let above: Vec<_> = above.collect();
@@ -180,7 +181,7 @@ fn make(pins: &Path, directory: &Path) -> Result<(), Error> {
     tidy(&links).map_err(Error::path("remove what is in", &links))
 }
 
-/// Makes a directory that is ours alone, in the place of whatever a stranger has put there, and puts there again and again.
+/// Makes a directory that is ours alone. Replaces what another user has put there, even repeatedly.
 fn own(path: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), Error> {
     const ATTEMPTS: usize = 1000;
     let mut attempts = 0;
@@ -194,7 +195,7 @@ fn own(path: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), Error> {
     }
 }
 
-/// It was there when ours was to be made, and may be gone by now.
+/// Whether another user's file was in the way for a moment and may be gone by now.
 fn is_of_a_moment(error: &private::Error) -> bool {
     match error {
         private::Error::Owner { .. } => true,
@@ -203,8 +204,9 @@ fn is_of_a_moment(error: &private::Error) -> bool {
     }
 }
 
-/// Gives another name to what a stranger made where ours belongs: it may be too deep to be looked through, or to be removed. If
-/// there are pins in it, it may be the filter of a daemon that ran as that user: then it is refused.
+/// Renames what another user made where our directory belongs: it may be too deep to examine or to
+/// remove. If there are pins in it, it may be the filter of a daemon that ran as that user: then
+/// this is an error.
 fn evict(path: &Path) -> Result<(), Error> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) if !private::is_trusted(&found) => found,
@@ -217,7 +219,7 @@ fn evict(path: &Path) -> Result<(), Error> {
     if has_pins {
         return Err(private::foreign(path, &found).into());
     }
-    // The file system takes no dots in names.
+    // bpffs allows no dots in names.
     let now = Timestamp::now().as_nanosecond();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let aside = path.with_file_name(format!("{name}-not-ours-{now}"));
@@ -225,20 +227,20 @@ fn evict(path: &Path) -> Result<(), Error> {
         Ok(()) => {
             let stranger = private::foreign(path, &found);
             tracing::warn!("{stranger}: it is {} now", aside.display());
-            // If it is empty, or a link.
+            // Succeeds only if it is an empty directory or a link.
             drop(fs::remove_dir(&aside).or_else(|_| fs::remove_file(&aside)));
             Ok(())
         }
-        // Whoever made it took it away.
+        // Its owner removed it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Error::path("rename", path)(error)),
     }
 }
 
-/// Directories below each other in which there may be pins, the first included.
+/// Levels of directories in which there may be pins, with the first one.
 const LEVELS: usize = 3;
 
-/// Whether anything is pinned in `path` where a daemon would have pinned it.
+/// Whether anything is pinned below `path` where a daemon would pin it.
 fn has_pins(path: &Path, levels: usize) -> io::Result<bool> {
     let gone = |error: &io::Error| {
         matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
@@ -260,7 +262,7 @@ fn has_pins(path: &Path, levels: usize) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Whether nothing but directories is below `path`.
+/// Whether only directories are below `path`.
 fn is_hollow(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -271,7 +273,7 @@ fn is_hollow(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Names of what is pinned in `directory`. Somebody may have made a directory among them.
+/// Names of the pins in `directory`. Directories among them are left out.
 fn objects(directory: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -283,7 +285,7 @@ fn objects(directory: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Removes directories that stand where pins belong.
+/// Removes directories where pins belong.
 fn tidy(links: &Path) -> io::Result<()> {
     for entry in fs::read_dir(links)? {
         let path = entry?.path();
@@ -299,9 +301,9 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     [Some(libc::EMFILE), Some(libc::ENFILE)].contains(&error.raw_os_error())
 }
 
-/// Whether what is made at `pins` would be on a BPF file system.
+/// Checks that files made at `pins` would be on a BPF file system.
 pub(super) fn check_bpffs(pins: &Path) -> Result<(), Error> {
-    // Where a stranger's link leads does not matter: it will not stay.
+    // The target of another user's link does not matter: the link will be replaced.
     let is_there = |path: &&Path| {
         fs::symlink_metadata(path)
             .is_ok_and(|found| !found.is_symlink() || private::is_trusted(&found) && path.exists())
@@ -360,7 +362,7 @@ impl ObservationPins {
     }
 }
 
-/// Opens a pinned map after comparing its shape (aya adopts a pin of any), or makes and pins it.
+/// Opens a pinned map after comparing its shape (aya opens any), or makes and pins it.
 pub(super) fn open_or_create(
     path: &Path,
     kind: MapType,

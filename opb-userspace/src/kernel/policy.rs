@@ -1,9 +1,11 @@
-//! The image in force and the overlay on it, and the way an image gets there.
+//! The image in force and the overlay on it, and how they are published.
 //!
-//! An image is in up to two maps: its first block, which the programs find without a call, and all others. Publishing takes two
-//! steps, of which packets see the second: the other blocks go into the one of two slots that the image in force does not use,
-//! and then the first block, which names that slot, replaces that in force.
+//! An image is in up to two maps: its first block, which the programs find without a call, and all
+//! others. A publication has two steps, and packets see only the second. First the other blocks go
+//! to whichever of two places the image in force does not use. Then the first block, which names
+//! that place, replaces the one in force.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::{fs, io};
 
@@ -11,44 +13,49 @@ use aya::maps::{MapData, MapError};
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
 use memmap2::MmapOptions;
 use opb_common::image::{
-    BLOCK_NODES, Block, Header, IMAGE_SLOT, ImageNode, OVERLAY_SLOT, TAIL_SLOTS, tail_slots,
+    BLOCK_NODES, Block, Header, IMAGE_INDEX, ImageNode, OVERLAY_INDEX, TAIL_ENTRIES, tail_indices,
 };
 
 use super::{
     Error,
-    orphans::POLICY_MAP,
+    map_of_maps::MapOfMaps,
     pins::PolicyPins,
-    slots::MapSlots,
     sys::{self, MapShape},
 };
 use crate::image::{Image, Overlay};
 
-/// What the programs judge by.
+/// The name of the policy map. There is one map for each pin directory, by which programs are told
+/// apart.
+pub(super) const POLICY_MAP: &CStr = c"opb_policy";
+
+/// The policy that the programs use.
 pub struct Live {
     pub image: Image,
-    /// Holds if it is of the image's generation.
+    /// Ignored unless it has the image's generation.
     pub overlay: Option<Overlay>,
 }
 
-/// An image that the kernel has, and that is not in force yet.
+/// An image in the kernel that is not in force yet.
 pub struct Staged {
     first: OwnedFd,
-    /// What does not fit the first block.
+    /// The blocks after the first.
     tail: Option<OwnedFd>,
 }
 
-/// The pinned slots.
-pub(super) struct PolicySlot {
-    first: MapSlots,
-    tail: MapSlots,
-    /// The slots of `rest` that are in use: behind the image in force, and behind the overlay. All others are empty.
+/// The pinned maps of maps.
+pub(super) struct PolicyMaps {
+    first: MapOfMaps,
+    tail: MapOfMaps,
+    /// The indices in `tail` that are in use: by the image in force, and by the overlay. All others
+    /// are empty.
     used: [Option<u32>; 2],
 }
 
-impl PolicySlot {
-    /// Opens or makes the slots.
+impl PolicyMaps {
+    /// Opens the pinned maps, or makes them.
     pub(super) fn open(pins: &PolicyPins) -> Result<Self, Error> {
-        // One without the other says nothing. Programs that still judge by it keep it until they are replaced.
+        // One without the other is useless. Programs that still use it keep it until they are
+        // replaced.
         if pins.policy.exists() != pins.tail.exists() {
             for pin in [&pins.policy, &pins.tail].into_iter().filter(|pin| pin.exists()) {
                 tracing::warn!("the pin beside {} is gone: both are made anew", pin.display());
@@ -56,41 +63,41 @@ impl PolicySlot {
             }
         }
         let is_new = !pins.policy.exists();
-        let first = MapSlots::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
-        let tail = MapSlots::open(&pins.tail, c"opb_tail", TAIL_SLOTS, &shape(1, TAIL))?;
-        let mut slots = Self { first, tail, used: [None; 2] };
+        let first = MapOfMaps::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
+        let tail = MapOfMaps::open(&pins.tail, c"opb_tail", TAIL_ENTRIES, &shape(1, TAIL))?;
+        let mut maps = Self { first, tail, used: [None; 2] };
         if is_new {
-            return Ok(slots);
+            return Ok(maps);
         }
-        for slot in [IMAGE_SLOT, OVERLAY_SLOT] {
-            let header = slots.first.get(slot)?.map(|first| contents(&first, 1)).transpose()?;
-            let used = header.as_deref().and_then(tail_slot);
-            slots.used[slot as usize] = used;
-            // Who died while it published may have left blocks of which nobody knows.
-            for other in tail_slots(slot).into_iter().filter(|&other| Some(other) != used) {
-                slots.tail.clear(other)?;
+        for index in [IMAGE_INDEX, OVERLAY_INDEX] {
+            let header = maps.first.get(index)?.map(|first| contents(&first, 1)).transpose()?;
+            let used = header.as_deref().and_then(tail_index);
+            maps.used[index as usize] = used;
+            // A daemon that died during a publication may have left blocks that nothing refers to.
+            for other in tail_indices(index).into_iter().filter(|&other| Some(other) != used) {
+                maps.tail.clear(other)?;
             }
         }
-        Ok(slots)
+        Ok(maps)
     }
 
-    /// Number of the map with the slots of the first blocks.
+    /// The id of the map of first blocks.
     pub(super) fn id(&self) -> u32 {
         self.first.id()
     }
 
     /// The image in force, and the overlay that was published last.
     pub(super) fn live(&self) -> Result<Option<Live>, Error> {
-        // In the order of the programs: see the judge.
-        let overlay = self.nodes(OVERLAY_SLOT)?.map(Overlay::from_nodes);
-        let Some(image) = self.nodes(IMAGE_SLOT)? else { return Ok(None) };
+        // In the same order as the programs: overlay, then image.
+        let overlay = self.nodes(OVERLAY_INDEX)?.map(Overlay::from_nodes);
+        let Some(image) = self.nodes(IMAGE_INDEX)? else { return Ok(None) };
         Ok(Some(Live { image: Image::from_nodes(image)?, overlay }))
     }
 
-    fn nodes(&self, slot: u32) -> Result<Option<Vec<ImageNode>>, Error> {
-        let Some(first) = self.first.get(slot)? else { return Ok(None) };
+    fn nodes(&self, index: u32) -> Result<Option<Vec<ImageNode>>, Error> {
+        let Some(first) = self.first.get(index)? else { return Ok(None) };
         let mut nodes = contents(&first, BLOCK_NODES)?;
-        if let Some(tail) = self.used[slot as usize] {
+        if let Some(tail) = self.used[index as usize] {
             let tail = self.tail.get(tail)?.ok_or(MapError::KeyNotFound)?;
             let blocks = tail.info()?.max_entries() as usize;
             nodes.extend(contents(&tail, blocks * BLOCK_NODES)?);
@@ -99,62 +106,70 @@ impl PolicySlot {
         Ok(Some(nodes))
     }
 
-    /// Puts an image in force. An overlay on an image of another generation is ignored from the same moment on.
+    /// Puts an image in force. An overlay on an image of another generation is ignored from the
+    /// same moment on.
     ///
-    /// Returns when no program can still see what was there before: ports that only the image before filters may be given up.
+    /// Returns when no program uses the previous image any more: ports that only that image filters
+    /// may then be given up.
     pub(super) fn publish(&mut self, image: Staged) -> Result<(), Error> {
-        self.put(IMAGE_SLOT, image, true)
+        self.put(IMAGE_INDEX, image, true)
     }
 
-    /// Puts changes to the image in force, in place of those before.
+    /// Puts an overlay in force, in place of the previous one.
     ///
-    /// A packet whose judgement has begun before may still be judged by what was there.
+    /// A packet whose judgement has begun may still see the previous overlay.
     pub(super) fn publish_overlay(&mut self, overlay: &Overlay) -> Result<(), Error> {
-        self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?, false)
+        self.put(OVERLAY_INDEX, Staged::new(overlay.nodes())?, false)
     }
 
-    /// The same, and every packet from now on is judged by it.
+    /// Like [`Self::publish_overlay`], but returns when no packet sees the previous overlay any
+    /// more.
     pub(super) fn publish_overlay_and_wait(&mut self, overlay: &Overlay) -> Result<(), Error> {
-        self.put(OVERLAY_SLOT, Staged::new(overlay.nodes())?, true)
+        self.put(OVERLAY_INDEX, Staged::new(overlay.nodes())?, true)
     }
 
-    fn put(&mut self, slot: u32, Staged { first, tail }: Staged, waits: bool) -> Result<(), Error> {
-        let before = self.used[slot as usize];
-        let [one, other] = tail_slots(slot);
+    fn put(
+        &mut self,
+        index: u32,
+        Staged { first, tail }: Staged,
+        waits: bool,
+    ) -> Result<(), Error> {
+        let before = self.used[index as usize];
+        let [one, other] = tail_indices(index);
         let free = if before == Some(one) { other } else { one };
         let used = tail.is_some().then_some(free);
         if let Some(tail) = tail {
-            name_rest(&first, free).map_err(Error::call("to write to the new image"))?;
+            name_tail(&first, free).map_err(Error::call("to write to the new image"))?;
             self.tail.put_at_once(free, MapData::from_fd(tail)?)?;
         }
         let waits = waits || before.is_some() || used.is_some();
-        if let Err(error) = self.put_first(slot, first, waits) {
+        if let Err(error) = self.put_first(index, first, waits) {
             self.forget(used);
             return Err(error);
         }
-        self.used[slot as usize] = used;
+        self.used[index as usize] = used;
         self.forget(before);
         Ok(())
     }
 
-    /// Gives up blocks that no program looks for. Whatever happens to them changes no verdict.
+    /// Frees blocks that no program reads. A failure changes no verdict.
     fn forget(&mut self, tail: Option<u32>) {
-        if let Some(Err(error)) = tail.map(|slot| self.tail.clear(slot)) {
+        if let Some(Err(error)) = tail.map(|index| self.tail.clear(index)) {
             tracing::warn!(%error, "blocks of an image that is gone stay in the kernel");
         }
     }
 
-    /// Waits until no program sees the first block of before, if something depends on it or is given up next: the ports of an
-    /// image, or the slot of blocks behind the first.
-    fn put_first(&mut self, slot: u32, first: OwnedFd, waits: bool) -> Result<(), Error> {
+    /// `waits`: returns when no program sees the previous first block, because something of it is
+    /// freed next: the ports of an image, or blocks after the first.
+    fn put_first(&mut self, index: u32, first: OwnedFd, waits: bool) -> Result<(), Error> {
         sys::freeze(first.as_fd()).map_err(Error::call("to freeze the new image"))?;
         let first = MapData::from_fd(first)?;
-        if waits { self.first.put(slot, &first) } else { self.first.put_at_once(slot, first) }
+        if waits { self.first.put(index, &first) } else { self.first.put_at_once(index, first) }
     }
 }
 
 impl Staged {
-    /// Writes `nodes` into maps of their own, and compares what the kernel has.
+    /// Writes `nodes` into new maps, reads them back and compares.
     pub(super) fn new(nodes: &[ImageNode]) -> Result<Self, Error> {
         let (first, tail) = nodes.split_at(nodes.len().min(BLOCK_NODES));
         let first = write(first, FIRST)?;
@@ -167,11 +182,12 @@ impl Staged {
     }
 }
 
-/// Flags of the two kinds of maps, in which an image is (linux/bpf.h). A map for the first block is of one block, always.
+/// Flags of the two kinds of maps of an image (linux/bpf.h). A map for the first block always has
+/// one block.
 const FIRST: u32 = BPF_F_MMAPABLE;
 const TAIL: u32 = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
 
-/// A map of that many blocks.
+/// The shape of a map of that many blocks.
 fn shape(blocks: usize, flags: u32) -> MapShape {
     MapShape {
         kind: bpf_map_type::BPF_MAP_TYPE_ARRAY,
@@ -198,20 +214,20 @@ fn write(nodes: &[ImageNode], flags: u32) -> Result<OwnedFd, Error> {
     }
 }
 
-/// Writes into a first block, which is not in force yet, where the others are.
-fn name_rest(first: &OwnedFd, slot: u32) -> io::Result<()> {
+/// Writes into a first block, which is not in force yet, where its other blocks are.
+fn name_tail(first: &OwnedFd, index: u32) -> io::Result<()> {
     // SAFETY: as above; the map has a block, and a header is its first node.
     let mut memory = unsafe { MmapOptions::new().len(size_of::<Header>()).map_mut(first)? };
-    bytemuck::from_bytes_mut::<Header>(&mut memory).tail = slot as u16 + 1;
+    bytemuck::from_bytes_mut::<Header>(&mut memory).tail = index as u16 + 1;
     Ok(())
 }
 
-/// The slot of the blocks behind a first block that begins with `nodes`.
-fn tail_slot(nodes: &[ImageNode]) -> Option<u32> {
+/// Where the other blocks are, by the header that `nodes` begin with.
+fn tail_index(nodes: &[ImageNode]) -> Option<u32> {
     nodes[0].view::<Header>().tail.checked_sub(1).map(u32::from)
 }
 
-/// The first nodes of a map that is in a slot.
+/// The first `count` nodes of a published map.
 fn contents(map: &MapData, count: usize) -> Result<Vec<ImageNode>, Error> {
     read(map.fd(), count).map_err(Error::call("to map the image in force"))
 }

@@ -1,7 +1,8 @@
-//! Tells other processes of this machine that somebody looks after the programs with a policy map.
+//! Presence: tells other processes of this machine that a daemon is responsible for a policy map.
 //!
-//! A map that is pinned nowhere says so: it ends with its process, in whatever way that ends, and is of a kind that nobody makes
-//! without CAP_BPF. A name that anybody can bind, or a file that anybody can lock, would let anybody keep the daemon from starting.
+//! The sign is an unpinned map. It ends with its process, however that ends, and is of a kind that
+//! needs CAP_BPF. A socket name that anybody can bind, or a file that anybody can lock, would let
+//! anybody keep the daemon from starting.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,9 +19,11 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// Fails with `AddrInUse` where another process is present. Of two that come at a time, the later one is told.
+    /// Fails with `AddrInUse` if another process is present. Of two that start at the same time,
+    /// the later one fails.
     pub(super) fn new(policy: u32) -> io::Result<Self> {
-        // An empty trie takes no memory for its entries, so their number is free to say what it stands for.
+        // An empty trie takes no memory for entries, so their number can carry the id of the policy
+        // map.
         let shape = MapShape {
             kind: bpf_map_type::BPF_MAP_TYPE_LPM_TRIE,
             value_size: 1,
@@ -36,15 +39,16 @@ impl Presence {
     }
 }
 
-/// Whether a process is present for that policy map.
+/// Whether a daemon is present for that policy map.
 pub(super) fn has_daemon(policy: u32) -> bool {
     present(policy).next().is_some()
 }
 
 fn present(policy: u32) -> impl Iterator<Item = u32> {
-    // One that ends meanwhile is none.
+    // Maps that end meanwhile are skipped.
     let maps = loaded_maps().flatten();
-    // Of that kind: where the machine allows it, anybody can make a map of another one by that name.
+    // The kind counts: where the machine allows it, anybody can make a map of another kind with
+    // that name.
     let is_one = move |map: &MapInfo| {
         map.name() == NAME.to_bytes()
             && map.max_entries() == policy

@@ -20,7 +20,7 @@ use crate::image::{Image, port_set};
 /// The object that the build script made of opb-ebpf.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/opb-ebpf"));
 
-/// Names of the programs, which is also how we know our filters on a clsact hook again.
+/// Names of the programs, by which they are recognised.
 pub(super) const XDP_PROGRAM: &str = "opb_xdp";
 pub(super) const TC_PROGRAM: &str = "opb_tc";
 
@@ -33,7 +33,7 @@ pub(super) enum Kind {
     Tc,
 }
 
-/// The ports that the programs send on to judgement.
+/// The ports whose packets the programs judge.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ports {
     upstream: Vec<u16>,
@@ -78,7 +78,7 @@ unsafe impl Pod for ControlBytes {}
 pub(super) struct Instance {
     ebpf: Ebpf,
     kind: Kind,
-    /// Whether its debug lines have been handed out.
+    /// Whether its source of debug lines has been handed out.
     is_read: bool,
 }
 
@@ -146,7 +146,7 @@ impl Instance {
         self.section(".data.control")
     }
 
-    /// Where it leaves the outcome of the last packet, if it was told to.
+    /// Where it stores the outcome of the last packet, if its settings say so.
     pub(super) fn last(&mut self) -> Result<Array<&mut MapData, u64>, Error> {
         self.section(".data.trace")
     }
@@ -161,12 +161,13 @@ impl Instance {
     }
 }
 
-/// The instances in use: one a hook and setting, shared by all interfaces that want the same.
+/// The loaded instances: one for each kind and settings, shared by all interfaces that need the
+/// same.
 pub(super) struct Programs {
     maps: Vec<(&'static str, PathBuf)>,
     ports: Ports,
     log: Option<Level>,
-    /// What every instance gets on top of the settings that are asked for.
+    /// Settings that every instance gets in addition.
     pub(super) also: Settings,
     instances: HashMap<(Kind, u32), Instance>,
 }
@@ -193,7 +194,8 @@ impl Programs {
         }
     }
 
-    /// Loads those of `wanted` that are not there, side by side: the verifier needs about 25 ms for each. What failed.
+    /// Loads the missing ones of `wanted` in parallel: the verifier takes about 25 ms for each.
+    /// Returns the failures.
     pub(super) fn preload(&mut self, wanted: impl Iterator<Item = (Kind, Settings)>) -> Vec<Error> {
         let keys = wanted.map(|(kind, settings)| (kind, settings.with(self.also).0));
         let missing: BTreeSet<_> = keys.filter(|key| !self.instances.contains_key(key)).collect();
@@ -210,7 +212,7 @@ impl Programs {
         };
         let loaded: Vec<_> = thread::scope(|scope| {
             let threads = thread::available_parallelism().map_or(1, usize::from);
-            // Where no thread is to be had, this one does all of it.
+            // If no thread can be started, this one does all of the work.
             let spawn =
                 |_| thread::Builder::new().name("load".to_owned()).spawn_scoped(scope, work).ok();
             let others: Vec<_> = (1..threads.min(missing.len())).map_while(spawn).collect();
@@ -236,7 +238,7 @@ impl Programs {
         &self.ports
     }
 
-    /// Sets the ports of every instance, and of those to come.
+    /// Sets the ports of every instance, and of later ones.
     pub(super) fn set_ports(&mut self, ports: &Ports) -> Result<(), Error> {
         for instance in self.instances.values_mut() {
             instance.set_ports(ports)?;

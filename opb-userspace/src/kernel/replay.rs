@@ -12,43 +12,43 @@ use super::{
     counters::Counters,
     observation,
     pins::{ObservationPins, PolicyPins},
-    policy::{PolicySlot, Staged},
+    policy::{PolicyMaps, Staged},
     programs::{Instance, Kind, Ports},
     sys,
 };
 use crate::image::{GroupIds, Image};
 
-/// The hooks that a packet can be run at.
+/// The hooks for which a packet can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplayHook {
     Xdp,
     Tc,
 }
 
-/// A program instance, a policy and counters that nobody else sees, and that end with this value.
+/// A program instance, a policy and counters of its own. They end with this value.
 pub struct Replay {
     instance: Instance,
     counters: Counters,
-    /// Where policy and counters are pinned, for the programs to find them.
+    /// Where policy and counters are pinned, so that the programs find them.
     _bpffs: OwnedFd,
 }
 
 impl Replay {
     pub fn new(image: &Image, settings: Settings, hook: ReplayHook) -> Result<Self, Error> {
-        let (replay, mut slot) = Self::load(image, settings.with(Settings::TRACE), hook)?;
-        slot.publish(Staged::new(image.nodes())?)?;
+        let (replay, mut policy) = Self::load(image, settings.with(Settings::TRACE), hook)?;
+        policy.publish(Staged::new(image.nodes())?)?;
         Ok(replay)
     }
 
-    /// The program to the instruction as it is on an interface, for benchmarks: it leaves no outcome, so there is no
-    /// [`Replay::run`] of it.
+    /// The same program as on an interface, for benchmarks. It stores no outcome, so
+    /// [`Replay::run`] does not work.
     pub fn untraced(image: &Image, settings: Settings, hook: ReplayHook) -> Result<Self, Error> {
-        let (replay, mut slot) = Self::load(image, settings, hook)?;
-        slot.publish(Staged::new(image.nodes())?)?;
+        let (replay, mut policy) = Self::load(image, settings, hook)?;
+        policy.publish(Staged::new(image.nodes())?)?;
         Ok(replay)
     }
 
-    /// The same before any policy is published. The ports are those of `image` all the same.
+    /// Like [`Replay::new`], but before a policy is published. The ports are those of `image`.
     pub fn without_policy(
         image: &Image,
         settings: Settings,
@@ -61,11 +61,11 @@ impl Replay {
         image: &Image,
         settings: Settings,
         hook: ReplayHook,
-    ) -> Result<(Self, PolicySlot), Error> {
+    ) -> Result<(Self, PolicyMaps), Error> {
         let bpffs = sys::detached_bpffs().map_err(Error::call("a BPF file system"))?;
         let root = PathBuf::from(format!("/proc/self/fd/{}", bpffs.as_raw_fd()));
         let counters = root.join("counters");
-        let slot = PolicySlot::open(&PolicyPins::below(&root))?;
+        let policy = PolicyMaps::open(&PolicyPins::below(&root))?;
         let read = Counters::open(&counters)?;
         let kind = match hook {
             ReplayHook::Xdp => Kind::Xdp,
@@ -73,22 +73,22 @@ impl Replay {
         };
         let mut maps = vec![("COUNTERS", counters)];
         maps.extend(PolicyPins::below(&root).maps());
-        if settings.has(Settings::SIGHT) {
+        if settings.has(Settings::OBSERVE) {
             observation::open(&ObservationPins::below(&root))?;
             maps.extend(ObservationPins::below(&root).maps());
         }
         let mut instance = Instance::load(kind, settings, &maps, None)?;
         instance.set_ports(&Ports::of(image))?;
-        Ok((Self { instance, counters: read, _bpffs: bpffs }, slot))
+        Ok((Self { instance, counters: read, _bpffs: bpffs }, policy))
     }
 
-    /// What the frames so far have moved; `slots` lends the names.
+    /// The counters of the frames so far. `groups` has the names of the groups.
     #[must_use]
-    pub fn counters(&self, slots: &GroupIds) -> Vec<CounterRow> {
-        self.counters.by_group(slots)
+    pub fn counters(&self, groups: &GroupIds) -> Vec<CounterRow> {
+        self.counters.by_group(groups)
     }
 
-    /// The program, for another one to call.
+    /// The program, so that another one can call it.
     pub fn program(&mut self) -> Result<&ProgramFd, Error> {
         let name = self.instance.name();
         let fd = match self.instance.kind() {

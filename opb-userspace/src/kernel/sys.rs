@@ -1,4 +1,5 @@
-//! bpf(2) and mount calls that aya has no function for. Every raw system call of this crate stands here.
+//! bpf(2) and mount calls that aya has no function for. Every raw system call of this crate stands
+//! here.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -11,7 +12,7 @@ use aya_obj::generated::{
     bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_info,
 };
 
-/// How a map is made.
+/// The shape of a map.
 pub(super) struct MapShape {
     pub(super) kind: bpf_map_type,
     pub(super) value_size: u32,
@@ -20,7 +21,7 @@ pub(super) struct MapShape {
 }
 
 impl MapShape {
-    /// Four bytes, but for a ring, which has no keys, and a trie, whose keys begin with a length.
+    /// Bytes of a key: 0 for a ring, 8 for a trie (a length and four bytes), else 4.
     pub(super) fn key_size(&self) -> u32 {
         match self.kind {
             bpf_map_type::BPF_MAP_TYPE_RINGBUF => 0,
@@ -30,8 +31,8 @@ impl MapShape {
     }
 }
 
-/// Creates a map without BTF. `template` is the inner map that a map of maps is
-/// modelled on.
+/// Creates a map without BTF. `template` is the inner map that a map of maps needs as
+/// a model.
 pub(super) fn create_map(
     name: &CStr,
     shape: &MapShape,
@@ -52,29 +53,29 @@ pub(super) fn create_map(
     fd_from(bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?)
 }
 
-/// Puts a map into a slot of a map of maps.
-pub(super) fn put(slots: BorrowedFd<'_>, slot: u32, map: BorrowedFd<'_>) -> io::Result<()> {
+/// Puts a map into a map of maps, at that index.
+pub(super) fn put(maps: BorrowedFd<'_>, index: u32, map: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
     let inner = map.as_raw_fd();
     // SAFETY: the attribute was zeroed, and this is the member for BPF_MAP_UPDATE_ELEM.
     let update = unsafe { &mut attr.__bindgen_anon_2 };
-    update.map_fd = slots.as_raw_fd() as u32;
-    update.key = &raw const slot as u64;
+    update.map_fd = maps.as_raw_fd() as u32;
+    update.key = &raw const index as u64;
     update.__bindgen_anon_1.value = &raw const inner as u64;
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
-/// Empties a slot of a map of maps.
-pub(super) fn clear(slots: BorrowedFd<'_>, slot: u32) -> io::Result<()> {
+/// Removes the map at that index of a map of maps.
+pub(super) fn clear(maps: BorrowedFd<'_>, index: u32) -> io::Result<()> {
     let mut attr = empty();
     // SAFETY: the attribute was zeroed, and this is the member for BPF_MAP_DELETE_ELEM.
     let clear = unsafe { &mut attr.__bindgen_anon_2 };
-    clear.map_fd = slots.as_raw_fd() as u32;
-    clear.key = &raw const slot as u64;
+    clear.map_fd = maps.as_raw_fd() as u32;
+    clear.key = &raw const index as u64;
     bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr).map(drop)
 }
 
-/// No more writes through bpf(2) or new mappings: what was published stays what it is.
+/// Forbids writes through bpf(2) and new writable mappings: a published map never changes.
 pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
     // BPF_MAP_FREEZE reads the map's descriptor from the element member.
@@ -110,10 +111,10 @@ pub(super) fn open_link(id: u32) -> io::Result<OwnedFd> {
     fd_from(bpf(bpf_cmd::BPF_LINK_GET_FD_BY_ID, &mut attr)?)
 }
 
-/// What a link is attached to.
+/// The attachment of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkTarget {
-    /// Of the link itself.
+    /// The id of the link.
     pub(super) id: u32,
     pub(super) program: u32,
     /// 0 when the interface is gone.
@@ -125,7 +126,8 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     // SAFETY: plain numbers, for which zero is a value.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
     object_info(link, &mut info)?;
-    // SAFETY: the kernel filled it; `xdp.ifindex` and `tcx.ifindex` are the first word of the same union.
+    // SAFETY: the kernel filled it; `xdp.ifindex` and `tcx.ifindex` are the first word of the same
+    // union.
     let interface = unsafe { info.__bindgen_anon_1.xdp.ifindex };
     Ok(LinkTarget { id: info.id, program: info.prog_id, interface })
 }
@@ -141,7 +143,7 @@ pub(super) fn wait_for_programs() {
     }
 }
 
-/// Number of a map in the kernel.
+/// The id of a map.
 pub(super) fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: plain numbers, for which zero is a value.
     let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
@@ -182,7 +184,8 @@ pub(super) fn open_map(id: u32) -> io::Result<OwnedFd> {
     fd_from(bpf(bpf_cmd::BPF_MAP_GET_FD_BY_ID, &mut attr)?)
 }
 
-/// The first word of each value of a map with keys of four bytes and values of at most 64. At most 4096 of them.
+/// The first word of each value of a map with keys of four bytes and values of at most 64. At most
+/// 4096 of them.
 pub(super) fn first_words(map: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     const MOST: usize = 4096;
     let mut words = Vec::new();
@@ -217,7 +220,7 @@ fn next_key(map: BorrowedFd<'_>, key: Option<u32>) -> io::Result<Option<u32>> {
     }
 }
 
-/// Takes a link off its hook, whoever else still holds it.
+/// Detaches a link, even if others hold it.
 pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
     // BPF_LINK_DETACH reads one word, the link's descriptor.
@@ -225,7 +228,8 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
-/// The features that are on at an interface, by the names that `ethtool -k` shows (linux/ethtool.h).
+/// The features that are on at an interface, by the names that `ethtool -k` shows
+/// (linux/ethtool.h).
 pub(super) fn active_features(interface: &str) -> io::Result<Vec<String>> {
     const ETHTOOL_GSTRINGS: u32 = 0x1b;
     const ETHTOOL_GSSET_INFO: u32 = 0x37;
@@ -273,16 +277,18 @@ fn request_for(interface: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
-/// ioctl(2) on any socket. What the request points to must be as long as the call `code` takes it to be.
+/// ioctl(2) on any socket. What the request points to must be as long as the call `code` takes it
+/// to be.
 fn ask(request: &mut libc::ifreq, code: libc::c_ulong) -> io::Result<()> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
     let any = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // SAFETY: the request lives as long as the call, which writes to it and to what the caller has let it point to.
+    // SAFETY: the request lives as long as the call, which writes to it and to what the caller has
+    // let it point to.
     let result = unsafe { libc::ioctl(any.as_raw_fd(), code, std::ptr::from_mut(request)) };
     checked(result.into()).map(drop)
 }
 
-/// A bpffs that no path leads to but the descriptor's own: what is pinned there ends with it.
+/// A bpffs without a path, except that of the descriptor. Its pins end with it.
 pub(super) fn detached_bpffs() -> io::Result<OwnedFd> {
     const FSCONFIG_CMD_CREATE: libc::c_long = 6;
     // SAFETY: system calls on constant strings and on the descriptor just made.
@@ -302,7 +308,8 @@ fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
 }
 
 fn empty() -> bpf_attr {
-    // SAFETY: a union of plain numbers, for which zero is a value; the kernel wants unused ones zeroed.
+    // SAFETY: a union of plain numbers, for which zero is a value; the kernel wants unused ones
+    // zeroed.
     unsafe { std::mem::zeroed() }
 }
 

@@ -1,7 +1,7 @@
-//! How large files may be.
+//! `limits` of the node file: sizes of the policy's files.
 
+use crate::document::{Decoder, Fields};
 use crate::files::{self, Limits};
-use crate::policy::decode::{Decoder, Fields};
 
 pub(super) fn read(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> Limits {
     let mut limits = Limits::default();

@@ -1,4 +1,4 @@
-//! What the node file says about watching: `events`, `privacy` and `suspect`.
+//! Observation of denied packets: `events`, `privacy` and `suspect` of the node file.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,18 +8,17 @@ use std::time::Duration;
 use hyper::Uri;
 
 use super::absolute;
+use crate::document::{Decoder, Fields, Value, YamlNode};
 use crate::period::Period;
-use crate::policy::decode::{Decoder, Fields};
-use crate::policy::yaml::Value;
 
-/// What is written down of denied packets, and for how long.
+/// What is recorded of denied packets, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observe {
     pub events: EventLog,
     pub addresses: Addresses,
     /// How long events and talkers are kept in memory.
     pub retain: Duration,
-    /// `None` if nobody is ever suspected.
+    /// `None` if nobody is suspected.
     pub suspect: Option<Suspect>,
 }
 
@@ -34,13 +33,13 @@ impl Default for Observe {
     }
 }
 
-/// More than a year of events fits no memory, and hardly any law.
+/// More than a year of events fits neither memory nor most privacy laws.
 pub(super) const LONGEST: Period = Period::from_secs(400 * 86_400);
 
-/// Where events go besides the memory of the daemon.
+/// Where events are written, besides the memory of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventLog {
-    /// The programs write nothing down.
+    /// The programs record nothing.
     Off,
     Memory,
     /// The log of the daemon, one line of JSON an event.
@@ -50,26 +49,26 @@ pub enum EventLog {
     File(PathBuf),
 }
 
-/// What becomes of a subscriber's address.
+/// How a subscriber's address is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Addresses {
     Full,
-    /// To the /24 or /48 that it is in.
+    /// As its /24 or /48.
     Truncate,
-    /// To a pseudonym that only this node can make.
+    /// As a pseudonym that only this node can compute.
     Hash,
-    /// It never leaves the kernel program.
+    /// Not at all: it never leaves the BPF program.
     None,
 }
 
-/// When a subscriber is suspected of being infected.
+/// When a subscriber is suspected of being infected, and whom to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suspect {
     /// Denied packets in a minute.
     pub per_minute: u64,
-    /// What to run then; the event comes on its standard input.
+    /// A program to run, with the event on its standard input.
     pub command: Option<PathBuf>,
-    /// Where the event is posted then.
+    /// A URL to which the event is posted.
     pub webhook: Option<Webhook>,
 }
 
@@ -78,7 +77,7 @@ pub struct Suspect {
 pub struct Webhook(Uri);
 
 impl FromStr for Webhook {
-    /// What is wrong with it.
+    /// The end of a sentence that begins with the URL.
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -193,7 +192,7 @@ pub(super) fn read(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> Ob
     observe
 }
 
-fn suspect(decoder: &mut Decoder<'_>, node: &crate::policy::yaml::Node<'_>) -> Option<Suspect> {
+fn suspect(decoder: &mut Decoder<'_>, node: &YamlNode<'_>) -> Option<Suspect> {
     if matches!(&node.value, Value::Text(text) if text == "off") {
         return None;
     }

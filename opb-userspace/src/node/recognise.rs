@@ -1,11 +1,11 @@
-//! Telling a node file from a policy.
+//! Distinguishes node files from policy files.
 
 use std::path::Path;
 
-use crate::policy::source::{Form, Report};
-use crate::policy::yaml::{self, Value};
+use crate::document::{self, Form, Report, Value};
 
-/// Whether the file at `path` is a node file: one that lists `interfaces`. Whoever loads it reports what is wrong with it.
+/// Whether the file at `path` is a node file: one that has `interfaces`. Errors are reported when
+/// it is loaded.
 pub fn is_node_file(path: &Path) -> bool {
     if !path.is_file() {
         return false;
@@ -15,7 +15,7 @@ pub fn is_node_file(path: &Path) -> bool {
     if !text.contains("interfaces") {
         return false;
     }
-    match yaml::parse(&text).map(|node| node.value) {
+    match document::parse(&text).map(|node| node.value) {
         Ok(Value::Map(entries)) => entries.iter().any(|(key, _)| key.text == "interfaces"),
         _ => false,
     }

@@ -1,5 +1,5 @@
-//! One policy file as written: docs/policy.md describes the format. What takes more than one entry to judge is left
-//! to `verify`.
+//! One policy file as it is written. docs/policy.md describes the format. Rules between entries are
+//! checked by `verify`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use jiff::civil;
 
-use super::decode::{Decoder, Entries};
 use super::model::{Action, Downstream, Matching, Policy};
 use super::nat64;
 use super::prefix::Prefix;
-use super::source::{self, FileId, Form, Report, Spot};
-use super::yaml::{Node, Value};
+use crate::document::{
+    Decoder, Entries, FileId, Form, Report, Spot, Value, YamlNode, visible_entry,
+};
 
-/// The entries of all files read so far.
+/// The entries of the files read so far.
 #[derive(Default)]
 pub(super) struct Draft {
     pub(super) groups: Vec<GroupDraft>,
@@ -22,9 +22,9 @@ pub(super) struct Draft {
     pub(super) exemptions: Vec<ExemptionDraft>,
     pub(super) softwires: Vec<SoftwireDraft>,
     pub(super) nat64: Vec<(Prefix, Spot)>,
-    /// Every list of prefixes that was named, to name it only once.
+    /// The prefix lists that were named so far: naming one twice is an error.
     prefix_files: HashMap<PathBuf, Spot>,
-    /// A file could not be read or parsed, so that what seems unknown may only be missing.
+    /// A file could not be read or parsed, so a name that seems unknown may only be missing.
     pub(super) incomplete: bool,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Name {
 pub(super) struct GroupDraft {
     pub(super) name: Name,
     pub(super) prefixes: Vec<(Prefix, Spot)>,
-    /// No prefix is listed; false if some are, but all of them wrong.
+    /// No prefix is listed. False if some are listed and all of them are wrong.
     pub(super) is_unfed: bool,
     pub(super) relays: Vec<Name>,
     pub(super) action: Action,
@@ -65,7 +65,7 @@ pub(super) struct SoftwireDraft {
 }
 
 impl Draft {
-    /// Adds what a file says.
+    /// Adds the entries of a file.
     pub(super) fn read(&mut self, report: &mut Report, path: &Path) {
         if self.try_read(report, path).is_none() {
             self.incomplete = true;
@@ -120,14 +120,15 @@ impl Draft {
 
 struct Reader<'r> {
     decoder: Decoder<'r>,
-    /// What `prefixes-file` is relative to.
+    /// The directory that `prefixes-file` is relative to.
     directory: PathBuf,
     prefix_files: &'r mut HashMap<PathBuf, Spot>,
 }
 
 impl Reader<'_> {
-    /// The entries of `groups`, `relays` or `softwires`, whose keys become label values, image names and command-line arguments.
-    fn named<'n, 'a>(&mut self, what: &str, node: &'n Node<'a>) -> Option<Entries<'n, 'a>> {
+    /// The entries of `groups`, `relays` or `softwires`. Their keys become label values, names in
+    /// the image and command-line arguments, so they must be names.
+    fn named<'n, 'a>(&mut self, what: &str, node: &'n YamlNode<'a>) -> Option<Entries<'n, 'a>> {
         let entries = self.decoder.entries(what, node)?;
         for (key, _) in entries.iter().filter(|(key, _)| !is_name(&key.text)) {
             let message =
@@ -137,7 +138,7 @@ impl Reader<'_> {
         Some(entries)
     }
 
-    fn relay(&mut self, name: Name, node: &Node<'_>) -> RelayDraft {
+    fn relay(&mut self, name: Name, node: &YamlNode<'_>) -> RelayDraft {
         let mut relay = RelayDraft { name, addresses: Vec::new(), hosts: Vec::new() };
         let what = format!("relay `{}`", relay.name.text);
         let Some(mut fields) = self.decoder.fields(&what, node) else { return relay };
@@ -149,7 +150,7 @@ impl Reader<'_> {
         if let Some(list) = hosts.and_then(|node| self.decoder.list("`hosts`", node)) {
             relay.hosts.extend(list.iter().filter_map(|node| self.host(node)));
         }
-        let nothing = |node: Option<&Node<'_>>| match node.map(|node| &node.value) {
+        let nothing = |node: Option<&YamlNode<'_>>| match node.map(|node| &node.value) {
             None | Some(Value::Null) => true,
             Some(Value::List(list)) => list.is_empty(),
             Some(_) => false,
@@ -162,7 +163,7 @@ impl Reader<'_> {
         relay
     }
 
-    fn group(&mut self, name: Name, node: &Node<'_>) -> GroupDraft {
+    fn group(&mut self, name: Name, node: &YamlNode<'_>) -> GroupDraft {
         let mut group = GroupDraft {
             name,
             prefixes: Vec::new(),
@@ -216,7 +217,7 @@ impl Reader<'_> {
         group
     }
 
-    fn ports(&mut self, node: &Node<'_>) -> Vec<u16> {
+    fn ports(&mut self, node: &YamlNode<'_>) -> Vec<u16> {
         let mut ports = Vec::new();
         let Some(list) = self.decoder.list("`ports`", node) else { return ports };
         for node in list {
@@ -250,7 +251,7 @@ impl Reader<'_> {
         ports
     }
 
-    fn exemption(&mut self, node: &Node<'_>) -> Option<ExemptionDraft> {
+    fn exemption(&mut self, node: &YamlNode<'_>) -> Option<ExemptionDraft> {
         let mut fields = self.decoder.fields("an exemption", node)?;
         let prefix = fields.take("prefix");
         if prefix.is_none() {
@@ -264,7 +265,7 @@ impl Reader<'_> {
         Some(ExemptionDraft { prefix: self.prefix("`prefix`", prefix?)?, spot, reason, until })
     }
 
-    fn softwire(&mut self, name: Name, node: &Node<'_>) -> Option<SoftwireDraft> {
+    fn softwire(&mut self, name: Name, node: &YamlNode<'_>) -> Option<SoftwireDraft> {
         let what = format!("softwire `{}`", name.text);
         let mut fields = self.decoder.fields(&what, node)?;
         let mut endpoints = Vec::new();
@@ -280,7 +281,7 @@ impl Reader<'_> {
     }
 
     /// Translation prefixes by RFC 6052, section 2.2.
-    fn nat64(&mut self, node: &Node<'_>, into: &mut Vec<(Prefix, Spot)>) {
+    fn nat64(&mut self, node: &YamlNode<'_>, into: &mut Vec<(Prefix, Spot)>) {
         let mut prefixes = Vec::new();
         self.prefixes("`nat64`", node, &mut prefixes);
         for (prefix, spot) in prefixes {
@@ -301,7 +302,7 @@ impl Reader<'_> {
         }
     }
 
-    fn until(&mut self, node: &Node<'_>) -> Option<(Timestamp, Spot)> {
+    fn until(&mut self, node: &YamlNode<'_>) -> Option<(Timestamp, Spot)> {
         const EXAMPLE: &str = "2027-03-31T00:00:00+09:00";
         let text = self.decoder.text("`until`", node)?;
         let spot = self.decoder.spot(node);
@@ -317,8 +318,8 @@ impl Reader<'_> {
         None
     }
 
-    /// A host name by RFC 1123; DNS needs nothing else, and an address here would be resolved in vain.
-    fn host(&mut self, node: &Node<'_>) -> Option<String> {
+    /// A host name by RFC 1123, section 2.1. An address is an error here: DNS could not resolve it.
+    fn host(&mut self, node: &YamlNode<'_>) -> Option<String> {
         let text = self.decoder.text("a host", node)?;
         let host = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         let message = if host.parse::<Prefix>().is_ok() {
@@ -332,7 +333,7 @@ impl Reader<'_> {
         None
     }
 
-    fn prefixes(&mut self, what: &str, node: &Node<'_>, into: &mut Vec<(Prefix, Spot)>) {
+    fn prefixes(&mut self, what: &str, node: &YamlNode<'_>, into: &mut Vec<(Prefix, Spot)>) {
         let Some(list) = self.decoder.list(what, node) else { return };
         into.reserve_exact(list.len());
         for node in list {
@@ -342,7 +343,7 @@ impl Reader<'_> {
         }
     }
 
-    fn prefix(&mut self, what: &str, node: &Node<'_>) -> Option<Prefix> {
+    fn prefix(&mut self, what: &str, node: &YamlNode<'_>) -> Option<Prefix> {
         let text = self.decoder.text(what, node)?;
         match text.parse() {
             Ok(prefix) => Some(prefix),
@@ -353,7 +354,7 @@ impl Reader<'_> {
         }
     }
 
-    fn prefixes_files(&mut self, node: &Node<'_>, into: &mut Vec<(Prefix, Spot)>) {
+    fn prefixes_files(&mut self, node: &YamlNode<'_>, into: &mut Vec<(Prefix, Spot)>) {
         let nodes = match &node.value {
             Value::Text(_) => std::slice::from_ref(node),
             Value::List(list) => list.as_slice(),
@@ -380,7 +381,7 @@ impl Reader<'_> {
 
 /// One prefix a line; `#` starts a comment.
 fn prefix_lines(report: &mut Report, file: FileId, text: &str, into: &mut Vec<(Prefix, Spot)>) {
-    // Few prefixes are written with less than 16 bytes; growing step by step would copy a long list many times.
+    // Few prefixes take less than 16 bytes. Growing step by step would copy a long list many times.
     into.reserve(text.len() / 16);
     for (site, line) in (0..).zip(text.split('\n')) {
         let entry = line.split_once('#').map_or(line, |(entry, _)| entry).trim();
@@ -390,7 +391,7 @@ fn prefix_lines(report: &mut Report, file: FileId, text: &str, into: &mut Vec<(P
         let spot = Spot { file, site };
         match entry.parse() {
             Ok(prefix) => into.push((prefix, spot)),
-            Err(_) if source::entry(entry).is_empty() => {
+            Err(_) if visible_entry(entry).is_empty() => {
                 report.error(spot, "this line is not an IPv4 or IPv6 prefix");
             }
             Err(error) => {

@@ -1,43 +1,37 @@
 //! Policy files: from text to a policy that is valid by construction.
 //!
-//! `source` reads files and collects problems, `yaml` and `decode` turn text into typed values, `file` knows the keys
-//! of a policy file, `verify` what must hold between entries and files, `model` is the result, with `nat64` for what stands
-//! for an IPv4 address.
+//! `file` knows the keys of a policy file, `verify` checks the rules between entries and files, and
+//! `model` is the result, with `prefix` for addresses and `nat64` for IPv6 addresses that stand for
+//! IPv4 ones.
 
-pub mod check;
-pub(crate) mod decode;
-pub mod diagnostics;
 mod file;
-mod model;
-mod nat64;
-mod prefix;
-pub(crate) mod source;
 mod verify;
-pub(crate) mod yaml;
+mod model;
+mod prefix;
+mod nat64;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-pub use check::{CheckReport, check};
-pub use diagnostics::{Diagnostic, Diagnostics, Severity};
 pub use model::{
     Action, Downstream, Exemption, Group, Matching, Owner, Policy, RelaySet, Softwire, Summary,
 };
 pub use prefix::{Prefix, PrefixError};
 
+use crate::document::{Diagnostics, Report};
 use crate::files::Limits;
 use file::Draft;
-use source::Report;
 
 impl Policy {
-    /// Reads files, and of directories every `*.yaml`, as one policy. All problems are found, not only the first.
+    /// Reads files, and every `*.yaml` of directories, as one policy. Reports all problems, not
+    /// only the first.
     pub fn load(paths: &[PathBuf]) -> Result<Self, Diagnostics> {
         Self::load_within(paths, Limits::default())
     }
 
-    /// The same of files that are no larger than `limits` allow.
+    /// Like [`Self::load`], with other limits for the size of files.
     pub fn load_within(paths: &[PathBuf], limits: Limits) -> Result<Self, Diagnostics> {
         let now = Timestamp::now();
         let mut report = Report::within(limits);
@@ -45,7 +39,8 @@ impl Policy {
         if paths.is_empty() {
             report.error(Path::new("."), "no policy file is given");
         }
-        // A directory and one of its files may both be given; reading a file twice would only find duplicates.
+        // A directory and one of its files may both be given. Read twice, all its entries would be
+        // duplicates.
         let mut seen = HashSet::new();
         for path in paths {
             for file in yaml_files(&mut report, path) {
@@ -80,7 +75,7 @@ fn yaml_files(report: &mut Report, path: &Path) -> Vec<PathBuf> {
             return Vec::new();
         }
     };
-    // Editors leave hidden files next to those that they edit.
+    // Editors leave hidden files beside those that they edit.
     files.retain(|file| {
         !file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
     });

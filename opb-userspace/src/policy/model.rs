@@ -1,4 +1,5 @@
-//! A policy as the rest of the program knows it. Every value of these types obeys the rules of docs/policy.md.
+//! A policy as the rest of the program knows it. Every value of these types obeys the rules of
+//! docs/policy.md.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,28 +9,28 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::diagnostics::Diagnostic;
 use super::{nat64, prefix::Prefix};
+use crate::document::Diagnostic;
 
-/// What the files of a policy say, all of them together.
+/// A policy: the content of all its files together.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// Sorted by name.
     pub groups: Vec<Group>,
     /// Sorted by name.
     pub relays: Vec<RelaySet>,
-    /// Sorted by prefix. Those that have expired are included: ask `in_force`.
+    /// Sorted by prefix. Includes expired ones: see [`Exemption::in_force`].
     pub exemptions: Vec<Exemption>,
     /// Sorted by name.
     pub softwires: Vec<Softwire>,
-    /// Under which prefixes IPv4 addresses appear in IPv6 (RFC 6052). Sorted and free of duplicates.
+    /// The prefixes under which NAT64 shows IPv4 addresses (RFC 6052). Sorted, without duplicates.
     pub nat64: Vec<Prefix>,
     pub warnings: Vec<Diagnostic>,
     /// Every file that was read, prefix lists included.
     pub files: Vec<PathBuf>,
 }
 
-/// Subscribers that are treated alike.
+/// Subscribers with the same rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     pub name: String,
@@ -44,7 +45,7 @@ pub struct Group {
     pub ports: Vec<u16>,
 }
 
-/// What happens to a packet that the upstream rule refuses.
+/// The action for a packet that the upstream rule denies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -54,7 +55,7 @@ pub enum Action {
     Monitor,
 }
 
-/// Which TCP packets the upstream rule looks at.
+/// The TCP packets that the upstream rule judges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Matching {
@@ -63,7 +64,7 @@ pub enum Matching {
     Any,
 }
 
-/// What happens to answers of mail servers that are not relays.
+/// The action for packets from mail servers that are not relays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Downstream {
@@ -77,9 +78,9 @@ pub enum Downstream {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelaySet {
     pub name: String,
-    /// Sorted and free of duplicates.
+    /// Sorted, without duplicates.
     pub addresses: Vec<Prefix>,
-    /// Lower case, sorted and free of duplicates.
+    /// Lower case, sorted, without duplicates.
     pub hosts: Vec<String>,
 }
 
@@ -92,21 +93,22 @@ pub struct Exemption {
 }
 
 impl Exemption {
-    /// Whether it applies at the given time; `until` itself is already too late.
+    /// Whether it applies at the given time. It ends at `until`.
     pub fn in_force(&self, now: Timestamp) -> bool {
         self.until.is_none_or(|until| now < until)
     }
 }
 
-/// Tunnels of the ISP between its subscribers' lines and endpoints of its own: DS-Lite, MAP-E, 6rd (RFC 5565).
+/// Tunnels of the ISP between its subscribers' lines and endpoints of its own: DS-Lite, MAP-E, 6rd
+/// (RFC 5565).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Softwire {
     pub name: String,
-    /// Addresses at which the tunnels end: AFTR, border relay. Sorted and free of duplicates.
+    /// Addresses of the tunnels' ends: AFTR, border relay. Sorted, without duplicates.
     pub endpoints: Vec<Prefix>,
 }
 
-/// How much there is in a policy.
+/// The numbers of a policy's entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Summary {
     pub groups: usize,
@@ -120,9 +122,9 @@ pub struct Summary {
 }
 
 impl Policy {
-    /// How many groups the kernel tables have room for.
+    /// The most groups of a policy: as many as the kernel's counters have room for.
     pub const MAX_GROUPS: usize = opb_common::outcome::MAX_GROUPS as usize - 1;
-    /// How many ports a group may list.
+    /// The most ports of a group.
     pub const MAX_PORTS: usize = opb_common::image::MAX_PORTS;
 
     /// The index of a group.
@@ -130,15 +132,15 @@ impl Policy {
         self.groups.binary_search_by(|group| group.name.as_str().cmp(name)).ok()
     }
 
-    /// The group or exemption that lists this very prefix, whether it is in force or not.
+    /// The group or exemption that lists exactly this prefix, in force or not.
     pub fn owner(&self, prefix: Prefix) -> Option<Owner> {
         let exemption = self.exemptions.binary_search_by_key(&prefix, |it| it.prefix);
         let group = || self.groups.iter().position(|it| it.prefixes.binary_search(&prefix).is_ok());
         exemption.ok().map(Owner::Exemption).or_else(|| group().map(Owner::Group))
     }
 
-    /// The group or exemption whose prefix is the longest that covers `address`, at the given time. Run-time entries
-    /// count where they were laid over the policy.
+    /// The group or exemption with the longest prefix that covers `address` at the given time.
+    /// Run-time entries count if they were merged into the policy.
     pub fn longest_match(&self, address: IpAddr, now: Timestamp) -> Option<(Prefix, Owner)> {
         Prefix::host(address).ok()?.ancestors().find_map(|prefix| {
             let group = || {
@@ -154,7 +156,7 @@ impl Policy {
         })
     }
 
-    /// The addresses of a relay set, with those that stand for its IPv4 addresses behind NAT64.
+    /// The addresses of a relay set, and the NAT64 addresses of its IPv4 addresses.
     pub fn addresses<'a>(&'a self, relay: &'a RelaySet) -> impl Iterator<Item = Prefix> + 'a {
         let translated = |&ipv4: &Prefix| {
             self.nat64.iter().filter_map(move |&prefix| nat64::translated(prefix, ipv4))
@@ -168,12 +170,13 @@ impl Policy {
         self.softwires.iter().find(|softwire| softwire.endpoints.iter().any(ends))
     }
 
-    /// Names the content: the same for the same policy however its files are ordered, split or commented.
+    /// A digest of the content. It does not depend on the order, the number or the comments of the
+    /// files.
     pub fn digest(&self) -> [u8; 16] {
         self.digest_with(&self.exemptions.iter().collect::<Vec<_>>())
     }
 
-    /// The digest of the image that is made of this policy at `now`: without the exemptions that have expired.
+    /// The digest of the image of this policy at `now`: without expired exemptions.
     pub fn digest_at(&self, now: Timestamp) -> [u8; 16] {
         let in_force = self.exemptions.iter().filter(|exemption| exemption.in_force(now));
         self.digest_with(&in_force.collect::<Vec<_>>())
@@ -207,7 +210,7 @@ impl Policy {
             hash.text(reason.as_deref().unwrap_or_default());
             hash.0.update(until.map_or(i128::MIN, Timestamp::as_nanosecond).to_be_bytes());
         }
-        // Nothing at all where there are none: a policy without them keeps its digest.
+        // Adds nothing if there are none, so the digest of a policy without them stays the same.
         if !softwires.is_empty() || !nat64.is_empty() {
             hash.count(softwires.len());
             for Softwire { name, endpoints } in softwires {
@@ -236,14 +239,14 @@ impl Policy {
     }
 }
 
-/// Whose prefix it is, by index.
+/// The owner of a prefix, by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
     Group(usize),
     Exemption(usize),
 }
 
-/// Lengths go in before contents, so that no two policies feed the same bytes.
+/// Lengths precede contents, so that no two policies have the same bytes.
 #[derive(Default)]
 struct Hash(Sha256);
 

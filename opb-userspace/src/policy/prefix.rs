@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// An IPv4 or IPv6 prefix without host bits, ordered by family, address and length.
 ///
-/// A policy may hold a million of these, hence bytes instead of an enum of `std` addresses: 18 bytes, no alignment.
+/// A policy may hold a million of these, hence bytes instead of an enum of `std` addresses: 18
+/// bytes, no alignment.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Prefix {
@@ -144,7 +145,8 @@ impl FromStr for Prefix {
     type Err = PrefixError;
 
     fn from_str(text: &str) -> Result<Self, PrefixError> {
-        // ipnetwork also takes a netmask behind the slash, and "+24": neither belongs into a policy.
+        // ipnetwork also takes a netmask behind the slash, and "+24": neither belongs into a
+        // policy.
         if let Some(slash) = text.bytes().rposition(|byte| byte == b'/') {
             let length = &text.as_bytes()[slash + 1..];
             if length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
@@ -170,7 +172,8 @@ impl TryFrom<IpNetwork> for Prefix {
 
 impl From<Prefix> for IpNetwork {
     fn from(prefix: Prefix) -> Self {
-        // A length that does not fit the family cannot be built, so the fall-back to a host network is never taken.
+        // A length that does not fit the family cannot be built, so the fall-back to a host network
+        // is never taken.
         Self::new(prefix.network(), prefix.length).unwrap_or_else(|_| prefix.network().into())
     }
 }

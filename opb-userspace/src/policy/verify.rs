@@ -1,4 +1,4 @@
-//! From the entries of all files to a policy: what only shows when they are seen together.
+//! From the entries of all files to a policy: the rules between entries.
 
 mod softwires;
 
@@ -6,13 +6,12 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
-use super::decode::did_you_mean;
 use super::file::{Draft, ExemptionDraft, GroupDraft, Name, RelayDraft};
 use super::model::{Exemption, Group, Policy, RelaySet};
 use super::prefix::Prefix;
-use super::source::{Report, Spot};
+use crate::document::{Report, Spot, did_you_mean};
 
-/// A prefix of the policy with where it is written and whose it is.
+/// A prefix of the policy, its place in the files, and its owner.
 struct Entry {
     prefix: Prefix,
     spot: Spot,
@@ -22,7 +21,8 @@ struct Entry {
 
 const EXEMPT: u32 = u32::MAX;
 
-/// Builds the policy and reports what is wrong between entries. Without errors in the report it is valid.
+/// Builds the policy and reports errors between entries. The policy is valid if the report has no
+/// errors.
 pub(super) fn verify(report: &mut Report, mut draft: Draft, now: Timestamp) -> Policy {
     draft.groups.sort_by(|a, b| a.name.text.cmp(&b.name.text));
     draft.relays.sort_by(|a, b| a.name.text.cmp(&b.name.text));
@@ -71,7 +71,7 @@ pub(super) fn verify(report: &mut Report, mut draft: Draft, now: Timestamp) -> P
     policy
 }
 
-/// Expects the names in sorted order.
+/// The names must be sorted.
 fn defined_twice<'n>(report: &mut Report, kind: &str, names: impl Iterator<Item = &'n Name>) {
     let mut previous: Option<&Name> = None;
     for name in names {
@@ -111,8 +111,8 @@ fn relay_references(report: &mut Report, draft: &Draft) {
     }
 }
 
-/// All prefixes in order; of equal ones the first written comes first. The groups give theirs away, so that a million
-/// prefixes are not held twice.
+/// All prefixes in order; of equal ones, the first written comes first. Takes them out of the
+/// groups, so that a million prefixes are not in memory twice.
 fn entries(draft: &mut Draft) -> Vec<Entry> {
     let total: usize = draft.groups.iter().map(|group| group.prefixes.len()).sum();
     let mut entries = Vec::with_capacity(total + draft.exemptions.len());
@@ -139,7 +139,7 @@ fn same_prefix_twice(report: &mut Report, entries: &[Entry]) {
     }
 }
 
-/// Expects the prefixes in sorted order.
+/// The prefixes must be sorted.
 fn translation_twice(report: &mut Report, nat64: &[(Prefix, Spot)]) {
     for same in nat64.chunk_by(|(a, _), (b, _)| a == b) {
         for (again, spot) in &same[1..] {
@@ -217,7 +217,7 @@ fn relay_warnings(report: &mut Report, draft: &Draft, entries: &[Entry], now: Ti
     }
 }
 
-/// Who has exactly that prefix.
+/// The owner of exactly that prefix.
 fn owner(entries: &[Entry], prefix: Prefix) -> Option<u32> {
     let index = entries.binary_search_by_key(&prefix, |entry| entry.prefix).ok()?;
     Some(entries[index].owner)

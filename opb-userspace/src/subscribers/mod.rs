@@ -188,4 +188,6 @@ impl Row {
 #[cfg(test)]
 mod entry_tests;
 #[cfg(test)]
+mod store_tests;
+#[cfg(test)]
 mod tests;

@@ -224,7 +224,7 @@ impl<'a> Bench<'a> {
         let settings = Settings::SUBSCRIBER;
         let opb = Replay::untraced(&image, settings, hook.replay())?;
         let observed = (hook == Hook::Xdp)
-            .then(|| Replay::untraced(&image, settings.with(Settings::SIGHT), hook.replay()))
+            .then(|| Replay::untraced(&image, settings.with(Settings::OBSERVE), hook.replay()))
             .transpose()?;
         let empty = Loaded::empty(hook.replay())?;
         Ok(Self { effort, table, hook, empty, opb, observed, slots: image.slots().clone() })

@@ -98,24 +98,24 @@ impl Naive {
 
     /// The verdict on `sample`.
     ///
-    /// Like [`Naive::glance`] and [`Naive::walk`] not generic, so that it is compiled with this crate, which is
+    /// Like [`Naive::classify`] and [`Naive::parse`] not generic, so that it is compiled with this crate, which is
     /// optimised: tests judge millions of frames.
     #[must_use]
     pub fn decide(&self, sample: &Sample) -> Outcome {
         decide(sample, sample.settings, self)
     }
 
-    /// What a fast-path check says that [`Self::walk`] finds in `sample`, if it says anything.
+    /// The result of the fast path for `sample`, or `None` if it leaves `sample` to [`Self::parse`].
     #[must_use]
     pub fn classify(&self, sample: &Sample) -> Option<ParsedPacket> {
         match classify(sample, sample.settings, self.ports(sample.settings)) {
-            FastPath::Other => Some(ParsedPacket::NOTHING),
+            FastPath::Other => Some(ParsedPacket::OTHER),
             FastPath::Parsed(parsed) => Some(parsed),
             FastPath::Unclear => None,
         }
     }
 
-    /// What the parser finds in `sample`.
+    /// The result of the parser for `sample`.
     #[must_use]
     pub fn parse(&self, sample: &Sample) -> ParsedPacket {
         parse(sample, sample.settings, self.ports(sample.settings))
@@ -450,7 +450,8 @@ fn tree<T>(
         let below = address | (child as u128) << (120 - length);
         let below = tree(nodes, rules, below, length + 8, class);
         let index: &mut Index = bytemuck::cast_mut(&mut nodes[first + child / 16]);
-        index.slots[child % 16] = if length + 8 == 64 { below.in_second_half() } else { below }.0;
+        index.children[child % 16] =
+            if length + 8 == 64 { below.in_second_half() } else { below }.0;
     }
     NodeRef::index(first as u32, 8)
 }

@@ -1,11 +1,11 @@
-//! Where the ISP's own tunnels end.
+//! Rules of `softwires`, the ISP's own tunnels.
 
 use super::{EXEMPT, Entry, owner};
+use crate::document::Report;
 use crate::policy::{
     Prefix,
     file::{Draft, SoftwireDraft},
     model::Softwire,
-    source::Report,
 };
 
 pub(super) fn warn(report: &mut Report, draft: &Draft, entries: &[Entry]) {

@@ -235,7 +235,7 @@ fn relays(table: &mut Table) {
         "where no answer can be sent, a rejection is a drop",
         (REJECTING, OUTSIDE),
         Tcp::syn_to(25),
-        UP.with(Settings::SILENT),
+        UP.with(Settings::NO_RESET),
         drop(Reason::Policy, "rejecting"),
     );
     table.both(

@@ -1,10 +1,10 @@
-//! Typed values out of a YAML tree; what does not fit becomes a problem and the reading goes on.
+//! Typed values from a YAML tree. A value of the wrong type becomes a problem, and reading goes on.
 
 use std::collections::HashMap;
 use std::fmt::Display;
 
-use super::source::{FileId, Report, Spot};
-use super::yaml::{self, Key, Node, Value};
+use super::source::{At, FileId, Report, Spot};
+use super::yaml::{self, Key, Value, YamlNode};
 
 /// Reads the nodes of one file.
 pub(crate) struct Decoder<'r> {
@@ -12,12 +12,12 @@ pub(crate) struct Decoder<'r> {
     file: FileId,
 }
 
-/// The entries of a map without the duplicates, which have been reported.
+/// The entries of a map, without duplicate keys: those have been reported.
 pub(crate) struct Entries<'n, 'a> {
-    list: Vec<(&'n Key<'a>, &'n Node<'a>)>,
+    list: Vec<(&'n Key<'a>, &'n YamlNode<'a>)>,
 }
 
-/// A map with keys known in advance. `finish` reports the keys that nobody asked for.
+/// A map whose keys are known in advance. [`Fields::finish`] reports the keys that were not taken.
 pub(crate) struct Fields<'n, 'a> {
     entries: Entries<'n, 'a>,
     known: Vec<&'static str>,
@@ -28,13 +28,14 @@ impl<'r> Decoder<'r> {
         Self { report, file }
     }
 
-    /// Parses a file into a tree; a syntax error is the only problem that ends its reading.
-    pub(crate) fn parse<'t>(&mut self, text: &'t str) -> Option<Node<'t>> {
+    /// Parses a file into a tree. A syntax error is the only problem that ends the reading of a
+    /// file.
+    pub(crate) fn parse<'t>(&mut self, text: &'t str) -> Option<YamlNode<'t>> {
         match yaml::parse(text) {
             Ok(node) => Some(node),
             Err(yaml::SyntaxError { message, position }) => {
                 let colon = message.contains("found unexpected ':'");
-                let at = super::source::At::Position(self.file, position);
+                let at = At::Position(self.file, position);
                 let problem = self.report.error(at, message);
                 if colon {
                     problem.note(
@@ -46,7 +47,7 @@ impl<'r> Decoder<'r> {
         }
     }
 
-    pub(crate) fn spot(&self, node: &Node<'_>) -> Spot {
+    pub(crate) fn spot(&self, node: &YamlNode<'_>) -> Spot {
         Spot { file: self.file, site: node.site }
     }
 
@@ -54,12 +55,12 @@ impl<'r> Decoder<'r> {
         Spot { file: self.file, site: key.site }
     }
 
-    /// A map whose keys are names of the operator's choice. Nothing at all counts as an empty map: that is what
-    /// remains when all entries are commented out.
+    /// A map whose keys are names of the operator's choice. An empty value counts as an empty map:
+    /// it is what remains when all entries are commented out.
     pub(crate) fn entries<'n, 'a>(
         &mut self,
         what: &str,
-        node: &'n Node<'a>,
+        node: &'n YamlNode<'a>,
     ) -> Option<Entries<'n, 'a>> {
         let map = match &node.value {
             Value::Map(map) => map.as_slice(),
@@ -83,17 +84,17 @@ impl<'r> Decoder<'r> {
     pub(crate) fn fields<'n, 'a>(
         &mut self,
         what: &str,
-        node: &'n Node<'a>,
+        node: &'n YamlNode<'a>,
     ) -> Option<Fields<'n, 'a>> {
         Some(Fields { entries: self.entries(what, node)?, known: Vec::new() })
     }
 
-    /// A list; nothing at all counts as an empty one.
+    /// A list. An empty value counts as an empty list.
     pub(crate) fn list<'n, 'a>(
         &mut self,
         what: &str,
-        node: &'n Node<'a>,
-    ) -> Option<&'n [Node<'a>]> {
+        node: &'n YamlNode<'a>,
+    ) -> Option<&'n [YamlNode<'a>]> {
         match &node.value {
             Value::List(list) => Some(list),
             Value::Null => Some(&[]),
@@ -101,7 +102,7 @@ impl<'r> Decoder<'r> {
         }
     }
 
-    pub(crate) fn text<'n>(&mut self, what: &str, node: &'n Node<'_>) -> Option<&'n str> {
+    pub(crate) fn text<'n>(&mut self, what: &str, node: &'n YamlNode<'_>) -> Option<&'n str> {
         match &node.value {
             Value::Text(text) => Some(text),
             Value::Bool(_) | Value::Int(_) | Value::Float | Value::Huge => {
@@ -114,7 +115,7 @@ impl<'r> Decoder<'r> {
         }
     }
 
-    pub(crate) fn integer(&mut self, what: &str, node: &Node<'_>) -> Option<i64> {
+    pub(crate) fn integer(&mut self, what: &str, node: &YamlNode<'_>) -> Option<i64> {
         match node.value {
             Value::Int(integer) => Some(integer),
             _ => self.mistyped(what, "a whole number", node),
@@ -125,7 +126,7 @@ impl<'r> Decoder<'r> {
     pub(crate) fn choice<T: Copy>(
         &mut self,
         what: &str,
-        node: &Node<'_>,
+        node: &YamlNode<'_>,
         allowed: &[(&str, T)],
     ) -> Option<T> {
         let words = || listed(allowed.iter().map(|(word, _)| *word), " or ");
@@ -144,7 +145,12 @@ impl<'r> Decoder<'r> {
         None
     }
 
-    pub(crate) fn mistyped<T>(&mut self, what: &str, expected: &str, node: &Node<'_>) -> Option<T> {
+    pub(crate) fn mistyped<T>(
+        &mut self,
+        what: &str,
+        expected: &str,
+        node: &YamlNode<'_>,
+    ) -> Option<T> {
         let message = match node.value {
             Value::Null => format!("{what} is empty: it must be {expected}"),
             _ => format!("{what} must be {expected}, not {}", node.value.kind()),
@@ -153,9 +159,14 @@ impl<'r> Decoder<'r> {
         None
     }
 
-    /// The version key that every file starts with. Without it the rest is read as if it were there, to tell about
-    /// all problems at once; with one that is not ours, nothing else can be judged.
-    pub(crate) fn version(&mut self, root: &Node<'_>, fields: &mut Fields<'_, '_>) -> Option<()> {
+    /// Reads the version key, with which every file starts. If it is missing, the rest is read all
+    /// the same, to report all problems at once. With another version the rest has an unknown
+    /// meaning, and `None` is returned.
+    pub(crate) fn version(
+        &mut self,
+        root: &YamlNode<'_>,
+        fields: &mut Fields<'_, '_>,
+    ) -> Option<()> {
         const SUPPORTED: i64 = 1;
         let Some(node) = fields.take("version") else {
             if let Value::Null = root.value {
@@ -178,13 +189,13 @@ impl<'r> Decoder<'r> {
 }
 
 impl<'n, 'a> Entries<'n, 'a> {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'n Key<'a>, &'n Node<'a>)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'n Key<'a>, &'n YamlNode<'a>)> {
         self.list.iter().copied()
     }
 }
 
 impl<'n, 'a> Fields<'n, 'a> {
-    pub(crate) fn take(&mut self, name: &'static str) -> Option<&'n Node<'a>> {
+    pub(crate) fn take(&mut self, name: &'static str) -> Option<&'n YamlNode<'a>> {
         self.known.push(name);
         self.entries.iter().find(|(key, _)| key.text == name).map(|(_, node)| node)
     }
@@ -206,7 +217,7 @@ impl<'n, 'a> Fields<'n, 'a> {
 
 /// ": did you mean `x`?" if one of the candidates is near enough.
 pub(crate) fn did_you_mean<'c>(text: &str, candidates: impl Iterator<Item = &'c str>) -> String {
-    // What is as long as this resembles nothing of ours, and comparing costs the product of the lengths.
+    // No key is as long as this, and a comparison costs the product of the lengths.
     if text.len() > 64 {
         return String::new();
     }

@@ -1,8 +1,9 @@
-//! YAML text as a tree whose every node can be found again in the text.
+//! YAML text as a tree whose nodes can be found again in the text.
 //!
-//! serde_yaml tells where something stands only when deserialising fails there. So the tree numbers its scalars in the
-//! order in which they are visited, and only when there are problems to report a second pass visits the text in the
-//! same order and fails, on purpose, at the scalars with the wanted numbers. A correct file costs one pass.
+//! serde_yaml gives a position only when deserialising fails there. So the tree numbers its scalars
+//! in the order in which they are visited. If there are problems to report, a second pass visits
+//! the text in the same order and fails, on purpose, at the scalars with the wanted numbers. A
+//! correct file costs one pass.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -14,18 +15,17 @@ use serde::de::{
     VariantAccess, Visitor,
 };
 
-#[path = "yaml_bounds.rs"]
 mod bounds;
 
-/// No honest file comes near this many scalars.
+/// The most scalars of a file, far more than a real one has.
 const MAX_SCALARS: u32 = bounds::NODES as u32;
 
-/// The number of a scalar within its file. A list or map is known by its key or else by its first scalar, because
-/// that is where an operator looks for it.
+/// The number of a scalar within its file. A list or map has the number of its key, or else of its
+/// first scalar: that is where an operator looks for it.
 pub(crate) type Site = u32;
 
 #[derive(Debug)]
-pub(crate) struct Node<'a> {
+pub(crate) struct YamlNode<'a> {
     pub(crate) site: Site,
     pub(crate) value: Value<'a>,
 }
@@ -36,12 +36,12 @@ pub(crate) enum Value<'a> {
     Bool(bool),
     Int(i64),
     Float,
-    /// A whole number that no key of ours could take.
+    /// A whole number beyond `i64`.
     Huge,
     Text(Cow<'a, str>),
-    List(Vec<Node<'a>>),
-    /// In file order, duplicates included: telling about them takes both places.
-    Map(Vec<(Key<'a>, Node<'a>)>),
+    List(Vec<YamlNode<'a>>),
+    /// In file order, with duplicate keys: the error for a duplicate names both places.
+    Map(Vec<(Key<'a>, YamlNode<'a>)>),
     /// A value with a local tag such as `!secret`.
     Tagged,
 }
@@ -63,7 +63,7 @@ impl Position {
     pub(crate) const START: Self = Self { line: 1, column: 1 };
 }
 
-/// What serde_yaml itself refuses.
+/// An error of the YAML parser.
 #[derive(Debug)]
 pub(crate) struct SyntaxError {
     pub(crate) message: String,
@@ -88,7 +88,7 @@ impl Value<'_> {
 }
 
 /// Reads one YAML document.
-pub(crate) fn parse(text: &str) -> Result<Node<'_>, SyntaxError> {
+pub(crate) fn parse(text: &str) -> Result<YamlNode<'_>, SyntaxError> {
     bounds::check(text)?;
     let count = Cell::new(0);
     Build { count: &count }.deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| {
@@ -104,8 +104,9 @@ pub(crate) fn parse(text: &str) -> Result<Node<'_>, SyntaxError> {
     })
 }
 
-/// Finds scalars of a text that `parse` accepts. `sites` must be sorted and free of duplicates; the answer is in
-/// the same order. What does not exist (the scalars of an empty file) stands at the start.
+/// Returns the positions of scalars in a text that `parse` accepts. `sites` must be sorted and
+/// without duplicates; the positions are in the same order. A scalar that does not exist (in an
+/// empty file) has the position of the start.
 pub(crate) fn locate(text: &str, sites: &[Site]) -> Vec<Position> {
     let search = Search::new(sites);
     // The text parsed before, and every deliberate failure is caught where it was made.
@@ -121,7 +122,8 @@ fn second_document(text: &str) -> Position {
     search.finish().first().copied().unwrap_or(Position::START)
 }
 
-/// serde_yaml puts path and location into its message; ours come in front of the line, in one form for all errors.
+/// Removes the location that serde_yaml puts into its message: ours precedes the message, in one
+/// form for all errors.
 fn without_location(error: &serde_yaml::Error) -> String {
     let mut message = error.to_string();
     if let Some(location) = error.location() {
@@ -139,8 +141,8 @@ struct Build<'c> {
 }
 
 impl Build<'_> {
-    fn scalar<'de, E: Error>(&self, value: Value<'de>) -> Result<Node<'de>, E> {
-        Ok(Node { site: self.number()?, value })
+    fn scalar<'de, E: Error>(&self, value: Value<'de>) -> Result<YamlNode<'de>, E> {
+        Ok(YamlNode { site: self.number()?, value })
     }
 
     fn number<E: Error>(&self) -> Result<Site, E> {
@@ -152,68 +154,68 @@ impl Build<'_> {
         Ok(site)
     }
 
-    fn container<'de>(&self, first: Site, value: Value<'de>) -> Node<'de> {
+    fn container<'de>(&self, first: Site, value: Value<'de>) -> YamlNode<'de> {
         let empty = first == self.count.get();
-        Node { site: if empty { first.saturating_sub(1) } else { first }, value }
+        YamlNode { site: if empty { first.saturating_sub(1) } else { first }, value }
     }
 }
 
 impl<'de> DeserializeSeed<'de> for Build<'_> {
-    type Value = Node<'de>;
+    type Value = YamlNode<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node<'de>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<YamlNode<'de>, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Build<'_> {
-    type Value = Node<'de>;
+    type Value = YamlNode<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any YAML value")
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Node<'de>, E> {
+    fn visit_unit<E: Error>(self) -> Result<YamlNode<'de>, E> {
         self.scalar(Value::Null)
     }
 
-    fn visit_none<E: Error>(self) -> Result<Node<'de>, E> {
+    fn visit_none<E: Error>(self) -> Result<YamlNode<'de>, E> {
         self.scalar(Value::Null)
     }
 
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Node<'de>, E> {
+    fn visit_bool<E: Error>(self, value: bool) -> Result<YamlNode<'de>, E> {
         self.scalar(Value::Bool(value))
     }
 
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Node<'de>, E> {
+    fn visit_i64<E: Error>(self, value: i64) -> Result<YamlNode<'de>, E> {
         self.scalar(Value::Int(value))
     }
 
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Node<'de>, E> {
+    fn visit_u64<E: Error>(self, value: u64) -> Result<YamlNode<'de>, E> {
         self.scalar(i64::try_from(value).map_or(Value::Huge, Value::Int))
     }
 
-    fn visit_i128<E: Error>(self, _: i128) -> Result<Node<'de>, E> {
+    fn visit_i128<E: Error>(self, _: i128) -> Result<YamlNode<'de>, E> {
         self.scalar(Value::Huge)
     }
 
-    fn visit_u128<E: Error>(self, _: u128) -> Result<Node<'de>, E> {
+    fn visit_u128<E: Error>(self, _: u128) -> Result<YamlNode<'de>, E> {
         self.scalar(Value::Huge)
     }
 
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Node<'de>, E> {
+    fn visit_f64<E: Error>(self, _: f64) -> Result<YamlNode<'de>, E> {
         self.scalar(Value::Float)
     }
 
-    fn visit_borrowed_str<E: Error>(self, value: &'de str) -> Result<Node<'de>, E> {
+    fn visit_borrowed_str<E: Error>(self, value: &'de str) -> Result<YamlNode<'de>, E> {
         self.scalar(Value::Text(Cow::Borrowed(value)))
     }
 
-    fn visit_str<E: Error>(self, value: &str) -> Result<Node<'de>, E> {
+    fn visit_str<E: Error>(self, value: &str) -> Result<YamlNode<'de>, E> {
         self.scalar(Value::Text(Cow::Owned(value.to_owned())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node<'de>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<YamlNode<'de>, A::Error> {
         let first = self.count.get();
         let mut list = Vec::new();
         while let Some(item) = items.next_element_seed(Build { count: self.count })? {
@@ -222,7 +224,7 @@ impl<'de> Visitor<'de> for Build<'_> {
         Ok(self.container(first, Value::List(list)))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node<'de>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<YamlNode<'de>, A::Error> {
         let first = self.count.get();
         let mut map = Vec::new();
         while let Some(text) = entries.next_key_seed(KeyText)? {
@@ -236,7 +238,7 @@ impl<'de> Visitor<'de> for Build<'_> {
         Ok(self.container(first, Value::Map(map)))
     }
 
-    fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<Node<'de>, A::Error> {
+    fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<YamlNode<'de>, A::Error> {
         let (_, contents) = data.variant_seed(PhantomData::<String>)?;
         contents.newtype_variant::<IgnoredAny>()?;
         self.scalar(Value::Tagged)
@@ -270,7 +272,7 @@ impl<'de> Visitor<'de> for KeyText {
     }
 }
 
-/// The state of a second pass: which scalars are wanted, and where those met so far stand.
+/// The state of a second pass: the wanted scalars, and the positions found so far.
 struct Search<'s> {
     wanted: &'s [Site],
     next: Cell<Site>,
@@ -301,7 +303,8 @@ impl<'s> Search<'s> {
         Ok(())
     }
 
-    /// Takes the location out of a deliberate failure; serde_yaml has consumed the scalar, so the visit goes on.
+    /// Takes the location out of a deliberate failure; serde_yaml has consumed the scalar, so the
+    /// visit goes on.
     fn catch<T, E: Error>(&self, result: Result<T, E>, instead: T) -> Result<T, E> {
         match result {
             Err(error) if self.failing.replace(false) => {
@@ -313,8 +316,8 @@ impl<'s> Search<'s> {
     }
 }
 
-/// Inside a visitor the error type is opaque, so `location()` cannot be asked: the message has the same numbers.
-/// A failure at the very start of the text names no line.
+/// Inside a visitor the error type is opaque, so `location()` cannot be asked: the message has the
+/// same numbers. A failure at the very start of the text names no line.
 fn position_in(message: &str) -> Position {
     let numbers = || {
         let (rest, column) = message.rsplit_once(" column ")?;
@@ -408,5 +411,4 @@ impl<'de> DeserializeSeed<'de> for LocateKey<'_> {
 }
 
 #[cfg(test)]
-#[path = "yaml_tests.rs"]
 mod tests;

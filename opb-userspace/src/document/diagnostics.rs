@@ -1,4 +1,4 @@
-//! What is wrong with a file, for people (`Display`) and for programs (`Serialize`).
+//! Problems of files, for people (`Display`) and for programs (`Serialize`).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,14 +8,14 @@ use unicode_width::UnicodeWidthChar;
 
 use crate::text;
 
-/// How many characters of a long line are shown on either side of the place.
+/// Characters of a long line that are shown on either side of the column.
 const EXCERPT: usize = 60;
 
-/// All problems of a load, in the order of the files; at least one of them is an error.
+/// The problems of one load, in the order of the files.
 #[derive(Debug, Clone, Default, Serialize, thiserror::Error)]
 pub struct Diagnostics {
     pub list: Vec<Diagnostic>,
-    /// Further errors that were counted but not kept.
+    /// Number of further problems, which are not listed.
     pub unlisted: usize,
 }
 
@@ -43,12 +43,12 @@ impl fmt::Display for Diagnostics {
     }
 }
 
-/// One problem: what, where, and what else is worth knowing.
+/// One problem: the message, its location, and notes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
     pub severity: Severity,
     #[serde(flatten)]
-    pub place: Place,
+    pub location: Location,
     pub message: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<Note>,
@@ -61,17 +61,17 @@ pub enum Severity {
     Warning,
 }
 
-/// Additional words, with the second place where there are two.
+/// An addition to a message, with a second location if there is one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Note {
     pub message: String,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub place: Option<Place>,
+    pub location: Option<Location>,
 }
 
-/// A place in a file, or a file as a whole.
+/// A line and column of a file, or the file as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct Location {
     pub file: PathBuf,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub spot: Option<LineColumn>,
@@ -86,7 +86,7 @@ pub struct LineColumn {
     pub source: Excerpt,
 }
 
-/// Part of a source line, and how many characters stand before the column in it.
+/// Part of a source line, and the number of its characters before the column.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(into = "String")]
 pub struct Excerpt {
@@ -105,7 +105,7 @@ impl Excerpt {
             text.push('…');
             before += 1;
         }
-        // What steers a terminal must not reach it; a tab would move the caret.
+        // Control characters must not reach a terminal, and a tab would move the caret.
         text.extend(rest.by_ref().take(2 * EXCERPT).map(|c| match c {
             '\t' => ' ',
             c if text::is_unsafe(c) => '\u{fffd}',
@@ -126,30 +126,30 @@ impl From<Excerpt> for String {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { severity, place, message, notes } = self;
+        let Self { severity, location, message, notes } = self;
         let severity = match severity {
             Severity::Error => "",
             Severity::Warning => "warning: ",
         };
-        write!(f, "{place}: {severity}{message}")?;
-        if let Some(LineColumn { source: Excerpt { text, before }, .. }) = &place.spot
+        write!(f, "{location}: {severity}{message}")?;
+        if let Some(LineColumn { source: Excerpt { text, before }, .. }) = &location.spot
             && !text.is_empty()
         {
             // East Asian characters are two columns wide on a terminal.
             let indent: usize = text.chars().take(*before).map(|c| c.width().unwrap_or(0)).sum();
             write!(f, "\n  | {text}\n  | {:indent$}^", "")?;
         }
-        for Note { message, place } in notes {
+        for Note { message, location } in notes {
             write!(f, "\nnote: {message}")?;
-            if let Some(place) = place {
-                write!(f, " at {place}")?;
+            if let Some(location) = location {
+                write!(f, " at {location}")?;
             }
         }
         Ok(())
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
         if let Some(LineColumn { line, column, .. }) = &self.spot {
@@ -165,9 +165,9 @@ mod tests {
 
     fn rendered(line: &str, column: usize) -> String {
         let spot = LineColumn { line: 3, column, source: Excerpt::new(line, column) };
-        let place = Place { file: "a.yaml".into(), spot: Some(spot) };
+        let location = Location { file: "a.yaml".into(), spot: Some(spot) };
         let message = "wrong".to_owned();
-        Diagnostic { severity: Severity::Error, place, message, notes: Vec::new() }.to_string()
+        Diagnostic { severity: Severity::Error, location, message, notes: Vec::new() }.to_string()
     }
 
     #[test]

@@ -1,11 +1,12 @@
-//! Locations are checked against the text itself: what is found at the reported place must be the scalar.
+//! Locations are checked against the text itself: what is found at the reported place must be the
+//! scalar.
 
 use proptest::prelude::*;
 
 use super::*;
 
 /// Site and text of every key and string.
-fn texts(node: &Node<'_>, into: &mut Vec<(Site, String)>) {
+fn texts(node: &YamlNode<'_>, into: &mut Vec<(Site, String)>) {
     match &node.value {
         Value::Text(text) => into.push((node.site, text.to_string())),
         Value::Bool(value) => into.push((node.site, value.to_string())),

@@ -1,14 +1,14 @@
-//! `opb check`: every file of a policy or node, judged without running anything.
+//! `opb check`: validates policy and node files without a kernel or a daemon.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::diagnostics::{Diagnostic, Diagnostics, Severity};
-use super::model::{Policy, Summary};
+use crate::document::{Diagnostic, Diagnostics, Severity};
 use crate::node;
+use crate::policy::{Policy, Summary};
 
-/// The outcome of a check: what was looked at, and all problems.
+/// The outcome of a check: the checked files, and all problems.
 #[derive(Debug, Default, Serialize)]
 pub struct CheckReport {
     pub checked: Vec<Checked>,
@@ -16,12 +16,12 @@ pub struct CheckReport {
     pub problems: Diagnostics,
 }
 
-/// A policy or a node file that was checked.
+/// A checked policy or node file.
 #[derive(Debug, Serialize)]
 pub struct Checked {
     pub kind: Kind,
     pub paths: Vec<PathBuf>,
-    /// What the policy holds, or the one that the node file names; absent if it is not valid.
+    /// Summary of the policy, or of the policy that the node file names. Absent if it is invalid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<Summary>,
 }
@@ -68,8 +68,9 @@ impl CheckReport {
     }
 }
 
-/// Checks node files, each with the policy that it names, and policy files. All policy paths given together are one
-/// policy, so that `opb check policies/*.yaml` and `opb check policies/` say the same.
+/// Checks node files, each with the policy that it names, and policy files. All policy paths
+/// together are one policy, so `opb check policies/*.yaml` and `opb check policies/` report the
+/// same.
 pub fn check(paths: &[PathBuf]) -> CheckReport {
     let mut report = CheckReport::default();
     let (nodes, policies): (Vec<&PathBuf>, Vec<&PathBuf>) =

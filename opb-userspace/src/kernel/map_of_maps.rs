@@ -1,4 +1,4 @@
-//! Maps of maps, whose slots hold what is in force.
+//! Arrays of maps, which hold the maps in force.
 
 use std::{
     collections::VecDeque,
@@ -25,33 +25,36 @@ use super::{
     sys::{self, MapShape},
 };
 
-/// So many threads wait at a time. A change needs a millisecond for its store, and a grace period is seldom longer than this
-/// many; whatever comes on top waits for one to end, as do the maps that it would occupy.
+/// The most threads that wait for a grace period at a time. A change takes a millisecond in the
+/// store, and a grace period is seldom longer than this many. A further change waits for one thread
+/// to end, which also limits the maps that are kept.
 const WAITING: usize = 16;
-/// How often to look whether a slot has changed, which takes a few of these.
+/// Interval of checks whether a change is visible, which takes a few of these.
 const LOOK: Duration = Duration::from_micros(50);
 
-const REFUSED: fn(io::Error) -> Error = |source| Error::Call { what: "a change of a slot", source };
+const REFUSED: fn(io::Error) -> Error =
+    |source| Error::Call { what: "a change of a map of maps", source };
 
 /// A pinned array of maps.
 ///
-/// The kernel changes a slot at once, and then keeps whoever asked until no program can still be using what was there before
-/// (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c): 4 to 16 ms on an idle machine with 250 ticks a second.
-pub(super) struct MapSlots {
+/// The kernel makes a change at once, and then blocks the caller until no program can still use the
+/// map that was there (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c): 4 to 16 ms on an idle
+/// machine with 250 ticks a second.
+pub(super) struct MapOfMaps {
     map: Arc<OwnedFd>,
-    /// The same, to look into.
+    /// The same map, for reading.
     maps: ArrayOfMaps<MapData>,
     id: u32,
-    /// Until Linux 6.8, whoever looks into a slot is kept as well.
+    /// False before Linux 6.8, where reading blocks as well.
     looks_at_once: bool,
-    /// Threads that are kept, the oldest first.
+    /// Threads that the kernel blocks, the oldest first.
     waiting: VecDeque<JoinHandle<()>>,
 }
 
-impl MapSlots {
+impl MapOfMaps {
     /// Opens the map at `path`, or makes it for maps like `template`.
     ///
-    /// By hand, without BTF: Linux 6.1 refuses an inner map without BTF where the template has some.
+    /// Made without BTF: Linux 6.1 refuses an inner map without BTF if the template has some.
     pub(super) fn open(
         path: &Path,
         name: &CStr,
@@ -76,50 +79,52 @@ impl MapSlots {
         Ok(Self { map: Arc::new(map), maps, id, looks_at_once, waiting: VecDeque::new() })
     }
 
-    /// Number of the map in the kernel.
+    /// The id of the map.
     pub(super) fn id(&self) -> u32 {
         self.id
     }
 
-    pub(super) fn get(&self, slot: u32) -> Result<Option<MapData>, Error> {
-        match self.maps.get(&slot, 0) {
+    pub(super) fn get(&self, index: u32) -> Result<Option<MapData>, Error> {
+        match self.maps.get(&index, 0) {
             Ok(map) => Ok(Some(map)),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Returns when no program can still see what was there before.
-    pub(super) fn put(&self, slot: u32, map: &MapData) -> Result<(), Error> {
-        sys::put(self.map.as_fd(), slot, map.fd().as_fd()).map_err(REFUSED)
+    /// Replaces a map, and returns when no program uses the previous one any more.
+    pub(super) fn put(&self, index: u32, map: &MapData) -> Result<(), Error> {
+        sys::put(self.map.as_fd(), index, map.fd().as_fd()).map_err(REFUSED)
     }
 
-    /// Returns when every program that starts from now on finds `map` in the slot.
-    pub(super) fn put_at_once(&mut self, slot: u32, map: MapData) -> Result<(), Error> {
+    /// Replaces a map, and returns when every program that starts from now on finds the new one.
+    pub(super) fn put_at_once(&mut self, index: u32, map: MapData) -> Result<(), Error> {
         let id = map.info()?.id();
-        let put = move |slots: BorrowedFd<'_>| sys::put(slots, slot, map.fd().as_fd());
-        self.at_once(slot, put, Some(id))
+        let put = move |maps: BorrowedFd<'_>| sys::put(maps, index, map.fd().as_fd());
+        self.at_once(index, put, Some(id))
     }
 
-    /// Empties a slot; returns when it is empty.
-    pub(super) fn clear(&mut self, slot: u32) -> Result<(), Error> {
-        let clear = move |slots: BorrowedFd<'_>| match sys::clear(slots, slot) {
+    /// Removes a map, and returns when the place is empty.
+    pub(super) fn clear(&mut self, index: u32) -> Result<(), Error> {
+        let clear = move |maps: BorrowedFd<'_>| match sys::clear(maps, index) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
         };
-        // Of a slot that was empty before, nobody could tell whether the thread is done: it might empty it later.
-        match self.found(slot) {
+        // If it was empty before, nothing would show whether the thread is done: it might remove a
+        // later map.
+        match self.found(index) {
             Ok(None) => Ok(()),
-            Ok(Some(_)) => self.at_once(slot, clear, None),
+            Ok(Some(_)) => self.at_once(index, clear, None),
             Err(_) => clear(self.map.as_fd()).map_err(REFUSED),
         }
     }
 
-    /// Has a thread make a change to a slot and be kept, and returns when the slot holds the map with that number. Where that
-    /// cannot be seen, for want of a descriptor or of rights, the end of the change tells.
+    /// Makes a change on a thread, which the kernel blocks, and returns when the place holds the
+    /// map with the `expected` id. If that cannot be read, for want of a descriptor or of rights,
+    /// returns when the change has ended.
     fn at_once(
         &mut self,
-        slot: u32,
+        index: u32,
         change: impl Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync + 'static,
         expected: Option<u32>,
     ) -> Result<(), Error> {
@@ -131,7 +136,7 @@ impl MapSlots {
         loop {
             match result.recv_timeout(LOOK) {
                 Ok(result) => return result.map_err(REFUSED),
-                Err(RecvTimeoutError::Timeout) => match self.found(slot) {
+                Err(RecvTimeoutError::Timeout) => match self.found(index) {
                     Ok(found) if found == expected => return Ok(()),
                     _ => {}
                 },
@@ -142,7 +147,7 @@ impl MapSlots {
         }
     }
 
-    /// Whether there was a thread to be had.
+    /// Starts a thread that makes the change. Returns whether a thread could be started.
     fn keep(
         &mut self,
         change: Arc<impl Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync + 'static>,
@@ -152,17 +157,17 @@ impl MapSlots {
         if self.waiting.len() >= WAITING
             && let Some(oldest) = self.waiting.pop_front()
         {
-            // It has nothing to say any more.
+            // Its result is known already.
             drop(oldest.join());
         }
-        let slots = Arc::clone(&self.map);
-        // Most often nobody listens any more.
-        let make = move || drop(done.send(change(slots.as_fd())));
+        let map = Arc::clone(&self.map);
+        // Usually the receiver is gone.
+        let make = move || drop(done.send(change(map.as_fd())));
         let thread = thread::Builder::new().name("grace".to_owned()).spawn(make);
         thread.map(|thread| self.waiting.push_back(thread)).is_ok()
     }
 
-    fn found(&self, slot: u32) -> Result<Option<u32>, Error> {
-        self.get(slot)?.map(|map| Ok(map.info()?.id())).transpose()
+    fn found(&self, index: u32) -> Result<Option<u32>, Error> {
+        self.get(index)?.map(|map| Ok(map.info()?.id())).transpose()
     }
 }

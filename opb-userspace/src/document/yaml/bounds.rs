@@ -1,8 +1,8 @@
-//! Looks over a YAML text before a tree is made of it: a small text can stand for a huge tree (aliases), and what is nested
-//! deeply costs the square of its depth.
+//! Limits of a YAML text, checked before a tree is built: a small text can stand for a huge tree
+//! (aliases), and nesting costs the square of its depth.
 //!
-//! This is the parser that `serde_yaml` uses, asked for one event after the other: it keeps nothing, and ends at the first
-//! thing that is too much.
+//! Uses the parser of `serde_yaml`, event by event: it stores nothing, and ends at the first limit
+//! that is exceeded.
 
 use std::{collections::HashMap, ffi::CStr, mem::MaybeUninit};
 
@@ -15,20 +15,21 @@ use unsafe_libyaml::{
 
 use super::{Position, SyntaxError};
 
-/// Lists and maps within each other. Our own files have four levels.
+/// The most levels of nested lists and maps. Our own files have four.
 pub(super) const DEPTH: usize = 32;
-/// Scalars, lists and maps, as they are written.
+/// The most scalars, lists and maps in the text.
 pub(super) const NODES: usize = 1 << 23;
-/// The same that stand there only because an alias does.
+/// The most that aliases may add to these.
 pub(super) const ALIASED: usize = 100_000;
-/// Named nodes.
+/// The most anchors.
 pub(super) const ANCHORS: usize = 10_000;
 /// `%YAML` and `%TAG`.
 const DIRECTIVES: usize = 4;
 
-/// Finds the first thing that is too much. What is not YAML ends the search: whoever reads it next will say so.
+/// Checks the limits. Invalid YAML ends the check without an error: the reader that follows reports
+/// it.
 pub(super) fn check(text: &str) -> Result<(), SyntaxError> {
-    // All of them are one event, and each is compared with all before it.
+    // All directives are one event, and the parser compares each with all before it.
     let mut directives = text.lines().enumerate().filter(|(_, line)| line.starts_with('%'));
     if let Some((line, _)) = directives.nth(DIRECTIVES) {
         let position = Position { line: line + 1, column: 1 };
@@ -43,11 +44,11 @@ pub(super) fn check(text: &str) -> Result<(), SyntaxError> {
     })
 }
 
-/// What is open, and what has been counted.
+/// The open lists and maps, and the counts.
 #[derive(Default)]
 struct Walk {
     open: Vec<(Option<Vec<u8>>, usize)>,
-    /// How many nodes stand behind an alias.
+    /// Sizes of the anchored nodes.
     anchors: HashMap<Vec<u8>, usize>,
     nodes: usize,
     aliased: usize,
@@ -105,7 +106,7 @@ fn position(mark: yaml_mark_t) -> Position {
     Position { line: mark.line as usize + 1, column: mark.column as usize + 1 }
 }
 
-/// The C library's parser, translated; it lends from the text.
+/// The C library's parser, translated to Rust. Borrows the text.
 struct Parser<'a>(Box<MaybeUninit<yaml_parser_t>>, std::marker::PhantomData<&'a str>);
 
 struct Event(yaml_event_t);
@@ -113,7 +114,8 @@ struct Event(yaml_event_t);
 impl<'a> Parser<'a> {
     fn new(text: &'a str) -> Option<Self> {
         let mut parser = Box::new(MaybeUninit::uninit());
-        // SAFETY: it is initialised here, stays where it is (boxed) until it is deleted, and the text outlives it.
+        // SAFETY: it is initialised here, stays where it is (boxed) until it is deleted, and the
+        // text outlives it.
         unsafe {
             if yaml_parser_initialize(parser.as_mut_ptr()).fail {
                 return None;
@@ -123,7 +125,7 @@ impl<'a> Parser<'a> {
         Some(Self(parser, std::marker::PhantomData))
     }
 
-    /// Nothing at the end, and nothing where the text is not YAML.
+    /// The next event. `None` at the end, and where the text is not YAML.
     fn next(&mut self) -> Option<Event> {
         let mut event = MaybeUninit::uninit();
         // SAFETY: the parser was initialised; it fills the event if it says so.
@@ -145,7 +147,7 @@ impl Drop for Parser<'_> {
 }
 
 impl Event {
-    /// The name that a node is given, or that an alias uses.
+    /// The anchor of a node, or the one that an alias names.
     fn anchor(&self) -> Option<Vec<u8>> {
         // SAFETY: the kind of the event says which of them is there.
         let anchor: *mut u8 = unsafe {

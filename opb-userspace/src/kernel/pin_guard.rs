@@ -1,57 +1,26 @@
-//! What is pinned, held once more by the running process: a bpffs that is unmounted, or pins that somebody removes, must not
-//! take the filter with them.
+//! The pin guard: the running process holds descriptors of everything that is pinned. If the bpffs
+//! is unmounted or pins are removed, the filter stays, and the guard pins everything again.
 
 use std::{
     collections::BTreeMap,
-    io,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
-    sync::LazyLock,
 };
 
-use nix::{
-    errno::Errno,
-    libc,
-    sys::resource::{Resource, getrlimit, rlim_t, setrlimit},
-    unistd::Pid,
-};
-
-use super::{Error, pins::Pins, sys};
-
-/// How many descriptors this process might have when it started, and how many it may have at most. Programs that it starts
-/// are to have no more.
-pub fn descriptors_at_start() -> (rlim_t, rlim_t) {
-    static LIMITS: LazyLock<(rlim_t, rlim_t)> =
-        LazyLock::new(|| getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default());
-    *LIMITS
-}
-
-/// Limits the descriptors of a process that this one has started.
-pub fn limit_descriptors(pid: Pid, (soft, hard): (rlim_t, rlim_t)) -> io::Result<()> {
-    let limits = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: reads one structure, and writes none.
-    let result = unsafe {
-        libc::prlimit(pid.as_raw(), libc::RLIMIT_NOFILE, &raw const limits, std::ptr::null_mut())
-    };
-    match Errno::result(result) {
-        // It has ended already.
-        Ok(_) | Err(Errno::ESRCH) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
+use super::{Error, descriptors, links::LinkName, pins::Pins, sys};
 
 /// Descriptors of everything that is pinned.
-pub(super) struct Held {
+pub(super) struct PinGuard {
     /// Every map of [`Pins::maps`], with the path of its pin.
     maps: Vec<(PathBuf, OwnedFd)>,
-    /// By the names of the pins.
+    /// By the name of the pin.
     links: BTreeMap<String, Link>,
 }
 
-/// A pinned link, or the program that stands for a filter on clsact.
+/// A pinned link, or the pinned program of a filter on clsact.
 struct Link {
     object: OwnedFd,
-    /// The program that was on the hook when the link was put there. None on clsact.
+    /// The id of the program when the link was pinned. `None` on clsact.
     program: Option<u32>,
 }
 
@@ -63,30 +32,27 @@ impl Link {
     }
 }
 
-impl Held {
+impl PinGuard {
     pub(super) fn new(pins: &Pins) -> Result<Self, Error> {
-        // One descriptor a link, of which a node with thousands of sessions has many: services start with room for 1024.
-        let (_, most) = descriptors_at_start();
-        if most > 0 {
-            let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
-        }
+        // One descriptor a link: a node with thousands of sessions needs more than the usual soft
+        // limit of 1024.
+        descriptors::raise_limit();
         let open = |(_, path): (_, PathBuf)| match sys::open_pin(&path) {
             Ok(map) => Ok((path, map)),
             Err(error) => Err(Error::path("open", path)(error)),
         };
         let maps = pins.maps().into_iter().map(open).collect::<Result<_, _>>()?;
-        let mut held = Self { maps, links: BTreeMap::new() };
-        held.follow(pins, &[])?;
-        Ok(held)
+        let mut guard = Self { maps, links: BTreeMap::new() };
+        guard.follow(pins, &[])?;
+        Ok(guard)
     }
 
-    /// Holds what is pinned now. Of the interfaces in `new` the links may be other ones under the same name.
+    /// Holds what is pinned now. Links of the interfaces in `new` are opened again: another link
+    /// may have the same name.
     pub(super) fn follow(&mut self, pins: &Pins, new: &[u32]) -> Result<(), Error> {
         let pinned = pins.links()?;
-        let is_new = |name: &str| {
-            let index = name.rsplit('~').next().and_then(|index| index.parse().ok());
-            index.is_some_and(|index| new.contains(&index))
-        };
+        let is_new =
+            |name: &str| LinkName::parse(name).is_some_and(|name| new.contains(&name.index));
         let mut before = std::mem::take(&mut self.links);
         for name in pinned {
             let known = before.remove(&name).filter(|_| !is_new(&name));
@@ -99,7 +65,8 @@ impl Held {
         Ok(())
     }
 
-    /// Whether the link with that name is on interface `index` with the program that was put there. One system call.
+    /// Whether the link with that name is on interface `index`, with the program that was attached.
+    /// One system call.
     pub(super) fn is_attached(&self, name: &str, index: u32) -> Result<bool, Error> {
         let Some(link) = self.links.get(name) else { return Ok(false) };
         let target = sys::link_target(link.object.as_fd())
@@ -107,7 +74,7 @@ impl Held {
         Ok(target.interface == index && Some(target.program) == link.program)
     }
 
-    /// Pins again what is not pinned any more. Whether there was anything.
+    /// Pins again what is no longer pinned. Returns whether there was anything to pin.
     pub(super) fn repair(&self, pins: &mut Pins) -> Result<bool, Error> {
         if pins.are_there(self.links.len()) {
             return Ok(false);

@@ -1,35 +1,36 @@
 //! The files of one load, and the problems found in them.
 //!
-//! Problems are kept as numbers of scalars while the files are read; only if there are any, `finish` pays for finding
-//! lines and columns.
+//! While the files are read, a problem keeps the number of its scalar. [`Report::finish`] looks for
+//! lines and columns, and only if there are problems.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::diagnostics::{Diagnostic, Diagnostics, Excerpt, LineColumn, Note, Place, Severity};
+use super::diagnostics::{Diagnostic, Diagnostics, Excerpt, LineColumn, Location, Note, Severity};
 use super::yaml::{self, Position, Site};
 use crate::files::{self, Limits};
 use crate::text;
 
-/// More than these errors, or warnings, are only counted.
+/// Errors that are listed, and warnings. Further ones are only counted.
 const LISTED: usize = 100;
 
-/// Characters of a message.
+/// The longest message, in characters.
 const LONGEST: usize = 500;
 
-/// A place in one of the files of a load. Kept with every prefix while a policy is being built, so it is small.
+/// A place in one of the files of a load. Small, because each prefix of a policy keeps one until
+/// the policy is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Spot {
     pub(crate) file: FileId,
-    /// In a YAML file the number of a scalar, in a plain list of prefixes the index of a line.
+    /// The number of a scalar in a YAML file, or the index of a line in a plain list.
     pub(crate) site: Site,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct FileId(u32);
 
-/// Where a problem is: a file as a whole, or something in it.
+/// The location of a problem: a file as a whole, or a place in it.
 #[derive(Debug, Clone)]
 pub(crate) enum At {
     Path(PathBuf),
@@ -62,7 +63,7 @@ struct Source {
     form: Form,
 }
 
-/// A problem whose places are still to be found.
+/// A problem whose line and column are not known yet.
 pub(crate) struct Problem {
     severity: Severity,
     at: At,
@@ -71,7 +72,7 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    /// Adds a second place: "`message` at FILE:LINE:COL".
+    /// Adds a note with a second place: "`message` at FILE:LINE:COL".
     pub(crate) fn see(&mut self, message: &str, spot: Spot) -> &mut Self {
         self.notes.push((message.to_owned(), Some(spot)));
         self
@@ -91,12 +92,12 @@ pub(crate) struct Report {
     problems: Vec<Problem>,
     errors: usize,
     warnings: usize,
-    /// Takes the notes of problems that are only counted.
+    /// Receives the notes of problems that are only counted.
     unlisted: Option<Problem>,
 }
 
 impl Report {
-    /// Of files that are no larger than that.
+    /// A report of files that are at most this large.
     pub(crate) fn within(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
     }
@@ -130,7 +131,7 @@ impl Report {
         self.sources.iter().map(|source| source.path.clone()).collect()
     }
 
-    /// Reads a UTF-8 file; a failure is one of the problems.
+    /// Reads a UTF-8 file. A failure becomes a problem of the file.
     pub(crate) fn read(&mut self, path: &Path, form: Form) -> Option<(FileId, Arc<str>)> {
         match files::read(path, self.limit(form)) {
             Ok(bytes) => self.add_source(path, bytes, form),
@@ -141,7 +142,7 @@ impl Report {
         }
     }
 
-    /// Like `read`, but a failure is a problem of the place that names the file.
+    /// Like `read`, but a failure becomes a problem of `spot`, which names the file.
     pub(crate) fn read_for(
         &mut self,
         spot: Spot,
@@ -169,34 +170,36 @@ impl Report {
         };
         let mut problems = problems;
         problems.sort_by_key(|problem| {
-            let place = resolve(&problem.at);
-            // What concerns a whole file, such as one that cannot be opened, comes last.
-            (place.is_none(), place.map(|(file, position)| (file, position.line, position.column)))
+            let found = resolve(&problem.at);
+            // Problems of a whole file, such as one that cannot be opened, come last.
+            (found.is_none(), found.map(|(file, position)| (file, position.line, position.column)))
         });
         let mut split: BTreeMap<FileId, Vec<&str>> = BTreeMap::new();
-        let mut place = |at: &At| {
+        let mut location = |at: &At| {
             let Some((file, Position { line, column })) = resolve(at) else {
                 let At::Path(path) = at else { unreachable!("only paths have no position") };
-                return Place { file: path.clone(), spot: None };
+                return Location { file: path.clone(), spot: None };
             };
             let Source { path, text, form } = &sources[file.0 as usize];
             let split = split.entry(file).or_insert_with(|| lines(text, *form).collect());
             let source = split.get(line - 1).copied().unwrap_or_default();
-            let source =
-                Excerpt::new(if *form == Form::Yaml { source } else { entry(source) }, column);
-            Place { file: path.clone(), spot: Some(LineColumn { line, column, source }) }
+            let source = Excerpt::new(
+                if *form == Form::Yaml { source } else { visible_entry(source) },
+                column,
+            );
+            Location { file: path.clone(), spot: Some(LineColumn { line, column, source }) }
         };
         let list = problems
             .into_iter()
             .map(|Problem { severity, at, message, notes }| Diagnostic {
                 severity,
-                place: place(&at),
+                location: location(&at),
                 message,
                 notes: notes
                     .into_iter()
                     .map(|(message, spot)| Note {
                         message,
-                        place: spot.map(|spot| place(&spot.into())),
+                        location: spot.map(|spot| location(&spot.into())),
                     })
                     .collect(),
             })
@@ -213,7 +216,7 @@ impl Report {
     }
 
     fn add(&mut self, severity: Severity, at: At, message: String, listed: bool) -> &mut Problem {
-        // It quotes what stands in the file, which may be anything.
+        // The message may quote any text of the file.
         let message = text::line(&text::short(&message, LONGEST)).into_owned();
         let problem = Problem { severity, at, message, notes: Vec::new() };
         if listed {
@@ -240,7 +243,7 @@ impl Report {
             }
         };
         let position = broken.map(|valid| end_of(&text[..valid]));
-        // Editors of another system put a byte-order mark in front of the first line.
+        // Some editors write a byte-order mark before the first line.
         let text = Arc::<str>::from(text.strip_prefix('\u{feff}').unwrap_or(&text));
         self.sources.push(Source { path: path.to_owned(), text: text.clone(), form });
         if let Some(position) = position {
@@ -251,9 +254,10 @@ impl Report {
     }
 }
 
-/// What may be shown of a line in a plain list: an entry that looks like a prefix, with a mistake in it perhaps. Whoever names
-/// a file that is no such list must not learn what stands in it.
-pub(crate) fn entry(line: &str) -> &str {
+/// The part of a line in a plain list that a message may show: the entry, if it looks like a
+/// prefix, even a wrong one. A user who names another file must not learn its content from the
+/// errors.
+pub(crate) fn visible_entry(line: &str) -> &str {
     let entry = line.split_once('#').map_or(line, |(entry, _)| entry).trim_end();
     let looks_like_a_prefix = entry.len() <= 64
         && entry.contains(['.', ':', '/'])
@@ -261,7 +265,8 @@ pub(crate) fn entry(line: &str) -> &str {
     if looks_like_a_prefix { entry } else { "" }
 }
 
-/// The lines of a text as its reader counts them. YAML also ends lines at a lone CR and at three Unicode characters.
+/// The lines of a text, as the reader of that form counts them. YAML also ends lines at a lone CR
+/// and at three Unicode characters.
 pub(crate) fn lines(text: &str, form: Form) -> Box<dyn Iterator<Item = &str> + '_> {
     match form {
         Form::Lines => Box::new(text.split('\n')),
@@ -289,7 +294,7 @@ fn end_of(text: &str) -> Position {
     Position { line, column }
 }
 
-/// Finds all places that the problems name, with one pass over every file that has any.
+/// Finds the positions of all problems, with one pass over each file that has some.
 fn locate(sources: &[Source], problems: &[Problem]) -> BTreeMap<Spot, Position> {
     let mut wanted: BTreeMap<FileId, Vec<Site>> = BTreeMap::new();
     for Problem { at, notes, .. } in problems {
