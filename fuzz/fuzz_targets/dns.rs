@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
         let (addresses, _) = collect("mx", &message.answers);
         assert!(addresses.len() <= MOST);
         let (ipv4, ipv6) = addresses.into_iter().partition(|address| address.is_ipv4());
-        hosts.answered("mx", DnsAnswer { ipv4: Ok(ipv4), ipv6: Ok(ipv6) }, Instant::now());
+        let _ = hosts.answered("mx", DnsAnswer { ipv4: Ok(ipv4), ipv6: Ok(ipv6) }, Instant::now());
         assert!(hosts.addresses("mx").count() <= 2 * MOST);
     }
 });

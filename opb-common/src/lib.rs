@@ -1,21 +1,21 @@
 //! The data plane's shared core: everything that the kernel and user space must agree on.
 //!
-//! The modules stand in the order in which a packet's data flows:
+//! The modules stand in the order in which data flows:
 //!
 //! 1. [`settings`]: the constants and port sets of a program instance;
-//! 2. [`frame`]: how packet bytes are read, from packet memory or from a slice, and the
-//!    [protocol](crate::protocol) numbers found there;
-//! 3. [`parsed`]: the parser's result, which [`classify`] (the fast path) and [`parse`] both
-//!    produce. `classify` settles most frames; `parse` handles the rest, from the link layer to the
-//!    TCP header, through one [tunnel](crate::tunnel);
-//! 4. [`image`]: the policy image and the lookup of an address in it;
-//! 5. [`interface`]: the table of interfaces that have counters of their own;
-//! 6. [`mod@line`]: the subscriber's line that a tunnelled packet belongs to;
-//! 7. [`judge`]: the verdict, and [`judge::decide`], which chains `classify`, `parse` and `judge`;
-//! 8. [`rate`]: the rate limit for resets and events;
-//! 9. [`tcp_reset`]: the TCP reset that is sent for a rejected packet;
-//! 10. [`outcome`]: verdicts, reasons, and the counters that they select;
-//! 11. [`observation`]: events and top talkers, recorded for denied packets.
+//! 2. [`frame`]: access to the bytes of a packet; [`protocol`]: the numbers found there;
+//! 3. [`parsed`]: the parser's state and its result;
+//! 4. [`classify`]: the fast path, which settles most frames;
+//! 5. [`parse`]: the parser for all other frames, from the link layer to the TCP header, through
+//!    one [`tunnel`];
+//! 6. [`image`]: the policy image and the lookup of an address in it;
+//! 7. [`interface`]: the table of interfaces that have counters of their own;
+//! 8. [`mod@line`]: the subscriber line that a tunnelled packet belongs to;
+//! 9. [`judge`]: the verdict, and [`judge::decide`], which chains `classify`, `parse` and `judge`;
+//! 10. [`rate`]: the rate limit for resets and events;
+//! 11. [`tcp_reset`]: the TCP reset that is sent for a rejected packet;
+//! 12. [`outcome`]: verdicts, reasons, and the counters that they select;
+//! 13. [`observation`]: events and top talkers, recorded for denied packets.
 //!
 //! The BPF programs call these functions on packet memory and maps. `opb explain`, the tests and
 //! the fuzzers call the same functions on slices. No other code computes a verdict.

@@ -1,7 +1,7 @@
 //! Writes a TCP reset over the packet that it responds to.
 
 use opb_common::{
-    frame::{Frame as _, OFFSET_MASK},
+    frame::OFFSET_MASK,
     parsed::ParsedPacket,
     settings::Settings,
     tcp_reset::{HEADERS4, HEADERS6, reset4, reset6},

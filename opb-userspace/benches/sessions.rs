@@ -6,19 +6,15 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
+    path::Path,
     process::ExitCode,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use opb_lab::node::{Node, Site};
 use serde_json::{Value, json};
-
-#[path = "../../tests/live/node.rs"]
-#[expect(dead_code, reason = "the tests use all of it")]
-mod node;
-
-use node::{Node, POLICY};
 
 /// Sizes of the policy.
 const PREFIXES: [u32; 2] = [1000, 1_000_000];
@@ -39,13 +35,14 @@ fn main() -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "the table is what this is for")]
 fn run(prefixes: u32) -> Result<()> {
-    let mut node = Node::prepare("watch: off\n")?;
+    let opb = Path::new(env!("CARGO_BIN_EXE_opb"));
+    let mut node = Site::prepare(opb, "{name: sub0, role: subscriber}", "watch: off\n")?;
     // Every second address, so that none joins its neighbour.
     let pool: String = (0..prefixes)
         .map(|number| format!("{}/32\n", std::net::Ipv4Addr::from(0x0a00_0000 + 2 * number)))
         .collect();
     node.write("pool.txt", &pool)?;
-    node.write("policy.yaml", &format!("{POLICY}  pool: {{prefixes-file: pool.txt}}\n"))?;
+    node.write("policy.yaml", &format!("{}  pool: {{prefixes-file: pool.txt}}\n", Site::POLICY))?;
     node.run()?;
     let build = if cfg!(debug_assertions) { "debug" } else { "release" };
     println!("policy of {prefixes} prefixes, {build} build, {LENGTH:?} each");

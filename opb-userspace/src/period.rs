@@ -1,17 +1,21 @@
-//! Lengths of time as people write them: `90s`, `8h`, `1d 12h`.
+//! Durations as people write them: `90s`, `8h`, `1d 12h`.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 
-/// A length of time of at least one second. A day has 24 hours, a week seven days.
+/// A duration of at least one second. A day has 24 hours, a week seven days.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Period(Duration);
 
-/// Not a length of time.
+/// Why a text is not a [`Period`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no length of time such as 90s, 8h or 30d")]
-pub struct NoPeriod(String);
+pub enum PeriodError {
+    #[error("invalid duration `{0}`: expected for example 90s, 8h or 30d")]
+    Invalid(String),
+    #[error("`{text}` is longer than {longest}, the limit")]
+    TooLong { text: String, longest: Period },
+}
 
 impl Period {
     pub const fn from_secs(seconds: u64) -> Self {
@@ -22,21 +26,22 @@ impl Period {
         self.0
     }
 
-    /// Reads one that is no longer than this.
-    pub fn within(text: &str, longest: Self) -> Result<Self, String> {
-        match text.parse::<Self>() {
-            Ok(period) if period.0 <= longest.0 => Ok(period),
-            Ok(_) => Err(format!("`{text}` is longer than {longest}, the limit")),
-            Err(error) => Err(error.to_string()),
+    /// Parses a period of at most `longest`.
+    pub fn within(text: &str, longest: Self) -> Result<Self, PeriodError> {
+        match text.parse()? {
+            Self(period) if period > longest.0 => {
+                Err(PeriodError::TooLong { text: text.to_owned(), longest })
+            }
+            period => Ok(period),
         }
     }
 }
 
 impl FromStr for Period {
-    type Err = NoPeriod;
+    type Err = PeriodError;
 
-    fn from_str(text: &str) -> Result<Self, NoPeriod> {
-        let refused = || NoPeriod(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, PeriodError> {
+        let refused = || PeriodError::Invalid(text.to_owned());
         let span: Span = text.parse().map_err(|_| refused())?;
         let length =
             span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| refused())?;
@@ -76,6 +81,6 @@ mod tests {
         assert_eq!(Period::within("400d", year), Ok(year));
         assert!(Period::within("999999999h", year).is_err());
         let error = Period::within("401d", year).expect_err("too long");
-        assert_eq!(error, "`401d` is longer than 9600h, the limit");
+        assert_eq!(error.to_string(), "`401d` is longer than 9600h, the limit");
     }
 }

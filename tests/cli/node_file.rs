@@ -1,4 +1,4 @@
-//! A node file where a policy is asked for.
+//! A node file in place of a policy.
 
 use super::Bench;
 
@@ -21,13 +21,13 @@ fn a_node_file_stands_for_the_policy_that_it_names() {
     assert_eq!(ended.stdout, "no address is treated differently\n");
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), note));
 
-    // The policy is taken, and the capture is what is wrong.
+    // The policy is accepted; the error is about the capture.
     let ended = bench.opb(&["replay", "empty.pcap", "--policy", "opb.yaml"]);
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(ended.stderr.starts_with(note), "{}", ended.stderr);
     assert!(ended.stderr.contains("empty.pcap"), "{}", ended.stderr);
 
-    // A node file that is wrong is called a wrong node file.
+    // The error names the node file.
     bench.write("opb.yaml", &format!("{node}garbage: 1\n"));
     let ended = explain("opb.yaml");
     assert_eq!(ended.code, Some(2));

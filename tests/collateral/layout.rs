@@ -1,5 +1,5 @@
-//! Packets whose headers lie in the fragments of a socket buffer, where a TC program cannot read them before it has
-//! them pulled together: large frames from a tap device, laid out as its owner says.
+//! Packets whose headers lie in the fragments of a socket buffer, which a TC program has to
+//! pull into the linear part first: large frames from a tap device, whose owner chooses the layout.
 
 use std::{
     fs::File,
@@ -9,13 +9,16 @@ use std::{
 
 use anyhow::{Result, ensure};
 use opb_lab::{
+    filter::Filter,
     frames::{Ethernet, Ipv4, Ipv6, Tcp, flags},
     netns::{Netns, veth},
     packets::hosts::{DYNAMIC, ISP, OUTSIDE},
+    tun,
+    wire::Wire,
 };
 use opb_userspace::node::Hook;
 
-use crate::{STRICT, UPSTREAM, filter::Filter, line::Line, tun};
+use crate::{STRICT, UPSTREAM};
 
 const MTU: u32 = 9000;
 /// More than a page, below which tap copies everything into the linear part.
@@ -27,7 +30,7 @@ const DATA: usize = 6000;
 struct Bench {
     gateway: Netns,
     tap: File,
-    line: Line,
+    line: Wire,
     _internet: Netns,
 }
 
@@ -107,15 +110,15 @@ impl Bench {
             netns.ip(&format!("link set dev {name} mtu {MTU}"))?;
         }
         gateway.bridge("switch", &["sub0", "core0"])?;
-        let line = Line::open(&internet, "eth0")?;
+        let line = Wire::open(&internet, "eth0")?;
         let bench = Self { gateway, tap, line, _internet: internet };
         // A port of a bridge forwards a moment after it is up.
         let deadline = Instant::now() + Duration::from_secs(5);
-        while bench.line.receive(Duration::from_millis(20))?.is_none() {
+        while bench.line.next(Duration::from_millis(20))?.is_none() {
             ensure!(Instant::now() < deadline, "the bridge does not forward");
             bench.write(Layout::Linear(0), &mark())?;
         }
-        while bench.line.receive(Duration::from_millis(20))?.is_some() {}
+        while bench.line.next(Duration::from_millis(20))?.is_some() {}
         Ok(bench)
     }
 
@@ -127,7 +130,7 @@ impl Bench {
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             ensure!(Instant::now() < deadline, "the line is dead: {layout:?}");
-            match self.line.receive(Duration::from_millis(100))? {
+            match self.line.next(Duration::from_millis(100))? {
                 Some(frame) if frame == mark() => return Ok(out),
                 Some(frame) => out.push(frame),
                 None => {}
@@ -140,7 +143,7 @@ impl Bench {
     }
 }
 
-/// Comes behind whatever was sent before it.
+/// A frame that arrives behind all frames that were sent before it.
 fn mark() -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5];
     frame.resize(60, 0);

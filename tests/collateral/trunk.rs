@@ -1,4 +1,4 @@
-//! A bridge between a subscriber's line and a trunk, so that any frame whatever can be followed through the filter.
+//! A bridge between a subscriber's line and a trunk, to follow any frame through the filter.
 
 use std::{fs::File, io::Read, thread, time::Duration};
 
@@ -7,9 +7,7 @@ use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
 };
-use opb_lab::{netns::Netns, process::wait_until};
-
-use crate::{line::Line, tun};
+use opb_lab::{netns::Netns, process::wait_until, tun, wire::Wire};
 
 /// Longer than any frame of the packet table.
 const MTU: u32 = 16_000;
@@ -20,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// ```
 pub(crate) struct Trunk {
     pub(crate) gateway: Netns,
-    line: Line,
+    line: Wire,
     trunk: File,
     _subscriber: Netns,
 }
@@ -29,7 +27,7 @@ impl Trunk {
     pub(crate) fn build() -> Result<Self> {
         let (subscriber, gateway) = (Netns::new("subscriber")?, Netns::new("gateway")?);
         for netns in [&subscriber, &gateway] {
-            // Nobody shall speak here but the test.
+            // Only the test may send here.
             netns.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
         }
         opb_lab::netns::veth((&subscriber, "line"), (&gateway, "sub0"))?;
@@ -41,7 +39,7 @@ impl Trunk {
         gateway.bridge("switch", &["sub0", "trunk"])?;
         fcntl(&trunk, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let trunk = Self {
-            line: Line::open(&subscriber, "line")?,
+            line: Wire::open(&subscriber, "line")?,
             gateway,
             trunk,
             _subscriber: subscriber,
@@ -89,7 +87,7 @@ impl Trunk {
     }
 }
 
-/// A frame that is no business of anybody's: IEEE 802's local experimental type. It comes behind the one before it.
+/// A frame that the filter ignores (IEEE 802's local experimental type). It arrives behind the one before it.
 fn mark(number: u32) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5];
     frame.extend(number.to_be_bytes());

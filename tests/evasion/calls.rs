@@ -1,4 +1,5 @@
-//! Connections that are not simply opened with a SYN on the line: items 1, 4 and 5 of the domain's list.
+//! Connections that do not open with one SYN on the line: triangular, split and simultaneous opens, and connections
+//! that were there before the filter.
 
 use std::{
     net::TcpStream,

@@ -24,36 +24,32 @@ use opb_lab::{
     netns::{Netns, veth},
     packets::{Host, hosts},
     process::wait_until,
+    wire::Wire,
 };
 
 use crate::{
-    line::Line,
     reply::{Reply, reply},
     tunnel::Tunnel,
 };
 
+pub(crate) use opb_lab::topology::Family;
+
 pub(crate) const SUBSCRIBER: Host = hosts::DYNAMIC;
 pub(crate) const SERVER: Host = hosts::OUTSIDE;
-/// What the group may reach, on the same machine as the server.
+/// A relay that the group may reach, on the same machine as the server.
 pub(crate) const RELAY: Host = hosts::ISP;
-/// An address of the server's machine on which nobody listens: it calls out from there.
+/// An address of the server's machine without a listener: the server opens connections from it.
 pub(crate) const CALLER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 26);
-/// In no prefix of the policy, and yet routed to the subscriber.
+/// Routed to the subscriber, but in no prefix of the policy.
 pub(crate) const STRANGER: Host = hosts::MONITORED;
 
-/// What the policy does not filter: a handshake with it tells that everything before it has arrived.
+/// A port that the policy does not filter: a handshake with it shows that everything before it has arrived.
 const OPEN_PORT: u16 = 2000;
 pub(crate) const HELO: &[u8] = b"HELO dynamic.example\r\n";
-/// For what has to come: the machine may be busy.
+/// For answers that must come: the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Family {
-    V4,
-    V6,
-}
-
-/// One segment, and an identification for its fragments that no other has.
+/// One segment, and an identification for its fragments that no other segment has.
 pub(crate) struct Segment {
     pub(crate) tcp: Tcp,
     pub(crate) id: u16,
@@ -75,13 +71,13 @@ pub(crate) struct Opening {
 pub(crate) struct Lab {
     pub(crate) gateway: Netns,
     pub(crate) internet: Netns,
-    pub(crate) line: Line,
-    pub(crate) other: Line,
-    /// One an address, so that others of the machine's can be used from port 25.
+    pub(crate) line: Wire,
+    pub(crate) other: Wire,
+    /// One for each address, so that the machine can send from port 25 of its other addresses.
     mail: Vec<TcpListener>,
     _open: TcpListener,
     tunnel: Tunnel,
-    /// The subscriber's ports to which the mail server ever answered or from which it took a connection.
+    /// Ports of the subscriber that the mail server answered or accepted a connection from.
     served: RefCell<BTreeSet<u16>>,
     _subscriber: Netns,
 }
@@ -94,7 +90,7 @@ impl Lab {
         veth((&subscriber, "line"), (&gateway, "sub0"))?;
         veth((&subscriber, "other"), (&internet, "other0"))?;
         veth((&gateway, "core0"), (&internet, "eth0"))?;
-        // The addresses that the lab's frames have.
+        // The MAC addresses of the lab's frames.
         for (netns, interface, last) in [
             (&subscriber, "line", 2),
             (&gateway, "sub0", 1),
@@ -108,7 +104,7 @@ impl Lab {
             for key in ["ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter"] {
                 netns.sysctl(&format!("net/{key}"), "0")?;
             }
-            // What the tricks want of a receiver who allows everything.
+            // A receiver that allows everything.
             netns.sysctl("net/ipv4/conf/all/accept_source_route", "1")?;
         }
         for interface in ["eth0", "other0"] {
@@ -124,28 +120,7 @@ impl Lab {
         internet.sysctl("net/ipv6/conf/eth0/seg6_enabled", "1")?;
         // TCP Fast Open for every listener, without a cookie.
         internet.sysctl("net/ipv4/tcp_fastopen", "1539")?;
-
-        gateway.address("core0", "192.0.2.1/24")?;
-        gateway.address("core0", "2001:db8:7000::1/64")?;
-        for host in [SERVER, RELAY] {
-            internet.address("eth0", &format!("{}/24", host.v4))?;
-            internet.address("eth0", &format!("{}/64", host.v6))?;
-            gateway.ip(&format!("route replace {} dev core0", host.v4))?;
-            gateway.ip(&format!("-6 route replace {} dev core0", host.v6))?;
-        }
-        for host in [SUBSCRIBER, STRANGER] {
-            for address in [IpAddr::V4(host.v4), IpAddr::V6(host.v6)] {
-                let family = if address.is_ipv6() { "-6" } else { "-4" };
-                gateway.ip(&format!("{family} route add {address} dev sub0"))?;
-                gateway.ip(&format!(
-                    "{family} neigh replace {address} lladdr 02:00:00:00:00:02 dev sub0 nud permanent"
-                ))?;
-            }
-        }
-        internet.default_route([192, 0, 2, 1].into())?;
-        internet.default_route("2001:db8:7000::1".parse()?)?;
-
-        internet.address("eth0", &format!("{CALLER}/24"))?;
+        addresses(&gateway, &internet)?;
 
         let listen = |address: IpAddr, port| {
             internet.enter(move || {
@@ -159,8 +134,8 @@ impl Lab {
         let mail = mail.collect::<Result<Vec<_>>>()?;
         let open = listen(Ipv6Addr::UNSPECIFIED.into(), OPEN_PORT)?;
         Ok(Self {
-            line: Line::open(&subscriber, "line")?,
-            other: Line::open(&subscriber, "other")?,
+            line: Wire::open(&subscriber, "line")?,
+            other: Wire::open(&subscriber, "other")?,
             tunnel: Tunnel::end(&internet)?,
             served: RefCell::default(),
             mail,
@@ -173,8 +148,8 @@ impl Lab {
 
     /// Whether the opening becomes a connection through which the server reads a greeting.
     ///
-    /// `patience` is for a server that is expected to answer. With none, what has not been answered when a later
-    /// handshake is, will not be.
+    /// `patience` is for a server that is expected to answer. Without it, a later handshake that was answered proves
+    /// that this one will not be.
     pub(crate) fn connects(&self, opening: &Opening, patience: Duration) -> Result<bool> {
         let port = next_port();
         let Opening { family, flags, options, data, disguise } = *opening;
@@ -188,7 +163,7 @@ impl Lab {
         self.is_greeted(port, patience)
     }
 
-    /// Sends a segment in disguise and waits until it has arrived wherever it can. Yields what came meanwhile.
+    /// Sends a segment in disguise and waits until it has arrived. Returns the replies that came meanwhile.
     fn say(&self, disguise: Disguise, tcp: Tcp, family: Family) -> Result<Vec<Reply>> {
         for frame in disguise(&Segment { tcp, id: next_id() }) {
             self.line.send(&frame)?;
@@ -233,7 +208,7 @@ impl Lab {
                 return Ok(Some(found.clone()));
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.line.receive(left)? {
+            match self.line.next(left)? {
                 Some(frame) => seen.extend(self.noted(&frame)),
                 None if left.is_zero() => return Ok(None),
                 None => {}
@@ -262,7 +237,7 @@ impl Lab {
         })
     }
 
-    /// Half a handshake with a port that nobody filters.
+    /// Half a handshake with a port that is not filtered.
     pub(crate) fn barrier(&self, family: Family) -> Result<Vec<Reply>> {
         let port = next_port();
         let frame = |tcp| plain(family, tcp);
@@ -272,7 +247,7 @@ impl Lab {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             ensure!(!left.is_zero(), "the line is dead: {family:?}");
-            let Some(reply) = self.line.receive(left)?.and_then(|frame| self.noted(&frame)) else {
+            let Some(reply) = self.line.next(left)?.and_then(|frame| self.noted(&frame)) else {
                 continue;
             };
             if (reply.source, reply.destination) == (OPEN_PORT, port) {
@@ -284,16 +259,16 @@ impl Lab {
         }
     }
 
-    /// The subscriber's frames that came down the line by now.
+    /// Frames to the subscriber that have come down the line so far.
     pub(crate) fn pending(&self) -> Result<Vec<Reply>> {
         let mut seen = Vec::new();
-        while let Some(frame) = self.line.receive(Duration::ZERO)? {
+        while let Some(frame) = self.line.next(Duration::ZERO)? {
             seen.extend(self.noted(&frame));
         }
         Ok(seen)
     }
 
-    /// Which of the subscriber's `ports` were served after all, be it late.
+    /// The `ports` of the subscriber that the server answered, however late.
     pub(crate) fn served(&self, ports: Range<u16>) -> Result<Vec<u16>> {
         self.pending()?;
         self.accepted(0, Duration::ZERO)?;
@@ -308,6 +283,31 @@ impl Lab {
         }
         Some(reply)
     }
+}
+
+/// Addresses and routes of the gateway and the server's machine.
+fn addresses(gateway: &Netns, internet: &Netns) -> Result<()> {
+    gateway.address("core0", "192.0.2.1/24")?;
+    gateway.address("core0", "2001:db8:7000::1/64")?;
+    for host in [SERVER, RELAY] {
+        internet.address("eth0", &format!("{}/24", host.v4))?;
+        internet.address("eth0", &format!("{}/64", host.v6))?;
+        gateway.ip(&format!("route replace {} dev core0", host.v4))?;
+        gateway.ip(&format!("-6 route replace {} dev core0", host.v6))?;
+    }
+    for host in [SUBSCRIBER, STRANGER] {
+        for address in [IpAddr::V4(host.v4), IpAddr::V6(host.v6)] {
+            let family = if address.is_ipv6() { "-6" } else { "-4" };
+            gateway.ip(&format!("{family} route add {address} dev sub0"))?;
+            gateway.ip(&format!(
+                "{family} neigh replace {address} lladdr 02:00:00:00:00:02 dev sub0 nud permanent"
+            ))?;
+        }
+    }
+    internet.default_route([192, 0, 2, 1].into())?;
+    internet.default_route("2001:db8:7000::1".parse()?)?;
+
+    internet.address("eth0", &format!("{CALLER}/24"))
 }
 
 pub(crate) fn read(mut stream: TcpStream, patience: Duration) -> Result<bool> {

@@ -5,12 +5,13 @@ use std::{io::ErrorKind, net::TcpListener, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use opb_common::outcome::Direction;
 use opb_lab::{
+    filter::Filter,
     netns::{Netns, veth},
     process,
 };
 use opb_userspace::node::{Hook, Role};
 
-use crate::{filter::Filter, lab, policy};
+use crate::{lab, policy};
 
 const STRANGER: [&str; 2] = ["192.0.2.25", "2001:db8:7000::25"];
 

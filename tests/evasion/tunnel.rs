@@ -8,9 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockType, recv};
-use opb_lab::netns::Netns;
-
-use crate::tun;
+use opb_lab::{netns::Netns, tun};
 
 /// What comes in tunnels goes on through a tun device.
 pub(crate) struct Tunnel {

@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitStatus,
     time::{Duration, Instant},
 };
@@ -14,13 +14,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use opb_lab::{
     attached::attached,
+    node::Site,
     process::{self, Process, wait_until},
 };
 use serde_json::Value;
 
 use crate::{
     inject::Supervised,
-    node::{Node, POLICY},
     plan::{Fault, Kind},
     witness::passes,
 };
@@ -52,7 +52,7 @@ pub(crate) enum Answer {
 pub(crate) struct Field {
     /// What has a fault now and then; ended before the node tidies up.
     pub(crate) faulty: Option<Supervised>,
-    pub(crate) node: Node,
+    pub(crate) node: Site,
     /// What is known of entries: in force and on the disk, or neither. `None`: one or the other.
     entries: BTreeMap<u8, Option<bool>>,
     /// Whether the second policy must be in force, if it is known.
@@ -66,9 +66,8 @@ impl Field {
     /// An earlier daemon was there, and is no more.
     pub(crate) fn new() -> Result<Self> {
         let interfaces = "{name: sub0, role: subscriber}, {name: \"ses*\", role: subscriber, filter: [upstream]}";
-        let node = Node::with_interfaces(interfaces, "")?;
-        let file = fs::read_to_string(node.path("opb.yaml"))?;
-        node.write("opb.yaml", &file.replace("http: off", &format!("http: {HTTP}")))?;
+        let opb = Path::new(env!("CARGO_BIN_EXE_opb"));
+        let node = Site::prepare(opb, interfaces, &format!("http: {HTTP}\n"))?;
         let (entries, second, appeared) = (BTreeMap::new(), Some(false), None);
         let mut field = Self { faulty: None, node, entries, second, appeared, patience: ANSWER };
         field.node.run()?;
@@ -239,8 +238,8 @@ impl Field {
 
     /// Writes the other policy, and asks for it.
     pub(crate) fn reload(&mut self, second: bool) -> Result<Answer> {
-        let drops = POLICY.replace("action: monitor", "action: drop");
-        self.node.write("policy.yaml", if second { &drops } else { POLICY })?;
+        let drops = Site::POLICY.replace("action: monitor", "action: drop");
+        self.node.write("policy.yaml", if second { &drops } else { Site::POLICY })?;
         let answer = self.ask(&["reload"])?;
         self.second = matches!(answer, Answer::Done(_)).then_some(second);
         self.check_policy()?;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use opb_lab::prober::{Receiver, Sender, during, ends};
 
 use crate::{
     field::{ANSWER, Answer, Field, SHORT},
     plan::{Calls, Fault, Kind, Lasts, Since},
-    prober::{Receiver, Sender, during, ends},
 };
 
 /// Of denied and of allowed SYNs.

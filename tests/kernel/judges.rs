@@ -3,22 +3,17 @@
 use std::collections::{HashMap, hash_map::Entry};
 
 use opb_common::{judge::decide, outcome::Outcome, settings::Settings};
-use opb_lab::{naive::Sample, packets::POLICY};
+use opb_lab::{naive::Sample, packets::POLICY, programs::compile};
 use opb_userspace::{
     image::{GroupIds, Image, Tables},
     kernel::{Replay, ReplayHook},
-    policy::Policy,
 };
 
 pub(crate) const HOOKS: [ReplayHook; 2] = [ReplayHook::Xdp, ReplayHook::Tc];
 
 /// The packet table's policy, compiled as the daemon does it.
 pub(crate) fn image() -> Image {
-    let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("policy.yaml");
-    std::fs::write(&file, POLICY).expect("a file");
-    let policy = Policy::load(&[file]).expect("the table's policy is one");
-    Image::compile(&policy, &GroupIds::default(), 1, jiff::Timestamp::now()).expect("an image")
+    compile(POLICY, &GroupIds::default(), 1).expect("an image")
 }
 
 pub(crate) fn on_the_host(tables: &Tables<'_>, sample: &Sample) -> Outcome {

@@ -19,7 +19,7 @@ fn access(hook: &str) -> String {
 /// The problems, as `check place`, and the whole of what was found. Fails unless the exit status fits.
 fn problems(node: &Node, arguments: &[&str]) -> Result<(Vec<String>, Value)> {
     let arguments = [&["doctor", "--json"], arguments].concat();
-    let Output { status, stdout, stderr } = node.opb_with_config(&arguments)?;
+    let Output { status, stdout, stderr } = node.opb(&arguments)?;
     let report: Value =
         serde_json::from_str(&stdout).with_context(|| format!("{status} {stderr}"))?;
     ensure!(stderr.is_empty(), "{stderr}");
@@ -61,9 +61,9 @@ fn a_node_from_its_first_day_to_its_last() -> Result<()> {
     let report = finds(&node, "before the first start", &[&no_daemon, "interface access"])?;
     ensure!(report.to_string().contains("nothing is filtered"), "{report:#}");
 
-    node.run("enforcing")?;
+    node.run()?;
     finds(&node, "with a daemon", &[])?;
-    let Output { stdout, .. } = node.opb_with_config(&["doctor"])?;
+    let Output { stdout, .. } = node.opb(&["doctor"])?;
     // That tags are taken out, that it is a veth, and where it is so, that there is no TCX.
     let notes = if release::has_tcx()? { 2 } else { 3 };
     let summary = format!("10 checks: problems: 0, accepted: 0, notes: {notes}\n");
@@ -73,7 +73,7 @@ fn a_node_from_its_first_day_to_its_last() -> Result<()> {
     node.stop()?;
     let report = finds(&node, "with the daemon stopped", &[&no_daemon])?;
     ensure!(report.to_string().contains("goes on enforcing"), "{report:#}");
-    node.run("enforcing")?;
+    node.run()?;
 
     // Somebody takes the program off, which the daemon does not notice.
     let (link, _) = node.links()?.into_iter().next().context("a link")?;
@@ -118,7 +118,7 @@ fn files_and_places() -> Result<()> {
     finds(&node, "without a bpffs", &[&pins, &no_daemon, "interface absent"])?;
 
     node.write("opb.yaml", "version: 2\n")?;
-    let Output { status, stderr, .. } = node.opb_with_config(&["doctor"])?;
+    let Output { status, stderr, .. } = node.opb(&["doctor"])?;
     ensure!(status.code() == Some(2), "{status} {stderr}");
     Ok(())
 }
@@ -128,7 +128,7 @@ fn files_and_places() -> Result<()> {
 fn tags_that_do_not_come_back() -> Result<()> {
     let mut node = Node::new(&access("xdp"))?;
     node.write("policy.yaml", &POLICY.replace("relays: [isp]}", "relays: [isp], action: reject}"))?;
-    node.run("enforcing")?;
+    node.run()?;
     finds(&node, "with resets on XDP", &["rx-vlan access"])?;
     let mut command = node.line.gateway.command("ethtool");
     process::check(command.args(["-K", ACCESS, "rxvlan", "off"]))?;
@@ -148,7 +148,7 @@ fn tags_that_do_not_come_back() -> Result<()> {
 fn programs_of_others() -> Result<()> {
     let mut node = Node::new(&access("xdp"))?;
     let foreign = trivial::pass_in_xdp(&node.line.gateway, ACCESS)?;
-    node.run("degraded")?;
+    node.run_until("degraded")?;
     let named = format!("program `{}`", trivial::NAME);
     let report = finds(
         &node,
@@ -197,7 +197,7 @@ fn programs_of_others() -> Result<()> {
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn redirects_past_the_egress_hook() -> Result<()> {
     let mut node = Node::new("[{name: uplink, role: core, hook: tc, filter: [upstream]}]")?;
-    node.run("enforcing")?;
+    node.run()?;
     node.enforces("on the way out")?;
     finds(&node, "without others", &[])?;
 
@@ -220,5 +220,5 @@ fn redirects_past_the_egress_hook() -> Result<()> {
 }
 
 fn daemon_of(node: &Node) -> Result<String> {
-    Ok(format!("daemon process {}", node.status_when(|_| true)?["pid"]))
+    Ok(format!("daemon process {}", node.status()?["pid"]))
 }

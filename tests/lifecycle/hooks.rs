@@ -21,8 +21,8 @@ fn access(hook: &str) -> String {
 fn a_foreign_program_is_named_and_left_alone() -> Result<()> {
     let mut node = Node::new(&access("xdp"))?;
     let foreign = trivial::pass_in_xdp(&node.line.gateway, ACCESS)?;
-    node.run("degraded")?;
-    let status = node.status_when(|_| true)?;
+    node.run_until("degraded")?;
+    let status = node.status()?;
     let problems = status["problems"].to_string();
     let named = format!("program `{}` (id ", trivial::NAME);
     ensure!(problems.contains(&named), "{problems}");
@@ -55,18 +55,18 @@ fn pins_of_another_shape_are_refused() -> Result<()> {
     command.args(["map", "create"]).arg(&pin);
     command.args(["type", "array", "key", "4", "value", "8", "entries", "1", "name", "foreign"]);
     process::check(&mut command)?;
-    let Output { status, stderr, .. } = node.opb_with_config(&["run"])?;
+    let Output { status, stderr, .. } = node.opb(&["run"])?;
     ensure!(status.code() == Some(1), "{status} {stderr}");
     let expected = format!("opb: error: {} is pinned with another shape: ", pin.display());
     ensure!(stderr.lines().any(|line| line.starts_with(&expected)), "{stderr}");
     ensure!(stderr.contains("hint: an incompatible version left it; `opb detach`, then `opb run`"));
 
     // And the hint helps.
-    let Output { status, stderr, .. } = node.opb_with_config(&["detach"])?;
+    let Output { status, stderr, .. } = node.opb(&["detach"])?;
     ensure!(status.success(), "{stderr}");
     ensure!(node.pinned()?.is_empty(), "{:?}", node.pinned()?);
     let mut node = node;
-    node.run("enforcing")?;
+    node.run()?;
     node.enforces("after opb detach")?;
     node.stop()?;
     node.detach()
@@ -94,7 +94,7 @@ fn directions_and_roles_change_while_the_daemon_runs() -> Result<()> {
         };
         let mut node = Node::new(&interface("subscriber", "upstream, downstream"))?;
         node.write("policy.yaml", BOTH_WAYS)?;
-        node.run("enforcing")?;
+        node.run()?;
         for (role, filter) in [
             ("subscriber", "upstream"),
             ("subscriber", "downstream"),
@@ -138,8 +138,8 @@ fn roles_decide_which_way_a_hook_looks() -> Result<()> {
     for (interfaces, hooks) in roles {
         let mut node = Node::new(interfaces)?;
         node.write("policy.yaml", BOTH_WAYS)?;
-        node.run("enforcing")?;
-        let status = node.status_when(|_| true)?;
+        node.run()?;
+        let status = node.status()?;
         let rows = status["interfaces"].as_array().into_iter().flatten();
         let text = |value: &serde_json::Value| value.as_str().unwrap_or("?").to_owned();
         let mut found: Vec<_> =

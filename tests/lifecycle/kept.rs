@@ -54,7 +54,7 @@ fn large_policy(node: &Node) -> Result<()> {
 fn images_in_force_are_frozen() -> Result<()> {
     let mut node = Node::new(ACCESS_ONLY)?;
     large_policy(&node)?;
-    node.run("enforcing")?;
+    node.run()?;
     node.opb(&["subscriber", "add", "203.0.113.77", "--exempt"])?;
     let (first, rest) = (slots(&node, "policy")?, slots(&node, "tail")?);
     ensure!(first.len() == 2, "an image and an overlay: {first:?}");
@@ -73,7 +73,7 @@ fn images_in_force_are_frozen() -> Result<()> {
 fn blocks_that_nobody_knows_of_are_given_back() -> Result<()> {
     let mut node = Node::new(ACCESS_ONLY)?;
     large_policy(&node)?;
-    node.run("enforcing")?;
+    node.run()?;
     let before = slots(&node, "tail")?;
     ensure!(before.len() == 1, "{before:?}");
     node.kill()?;
@@ -85,7 +85,7 @@ fn blocks_that_nobody_knows_of_are_given_back() -> Result<()> {
         process::check(update.args(["value", "id", &id]))?;
     }
     ensure!(slots(&node, "tail")?.len() == 3, "{:?}", slots(&node, "tail")?);
-    node.run("enforcing")?;
+    node.run()?;
     ensure!(slots(&node, "tail")?.len() == 1, "{:?}", slots(&node, "tail")?);
     node.enforces("afterwards")?;
     node.stop()?;
@@ -98,11 +98,11 @@ fn blocks_that_nobody_knows_of_are_given_back() -> Result<()> {
 fn half_of_a_large_policy_is_made_anew() -> Result<()> {
     let mut node = Node::new(ACCESS_ONLY)?;
     large_policy(&node)?;
-    node.run("enforcing")?;
+    node.run()?;
     for pin in ["tail", "policy"] {
         node.kill()?;
         fs::remove_file(node.pins().join("v1").join(pin))?;
-        node.run("enforcing")?;
+        node.run()?;
         node.enforces(pin)?;
         let large = syn([10, 0, 0, 2], [192, 0, 2, 25], 25, b"");
         ensure!(!node.ends.passes(Way::Up, &large)?, "without {pin}: another block is not read");
@@ -117,7 +117,7 @@ fn half_of_a_large_policy_is_made_anew() -> Result<()> {
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn pins_with_fewer_entries_are_refused() -> Result<()> {
     let mut node = Node::new(ACCESS_ONLY)?;
-    node.run("enforcing")?;
+    node.run()?;
     let pin = node.pins().join("v1/counters");
     let shown = bpftool(&["map", "show", "pinned", &pin.display().to_string()])?;
     let number = |key: &str| shown[key].as_u64().with_context(|| format!("{key} in {shown}"));
@@ -132,11 +132,11 @@ fn pins_with_fewer_entries_are_refused() -> Result<()> {
     command.args(["type", "array", "key", &key.to_string(), "value", &value.to_string()]);
     command.args(["entries", &(entries - 1).to_string(), "name", "fewer", "flags", "0x400"]);
     process::check(&mut command)?;
-    let Output { status, stderr, .. } = node.opb_with_config(&["run"])?;
+    let Output { status, stderr, .. } = node.opb(&["run"])?;
     ensure!(status.code() == Some(1), "{status} {stderr}");
     let expected = format!("opb: error: {} is pinned with another shape: ", pin.display());
     ensure!(stderr.lines().any(|line| line.starts_with(&expected)), "{stderr}");
-    let Output { status, stderr, .. } = node.opb_with_config(&["detach"])?;
+    let Output { status, stderr, .. } = node.opb(&["detach"])?;
     ensure!(status.success(), "{stderr}");
     Ok(())
 }
@@ -147,7 +147,7 @@ fn pins_with_fewer_entries_are_refused() -> Result<()> {
 fn all_interfaces_are_let_go_and_no_other() -> Result<()> {
     let both = "[{name: access, role: subscriber}, {name: uplink, role: core}]";
     let mut node = Node::new(both)?;
-    node.run("enforcing")?;
+    node.run()?;
     let on = |node: &Node, interface| attached(&node.line.gateway, &[interface]);
     let (access, uplink) = (on(&node, ACCESS)?, on(&node, UPLINK)?);
     ensure!((access.len(), uplink.len()) == (2, 2), "{access:?} {uplink:?}");
@@ -177,7 +177,7 @@ fn tcx_is_taken_in_front_of_others() -> Result<()> {
     let mut node = Node::new("[{name: access, role: subscriber, hook: tc, filter: [upstream]}]")?;
     let foreign = trivial::accept_in_tcx(&node.line.gateway, ACCESS)?;
     node.enforces_nothing("before")?;
-    node.run("enforcing")?;
+    node.run()?;
     node.enforces("before a program that accepts everything")?;
     ensure!(attached(&node.line.gateway, &[ACCESS])?.len() == 2, "both are there");
     node.stop()?;
@@ -194,7 +194,7 @@ fn ports_of_before_are_given_up() -> Result<()> {
     let ports =
         |ports: &str| POLICY.replace("relays: [isp]}", &format!("relays: [isp], ports: {ports}}}"));
     node.write("policy.yaml", &ports("[25, 2525]"))?;
-    node.run("enforcing")?;
+    node.run()?;
     let to = |port| syn([203, 0, 113, 9], [192, 0, 2, 25], port, b"");
     ensure!(!node.ends.passes(Way::Up, &to(2525))?, "port 2525 is not filtered");
     let dropped = node.counter("drop", "policy")?;

@@ -23,8 +23,8 @@ fn a_hundred_thousand_prefixes_load() -> Result<()> {
     node.write("pool.txt", &pool)?;
     let policy = format!("{POLICY}  large: {{prefixes-file: pool.txt, relays: [isp]}}\n");
     node.write("policy.yaml", &policy)?;
-    node.run("enforcing")?;
-    let status = node.status_when(|_| true)?;
+    node.run()?;
+    let status = node.status()?;
     let large = &status["policy"]["groups"][1];
     ensure!((&large["prefixes_v4"], &large["prefixes_v6"]) == (&50_000.into(), &50_000.into()));
     for (source, denied) in
@@ -42,8 +42,8 @@ fn a_hundred_thousand_prefixes_load() -> Result<()> {
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn a_broken_policy_leaves_the_old_one_in_force() -> Result<()> {
     let mut node = Node::new(ACCESS)?;
-    node.run("enforcing")?;
-    let before = node.status_when(|_| true)?;
+    node.run()?;
+    let before = node.status()?;
 
     node.write(
         "policy.yaml",
@@ -71,7 +71,7 @@ fn a_broken_policy_leaves_the_old_one_in_force() -> Result<()> {
     let Output { stdout, .. } = node.opb(&["status"])?;
     ensure!(stdout.contains(&format!("error: {file}:3:24: ")), "{stdout}");
     node.enforces("with a broken policy on disk")?;
-    ensure!(node.said()?.contains("the policy that was in force stays in force"));
+    ensure!(node.said().contains("the policy that was in force stays in force"));
 
     node.write("policy.yaml", &format!("{POLICY}  other: {{prefixes: [198.18.0.0/16]}}\n"))?;
     node.hang_up()?;

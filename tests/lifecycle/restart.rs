@@ -26,7 +26,7 @@ fn subscriber(hook: &str) -> String {
 fn a_killed_daemon_leaves_the_filter_and_the_next_one_adopts_it() -> Result<()> {
     for hook in HOOKS {
         let mut node = Node::new(&subscriber(hook))?;
-        node.run("enforcing")?;
+        node.run()?;
         node.enforces("opb run")?;
         let (first, counted) = (node.links()?, node.counter("drop", "policy")?);
         ensure!(counted == 1, "{hook}: {counted}");
@@ -35,7 +35,7 @@ fn a_killed_daemon_leaves_the_filter_and_the_next_one_adopts_it() -> Result<()> 
         node.enforces("after SIGKILL")?;
 
         let traffic = node.line.open()?;
-        under_traffic(&traffic, || node.run("enforcing"))?;
+        under_traffic(&traffic, || node.run())?;
         node.enforces("adopted")?;
         let second = node.links()?;
         ensure!(first.keys().eq(second.keys()), "{first:?} became {second:?}");
@@ -57,7 +57,7 @@ fn a_killed_daemon_leaves_the_filter_and_the_next_one_adopts_it() -> Result<()> 
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn a_program_moves_to_another_hook_without_a_gap() -> Result<()> {
     let mut node = Node::new(&subscriber("xdp"))?;
-    node.run("enforcing")?;
+    node.run()?;
     for (hook, effective) in [
         ("tc", release::tc()?),
         ("clsact", "clsact"),
@@ -87,7 +87,7 @@ fn links_that_lost_their_pins_are_found_and_adopted() -> Result<()> {
         if release::has_tcx()? { &["xdp", "xdp-generic", "tc"] } else { &["xdp", "xdp-generic"] };
     for hook in hooks {
         let mut node = Node::new(&subscriber(hook))?;
-        node.run("enforcing")?;
+        node.run()?;
         let first = node.links()?;
         let held = node.hold_links()?;
 
@@ -98,7 +98,7 @@ fn links_that_lost_their_pins_are_found_and_adopted() -> Result<()> {
         let second = node.run_beside("second.yaml", "second.sock")?;
         ensure!(node.links()? == first, "{hook}: {first:?} became {:?}", node.links()?);
         drop(second);
-        node.opb_with(&["detach"], &node.path("second.yaml"))?;
+        node.opb(&["detach", "--config", "second.yaml"])?;
         ensure!(node.links()? == first, "{hook}: {first:?} became {:?}", node.links()?);
 
         node.kill()?;
@@ -106,8 +106,8 @@ fn links_that_lost_their_pins_are_found_and_adopted() -> Result<()> {
         node.enforces("without pins")?;
         // Another policy, so that it is seen whose is enforced.
         node.write("policy.yaml", &POLICY.replace("198.51.100.25", "192.0.2.25"))?;
-        node.run("enforcing")?;
-        ensure!(node.said()?.contains("a program of ours without a pin; adopted"));
+        node.run()?;
+        ensure!(node.said().contains("a program of ours without a pin; adopted"));
         let relay = |address| node.ends.passes(Way::Up, &mail_to(address));
         ensure!(relay([192, 0, 2, 25])?, "{hook}: the old policy is still enforced");
         ensure!(!relay([198, 51, 100, 25])?, "{hook}: the new policy is not enforced");
@@ -121,7 +121,7 @@ fn links_that_lost_their_pins_are_found_and_adopted() -> Result<()> {
         // And without a daemon `opb detach` does.
         node.kill()?;
         std::fs::remove_dir_all(node.pins())?;
-        let Output { status, stdout, stderr } = node.opb_with_config(&["detach"])?;
+        let Output { status, stdout, stderr } = node.opb(&["detach"])?;
         ensure!(status.success() && stdout.contains("without a pin, access"), "{stdout}{stderr}");
         node.enforces_nothing("after opb detach")?;
         drop(held);
@@ -133,14 +133,14 @@ fn links_that_lost_their_pins_are_found_and_adopted() -> Result<()> {
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn a_second_daemon_is_refused() -> Result<()> {
     let mut node = Node::new(&subscriber("auto"))?;
-    node.run("enforcing")?;
+    node.run()?;
     // All its own but the pins.
     let config = std::fs::read_to_string(node.path("opb.yaml"))?
         .replace("opb.sock", "second.sock")
         .replace("/state\n", "/second\n");
     node.write("second.yaml", &config)?;
     for command in ["run", "detach"] {
-        let Output { status, stderr, .. } = node.opb_with(&[command], &node.path("second.yaml"))?;
+        let Output { status, stderr, .. } = node.opb(&[command, "--config", "second.yaml"])?;
         ensure!(status.code() == Some(1), "{command}: {status} {stderr}");
         let expected =
             format!("opb: error: another opb holds {}", node.pins().join("v1").display());
@@ -197,7 +197,7 @@ fn allowed(number: u64) -> Vec<u8> {
 fn an_interface_that_comes_back_is_covered_again() -> Result<()> {
     for hook in HOOKS {
         let mut node = Node::new(&subscriber(hook))?;
-        node.run("enforcing")?;
+        node.run()?;
         node.enforces("before")?;
         node.line.cut()?;
         let status = node.status_when(|status| status["state"] == "degraded")?;

@@ -13,6 +13,7 @@ use opb_common::{image::BLOCK_NODES, outcome::Direction};
 use opb_lab::{
     frames::{Ethernet, Ipv4, Ipv6, Tcp, flags},
     line::Way,
+    programs::compile,
     release,
     wire::Wire,
 };
@@ -22,7 +23,7 @@ use opb_userspace::{
     node::{Hook, Role},
 };
 
-use crate::gate::{Gate, INGRESS, compile};
+use crate::gate::{Gate, INGRESS};
 
 /// The two policies share nothing but their addresses. Who takes the subscribers of one and the relays of the other
 /// denies what both allow, and allows what both deny; and each filters a port that the other does not.
@@ -223,8 +224,11 @@ fn swap(gate: &mut Gate, images: &Images, progress: &Progress) -> Result<()> {
         // Large behind large, and behind small, and the other way round.
         let is_large = number % 32 < 4;
         let images = if is_large { &images.large } else { &images.small };
-        gate.kernel.publish(&images[now])?;
-        ensure!(gate.rests()? == usize::from(is_large), "swap {number} leaves blocks behind");
+        gate.programs.kernel()?.publish(&images[now])?;
+        ensure!(
+            gate.programs.tail_blocks()? == usize::from(is_large),
+            "swap {number} leaves blocks behind"
+        );
         for (policy, port) in PORTS.into_iter().enumerate() {
             let probe = syn4(DYNAMIC, OUTSIDE, port, b"");
             let arrived = gate.ends.arriving(Way::Up, &probe)?;

@@ -18,28 +18,11 @@ use opb_userspace::{
 
 use crate::gate::{EGRESS, Gate, INGRESS, moved};
 
-#[test]
-#[ignore = "root: cargo xtask test --lane kernel"]
-fn every_row_holds_in_native_xdp() -> Result<()> {
-    every_row_holds(INGRESS[0], EGRESS[0])
-}
-
-#[test]
-#[ignore = "root: cargo xtask test --lane kernel"]
-fn every_row_holds_in_generic_xdp() -> Result<()> {
-    every_row_holds(INGRESS[1], EGRESS[0])
-}
-
-#[test]
-#[ignore = "root: cargo xtask test --lane kernel"]
-fn every_row_holds_in_tcx() -> Result<()> {
-    every_row_holds(INGRESS[2], EGRESS[0])
-}
-
-#[test]
-#[ignore = "root: cargo xtask test --lane kernel"]
-fn every_row_holds_in_clsact() -> Result<()> {
-    every_row_holds(INGRESS[3], EGRESS[1])
+opb_lab::cases! { kernel, every_row_holds:
+    every_row_holds_in_native_xdp(INGRESS[0], EGRESS[0])
+    every_row_holds_in_generic_xdp(INGRESS[1], EGRESS[0])
+    every_row_holds_in_tcx(INGRESS[2], EGRESS[0])
+    every_row_holds_in_clsact(INGRESS[3], EGRESS[1])
 }
 
 /// Rows of both directions, on one subscriber interface.

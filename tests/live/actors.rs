@@ -43,7 +43,7 @@ fn every_change_says_who_asked_for_it() -> Result<()> {
         ("add", 65534, "2 added"),
         ("remove", 0, "1 removed"),
         ("remove", 65534, "1 removed"),
-        ("add", 0, "1 added, taken back at"),
+        ("add", 0, "1 added, rolled back at"),
         ("confirm", 65534, "an import"),
         ("reload", 65534, "unchanged"),
         ("reload", 0, "applied"),

@@ -1,41 +1,9 @@
 //! What docs/openapi.yaml says of the control API, against what a running daemon answers.
 
-use std::{
-    collections::BTreeSet,
-    io::{Read, Write},
-    os::unix::net::UnixStream,
-    path::Path,
-};
+use std::{collections::BTreeSet, path::Path};
 
 use super::*;
 use crate::node::{Node, POLICY};
-
-/// One request over the control socket: status code and body.
-pub(crate) fn call(
-    node: &Node,
-    method: &str,
-    path: &str,
-    body: Option<&Value>,
-) -> Result<(u16, Value)> {
-    let body = body.map(ToString::to_string).unwrap_or_default();
-    let mut stream = UnixStream::connect(node.path("opb.sock"))?;
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nhost: opb\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
-    let code = head.split(' ').nth(1).context("a status code")?.parse()?;
-    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        body.split("\r\n").skip(1).step_by(2).collect()
-    } else {
-        body.to_owned()
-    };
-    let body = serde_json::from_str(&body).with_context(|| format!("{method} {path}: {answer}"))?;
-    Ok((code, body))
-}
 
 /// The document, and which of its answers have been compared.
 pub(crate) struct Contract {
@@ -58,7 +26,7 @@ impl Contract {
         body: Option<Value>,
         expected: u16,
     ) -> Result<Value> {
-        let (code, answer) = call(node, method, path, body.as_ref())?;
+        let (code, answer) = node.call(method, path, body.as_ref())?;
         assert_eq!(code, expected, "{method} {path}: {answer}");
         let plain = path.split('?').next().unwrap_or(path);
         let operation = format!("{plain} {}", method.to_lowercase());
@@ -125,12 +93,24 @@ fn the_daemon_answers_as_the_document_says() -> Result<()> {
     check(("POST", "/v1/subscribers"), Some(entries("203.0.113.9/32")), 200)?;
     check(("POST", "/v1/subscribers"), Some(entries("203.0.113.9/24")), 422)?;
     check(("POST", "/v1/subscribers"), Some(json!({"nonsense": 1})), 400)?;
+    for (prefix, code) in [("203.0.113.12/32", 200), ("203.0.113.12/24", 422)] {
+        let mut validation = entries(prefix);
+        validation["validate_only"] = json!(true);
+        check(("POST", "/v1/subscribers"), Some(validation), code)?;
+    }
     check(("POST", "/v1/subscribers?confirm=60"), Some(entries("203.0.113.10/32")), 200)?;
     check(("POST", "/v1/subscribers?confirm=60"), Some(entries("203.0.113.11/32")), 409)?;
     check(("POST", "/v1/subscribers?confirm=never"), Some(entries("203.0.113.11/32")), 400)?;
     check(("GET", "/v1/status"), None, 200)?;
     check(("POST", "/v1/confirm"), None, 200)?;
-    check(("GET", "/v1/subscribers"), None, 200)?;
+    let listed = check(("GET", "/v1/subscribers"), None, 200)?;
+    let prefixes: Vec<_> =
+        listed.as_array().into_iter().flatten().map(|it| &it["prefix"]).collect();
+    assert_eq!(
+        prefixes,
+        ["192.0.2.0/24", "203.0.113.9/32", "203.0.113.10/32"],
+        "validations change nothing"
+    );
     check(("POST", "/v1/subscribers/remove"), Some(json!({"prefixes": ["203.0.113.9/32"]})), 200)?;
     check(("POST", "/v1/subscribers/remove"), Some(json!({"prefixes": ["x"]})), 422)?;
     check(("POST", "/v1/subscribers/remove"), Some(json!([])), 400)?;

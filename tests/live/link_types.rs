@@ -3,7 +3,7 @@
 use std::{fs::File, io::Write as _, time::Instant};
 
 use opb_lab::{
-    attached::{attached, loaded_programs},
+    attached::{attached, loaded},
     frames::{Ipv4, Packet as _, Tcp},
     process::wait_until,
 };
@@ -99,7 +99,7 @@ fn no_program_is_loaded_when_an_interface_appears() -> Result<()> {
     let own = |name: &str| -> Result<Vec<u64>> {
         Ok(attached(&node.gateway, &[name])?.iter().map(|found| found.id).collect())
     };
-    let before = loaded_programs()?;
+    let before = loaded("prog")?;
     let mut passed = Vec::new();
     for name in ["w0", "w1", "w2", "w3"] {
         let mut file = tun::open(&node.gateway, name, tun::Kind::Tun)?;
@@ -122,7 +122,7 @@ fn no_program_is_loaded_when_an_interface_appears() -> Result<()> {
     let text = fs::read_to_string(node.path("opb.yaml"))?;
     node.write("opb.yaml", &text.replace("{name: \"w*\",", "{name: \"v*\", hook: tc,"))?;
     node.ask(&["reload"])?;
-    let before = loaded_programs()?;
+    let before = loaded("prog")?;
     let _file = tun::open(&node.gateway, "v0", tun::Kind::Tun)?;
     node.wait_status("it is covered", |status| covered(status, "v0") == 1)?;
     let on_it = own("v0")?;

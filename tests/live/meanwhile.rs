@@ -3,7 +3,7 @@
 
 use std::{
     fmt::Write as _,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::AsRawFd as _,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -17,13 +17,13 @@ use nix::{
         time::TimeVal,
     },
 };
-use opb_lab::frames::{Ethernet, Ipv4, Tcp};
+use opb_lab::{
+    frames::{Ethernet, Ipv4, Tcp},
+    wire::Wire,
+};
 
 use super::*;
-use crate::{
-    node::{Node, POLICY},
-    prober::packet_socket,
-};
+use crate::node::{Node, POLICY};
 
 const RELOADS: usize = 8;
 /// An image of so many takes a while where nothing is optimised.
@@ -72,7 +72,7 @@ struct Known {
 }
 
 /// A SYN of each of them, two thousand times a second.
-fn send_all(socket: &OwnedFd, known: &Mutex<Known>, stop: &AtomicBool) -> Result<()> {
+fn send_all(socket: &Wire, known: &Mutex<Known>, stop: &AtomicBool) -> Result<()> {
     while !stop.load(Ordering::SeqCst) {
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
         let syn = |source: &[u8; 4]| {
@@ -89,7 +89,7 @@ fn send_all(socket: &OwnedFd, known: &Mutex<Known>, stop: &AtomicBool) -> Result
 }
 
 /// How many SYNs of the two kinds of subscribers come out behind the filter.
-fn count(socket: &OwnedFd, stop: &AtomicBool) -> Result<[u32; 2]> {
+fn count(socket: &Wire, stop: &AtomicBool) -> Result<[u32; 2]> {
     let mut seen = [0; 2];
     let mut frame = [0; 2048];
     loop {
@@ -136,10 +136,10 @@ fn a_change_holds_before_and_after_a_reload_that_compiles_meanwhile() -> Result<
     let mut node = Node::prepare("watch: off\n")?;
     node.write("policy.yaml", &policy(0))?;
     node.run()?;
-    let receiver = node.gateway.enter(|| packet_socket("sub0"))?;
+    let receiver = Wire::open(&node.gateway, "sub0")?;
     setsockopt(&receiver, sockopt::RcvBufForce, &(64 << 20))?;
     setsockopt(&receiver, sockopt::ReceiveTimeout, &TimeVal::new(0, 100_000))?;
-    let sender = node.subscriber.enter(|| packet_socket("eth0"))?;
+    let sender = Wire::open_to_send(&node.subscriber, "eth0")?;
     let (stop, over, known) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
     let (seen, changes, held) = thread::scope(|scope| -> Result<_> {
         let counting = scope.spawn(|| count(&receiver, &over));

@@ -16,7 +16,6 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::{
-    api,
     hosts::NameServer,
     node::{Node, POLICY},
     prober::{EACH_A_SECOND, Receiver, Seen, Sender},
@@ -30,7 +29,7 @@ const SHORT: Duration = Duration::from_secs(30);
 enum Event {
     Reload,
     Signal,
-    Trial,
+    Unconfirmed,
     Import,
     Storm,
     Expiry,
@@ -56,7 +55,7 @@ impl Event {
     const ALL: [Self; 11] = [
         Self::Reload,
         Self::Signal,
-        Self::Trial,
+        Self::Unconfirmed,
         Self::Import,
         Self::Storm,
         Self::Expiry,
@@ -78,10 +77,10 @@ impl Event {
                 write_policy(node, random)?;
                 node.signal(nix::sys::signal::Signal::SIGHUP)
             }
-            Self::Trial => {
+            Self::Unconfirmed => {
                 write_policy(node, random)?;
                 node.ask(&["reload", "--confirm", "1h"])?;
-                // Nothing is on trial where nothing has changed.
+                // If nothing has changed, nothing is unconfirmed.
                 node.opb(&["confirm"]).map(drop)
             }
             Self::Import => {
@@ -143,7 +142,7 @@ fn storm(node: &Node) -> Result<()> {
     const CLIENTS: usize = 16;
     const REQUESTS: usize = 10;
     let change = |path: &str, body: &serde_json::Value| -> Result<()> {
-        let (code, answer) = api::call(node, "POST", path, Some(body))?;
+        let (code, answer) = node.call("POST", path, Some(body))?;
         if code == 200 { Ok(()) } else { bail!("{path}: {code} {answer}") }
     };
     thread::scope(|scope| {

@@ -68,20 +68,20 @@ fn moved_relay() -> Result<(Node, NameServer)> {
     Ok((node, server))
 }
 
-/// The files say something else during the trial, and what was taken back after it: neither is read by itself.
+/// Neither files that change while the policy is unconfirmed nor the files that were rolled back are read without a request.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
-fn watched_files_leave_a_policy_on_trial_alone() -> Result<()> {
+fn watched_files_leave_an_unconfirmed_policy_alone() -> Result<()> {
     let mut node = Node::start("")?;
     node.write("policy.yaml", &POLICY.replace("203.0.113.0/24", "203.0.113.0/25"))?;
     let outcome = node.ask(&["reload", "--confirm", "6s"])?;
-    assert!(outcome.starts_with("applied: ") && outcome.contains("on trial"), "{outcome}");
+    assert!(outcome.starts_with("applied: ") && outcome.contains("unconfirmed"), "{outcome}");
     node.write("policy.yaml", &POLICY.replace("203.0.113.0/24", "203.0.113.0/26"))?;
     thread::sleep(Duration::from_millis(3500));
     assert_eq!(node.verdict("203.0.113.100", MX)?, "drop policy", "not what the files say");
-    assert_eq!(node.verdict("203.0.113.200", MX)?, "pass unknown", "what is on trial");
+    assert_eq!(node.verdict("203.0.113.200", MX)?, "pass unknown", "the unconfirmed policy");
     let status = node.status()?;
-    assert_eq!(status["trial"]["of"], "policy", "{status}");
+    assert_eq!(status["unconfirmed"]["kind"], "policy", "{status}");
     let last = &status["last_reload"];
     assert_eq!((&last["trigger"], &last["success"]), (&json!("request"), &json!(true)));
 

@@ -1,4 +1,4 @@
-//! Reloads: by files that change, only looked at, and on trial.
+//! Reloads: by files that change, previewed, and unconfirmed.
 
 use super::*;
 use crate::node::{Node, POLICY};
@@ -26,7 +26,7 @@ fn files_that_change_are_read_again() -> Result<()> {
 
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
-fn a_reload_can_be_looked_at_and_taken_back() -> Result<()> {
+fn a_reload_can_be_previewed_and_rolled_back() -> Result<()> {
     let node = Node::start("watch: off\n")?;
     node.ask(&["subscriber", "add", "203.0.113.77", "--exempt"])?;
     node.write("policy.yaml", &POLICY.replace("203.0.113.0/24", "203.0.113.0/25"))?;
@@ -37,14 +37,18 @@ fn a_reload_can_be_looked_at_and_taken_back() -> Result<()> {
 
     // Confirmed, it stays.
     let outcome = node.ask(&["reload", "--confirm", "1s"])?;
-    assert!(outcome.starts_with("applied: ") && outcome.contains("on trial"), "{outcome}");
-    assert_eq!(node.opb(&["reload"])?.status.code(), Some(2), "no reload during a trial");
+    assert!(outcome.starts_with("applied: ") && outcome.contains("unconfirmed"), "{outcome}");
+    assert_eq!(
+        node.opb(&["reload"])?.status.code(),
+        Some(2),
+        "no reload while another is unconfirmed"
+    );
     node.ask(&["confirm"])?;
     thread::sleep(Duration::from_millis(2500));
     assert_eq!(node.verdict("203.0.113.200", MX)?, "pass unknown");
     assert_eq!(node.opb(&["confirm"])?.status.code(), Some(1), "nothing waits");
 
-    // Not confirmed, it is taken back; entries made meanwhile stay.
+    // Nobody confirms it, so it rolls back; entries made meanwhile stay.
     node.write("policy.yaml", POLICY)?;
     node.ask(&["reload", "--confirm", "1s"])?;
     assert_eq!(node.verdict("203.0.113.200", MX)?, "drop policy");

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::{
-    api,
     node::{Node, POLICY},
     prober::{burst, ends, probe},
 };
@@ -133,7 +132,7 @@ fn an_answer_holds_for_the_first_packet_behind_it() -> Result<()> {
     let mut node = node_with_pool(1000)?;
     let (receiver, sender) = ends(&node)?;
     let post = |path: &str, body: Value| -> Result<()> {
-        let (code, answer) = api::call(&node, "POST", path, Some(&body))?;
+        let (code, answer) = node.call("POST", path, Some(&body))?;
         anyhow::ensure!(code == 200, "{answer}");
         Ok(())
     };
@@ -162,9 +161,8 @@ fn an_answer_holds_for_the_first_packet_behind_it() -> Result<()> {
 fn sessions_that_come_together_share_a_publication_and_keep_their_own_errors() -> Result<()> {
     const CLIENTS: u32 = 100;
     let node = node_with_pool(1000)?;
-    let post = |path: &str, body: &Value| -> Result<(u16, Value)> {
-        api::call(&node, "POST", path, Some(body))
-    };
+    let post =
+        |path: &str, body: &Value| -> Result<(u16, Value)> { node.call("POST", path, Some(body)) };
     let expected = thread::scope(|scope| {
         let threads: Vec<_> = (0..CLIENTS)
             .map(|client| {
@@ -204,7 +202,7 @@ fn sessions_that_come_together_share_a_publication_and_keep_their_own_errors() -
         results.collect::<Result<Vec<_>>>()
     })?;
     let expected: BTreeSet<String> = expected.into_iter().flatten().collect();
-    let (_, rows) = api::call(&node, "GET", "/v1/subscribers", None)?;
+    let (_, rows) = node.call("GET", "/v1/subscribers", None)?;
     let rows = rows.as_array().context("rows")?.iter();
     let found: BTreeSet<String> =
         rows.filter_map(|row| row["prefix"].as_str()).map(str::to_owned).collect();

@@ -237,7 +237,7 @@ fn a_clock_that_jumps_for_three_seconds_costs_no_entry() -> Result<()> {
 
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
-fn an_import_is_taken_back_in_time_whatever_the_clock_says() -> Result<()> {
+fn an_import_is_rolled_back_in_time_whatever_the_clock_says() -> Result<()> {
     let mut node = Node::prepare("watch: off\n")?;
     node.set_clock(Duration::ZERO)?;
     node.run()?;

@@ -1,10 +1,10 @@
-//! In which order files list things does not matter.
+//! The order of entries in files does not matter.
 
 use std::fs;
 
 use opb_userspace::policy::{Policy, Prefix};
 
-/// Whoever looks an exemption up halves a sorted list.
+/// Exemptions are looked up by binary search.
 #[test]
 fn exemptions_are_found_in_any_order() {
     let directory = tempfile::tempdir().expect("temporary directory");

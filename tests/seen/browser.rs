@@ -1,33 +1,57 @@
 //! The status page in a real browser.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use fantoccini::{
+    Client, ClientBuilder,
+    error::CmdError,
+    key::Key,
+    wd::{Capabilities, WebDriverCompatibleCommand},
+};
+use hyper::Method;
+use hyper_util::client::legacy::connect::HttpConnector;
 use opb_lab::process::{self, Process};
 use serde_json::{Value, json};
+use tokio::runtime::{self, Runtime};
+use url::{ParseError, Url};
 
 use crate::node::{LIMIT, Node, OUTSIDE, Wire, syn};
 
 const PAGE: &str = "http://127.0.0.1:9625/";
-/// How WebDriver names an element in JSON.
-const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
-const ENTER: &str = "\u{e007}";
-const TAB: &str = "\u{e004}";
+const DRIVER: &str = "http://127.0.0.1:9515";
 
-/// Chromium, driven over WebDriver, in the namespace of the node.
+/// Chromium in the namespace of the node, driven over WebDriver.
 struct Browser<'a> {
     node: &'a Node,
     driver: Process,
-    session: String,
+    /// Runs nothing but within [`Browser::call`], so that all connections start in the namespace.
+    runtime: Runtime,
+    client: Client,
+}
+
+/// A command of chromedriver beyond the standard: the end of its path, and its body.
+#[derive(Debug)]
+struct Extension(&'static str, Value);
+
+impl WebDriverCompatibleCommand for Extension {
+    fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, ParseError> {
+        base.join(&format!("session/{}/{}", session.unwrap_or_default(), self.0))
+    }
+
+    fn method_and_body(&self, _: &Url) -> (Method, Option<String>) {
+        (Method::POST, Some(self.1.to_string()))
+    }
 }
 
 impl<'a> Browser<'a> {
-    /// A phone's screen, or a desk's.
+    /// Opens a window of the size of a phone's screen, or a desk's.
     fn start(node: &'a Node, width: u32, height: u32) -> Result<Self> {
         let mut command = node.gateway.command("chromedriver");
         command.arg("--port=9515").env("HOME", node.directory());
         let mut driver = Process::spawn("chromedriver", &mut command, &node.path("driver.log"))?;
-        driver.wait_ready(LIMIT, || Ok(call(node, "GET", "/status", &Value::Null).is_ok()))?;
+        let listens = || Ok(std::net::TcpStream::connect("127.0.0.1:9515").is_ok());
+        driver.wait_ready(LIMIT, || node.gateway.enter(listens))?;
         let profile = node.path(&format!("profile-{width}"));
         let arguments = [
             "--headless",
@@ -40,36 +64,49 @@ impl<'a> Browser<'a> {
             "--disable-sync",
             &format!("--user-data-dir={}", profile.display()),
         ];
-        let options = json!({
-            "args": arguments,
-            "mobileEmulation": {"deviceMetrics": {"width": width, "height": height, "pixelRatio": 1.0, "mobile": width < 600, "touch": false}},
-        });
-        let wanted = json!({"capabilities": {"alwaysMatch": {
-            "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"},
-        }}});
-        let session = call(node, "POST", "/session", &wanted)?;
-        let session = session["sessionId"].as_str().context("a session")?.to_owned();
-        Ok(Self { node, driver, session })
+        let metrics = json!({"width": width, "height": height, "pixelRatio": 1.0, "mobile": width < 600, "touch": false});
+        let options = json!({"args": arguments, "mobileEmulation": {"deviceMetrics": metrics}});
+        let wanted = Capabilities::from_iter([
+            ("goog:chromeOptions".to_owned(), options),
+            ("goog:loggingPrefs".to_owned(), json!({"browser": "ALL"})),
+        ]);
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let client = node.gateway.enter(|| {
+            let mut builder = ClientBuilder::new(HttpConnector::new());
+            Ok(runtime.block_on(builder.capabilities(wanted).connect(DRIVER))?)
+        })?;
+        Ok(Self { node, driver, runtime, client })
     }
 
-    fn call(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
-        call(self.node, method, &format!("/session/{}{path}", self.session), body)
+    /// Waits for a command of WebDriver.
+    fn call<T: Send>(
+        &self,
+        command: impl Future<Output = Result<T, CmdError>> + Send,
+    ) -> Result<T> {
+        self.node.gateway.enter(|| {
+            let answer = async { tokio::time::timeout(LIMIT, command).await };
+            Ok(self.runtime.block_on(answer).context("no answer from chromedriver")??)
+        })
     }
 
     fn open(&self, url: &str) -> Result<()> {
-        self.call("POST", "/url", &json!({ "url": url })).map(drop)
+        self.call(self.client.goto(url))
     }
 
     /// The value of a JavaScript expression.
     fn value(&self, expression: &str) -> Result<Value> {
-        let script = format!("return {expression};");
-        self.call("POST", "/execute/sync", &json!({"script": script, "args": []}))
+        self.call(self.client.execute(&format!("return {expression};"), Vec::new()))
     }
 
-    /// What a screen reader is told: `role: name` of everything on the page.
+    /// The answer to a command of the Chrome DevTools protocol.
+    fn devtools(&self, command: &str, parameters: &Value) -> Result<Value> {
+        let ask = json!({"cmd": command, "params": parameters});
+        self.call(self.client.issue_cmd(Extension("goog/cdp/execute", ask)))
+    }
+
+    /// What a screen reader reads out: `role: name` of everything on the page.
     fn accessible(&self) -> Result<Vec<String>> {
-        let ask = json!({"cmd": "Accessibility.getFullAXTree", "params": {}});
-        let tree = self.call("POST", "/goog/cdp/execute", &ask)?;
+        let tree = self.devtools("Accessibility.getFullAXTree", &json!({}))?;
         let nodes = tree["nodes"].as_array().context("a tree")?;
         let word = |value: &Value| value["value"].as_str().unwrap_or_default().to_owned();
         Ok((nodes.iter().filter(|node| node["ignored"] != true))
@@ -82,20 +119,18 @@ impl<'a> Browser<'a> {
         Ok(text.as_str().unwrap_or_default().to_owned())
     }
 
-    /// Presses keys, wherever the focus is.
+    /// Types into the element that has the focus.
     fn press(&self, keys: &str) -> Result<()> {
-        let active = self.call("GET", "/element/active", &Value::Null)?;
-        let element = active[ELEMENT].as_str().context("an element has the focus")?;
-        self.call("POST", &format!("/element/{element}/value"), &json!({ "text": keys })).map(drop)
+        self.call(async { self.client.active_element().await?.send_keys(keys).await })
     }
 
-    /// The page down to `height`, and into the directory that `OPB_SCREENSHOTS` names, for the documentation.
+    /// Writes a picture of the page down to `height` into the directory that `OPB_SCREENSHOTS` names, for the
+    /// documentation.
     fn screenshot(&self, name: &str, height: &Value) -> Result<()> {
         let (width, top) = (self.value("innerWidth")?, self.value("scrollY")?);
         let clip = json!({"x": 0, "y": top, "width": width, "height": height, "scale": 1});
         let how = json!({"captureBeyondViewport": true, "clip": clip});
-        let ask = json!({"cmd": "Page.captureScreenshot", "params": how});
-        let image = self.call("POST", "/goog/cdp/execute", &ask)?;
+        let image = self.devtools("Page.captureScreenshot", &how)?;
         let image = image["data"].as_str().context("a picture")?;
         ensure!(image.len() > 1000, "an empty picture");
         if let Some(directory) = std::env::var_os("OPB_SCREENSHOTS") {
@@ -109,31 +144,16 @@ impl<'a> Browser<'a> {
         Ok(())
     }
 
-    /// Ends the browser. What it complained of in the meantime is a fault of the page: the strict content policy
-    /// among them.
+    /// Ends the browser. Fails if the browser complained about the page, of its strict content policy for example.
     fn end(mut self) -> Result<()> {
-        let log = self.call("POST", "/se/log", &json!({"type": "browser"}))?;
+        let ask = Extension("se/log", json!({"type": "browser"}));
+        let log = self.call(self.client.issue_cmd(ask))?;
         let complaints = log.as_array().cloned().unwrap_or_default();
         ensure!(complaints.is_empty(), "{complaints:?}");
-        self.call("DELETE", "", &Value::Null)?;
+        self.call(self.client.clone().close())?;
         self.driver.stop()?;
         Ok(())
     }
-}
-
-fn call(node: &Node, method: &str, path: &str, body: &Value) -> Result<Value> {
-    let mut curl = node.gateway.command("curl");
-    curl.args(["-sS", "-m", "60", "-X", method, &format!("http://127.0.0.1:9515{path}")]);
-    if !body.is_null() {
-        curl.args(["-H", "content-type: application/json", "-d", &body.to_string()]);
-    }
-    let output = process::run(&mut curl, Duration::from_secs(70))?;
-    ensure!(output.status.success(), "{method} {path}: {}", output.stderr);
-    let answer: Value = serde_json::from_str(&output.stdout)?;
-    if answer["value"]["error"].is_string() {
-        bail!("{method} {path}: {}", answer["value"]["message"]);
-    }
-    Ok(answer["value"].clone())
 }
 
 /// Denied mail of three subscribers, and 120 packets that pass. Waits until the page has `passed` of these in all.
@@ -184,12 +204,9 @@ fn the_page_answers_on_a_desk() -> Result<()> {
     }
 
     // With the keyboard alone: the language link, then the form.
-    browser.press(TAB)?;
-    browser.press(TAB)?;
-    browser.press("203.0.113.9")?;
-    browser.press(TAB)?;
-    browser.press("192.0.2.25")?;
-    browser.press(ENTER)?;
+    for keys in [&*Key::Tab, &*Key::Tab, "203.0.113.9", &*Key::Tab, "192.0.2.25", &*Key::Enter] {
+        browser.press(keys)?;
+    }
     let answer = node.wait("an answer", || {
         Ok(Some(browser.text(".answer")?).filter(|answer| !answer.is_empty()))
     })?;

@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use opb_common::settings::Settings;
+use opb_lab::programs::compile;
 use opb_userspace::{
-    image::{GroupIds, Image},
+    image::GroupIds,
     kernel::{Replay, ReplayHook},
-    policy::Policy,
 };
 
 use crate::node::{OUTSIDE, syn};
@@ -16,14 +16,8 @@ const VERIFIED: u32 = 100_000;
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn observation_stays_verifiable_and_changes_no_verdict() -> Result<()> {
-    let directory = tempfile::tempdir()?;
-    let file = directory.path().join("policy.yaml");
-    std::fs::write(
-        &file,
-        "version: 1\nrelays: {isp: {addresses: [198.51.100.25]}}\ngroups: {dyn: {prefixes: [203.0.113.0/24], relays: [isp]}}\n",
-    )?;
-    let policy = Policy::load(&[file]).map_err(|errors| anyhow::anyhow!("{errors}"))?;
-    let image = Image::compile(&policy, &GroupIds::default(), 1, jiff::Timestamp::now())?;
+    let policy = "version: 1\nrelays: {isp: {addresses: [198.51.100.25]}}\ngroups: {dyn: {prefixes: [203.0.113.0/24], relays: [isp]}}\n";
+    let image = compile(policy, &GroupIds::default(), 1)?;
     let denied = syn([203, 0, 113, 9].into(), OUTSIDE);
     let relayed = syn([203, 0, 113, 9].into(), [198, 51, 100, 25].into());
     let mut plain = denied.clone();

@@ -21,7 +21,7 @@ fn counted(node: &Node, name: &Value) -> Result<u64> {
 fn explain_names_what_holds_and_the_counter_that_moves() -> Result<()> {
     let node = Node::start("auto", "")?;
     let add = |arguments: &[&str]| {
-        let output = node.run(&[&["subscriber", "add"], arguments].concat())?;
+        let output = node.opb(&[&["subscriber", "add"], arguments].concat())?;
         ensure!(output.status.success(), "{}", output.stderr);
         Ok(())
     };

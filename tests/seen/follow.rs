@@ -31,7 +31,7 @@ fn events_follow_and_a_suspect_runs_the_command() -> Result<()> {
     let suspect = format!("suspect: {{per-minute: 20, command: {}}}\n", command.display());
     let node = Node::start("auto", &suspect)?;
     let log = node.path("events.log");
-    let mut follow = node.opb(&["events", "--follow", "--json", "--group", "dynamic"]);
+    let mut follow = node.command(&["events", "--follow", "--json", "--group", "dynamic"]);
     let mut follow = Process::spawn("opb events", &mut follow, &log)?;
     let wire = Wire::open(&node.subscribers, "far0")?;
     // One of another group first: it must not be shown.
@@ -69,7 +69,8 @@ fn events_follow_and_a_suspect_runs_the_command() -> Result<()> {
     ensure!(told["subscriber"] == "203.0.113.9" && told["packets"] == 30, "{told}");
 
     // Rates: what was added between two looks.
-    let mut watch = node.opb(&["counters", "--watch", "--interval", "1", "--count", "3", "--json"]);
+    let mut watch =
+        node.command(&["counters", "--watch", "--interval", "1", "--count", "3", "--json"]);
     let watched = node.path("watch.log");
     let mut watch = Process::spawn("opb counters", &mut watch, &watched)?;
     node.wait("a row that moved", || {
@@ -113,7 +114,7 @@ fn suspects_are_posted_to_a_webhook_whatever_it_does() -> Result<()> {
     let suspect = "suspect: {per-minute: 20, webhook: \"http://127.0.0.1:8025/hook?key=s3cret\"}\n";
     let mut node = Node::prepare("auto", suspect)?;
     let listener = node.gateway.enter(|| Ok(TcpListener::bind("127.0.0.1:8025")?))?;
-    node.launch(node.daemon())?;
+    node.run()?;
     let (say, hear) = mpsc::channel();
     thread::spawn(move || -> Result<()> {
         // The first never gets an answer, the second a bad one.
@@ -190,7 +191,7 @@ fn suspects_that_nobody_is_told_of_are_counted() -> Result<()> {
     );
     let mut node = Node::prepare("auto", &suspect)?;
     let listener = node.gateway.enter(|| Ok(TcpListener::bind("127.0.0.1:8025")?))?;
-    node.launch(node.daemon())?;
+    node.run()?;
     let (open, heard) = Box::leak(Box::new((AtomicBool::new(false), Mutex::new(Vec::new())))) as &_;
     thread::spawn(move || hear(&listener, open, heard));
     let wire = Wire::open(&node.subscribers, "far0")?;
@@ -212,7 +213,7 @@ fn suspects_that_nobody_is_told_of_are_counted() -> Result<()> {
     let denied = node.counted("drop")?;
     wire.send(&syn(BOT, OUTSIDE))?;
     node.wait("one more", || Ok((node.counted("drop")? == denied + 1).then_some(())))?;
-    ensure!(node.run(&["reload"])?.stdout.contains("unchanged"));
+    ensure!(node.opb(&["reload"])?.stdout.contains("unchanged"));
     let webhook = alarm("webhook")?;
     ensure!(number(&webhook, "told")? == 0 && number(&webhook, "left_out")? > 0, "{webhook}");
     ensure!(number(&alarm("command")?, "told")? > 0, "one holds up the other");
@@ -232,7 +233,7 @@ fn suspects_that_nobody_is_told_of_are_counted() -> Result<()> {
         ensure!(node.metric(&metric)? == expected, "{metric}: {expected} expected");
     }
     ensure!(failed > 0 && heard.len() as u64 >= ROOM, "{failed} of {} failed", heard.len());
-    let text = node.run(&["status"])?.stdout;
+    let text = node.opb(&["status"])?.stdout;
     let line = format!(
         "suspects to webhook http://127.0.0.1:8025: {answered} told, {failed} failed, {left_out} left out, 0 wait\n"
     );

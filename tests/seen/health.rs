@@ -41,7 +41,7 @@ fn a_degraded_node_says_so_wherever_it_is_asked() -> Result<()> {
     }
     // Of a policy that is refused, another metric tells.
     fs::write(node.path("policy.yaml"), "version: 1\nnonsense: 1\n")?;
-    ensure!(node.run(&["reload"])?.status.code() == Some(2));
+    ensure!(node.opb(&["reload"])?.status.code() == Some(2));
     node.wait("the reload", || {
         Ok((node.metric("opb_policy_last_reload_success")? == 0).then_some(()))
     })?;
@@ -62,7 +62,7 @@ fn an_event_of_an_answer_names_the_subscriber() -> Result<()> {
     let node = Node::start("auto", "")?;
     let subscriber = [203, 0, 113, 200];
     let answer = Ipv4::new(OUTSIDE, subscriber).carrying(Tcp::syn_ack_from(25));
-    Wire::open(&node.gateway, "sub0")?.send_out(&Ethernet::new().carrying(&answer))?;
+    Wire::open(&node.gateway, "sub0")?.send_or_drop(&Ethernet::new().carrying(&answer))?;
     let events = node.wait("an event", || {
         let events = node.rows(&["events", "--json"])?;
         Ok(Some(events).filter(|events| !events.is_empty()))

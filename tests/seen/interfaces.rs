@@ -37,14 +37,14 @@ fn counters_stay_with_the_name_of_an_interface() -> Result<()> {
 
     let policy = fs::read_to_string(node.path("policy.yaml"))?;
     fs::write(node.path("policy.yaml"), policy.replace("203.0.113.77/32", "203.0.113.78/32"))?;
-    ensure!(node.run(&["reload"])?.stdout.contains("applied"), "a reload");
+    ensure!(node.opb(&["reload"])?.stdout.contains("applied"), "a reload");
     send(&node, "far0", 1)?;
     expect(&node, "after a reload", 4, 5)?;
 
     // Another daemon with programs of its own, as after an upgrade; what comes meanwhile is counted too.
     node.stop()?;
     send(&node, "far1", 1)?;
-    node.launch(node.daemon())?;
+    node.run()?;
     send(&node, "far1", 1)?;
     expect(&node, "after a restart", 4, 7)?;
 
@@ -55,7 +55,7 @@ fn counters_stay_with_the_name_of_an_interface() -> Result<()> {
         veth((&node.gateway, near), (&node.subscribers, far))?;
     }
     node.wait("both to be covered again", || {
-        Ok(node.run(&["status"])?.status.success().then_some(()))
+        Ok(node.opb(&["status"])?.status.success().then_some(()))
     })?;
     send(&node, "far0", 2)?;
     send(&node, "far1", 4)?;

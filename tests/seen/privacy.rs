@@ -15,13 +15,13 @@ fn said(rule: &str, extra: &str) -> Result<(Node, String)> {
     let node = Node::start("auto", &format!("privacy: {rule}\n{extra}"))?;
     Wire::open(&node.subscribers, "far0")?.send(&syn(SUBSCRIBER, OUTSIDE))?;
     let events = node.wait("an event", || {
-        let output = node.run(&["events", "--json"])?.stdout;
+        let output = node.opb(&["events", "--json"])?.stdout;
         Ok((!output.is_empty()).then_some(output))
     })?;
     node.wait("a look at the counters", || {
         Ok(node.get("/metrics")?.contains("verdict=\"drop\"").then_some(()))
     })?;
-    let talkers = node.run(&["top", "--once", "--json"])?.stdout;
+    let talkers = node.opb(&["top", "--once", "--json"])?.stdout;
     let pages = node.get("/")? + &node.get("/metrics")?;
     let file = fs::read_to_string(node.path("events.json")).unwrap_or_default();
     Ok((node, format!("{events}{talkers}{pages}{file}")))
@@ -34,8 +34,8 @@ fn truncated_addresses_are_all_there_is() -> Result<()> {
     ensure!(said.contains("203.0.113.0/24") && !said.contains("203.0.113.9"), "{said}");
     // Nothing is asked of the node in between that would keep it.
     node.wait("oblivion", || {
-        let events = node.run(&["events", "--json"])?.stdout;
-        let talkers = node.run(&["top", "--once", "--json"])?.stdout;
+        let events = node.opb(&["events", "--json"])?.stdout;
+        let talkers = node.opb(&["top", "--once", "--json"])?.stdout;
         Ok((events.is_empty() && talkers.is_empty()).then_some(()))
     })?;
     node.end()
@@ -81,7 +81,7 @@ fn off_is_off() -> Result<()> {
         ensure!(books(&node)? == is_written, "events: {events}");
         if !is_written {
             let events = node.metric("opb_events_total")? + node.metric("opb_events_lost_total")?;
-            ensure!(events == 0 && node.run(&["events", "--json"])?.stdout.is_empty());
+            ensure!(events == 0 && node.opb(&["events", "--json"])?.stdout.is_empty());
             ensure!(node.rows(&["top", "--once", "--json"])?.is_empty(), "no talkers");
         }
         node.end()?;

@@ -28,7 +28,7 @@ impl Terminal {
         let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None)?;
         let end = || anyhow::Ok(Stdio::from(pty.slave.try_clone()?));
-        let mut command = node.opb(arguments);
+        let mut command = node.command(arguments);
         command.env("TERM", "xterm-256color").stdin(end()?).stdout(end()?).stderr(end()?);
         let child = command.spawn()?;
         let mut output = File::from(pty.master.try_clone()?);

@@ -12,7 +12,7 @@ use syn::{
     visit::{self, Visit},
 };
 
-use crate::{exec::root, lint::sources};
+use crate::exec::root;
 
 pub(crate) fn check() -> Result<()> {
     let crate_dir = root().join("opb-userspace/src");
@@ -45,6 +45,23 @@ pub(crate) fn check() -> Result<()> {
         "modules that use a module below them in lib.rs:\n  {}",
         upward.into_iter().collect::<Vec<_>>().join("\n  ")
     );
+    Ok(())
+}
+
+/// Collects the `.rs` files below `directory`, without build output and hidden directories.
+pub(crate) fn sources(directory: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = fs::read_dir(directory);
+    for entry in entries.with_context(|| format!("cannot read {}", directory.display()))? {
+        let entry = entry?;
+        let (name, path) = (entry.file_name(), entry.path());
+        if entry.file_type()?.is_dir() {
+            if name != "target" && !name.as_encoded_bytes().starts_with(b".") {
+                sources(&path, into)?;
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
     Ok(())
 }
 

@@ -1,6 +1,5 @@
 use std::env::consts::ARCH;
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
@@ -38,7 +37,7 @@ fn document() -> Result<()> {
     exec(&mut doc)
 }
 
-/// `autotests` is off in opb-userspace, so a file in tests/ that its manifest does not name is
+/// `autotests` is off in opb-userspace, so a suite in tests/ that its manifest does not name is
 /// never run.
 fn every_test_is_declared() -> Result<()> {
     let manifest = root().join("opb-userspace/Cargo.toml");
@@ -48,9 +47,12 @@ fn every_test_is_declared() -> Result<()> {
 
     let mut files = Vec::new();
     for entry in fs::read_dir(&tests).with_context(|| format!("cannot read {}", tests.display()))? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
         if name.ends_with(".rs") {
             files.push(name);
+        } else if entry.path().join("main.rs").exists() {
+            files.push(format!("{name}/main.rs"));
         }
     }
     let forgotten = undeclared(&manifest, &files);
@@ -65,7 +67,7 @@ fn every_test_is_declared() -> Result<()> {
 /// No source file of the repository is longer than [`MAX_LINES`].
 fn every_file_is_short() -> Result<()> {
     let mut files = Vec::new();
-    sources(root(), &mut files)?;
+    layers::sources(root(), &mut files)?;
     let mut long = Vec::new();
     for file in files {
         let text = fs::read_to_string(&file);
@@ -78,23 +80,6 @@ fn every_file_is_short() -> Result<()> {
     }
     long.sort();
     ensure!(long.is_empty(), "longer than {MAX_LINES} lines: {}", long.join(", "));
-    Ok(())
-}
-
-/// Collects the `.rs` files below `directory`, without build output and hidden directories.
-pub(crate) fn sources(directory: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(directory);
-    for entry in entries.with_context(|| format!("cannot read {}", directory.display()))? {
-        let entry = entry?;
-        let (name, path) = (entry.file_name(), entry.path());
-        if entry.file_type()?.is_dir() {
-            if name != "target" && !name.as_encoded_bytes().starts_with(b".") {
-                sources(&path, into)?;
-            }
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            into.push(path);
-        }
-    }
     Ok(())
 }
 
@@ -112,8 +97,8 @@ mod tests {
 
     #[test]
     fn a_test_that_is_commented_out_counts_as_undeclared() {
-        let manifest = "[[test]]\nname = \"cli\"\npath = \"../tests/cli.rs\"\n# path = \"../tests/kernel.rs\"\n";
-        let files = ["cli.rs", "kernel.rs"].map(String::from);
-        assert_eq!(undeclared(manifest, &files), ["kernel.rs"]);
+        let manifest = "[[test]]\nname = \"cli\"\npath = \"../tests/cli/main.rs\"\n# path = \"../tests/kernel/main.rs\"\n";
+        let files = ["cli/main.rs", "kernel/main.rs"].map(String::from);
+        assert_eq!(undeclared(manifest, &files), ["kernel/main.rs"]);
     }
 }

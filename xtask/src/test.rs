@@ -1,5 +1,8 @@
-//! The test lanes. A lane that cannot run fails and names what is missing; a lane that ran no test fails too, and
-//! so does a test that one lane leaves to another which then does not run it.
+//! The test lanes. A lane fails if it cannot run, and names what is missing; if it ran no test; and if another lane left a
+//! test to it that it did not run.
+//!
+//! The lanes count libtest's output themselves. cargo-nextest would do it, but takes more than five minutes to compile on a
+//! fresh machine of two cores, and the vm lane reads libtest's output all the same.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write, stdout};
@@ -37,7 +40,7 @@ enum Lane {
 pub(crate) fn run(Args { lanes }: Args) -> Result<()> {
     let wanted = |lane| lanes.contains(&lane) || lanes.is_empty();
 
-    // First of all, so that it does not come up after minutes of other tests.
+    // First, so that a missing requirement shows before minutes of other tests.
     if wanted(Lane::Kernel) || wanted(Lane::Vm) {
         kernel_preflight()?;
         setup::lab()?;
@@ -53,7 +56,7 @@ pub(crate) fn run(Args { lanes }: Args) -> Result<()> {
     let host = wanted(Lane::Host).then(host_lane).transpose().context("host lane")?;
     let kernel = wanted(Lane::Kernel).then(kernel_lane).transpose().context("kernel lane")?;
 
-    // Emulation is slow: all that there is takes many minutes, and is for those who ask for it.
+    // Emulation is slow: the full matrix takes many minutes and runs only when this lane is named.
     let extent = if lanes.is_empty() { Extent::Short } else { Extent::Full };
     let vm = wanted(Lane::Vm).then(|| vm::lane(extent)).transpose().context("vm lane")?;
 
@@ -65,7 +68,7 @@ pub(crate) fn run(Args { lanes }: Args) -> Result<()> {
     if let (Some(host), Some(kernel)) = (host, kernel) {
         ensure!(
             host.ignored - host.for_vm == kernel.ran,
-            "the host lane left {} tests to the kernel lane, which ran {}: they belong in tests/*.rs or in a library",
+            "the host lane left {} tests to the kernel lane, which ran {}: they belong in tests/*/main.rs, in its modules or in a library",
             host.ignored - host.for_vm,
             kernel.ran
         );
@@ -79,7 +82,7 @@ pub(crate) fn run(Args { lanes }: Args) -> Result<()> {
     if let (Some(host), Some(vm)) = (host, vm) {
         ensure!(
             host.for_vm == vm.access_has,
-            "the host lane left {} tests to the vm lane, which has {}: they belong in tests/access.rs, in `mod vm`",
+            "the host lane left {} tests to the vm lane, which has {}: they belong in tests/access/main.rs, in `mod vm`",
             host.for_vm,
             vm.access_has
         );
@@ -112,7 +115,7 @@ fn kernel_lane() -> Result<Count> {
     count(cmd)
 }
 
-/// What no package can bring.
+/// Fails if the machine lacks what no package can install.
 pub(crate) fn kernel_preflight() -> Result<()> {
     let mut missing = Vec::new();
     if !setup::is_root()? {
@@ -185,7 +188,7 @@ fn count(mut cmd: Command) -> Result<Count> {
         for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line);
             count.add(&line);
-            // Nobody reads us any more: go on counting.
+            // Our reader may be gone: go on counting.
             let _ = writeln!(stdout(), "{line}");
         }
         let _ = done.send(count);

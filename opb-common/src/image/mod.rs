@@ -1,7 +1,7 @@
 //! The policy image: one immutable array of 64-byte nodes that holds everything a verdict needs.
 //!
-//! [`lookup`] finds the class of an address in a search tree, in the same way for both families. A
-//! tree consumes the address from its highest bit on. Each step reads one node:
+//! [`lookup()`] finds the class of an address in a search tree, in the same way for both families.
+//! A tree consumes the address from its highest bit on. Each step reads one node:
 //!
 //! - an **index** takes the next 4 to 20 bits as the number of a child;
 //! - a **fork** compares all remaining bits of this half of the address with up to 4 keys, and

@@ -25,10 +25,10 @@ pub struct Row {
     pub until: Option<Timestamp>,
     pub created: Timestamp,
     pub by: Arc<Who>,
-    /// What the policy files say about the very same prefix, and the entry replaces.
+    /// What the policy files say about the same prefix; the entry replaces it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overrides: Option<String>,
-    /// Why the entry does nothing, if it does nothing.
+    /// Why the entry does nothing, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orphaned: Option<String>,
 }
@@ -36,7 +36,7 @@ pub struct Row {
 /// An entry that a client wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewEntry {
-    /// As text, so that one that is wrong is an error of this entry and not of the whole request.
+    /// Text, so that an invalid prefix is a failure of this entry and not of the whole request.
     pub prefix: String,
     /// This or `exempt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,9 +94,12 @@ pub struct Addition {
     /// At most [`MOST`].
     #[serde(deserialize_with = "at_most")]
     pub entries: Vec<NewEntry>,
-    /// Makes what is right although something else is wrong.
+    /// Adds the valid entries although others are not.
     #[serde(default)]
     pub partial: bool,
+    /// Only examines the entries: the response says what would happen, and nothing changes.
+    #[serde(default)]
+    pub validate_only: bool,
 }
 
 /// Body of `POST /v1/subscribers/remove`.
@@ -108,28 +111,29 @@ pub struct Removal {
     pub prefixes: Vec<String>,
     #[serde(default)]
     pub partial: bool,
-    /// Leaves alone what was added for another reason: a session that ends late must not take the next one's entry along.
+    /// Keeps entries that were added for another reason: a session that ends late must not remove
+    /// the entry of the next one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_reason: Option<String>,
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeResponse {
     pub added: usize,
-    /// Was there, and says something else now.
+    /// Entries that were there and are different now.
     pub changed: usize,
     pub removed: usize,
-    /// Was there already, or was not there to be removed.
+    /// Entries that were there already, or were not there to be removed.
     pub unchanged: usize,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<Failure>,
     /// Failures beyond those that are listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unlisted: usize,
-    /// When this is taken back unless it is confirmed.
+    /// The daemon rolls all of it back at this time unless somebody confirms it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trial: Option<Timestamp>,
+    pub confirm_by: Option<Timestamp>,
 }
 
 /// What is wrong with one element of a request.
@@ -141,11 +145,11 @@ pub struct Failure {
     pub error: String,
 }
 
-/// Who made an entry, as the kernel told it of the other end of the control socket.
+/// Who made an entry: the peer of the control socket, by the kernel's word.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Who {
     pub uid: u32,
-    /// Of the process that asked; it may be another's by now.
+    /// The process that asked; the number may be another's by now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
     /// The user's name at that time.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::diff::{Change, Endpoints};
 use crate::document::Diagnostic;
 
-/// Why a policy was read.
+/// What caused a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trigger {
@@ -18,19 +18,19 @@ pub enum Trigger {
     Files,
     /// An exemption or a run-time entry ran out.
     Expiry,
-    /// Nobody confirmed a reload or an import.
+    /// Nobody confirmed a reload or an import in time.
     Rollback,
 }
 
-/// What came of a reload. Answer of `POST /v1/reload`.
+/// The outcome of a reload. Answer of `POST /v1/reload`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "lowercase")]
 pub enum ReloadOutcome {
-    /// The files say what is in force already.
+    /// The files equal what is in force.
     Unchanged,
-    /// What the files say is in force.
+    /// The files are in force now.
     Applied { generation: u64, digest: String },
-    /// What was in force still is.
+    /// Nothing changed.
     Rejected { errors: Vec<Problem> },
 }
 
@@ -43,9 +43,9 @@ impl ReloadOutcome {
 /// What a reload would change. Answer of `GET /v1/diff`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Preview {
-    /// Of the files.
+    /// The digest of the files.
     pub digest: String,
-    /// Whether the node file wants other interfaces.
+    /// Whether the node file changes the interfaces.
     pub interfaces: bool,
     pub changes: Vec<Change>,
     #[serde(flatten)]
@@ -55,16 +55,16 @@ pub struct Preview {
 /// Answer of `POST /v1/confirm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirmation {
-    /// False if nothing was on trial.
+    /// False if nothing was unconfirmed.
     pub confirmed: bool,
-    /// What was.
+    /// What was unconfirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub of: Option<TrialOf>,
-    /// In force.
+    pub kind: Option<UnconfirmedKind>,
+    /// The generation in force.
     pub generation: u64,
 }
 
-/// Something that is wrong, for people (`text`) and, if it has a place in a file, for programs.
+/// One error, for people (`text`) and, if it has a place in a file, for programs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Problem {
     pub text: String,
@@ -89,23 +89,24 @@ impl From<&Diagnostic> for Problem {
     }
 }
 
-/// What is on trial. One thing at a time is.
+/// The unconfirmed commit. There is at most one at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TrialStatus {
-    pub of: TrialOf,
-    pub until: Timestamp,
+pub struct UnconfirmedStatus {
+    pub kind: UnconfirmedKind,
+    /// The daemon rolls it back at this time unless somebody confirms it.
+    pub confirm_by: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum TrialOf {
-    /// What a reload put in force.
+pub enum UnconfirmedKind {
+    /// The policy of a reload.
     Policy,
-    /// Run-time entries.
+    /// Imported run-time entries.
     Import,
 }
 
-impl TrialOf {
+impl UnconfirmedKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Policy => "a policy",

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     entries::Who,
-    reload::{ReloadOutcome, TrialStatus, Trigger},
+    reload::{ReloadOutcome, Trigger, UnconfirmedStatus},
 };
 
 /// Answer of `GET /v1/status`.
@@ -21,35 +21,35 @@ pub struct Status {
     pub policy: PolicyStatus,
     pub last_reload: LastReload,
     pub interfaces: Vec<InterfaceStatus>,
-    /// How often something took a program off its hook since the daemon started, and the daemon put it back.
+    /// How often the daemon has put a program back that something took off its hook.
     #[serde(default)]
     pub detachments: u64,
     #[serde(default)]
     pub entries: EntriesStatus,
     #[serde(default)]
     pub store: StoreStatus,
-    /// Relay hosts, and what they stand for.
+    /// Relay hosts and their addresses.
     #[serde(default)]
     pub hosts: Vec<HostStatus>,
-    /// Who is told of suspects.
+    /// The receivers of reports of suspects.
     #[serde(default)]
     pub alarms: Vec<AlarmStatus>,
-    /// Whether the parts of the daemon do their work, as of when the status was asked for.
+    /// Whether the parts of the daemon work, at the time of the request.
     #[serde(default)]
     pub checks: Vec<Check>,
-    /// What is taken back unless it is confirmed.
+    /// The commit that is rolled back unless somebody confirms it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trial: Option<TrialStatus>,
-    /// What keeps the state from being `enforcing`.
+    pub unconfirmed: Option<UnconfirmedStatus>,
+    /// Why the state is not `enforcing`.
     pub problems: Vec<Trouble>,
     pub warnings: Vec<String>,
 }
 
-/// Something that keeps the state from being `enforcing`.
+/// One reason why the state is not `enforcing`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
     pub about: Subject,
-    /// Of an interface without its program: its name, the direction of the program, and why it is not there.
+    /// For an interface without its program: its name, the direction of the program, and the cause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,13 +73,13 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// What a trouble is about.
+/// The subject of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
-    /// The list of interfaces cannot be read, or has none to cover.
+    /// The interfaces cannot be listed, or none is covered.
     Interfaces,
-    /// Nobody knows whether the programs are on their hooks.
+    /// The hooks cannot be checked.
     Hooks,
     Pins,
     /// The store takes no changes.
@@ -88,12 +88,13 @@ pub enum Subject {
     Loss,
     /// The store will soon take no changes.
     Disk,
-    /// The published image is not what it should be.
+    /// The policy in force lacks changes.
     Image,
-    Trial,
-    /// One interface is not there, or has no program.
+    /// A commit that nobody confirmed in time is still in force.
+    Rollback,
+    /// An interface does not exist, or has no program.
     Interface,
-    /// A part of the daemon does not do its work.
+    /// A part of the daemon does not work.
     Check,
 }
 
@@ -102,7 +103,7 @@ pub enum Subject {
 pub struct Check {
     pub name: String,
     pub ok: bool,
-    /// Seconds since it last showed that it works, if it does so by itself.
+    /// Seconds since its last sign of life, if it gives any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age: Option<f64>,
     /// What is wrong.
@@ -113,9 +114,9 @@ pub struct Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Every interface that should be covered is.
+    /// All wanted interfaces are covered.
     Enforcing,
-    /// Something is not: see the problems.
+    /// See the problems.
     Degraded,
 }
 
@@ -135,7 +136,7 @@ pub struct PolicyStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OverlayStatus {
     pub prefixes: usize,
-    /// Counts the publications of such changes since the generation began.
+    /// The number of overlays of this generation.
     pub revision: u64,
 }
 
@@ -143,16 +144,16 @@ pub struct OverlayStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntriesStatus {
     pub count: usize,
-    /// Those of groups that the policy does not have.
+    /// Entries of groups that the policy does not have.
     pub orphaned: usize,
 }
 
-/// What keeps the run-time entries over a reboot.
+/// The store of the run-time entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreStatus {
     /// Whether it takes changes.
     pub writable: bool,
-    /// Whether it has lost changes that were acknowledged, and nobody has taken note of that.
+    /// Whether it has lost acknowledged changes, and nobody has cleared that.
     pub lost: bool,
 }
 
@@ -186,18 +187,18 @@ pub struct InterfaceStatus {
     pub name: String,
     pub role: String,
     pub direction: String,
-    /// Where the program really is, which may not be where the node file wanted it.
+    /// The actual hook, which may not be the one that the node file prefers.
     pub hook: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
 }
 
-/// The last attempt to put a policy in force, the one at the start included.
+/// The last attempt to put a policy in force, including the start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LastReload {
     pub time: Timestamp,
     pub trigger: Trigger,
-    /// False if the files say something else than what is in force.
+    /// False if the files differ from what is in force.
     pub success: bool,
     /// Who asked for it, if somebody did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -206,20 +207,20 @@ pub struct LastReload {
     pub outcome: ReloadOutcome,
 }
 
-/// Whom suspects are reported to, and what became of the reports.
+/// A receiver of reports of suspects, and the results.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlarmStatus {
     /// `command` or `webhook`.
     pub to: String,
-    /// Path or URL, without what may be secret.
+    /// Path or URL, without parts that may be secret.
     pub name: String,
-    /// Suspects that wait, or are being told of.
+    /// Reports that wait or are being delivered.
     pub waiting: u64,
-    /// Those told of since the daemon started.
+    /// Deliveries since the daemon started.
     pub told: u64,
-    /// Those that it was tried to tell of.
+    /// Failed deliveries.
     pub failed: u64,
-    /// Those for whom there was no room among the waiting.
+    /// Dropped: the queue was full.
     pub left_out: u64,
 }
 
@@ -227,7 +228,7 @@ pub struct AlarmStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostStatus {
     pub host: String,
-    /// What is allowed because of it.
+    /// The addresses that are allowed because of it.
     pub addresses: Vec<IpAddr>,
     /// The last good answer since the daemon started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -238,7 +239,7 @@ pub struct HostStatus {
     /// Why there is no newer answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Addresses in answers that were not taken, because the host has too many.
+    /// Addresses in answers that were refused because the host has too many.
     #[serde(default)]
     pub refused: u64,
 }

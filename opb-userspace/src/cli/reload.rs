@@ -8,14 +8,14 @@ use super::{
 };
 use opb_userspace::api::{reload::Preview, reload::ReloadOutcome};
 
-/// Makes the daemon read its files again, and waits for what comes of it
+/// Tell the daemon to re-read its files and print the result
 #[derive(Debug, clap::Args)]
 pub(crate) struct Reload {
-    /// Changes nothing: shows which address ranges would be treated differently
+    /// Change nothing: show which address ranges would be treated differently
     #[arg(long)]
     dry_run: bool,
 
-    /// Goes back to what is in force now, unless `opb confirm` comes within this time, such as 5m
+    /// Roll back unless `opb confirm` comes within this time, such as 5m
     #[arg(long, value_name = "TIME", conflicts_with = "dry_run")]
     confirm: Option<Period>,
 
@@ -42,8 +42,8 @@ impl Reload {
                 ReloadOutcome::Applied { generation, digest } => {
                     output
                         .line(format_args!("applied: generation {generation}, digest {digest}"))?;
-                    if let Some(limit) = self.confirm {
-                        output.line(confirm::on_trial(limit))?;
+                    if let Some(timeout) = self.confirm {
+                        output.line(confirm::reminder(timeout))?;
                     }
                 }
                 ReloadOutcome::Rejected { .. } => output.line("rejected")?,

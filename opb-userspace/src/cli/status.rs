@@ -4,12 +4,12 @@ use super::{
     output::{Format, Output},
 };
 use opb_userspace::api::{
-    reload::ReloadOutcome, reload::TrialStatus, status::AlarmStatus, status::Check,
+    reload::ReloadOutcome, reload::UnconfirmedStatus, status::AlarmStatus, status::Check,
     status::EntriesStatus, status::HostStatus, status::LastReload, status::PolicyStatus,
     status::State, status::Status as Report,
 };
 
-/// Shows what is enforced where; exits with 0 only if everything is
+/// Show the policy in force, the interfaces and all problems
 #[derive(Debug, clap::Args)]
 pub(crate) struct Status {
     #[command(flatten)]
@@ -92,7 +92,7 @@ fn describe(output: &mut Output, status: &Report) -> Result<(), Failure> {
     )
 }
 
-/// Parts of the daemon.
+/// Whether the parts of the daemon work.
 fn checks(output: &mut Output, checks: &[Check]) -> Result<(), Failure> {
     let words: Vec<_> = (checks.iter())
         .map(|Check { name, ok, .. }| format!("{name} {}", if *ok { "works" } else { "FAILS" }))
@@ -104,11 +104,13 @@ fn checks(output: &mut Output, checks: &[Check]) -> Result<(), Failure> {
     }
 }
 
-/// What holds beside the files.
+/// What is in force besides the files.
 fn run_time(output: &mut Output, status: &Report) -> Result<(), Failure> {
-    if let Some(TrialStatus { of, until }) = status.trial {
-        let of = of.name();
-        output.line(format_args!("on trial: {of}, taken back at {until:.0} unless confirmed"))?;
+    if let Some(UnconfirmedStatus { kind, confirm_by }) = status.unconfirmed {
+        let kind = kind.name();
+        output.line(format_args!(
+            "unconfirmed: {kind}, rolls back at {confirm_by:.0} unless confirmed"
+        ))?;
     }
     let EntriesStatus { count, orphaned } = status.entries;
     let orphaned = match orphaned {

@@ -20,13 +20,14 @@ use opb_userspace::api::{
     entries::Removal, entries::Row,
 };
 
-/// More errors than these are only counted.
+/// The most errors that are listed; more are counted.
 const LISTED: usize = 100;
 
-/// Changes and shows what holds for single subscribers over the policy files
+/// Add, remove and list per-subscriber overrides of the policy files
 ///
-/// Entries are on disk before the command ends, and in force. They hold until they are removed or run out, over
-/// reloads, restarts and reboots. The same again changes nothing and is no error.
+/// When the command ends, the entries are on disk and in force. They survive reloads, restarts and
+/// reboots, until they are removed or expire. Adding the same entry again changes nothing and is
+/// not an error.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Subscriber {
     Add(Add),
@@ -35,7 +36,7 @@ pub(crate) enum Subscriber {
     Import(Import),
 }
 
-/// Puts prefixes into a group, or exempts them from all
+/// Add prefixes to a group, or exempt them from all
 #[derive(Debug, clap::Args)]
 pub(crate) struct Add {
     /// Prefixes, or single addresses
@@ -52,38 +53,38 @@ pub(crate) struct Add {
     format: Format,
 }
 
-/// What holds for the prefixes.
+/// What the entries do, and how long.
 #[derive(Debug, clap::Args)]
 struct Target {
-    /// Group of the policy that they shall be in
+    /// Group of the policy to add them to
     #[arg(long, value_name = "GROUP", conflicts_with = "exempt")]
     group: Option<Arc<str>>,
 
-    /// Lets them pass whatever group they are in
+    /// Let them pass, whatever group they are in
     #[arg(long)]
     exempt: bool,
 
-    /// How long it shall hold, such as 8h or 30d
+    /// Time until the entries expire, such as 8h or 30d
     #[arg(long = "for", value_name = "TIME", conflicts_with = "until")]
     period: Option<Period>,
 
-    /// Until when it shall hold, such as 2027-03-31T00:00:00+09:00
+    /// When the entries expire, such as 2027-03-31T00:00:00+09:00
     #[arg(long, value_name = "TIME")]
     until: Option<Timestamp>,
 
-    /// Why, for whoever reads the list
+    /// Reason, shown in the list
     #[arg(long, value_name = "TEXT")]
     reason: Option<Arc<str>>,
 }
 
-/// Removes entries; what the policy files say holds again
+/// Remove entries: the policy files apply again
 #[derive(Debug, clap::Args)]
 pub(crate) struct Remove {
     /// Prefixes, or single addresses, as they were added
     #[arg(value_name = "PREFIX", required = true)]
     prefixes: Vec<String>,
 
-    /// Leaves entries alone that were added for another reason
+    /// Keep entries that were added for another reason
     #[arg(long, value_name = "TEXT")]
     if_reason: Option<String>,
 
@@ -94,7 +95,7 @@ pub(crate) struct Remove {
     format: Format,
 }
 
-/// Lists all entries, what they override, and which of them do nothing
+/// List all entries, what they override, and which do nothing
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
     #[command(flatten)]
@@ -104,20 +105,20 @@ pub(crate) struct List {
     format: Format,
 }
 
-/// Adds the entries of a file: all of them, or none if a line is wrong
+/// Add the entries of a file: all of them, or none if a line is invalid
 ///
-/// A line is a prefix, for which the options say what holds, or one line of `opb subscriber list --json`. `#` starts a
-/// comment.
+/// A line is a prefix, to which the options apply, or one line of `opb subscriber list --json`. `#`
+/// starts a comment.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Import {
-    /// File, or - for the standard input
+    /// File, or - for standard input
     file: PathBuf,
 
-    /// Adds what is right although other lines are wrong
+    /// Add the valid lines although others are invalid
     #[arg(long)]
     partial: bool,
 
-    /// Takes the changes back, unless `opb confirm` comes within this time, such as 5m
+    /// Roll back unless `opb confirm` comes within this time, such as 5m
     #[arg(long, value_name = "TIME")]
     confirm: Option<Period>,
 
@@ -170,7 +171,7 @@ impl Add {
         }
         let until = target.until()?;
         let entries = prefixes.iter().map(|prefix| target.entry(prefix, until)).collect();
-        let body = Addition { entries, partial: false };
+        let body = Addition { entries, partial: false, validate_only: false };
         let answer: ChangeResponse = control.send("/v1/subscribers", upload(&body))?;
         let failed = answer.failures.iter().map(complaint).collect();
         conclude(&answer, failed, false, None, format)
@@ -230,23 +231,23 @@ impl Import {
                     lines.push(number);
                 }
                 Ok(None) => {}
-                Err(error) => failed.push((number, error)),
+                Err(error) => failed.push((number, error.to_string())),
             }
         }
         let mut answer = ChangeResponse::default();
-        // What is wrong with the other lines is still to be said, so they are sent; and nothing is made of them.
         let partial = self.partial;
-        let spoilt = !partial && !failed.is_empty();
-        if spoilt {
-            // An entry that cannot be, so that the daemon examines the others and makes none.
-            entries.push(NewEntry { prefix: String::new(), ..self.target.entry("", None) });
-        }
+        // After an invalid line, nothing may change, but the daemon still examines the others.
+        let validate_only = !partial && !failed.is_empty();
         if !entries.is_empty() {
-            let body = to_json(&Addition { entries, partial });
+            let body = to_json(&Addition { entries, partial, validate_only });
             let bar = progress(body.len());
             let path = format!("/v1/subscribers{}", confirm::query(self.confirm));
             answer = self.control.send(&path, Upload::new(body, bar.clone()))?;
             bar.finish_and_clear();
+        }
+        if validate_only {
+            let ChangeResponse { failures, unlisted, .. } = answer;
+            answer = ChangeResponse { failures, unlisted, ..ChangeResponse::default() };
         }
         for Refused { index, prefix, error } in &answer.failures {
             if let Some(&number) = lines.get(*index) {
@@ -258,9 +259,6 @@ impl Import {
                 failed.push((number, text));
             }
         }
-        // The entry that cannot be is no line.
-        let is_listed = answer.failures.iter().any(|failure| failure.index == lines.len());
-        answer.unlisted = answer.unlisted.saturating_sub(usize::from(spoilt && !is_listed));
         failed.sort();
         let file = self.file.display();
         let failed = failed.into_iter().map(|(line, error)| format!("{file}:{line}: {error}"));
@@ -279,22 +277,31 @@ impl Import {
         })
     }
 
-    fn parse(&self, line: &str, until: Option<Timestamp>) -> Result<Option<NewEntry>, String> {
+    fn parse(&self, line: &str, until: Option<Timestamp>) -> Result<Option<NewEntry>, LineError> {
         if line.trim_start().starts_with('{') {
-            return serde_json::from_str(line).map(Some).map_err(|error| error.to_string());
+            return Ok(Some(serde_json::from_str(line)?));
         }
         let text = line.split('#').next().unwrap_or_default().trim();
         if text.is_empty() {
             return Ok(None);
         }
         if !self.target.is_given() {
-            return Err("a line that is no JSON needs --group or --exempt".to_owned());
+            return Err(LineError::NoTarget);
         }
         Ok(Some(self.target.entry(text, until)))
     }
 }
 
-/// On a terminal only: indicatif draws nothing elsewhere.
+/// What is wrong with a line of an import.
+#[derive(Debug, thiserror::Error)]
+enum LineError {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("a line that is not JSON needs --group or --exempt")]
+    NoTarget,
+}
+
+/// Shown on a terminal only.
 fn progress(bytes: usize) -> ProgressBar {
     let bar = ProgressBar::new(bytes as u64);
     let style = ProgressStyle::with_template(
@@ -303,7 +310,7 @@ fn progress(bytes: usize) -> ProgressBar {
     if let Ok(style) = style {
         bar.set_style(style);
     }
-    // The spinner goes on turning while the daemon compiles and writes.
+    // The spinner turns while the daemon compiles and writes.
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }
@@ -321,7 +328,7 @@ fn complaint(failure: &Refused) -> String {
     if error.contains(&**prefix) { error.clone() } else { format!("{prefix}: {error}") }
 }
 
-/// Says what came of it: counts on stdout, errors on stderr.
+/// Prints the result: counts on stdout, errors on stderr.
 fn conclude(
     answer: &ChangeResponse,
     mut failed: Vec<String>,
@@ -329,15 +336,15 @@ fn conclude(
     confirm: Option<Period>,
     format: Format,
 ) -> Result<(), Failure> {
-    let ChangeResponse { added, changed, removed, unchanged, unlisted, trial, .. } = answer;
+    let ChangeResponse { added, changed, removed, unchanged, unlisted, confirm_by, .. } = answer;
     let nothing_done = !failed.is_empty() && !partial;
     let mut output = Output::new();
     if format.json {
         let mut object = json!({
             "added": added, "changed": changed, "removed": removed, "unchanged": unchanged, "errors": failed,
         });
-        if let Some(until) = trial {
-            object["trial"] = json!(until);
+        if let Some(time) = confirm_by {
+            object["confirm_by"] = json!(time);
         }
         if *unlisted > 0 {
             object["unlisted"] = json!(unlisted);
@@ -357,8 +364,8 @@ fn conclude(
         if !counts.is_empty() {
             output.line(counts.join(", "))?;
         }
-        if let Some(limit) = confirm.filter(|_| trial.is_some()) {
-            output.line(confirm::on_trial(limit))?;
+        if let Some(timeout) = confirm.filter(|_| confirm_by.is_some()) {
+            output.line(confirm::reminder(timeout))?;
         }
     }
     output.finish()?;

@@ -36,19 +36,19 @@ pub(super) struct App {
     pub(super) batches: BatchQueue,
     pub(super) board: Board,
     explained: Arc<Rate>,
-    /// Lists that may be on their way: each holds all entries in memory until the other end has taken them.
+    /// Turns for lists of entries: each list is in memory until the client has received it.
     pub(super) lists: Arc<Semaphore>,
 }
 
-/// Lists of entries at a time.
+/// The most lists of entries at a time.
 const LISTS: usize = 2;
 
 pub(super) const LIMITS: Limits = Limits {
     name: "control",
     connections: 256,
-    // One member of the group leaves something for the others.
+    // One member of the group leaves seats for the others.
     of_one: 192,
-    // Root can always see what is going on.
+    // Root always finds a seat.
     reserve: 16,
     head: 16 << 10,
     head_time: Duration::from_secs(10),
@@ -57,10 +57,10 @@ pub(super) const LIMITS: Limits = Limits {
     request: Duration::from_secs(120),
     stall: Duration::from_secs(30),
 };
-/// Explanations a second, and at once.
+/// Explanations per second, and in a burst.
 const EXPLAINED: (u32, u32) = (200, 400);
 
-/// Answers on the control socket until `stop` says so.
+/// Serves the control socket until `stop`.
 pub(super) async fn serve(
     listener: UnixListener,
     enforcer: Worker<Enforcer>,
@@ -88,7 +88,7 @@ pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
         .route("/v1/talkers", get(talkers))
         .fallback(async || ErrorResponse::new(StatusCode::NOT_FOUND, "there is no such endpoint"))
         .method_not_allowed_fallback(async || {
-            ErrorResponse::new(StatusCode::METHOD_NOT_ALLOWED, "the endpoint wants another method")
+            ErrorResponse::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
         })
         .with_state(App {
             enforcer,
@@ -104,17 +104,17 @@ async fn show_status(State(app): State<App>) -> Response {
     Json(app.board.status()).into_response()
 }
 
-/// Parameters of what can be on trial.
+/// Parameters of commits that can be unconfirmed.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct How {
-    /// Seconds within which it must be confirmed.
+    /// The confirmation timeout in seconds.
     confirm: Option<NonZeroU32>,
 }
 
 impl How {
-    /// For how long it is on trial, if it shall be.
-    pub(super) fn trial(
+    /// The confirmation timeout, if one was requested.
+    pub(super) fn timeout(
         how: Result<Parameters<Self>, QueryRejection>,
     ) -> Result<Option<Duration>, ErrorResponse> {
         let Parameters(Self { confirm }) =
@@ -128,7 +128,7 @@ async fn reload(
     ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
     how: Result<Parameters<How>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
-    let asked = Asked { trigger: Trigger::Request, who: Some(who), confirm: How::trial(how)? };
+    let asked = Asked { trigger: Trigger::Request, who: Some(who), confirm: How::timeout(how)? };
     let outcome = app.board.reader.reload(&app.enforcer, asked).await?;
     let status =
         if outcome.is_rejected() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
@@ -139,7 +139,7 @@ async fn confirm(
     State(app): State<App>,
     ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
 ) -> Result<Response, ErrorResponse> {
-    match app.enforcer.call(move |it| it.on_behalf(Some(who), Enforcer::confirm)).await? {
+    match app.enforcer.call(move |it| it.confirm(&who)).await? {
         Ok(confirmation) => Ok(Json(confirmation).into_response()),
         Err(error) => Err(ErrorResponse::from(StatusCode::INTERNAL_SERVER_ERROR, &error)),
     }
@@ -148,8 +148,8 @@ async fn confirm(
 async fn preview(State(app): State<App>) -> Result<Response, ErrorResponse> {
     Ok(match app.board.reader.preview(&app.enforcer).await? {
         Ok(preview) => Json(preview).into_response(),
-        Err(errors) => {
-            let outcome = ReloadOutcome::Rejected { errors };
+        Err(error) => {
+            let outcome = ReloadOutcome::Rejected { errors: error.problems() };
             (StatusCode::UNPROCESSABLE_ENTITY, Json(outcome)).into_response()
         }
     })
@@ -163,7 +163,7 @@ async fn explain(
         query.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     if !app.explained.allows() {
         app.board.refusals.count(LIMITS.name, "rate");
-        let error = format!("no more than {} explanations a second are given", EXPLAINED.0);
+        let error = format!("too many requests: at most {} explanations per second", EXPLAINED.0);
         return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));
     }
     match app.enforcer.call(move |it| it.explain(&query)).await? {
@@ -181,9 +181,9 @@ async fn counters(
     Ok(Json(app.enforcer.call(move |it| it.counters(by)).await?).into_response())
 }
 
-/// The longest that a request may wait.
+/// The longest wait of a request, in seconds.
 const LONGEST_WAIT: u64 = 30;
-/// Rows of talkers without a limit.
+/// Rows of talkers if the request has no limit.
 const TALKERS: usize = 100;
 
 async fn events(
@@ -205,7 +205,7 @@ async fn talkers(
     Ok(Json(app.board.telemetry.top(limit.unwrap_or(TALKERS), group.as_deref())).into_response())
 }
 
-/// A [`ApiError`] on its way out.
+/// An [`ApiError`] and its HTTP status.
 pub(super) struct ErrorResponse {
     status: StatusCode,
     body: ApiError,

@@ -1,257 +1,194 @@
-//! The part of the daemon that blocks: files, compiling, the kernel. One thing after the other.
+//! The enforcer: files, compiler and kernel, on a thread of its own, one step after the other.
+//!
+//! [`reloads`] is the state of the files, [`active`] the policy in force ([`build`] makes its
+//! images, [`delta`] its small changes, [`mod@group_ids`] hands on the ids of groups), [`coverage`]
+//! the state of the interfaces, [`store`] that of the disk. [`fault`] is anything that is wrong for
+//! a while, [`journal`] what becomes events. The other modules are the enforcer's work on all of
+//! them: [`reload`], [`unconfirmed`] commits, [`changes`] at run time, relay [`hosts`], and the
+//! [`status`].
 
-mod actor;
+mod active;
 mod build;
 mod changes;
+mod coverage;
 mod delta;
-mod hooks;
+mod fault;
+mod group_ids;
+mod hosts;
+mod journal;
 mod reload;
-mod slots;
+mod reloads;
+mod status;
 mod store;
-mod trial;
+mod unconfirmed;
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
-use opb_common::{ABI_VERSION, image::NodeRef, outcome::MAX_GROUPS, settings::Settings};
+use opb_common::settings::Settings;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use self::delta::Delta;
+use self::{
+    active::{Active, Publication, Sources},
+    coverage::{Coverage, Which},
+    fault::Fault,
+    journal::Journal,
+    reloads::Reloads,
+    store::StoreCare,
+    unconfirmed::RollbackError,
+};
 pub(super) use self::{
+    build::{BuildError, Built, Order},
     changes::{ChangeError, Waiting},
-    reload::{Asked, Next},
+    reload::{Asked, Next, ReloadError},
 };
-use super::{
-    Error,
-    files::{Stamps, Watch},
-    interfaces::Plan,
-    reader::Loaded,
-};
-use crate::api::status::{Subject, Trouble};
-use crate::api::{
-    counters::By, counters::CounterLine, entries::Who, explain::Explanation, explain::Query,
-    reload::Problem, reload::ReloadOutcome, reload::Trigger, status::Fill, status::GroupStatus,
-    status::InterfaceStatus, status::LastReload, status::OverlayStatus, status::PolicyStatus,
-    status::State, status::Status,
-};
+use super::{Error, changed::Changed, files::Stamps, reader::Loaded};
 use crate::{
-    compiled::{Compiled, LoadError, RunTime, hex},
+    api::{
+        counters::{By, CounterLine},
+        explain::{Explanation, Query},
+        status::Status,
+    },
     errors::one_line,
     explain::{QueryError, explain},
     image::GroupIds,
-    kernel::{self, Attached, CounterRow, Kernel, Live, Logs, Refused, Wanted},
-    node::{Addresses, Config, EventLog, LogLevel, Observe},
-    policy::{Group, Policy},
+    kernel::{self, Kernel, Logs},
+    node::{Addresses, EventLog, LogLevel, Observe},
+    policy::{Policy, Prefix},
     relays::{Hosts, resolver::Task},
-    subscribers::{Entries, Trial},
-    telemetry::{Sample, actions::Action},
+    subscribers::{Entries, UnconfirmedImport},
+    telemetry::Sample,
 };
 
-/// How long an interface that refuses a program is left alone.
-const RETRY: Duration = Duration::from_secs(10);
-
-/// Holds the kernel's state and what it was made from.
+/// Owns the kernel's state and everything it is made from.
 pub(super) struct Enforcer {
-    config: Config,
     kernel: Kernel,
-    /// What the files said when they were last valid.
-    files: Arc<Policy>,
+    coverage: Coverage,
+    reloads: Reloads,
     entries: Entries,
+    store: StoreCare,
     hosts: Hosts,
-    /// Hosts that have changed since somebody looked, and what they stand for now.
-    host_news: BTreeMap<String, Vec<IpAddr>>,
-    /// Who asked for what is being done.
-    actor: Option<Arc<Who>>,
-    /// What was asked for since somebody looked.
-    actions: Vec<Action>,
-    /// What files, entries and hosts make together.
-    compiled: Compiled,
-    delta: Delta,
-    trial: Option<trial::Trial>,
-    watch: Watch,
-    plan: Plan,
-    covered: Vec<(Wanted, Attached)>,
-    uncovered: Vec<(Wanted, String)>,
-    retry: Instant,
-    /// Not before then the store is opened again.
-    recover_after: Option<Instant>,
-    /// How often a program was found off its hook.
-    detachments: u64,
-    /// What is wrong beyond single interfaces, until it is right again.
-    troubles: BTreeMap<Subject, String>,
+    active: Active,
+    rollback: Fault<RollbackError>,
+    journal: Journal,
     since: Timestamp,
-    last_reload: LastReload,
     channels: Channels,
 }
 
-/// Where what happens is made known.
+/// Where the enforcer publishes what happens.
 pub(super) struct Channels {
     pub(super) status: watch::Sender<Option<Status>>,
-    /// Debug lines of the programs, for whoever has a runtime to read them on.
+    /// Debug lines of the programs, for a task with a runtime to read them on.
     pub(super) logs: mpsc::UnboundedSender<Logs>,
-    /// Which relay hosts there are to resolve.
+    /// The relay hosts to resolve.
     pub(super) hosts: watch::Sender<Task>,
 }
 
 impl Enforcer {
-    /// Puts the policy that was loaded in force, over what an earlier daemon may have left enforcing.
+    /// Puts `loaded` in force, in place of what an earlier daemon may have left.
     pub(super) fn start(loaded: Loaded, channels: Channels) -> Result<Self, Error> {
-        let Loaded { config, files, watch, .. } = loaded;
-        let now = Timestamp::now();
+        let config = &loaded.config;
         let mut entries = Entries::open(&config.state)?;
-        if entries.is_trial_over() {
-            match entries.roll_back(Timestamp::MAX) {
-                Ok(None) => {}
-                Ok(Some(places)) => error!("{}", trial::taken_back(places.len())),
-                // It is tried again each second, and the state says so.
-                Err(error) => warn!("an import is not taken back: {}", one_line(&error)),
-            }
-        }
-        if let Some(Trial { until, .. }) = entries.trial() {
-            warn!("an import is on trial: it is taken back at {until:.0} unless it is confirmed");
-        }
-        let expired = entries.lapse(now).len();
-        if expired > 0 {
-            info!("{expired} run-time entries have run out meanwhile");
-        }
+        prepare(&mut entries)?;
         let hosts = Hosts::new(entries.store().hosts()?, config.dns.hold.duration());
         let mut kernel = Kernel::open(&config.pins, level(config.log))?;
         kernel.set_observation(observation_settings(&config.observe));
-        let live = kernel.live()?;
-        let (slots, generation) = match &live {
-            Some(Live { image, .. }) => (image.slots().clone(), image.generation()),
-            None => (GroupIds::default(), 0),
-        };
-        let run_time = RunTime { entries: entries.map(), hosts: &hosts };
-        let before = slots;
-        let slots = slots::with_room(&before, &files, &files, &entries);
-        let compiled = Compiled::new(&files, run_time, &slots, generation + 1, now)
-            .map_err(LoadError::from)?;
-        if live.is_none() {
-            // Whatever was counted, nobody knows for whom.
-            kernel.reset_counters(&(1..MAX_GROUPS as u16).collect::<Vec<_>>());
-            kernel.publish(&compiled.image)?;
-        }
+        let sources = Sources { files: &loaded.files, entries: &entries, hosts: &hosts };
+        let (active, adoption) = Active::start(&mut kernel, sources)?;
         let mut enforcer = Self {
-            config,
             kernel,
-            last_reload: LastReload {
-                time: now,
-                trigger: Trigger::Start,
-                success: true,
-                by: None,
-                outcome: applied(&compiled),
-            },
-            files,
+            coverage: Coverage::new(),
+            reloads: Reloads::new(loaded, active.outcome()),
             entries,
+            store: StoreCare::default(),
             hosts,
-            host_news: BTreeMap::new(),
-            actor: None,
-            actions: Vec::new(),
-            compiled,
-            delta: Delta::default(),
-            trial: None,
-            watch,
-            plan: Plan::default(),
-            covered: Vec::new(),
-            uncovered: Vec::new(),
-            retry: Instant::now(),
-            recover_after: None,
-            detachments: 0,
-            troubles: BTreeMap::new(),
-            since: now,
+            active,
+            rollback: Fault::default(),
+            journal: Journal::default(),
+            since: Timestamp::now(),
             channels,
         };
-        enforcer.warn_of_policy();
-        enforcer.cover(Which::All);
-        if let Some(Live { image, .. }) = live {
-            let (generation, digest) = (image.generation(), hex(image.digest()));
-            info!(generation, digest, "adopted what an earlier daemon left enforcing");
-            // Only now: the programs of that daemon do not know of ports that the new policy may add.
-            enforcer.kernel.publish(&enforcer.compiled.image)?;
-            let reused = enforcer.compiled.image.slots().reused(&before).map(|(slot, _)| slot);
-            enforcer.kernel.reset_counters(&reused.collect::<Vec<_>>());
+        enforcer.log_policy_warnings();
+        let _ = enforcer.cover(Which::All);
+        if let Some(adoption) = adoption {
+            enforcer.active.adopt(&mut enforcer.kernel, adoption)?;
         }
-        enforcer.ask_for_hosts();
-        enforcer.look_after_store();
+        enforcer.request_hosts();
+        let _ = enforcer.store.look_after(&mut enforcer.entries);
         enforcer.report();
         Ok(enforcer)
     }
 
-    /// Follows what changes by itself: interfaces, and whatever runs out.
+    /// Every second: follows what changes without a request.
     pub(super) fn resync(&mut self) {
-        let changes = [
-            self.look_after_store(),
-            self.roll_back(),
-            self.expire(),
-            self.release(),
-            self.merge(),
-            self.miss_detached(),
-            self.cover(Which::Missing),
-        ];
-        if changes.contains(&true) {
+        let changed = self.store.look_after(&mut self.entries)
+            | self.roll_back()
+            | self.expire()
+            | self.release()
+            | self.active.merge(&mut self.kernel);
+        let hooks = self.coverage.check_hooks(&self.kernel);
+        if hooks == Changed::Yes {
+            // Before anything is repaired: packets pass unfiltered there.
+            self.report();
+        }
+        if changed | hooks | self.cover(Which::Missing) == Changed::Yes {
             self.report();
         }
     }
 
-    /// Files to look at for changes, if somebody should.
+    /// Files to watch for changes, unless watching is off.
     pub(super) fn watched(&self) -> Option<Vec<PathBuf>> {
-        (self.config.watch && self.trial.is_none()).then(|| self.watch.paths().to_vec())
+        self.reloads.watched()
     }
 
-    /// Whether the files have to be read again, as they look now.
-    pub(super) fn have_changed(&mut self, stamps: Stamps) -> bool {
-        self.config.watch && self.trial.is_none() && self.watch.has_changed(stamps)
+    /// Whether the watched files, which have `stamps` now, must be read again.
+    pub(super) fn observe_files(&mut self, stamps: Stamps) -> Changed {
+        self.reloads.observe(stamps)
     }
 
     /// Follows interfaces that come and go.
     pub(super) fn follow_interfaces(&mut self) {
-        if self.cover(Which::Missing) {
+        if self.cover(Which::Missing) == Changed::Yes {
             self.report();
         }
     }
 
-    /// The verdict of the image that is in force: the copy that was compared with the kernel's before it was frozen there and
-    /// put in force. Reading the kernel's again would take the longer, the larger the policy is.
+    /// The verdict of the policy in force. It comes from the image that was compared with the
+    /// kernel's before that was frozen: reading the kernel's again would take longer, the larger
+    /// the policy is.
     pub(super) fn explain(&self, query: &Query) -> Result<Explanation, QueryError> {
-        let Compiled { policy, image, .. } = &self.compiled;
-        let mut explained = explain(query, image, self.delta.overlay(), policy, Timestamp::now())?;
+        let Self { active, .. } = self;
+        let (image, overlay, policy) = (active.image(), active.overlay(), active.policy());
+        let mut explained = explain(query, image, overlay, policy, Timestamp::now())?;
         self.name_entry(&mut explained, query.outer_src.is_some());
         Ok(explained)
     }
 
     pub(super) fn counters(&self, by: By) -> Vec<CounterLine> {
-        let slots = self.compiled.image.slots();
-        match by {
-            By::Group => self.kernel.counters(slots),
+        let ids = self.active.image().slots();
+        let rows = match by {
+            By::Group => self.kernel.counters(ids),
             By::Interface => self.kernel.interface_counters(),
-        }
-        .into_iter()
-        .map(|row| counter_line(by, row, slots))
-        .collect()
+        };
+        rows.into_iter().map(|row| status::counter_line(by, row, ids)).collect()
     }
 
-    /// What was counted, the names of the groups, and what is new of relay hosts.
+    /// Counters, group ids, and the news since the last sample.
     pub(super) fn sample(&mut self) -> Sample {
         let slots = self.slots();
+        let (actions, hosts) = self.journal.take();
         Sample {
             by_group: self.kernel.counters(&slots),
             by_interface: self.kernel.interface_counters(),
             slots,
-            hosts: std::mem::take(&mut self.host_news),
-            actions: std::mem::take(&mut self.actions),
+            hosts,
+            actions,
         }
     }
 
     pub(super) fn slots(&self) -> GroupIds {
-        self.compiled.image.slots().clone()
+        self.active.image().slots().clone()
     }
 
     /// The reading end of events and talkers.
@@ -259,86 +196,15 @@ impl Enforcer {
         self.kernel.observations()
     }
 
-    /// Attaches what the node file wants: everything again, or what is not covered. Whether anything has changed.
-    fn cover(&mut self, which: Which) -> bool {
-        let repaired = match self.kernel.repair() {
-            Ok(repaired) => repaired,
-            // A program that is loaded now would find no maps, or others.
-            Err(error) => {
-                let error = one_line(&error);
-                let trouble =
-                    format!("the pins are gone, and the filter ends with the daemon: {error}");
-                return self.complain(Subject::Pins, trouble);
-            }
-        };
-        if repaired {
-            warn!("the pins were gone, and are there again");
+    fn cover(&mut self, which: Which) -> Changed {
+        let changed = self.coverage.cover(which, self.reloads.config(), &mut self.kernel);
+        if changed == Changed::Yes {
+            self.forward_logs();
         }
-        let settled = self.troubles.remove(&Subject::Pins).is_some() || repaired;
-        let all = which == Which::All;
-        let plan = match Plan::current(&self.config) {
-            Ok(plan) => plan,
-            Err(error) => {
-                let trouble = format!("interfaces cannot be listed: {error}");
-                return self.complain(Subject::Interfaces, trouble);
-            }
-        };
-        let settled = self.troubles.remove(&Subject::Interfaces).is_some() || settled;
-        let retry = !self.uncovered.is_empty() && Instant::now() >= self.retry;
-        if plan == self.plan && !all && !retry {
-            return settled;
-        }
-        for missing in plan.missing.iter().filter(|name| !self.plan.missing.contains(name)) {
-            warn!("interface {missing} does not exist");
-        }
-        let lost = self.plan.wanted.iter().any(|wanted| !plan.wanted.contains(wanted));
-        self.plan = plan;
-        let before = std::mem::take(&mut self.uncovered);
-        self.covered.retain(|(wanted, attached)| {
-            let is_same = self.plan.links.get(&wanted.index) == Some(&Ok(attached.link));
-            !all && is_same && self.plan.wanted.contains(wanted)
-        });
-        let is_covered =
-            |wanted: &Wanted| self.covered.iter().any(|(covered, _)| covered == wanted);
-        let open: Vec<_> =
-            (self.plan.wanted.iter()).filter(|wanted| !is_covered(wanted)).cloned().collect();
-        for (wanted, result) in open.iter().zip(self.kernel.attach(&open)) {
-            match result {
-                Ok(attached) => {
-                    announce(&attached);
-                    self.covered.push((wanted.clone(), attached));
-                }
-                Err(Refused { wanted, error }) => {
-                    let uncovered = (wanted, one_line(&error));
-                    if !before.contains(&uncovered) {
-                        error!("{}", not_covered(&uncovered));
-                    }
-                    self.uncovered.push(uncovered);
-                }
-            }
-        }
-        if all {
-            // What is here comes first: it must not lack what is kept for interfaces that may come.
-            self.kernel.preload(&Plan::rules(&self.config));
-        }
-        self.forward_logs();
-        self.retry = Instant::now() + RETRY;
-        self.covered.sort_by(|(a, _), (b, _)| {
-            (&a.interface, a.direction as u8).cmp(&(&b.interface, b.direction as u8))
-        });
-        // Only now, so that an interface whose hook has changed is never without a program.
-        if all || lost {
-            match self.kernel.detach_unwanted(&self.plan.wanted) {
-                Ok(removed) => removed.iter().for_each(|what| info!("removed {what}")),
-                Err(error) => {
-                    warn!("what is not wanted any more cannot be removed: {}", one_line(&error))
-                }
-            }
-        }
-        true
+        changed
     }
 
-    /// Hands on the debug lines of programs that have just been loaded.
+    /// Hands on the debug lines of newly loaded programs.
     fn forward_logs(&mut self) {
         match self.kernel.logs() {
             Ok(logs) => logs.into_iter().for_each(|log| drop(self.channels.logs.send(log))),
@@ -346,168 +212,74 @@ impl Enforcer {
         }
     }
 
-    /// Remembers what is wrong, and says it once.
-    fn complain(&mut self, subject: Subject, trouble: String) -> bool {
-        if self.troubles.get(&subject) == Some(&trouble) {
-            return false;
-        }
-        error!("{trouble}");
-        self.troubles.insert(subject, trouble);
-        true
+    fn log_policy_warnings(&self) {
+        self.active.policy().warnings.iter().for_each(|warning| warn!("{warning}"));
     }
 
-    fn warn_of_policy(&self) {
-        self.compiled.policy.warnings.iter().for_each(|warning| warn!("{warning}"));
+    fn order(&self, files: &Arc<Policy>) -> Order {
+        self.active.order(Sources { files, entries: &self.entries, hosts: &self.hosts })
     }
 
-    /// Makes the state known, and logs where it changes.
-    fn report(&self) {
-        let status = self.describe();
-        let before = self.channels.status.borrow().as_ref().map(|status| status.state);
-        if before != Some(status.state) {
-            let PolicyStatus { generation, digest, .. } = &status.policy;
-            match status.state {
-                State::Enforcing => info!(generation, digest, "enforcing"),
-                State::Degraded => {
-                    let problems: Vec<_> =
-                        status.problems.iter().map(|it| it.text.as_str()).collect();
-                    error!(generation, digest, "degraded: {}", problems.join("; "));
-                }
-            }
-        }
-        self.channels.status.send_replace(Some(status));
+    fn order_to_publish(&mut self, files: &Arc<Policy>) -> Order {
+        let Self { active, entries, hosts, .. } = self;
+        active.order_to_publish(Sources { files, entries, hosts })
     }
 
-    fn describe(&self) -> Status {
-        let problems = self.problems();
-        let Compiled { policy, image, .. } = &self.compiled;
-        let fall_backs = self.covered.iter().filter_map(|(_, attached)| {
-            Some(format!("{}: {}", attached.interface, attached.warning.as_ref()?))
-        });
-        Status {
-            state: if problems.is_empty() { State::Enforcing } else { State::Degraded },
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            abi: ABI_VERSION.into(),
-            pid: std::process::id(),
-            since: self.since,
-            policy: PolicyStatus {
-                generation: image.generation(),
-                digest: hex(image.digest()),
-                image_bytes: image.bytes(),
-                nodes: Fill { used: image.nodes().len(), max: NodeRef::MAX_NODES },
-                overlay: OverlayStatus {
-                    prefixes: self.delta.len(),
-                    revision: self.delta.revision(),
-                },
-                groups: policy.groups.iter().map(group).collect(),
-            },
-            last_reload: self.last_reload.clone(),
-            interfaces: self.covered.iter().map(interface).collect(),
-            detachments: self.detachments,
-            entries: self.entries_status(),
-            store: self.store_status(),
-            hosts: self.hosts.status(policy),
-            // Not known here: whoever shows a status adds them.
-            alarms: Vec::new(),
-            checks: Vec::new(),
-            trial: self.on_trial(),
-            problems,
-            warnings: (policy.warnings.iter().map(ToString::to_string))
-                .chain(fall_backs)
-                .chain(self.run_time_warnings())
-                .collect(),
-        }
+    fn publish_built(
+        &mut self,
+        files: &Arc<Policy>,
+        built: Built,
+    ) -> Result<Publication, BuildError> {
+        let Self { active, kernel, entries, hosts, .. } = self;
+        active.publish_built(kernel, Sources { files, entries, hosts }, built)
     }
 
-    fn problems(&self) -> Vec<Trouble> {
-        let troubles = self.troubles.iter();
-        let mut problems: Vec<_> =
-            troubles.map(|(&about, text)| Trouble::new(about, text.clone())).collect();
-        problems.extend(self.plan.missing.iter().map(|name| Trouble {
-            interface: Some(name.to_string()),
-            ..Trouble::new(Subject::Interface, format!("interface {name} does not exist"))
-        }));
-        problems.extend(self.uncovered.iter().map(|uncovered| {
-            let (wanted, error) = uncovered;
-            Trouble {
-                interface: Some(wanted.interface.to_string()),
-                direction: Some(wanted.direction.name().to_owned()),
-                cause: Some(error.clone()),
-                ..Trouble::new(Subject::Interface, not_covered(uncovered))
-            }
-        }));
-        if self.covered.is_empty() {
-            let text = "no interface is covered: nothing is filtered".to_owned();
-            problems.push(Trouble::new(Subject::Interfaces, text));
-        }
-        problems
+    /// Compiles and publishes `files` while everything else waits.
+    fn publish_now(&mut self, files: &Arc<Policy>) -> Result<(), BuildError> {
+        let Self { active, kernel, entries, hosts, .. } = self;
+        active.renew(kernel, Sources { files, entries, hosts })
+    }
+
+    /// Publishes a new generation of the present files.
+    fn renew(&mut self) -> Result<(), BuildError> {
+        let Self { active, kernel, reloads, entries, hosts, .. } = self;
+        active.renew(kernel, Sources { files: reloads.policy(), entries, hosts })
+    }
+
+    /// Publishes the changed entries at `changed`.
+    fn renew_at(&mut self, changed: &BTreeSet<Prefix>) -> Result<Changed, BuildError> {
+        let Self { active, kernel, reloads, entries, hosts, .. } = self;
+        active.renew_at(kernel, Sources { files: reloads.policy(), entries, hosts }, changed)
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
-    All,
-    Missing,
+/// Brings the entries of an earlier daemon up to date before they come into force.
+fn prepare(entries: &mut Entries) -> Result<(), Error> {
+    if entries.is_overdue() {
+        match entries.roll_back(Timestamp::MAX) {
+            Ok(None) => {}
+            Ok(Some(places)) => error!("{}", unconfirmed::rolled_back(places.len())),
+            // The daemon retries every second, and the state says so.
+            Err(error) => warn!("an import is not rolled back: {}", one_line(&error)),
+        }
+    }
+    if let Some(UnconfirmedImport { confirm_by, .. }) = entries.unconfirmed() {
+        warn!("an import is unconfirmed: it is rolled back at {confirm_by:.0} unless confirmed");
+    }
+    let expired = entries.lapse(Timestamp::now()).len();
+    if expired > 0 {
+        info!("{expired} run-time entries have run out meanwhile");
+    }
+    Ok(())
 }
 
-/// Names the settings that a running daemon cannot change.
-fn refuse_restart_only(old: &Config, new: &Config) -> Result<(), Vec<Problem>> {
-    let changed = [
-        ("state", old.state != new.state),
-        ("control", old.control != new.control),
-        ("http", old.http != new.http),
-        ("http-names", old.http_names != new.http_names),
-        ("pins", old.pins != new.pins),
-        ("log", old.log != new.log),
-        ("events", old.observe.events != new.observe.events),
-        ("privacy", privacy(&old.observe) != privacy(&new.observe)),
-        ("suspect", old.observe.suspect != new.observe.suspect),
-    ];
-    let refused: Vec<_> = (changed.iter().filter(|(_, changed)| *changed))
-        .map(|(key, _)| format!("`{key}` cannot change while the daemon runs: restart it").into())
-        .collect();
-    if refused.is_empty() { Ok(()) } else { Err(refused) }
-}
-
-fn privacy(observe: &Observe) -> (Addresses, Duration) {
-    (observe.addresses, observe.retain)
-}
-
-/// What the programs write down.
+/// What the programs record.
 fn observation_settings(observe: &Observe) -> Settings {
     match (&observe.events, observe.addresses) {
         (EventLog::Off, _) => Settings::default(),
         (_, Addresses::None) => Settings::OBSERVE.with(Settings::NO_ADDRESSES),
         _ => Settings::OBSERVE,
     }
-}
-
-fn applied(compiled: &Compiled) -> ReloadOutcome {
-    let image = &compiled.image;
-    ReloadOutcome::Applied { generation: image.generation(), digest: hex(image.digest()) }
-}
-
-fn counter_line(by: By, row: CounterRow, slots: &GroupIds) -> CounterLine {
-    let CounterRow { of, direction, verdict, reason, packets, bytes } = row;
-    let since = of.as_deref().filter(|_| by == By::Group).and_then(|name| slots.since(name));
-    let of = Some(of.unwrap_or_else(|| "-".to_owned()));
-    let (group, interface) = match by {
-        By::Group => (of, None),
-        By::Interface => (None, of),
-    };
-    CounterLine { group, interface, direction, verdict, reason, packets, bytes, since }
-}
-
-fn announce(attached: &Attached) {
-    let (interface, direction) = (&attached.interface, attached.direction);
-    info!(interface, direction, hook = attached.hook.name(), "attached");
-    if let Some(warning) = &attached.warning {
-        warn!("{interface}: {warning}");
-    }
-}
-
-fn not_covered((wanted, error): &(Wanted, String)) -> String {
-    format!("interface {} is not covered {}: {error}", wanted.interface, wanted.direction.name())
 }
 
 fn level(level: LogLevel) -> Option<tracing::Level> {
@@ -518,37 +290,5 @@ fn level(level: LogLevel) -> Option<tracing::Level> {
         LogLevel::Info => Some(tracing::Level::INFO),
         LogLevel::Debug => Some(tracing::Level::DEBUG),
         LogLevel::Trace => Some(tracing::Level::TRACE),
-    }
-}
-
-fn interface((wanted, attached): &(Wanted, Attached)) -> InterfaceStatus {
-    InterfaceStatus {
-        name: attached.interface.clone(),
-        role: name(&wanted.role),
-        direction: attached.direction.to_owned(),
-        hook: attached.hook.name().to_owned(),
-        warning: attached.warning.clone(),
-    }
-}
-
-fn group(group: &Group) -> GroupStatus {
-    // Sorted by family first. A status is made after every change: nobody counts a million for it.
-    let prefixes_v4 = group.prefixes.partition_point(|prefix| !prefix.is_ipv6());
-    GroupStatus {
-        name: group.name.clone(),
-        action: name(&group.action),
-        matching: name(&group.matching),
-        downstream: name(&group.downstream),
-        ports: group.ports.clone(),
-        prefixes_v4,
-        prefixes_v6: group.prefixes.len() - prefixes_v4,
-    }
-}
-
-/// The name under which a plain enum is serialised.
-fn name(value: &impl serde::Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(name)) => name,
-        _ => String::new(),
     }
 }

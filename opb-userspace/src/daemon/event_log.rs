@@ -1,5 +1,5 @@
-//! Where events are written besides memory: by a thread of its own, so that a disk, a journal or a syslog that hangs loses
-//! events and holds up nothing.
+//! Writes events to a file, the journal or syslog, on a thread of its own: if the destination
+//! hangs, events are lost and nothing waits.
 
 use std::{
     io::{self, Write as _},
@@ -19,12 +19,21 @@ use super::health::Feeds;
 use crate::api::events::Event;
 use crate::{errors::one_line, files, node, text};
 
-/// Lines that may wait.
+/// The most waiting lines.
 const WAITING: usize = 4096;
-/// Lines that are written at once.
+/// The most lines in one write.
 const TOGETHER: usize = 256;
-/// How often a place is looked at to which nothing is written.
+/// How often an idle destination is tested.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// Why events are lost.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error("events cannot be written to syslog")]
+    Syslog(#[source] nix::Error),
+    #[error("events cannot be written: {} {error}", path.display())]
+    File { path: PathBuf, error: files::Error },
+}
 
 /// The writing end.
 pub(super) struct EventLog {
@@ -62,7 +71,7 @@ impl EventLog {
         Self { lines, feeds: feeds.clone() }
     }
 
-    /// Never waits: what does not fit the queue is lost, and counted.
+    /// Never waits: an event that does not fit the queue is lost and counted.
     pub(super) fn write(&self, event: &Event) {
         let Some(lines) = &self.lines else { return };
         let Ok(line) = serde_json::to_string(event) else { return };
@@ -83,12 +92,12 @@ impl Destination {
         {
             warn!("events go to syslog without a name: {error}");
         }
-        // Said when it begins, not for each of thousands.
+        // Logged when it begins, not for each of thousands of events.
         let mut wrong = String::new();
-        // Looked at before there is anything, so that the first events are not the ones to find out.
+        // Tested while idle, so that the first events are not the ones that discover an error.
         let mut batch = Vec::new();
         loop {
-            let error = self.write(&batch).err();
+            let error = self.write(&batch).err().map(|error| one_line(&error));
             if let Some(error) = &error {
                 feeds.unwritten.fetch_add(batch.len() as u64, Ordering::Relaxed);
                 if *error != wrong {
@@ -108,25 +117,21 @@ impl Destination {
         }
     }
 
-    fn write(&self, batch: &[String]) -> Result<(), String> {
+    fn write(&self, batch: &[String]) -> Result<(), WriteError> {
         match self {
             Self::Journal => batch.iter().for_each(|line| info!(target: "opb::event", "{line}")),
             Self::Syslog => {
                 let mut results = batch.iter().map(|line| syslog(Severity::LOG_NOTICE, line));
-                results
-                    .try_for_each(|it| it)
-                    .map_err(|error| format!("events cannot be written to syslog: {error}"))?;
+                results.try_for_each(|it| it).map_err(WriteError::Syslog)?;
             }
-            Self::File(path) => append(path, batch).map_err(|error| {
-                let error = one_line(&error);
-                format!("events cannot be written: {} {error}", path.display())
-            })?,
+            Self::File(path) => append(path, batch)
+                .map_err(|error| WriteError::File { path: path.clone(), error })?,
         }
         Ok(())
     }
 }
 
-/// Opened each time, so that whatever rotates the file need not tell us.
+/// Opens the file each time, so that log rotation needs no signal.
 fn append(path: &Path, batch: &[String]) -> Result<(), files::Error> {
     let text: String = batch.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
     let written: io::Result<()> = files::append(path, 0o640)?.write_all(text.as_bytes());

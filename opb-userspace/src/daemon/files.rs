@@ -1,7 +1,7 @@
 //! Whether files have changed since they were read.
 //!
-//! Looking once a second beats being told: it works over links that are exchanged, mounts that come and go and network file
-//! systems, and there is no queue that can overflow.
+//! Polling once a second beats inotify: it works with replaced links, mounts that come and go and
+//! network file systems, and has no queue that can overflow.
 
 use std::{
     collections::BTreeMap,
@@ -11,47 +11,51 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// How coarse the kernel's clock for files is, with room to spare.
+use super::changed::Changed;
+
+/// The resolution of the kernel's clock for files, with room to spare.
 const GRAIN: Duration = Duration::from_millis(50);
 
 /// Device, inode, size, and times of the last change of content and of the file itself.
 type Stamp = (u64, u64, u64, [i64; 4]);
-/// Nothing for what cannot be looked at.
+/// `None` for a file that cannot be examined.
 pub(super) type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
 
-/// Files and directories, and how they looked when they were read.
+/// Files and directories, and their stamps when they were read.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     paths: Vec<PathBuf>,
     seen: Seen,
-    /// How they looked last time, if that was different.
+    /// Their stamps at the last look, if those were different.
     moving: Option<Stamps>,
 }
 
 #[derive(Debug, Default)]
 enum Seen {
-    /// Nothing that could be relied on.
+    /// Nothing reliable: the next stable state is a change.
     #[default]
     Nothing,
     This(Stamps),
-    /// Whatever comes next.
+    /// The next look, whatever it finds.
     Next,
 }
 
 impl Watch {
-    /// Of what has been read since `started`. What has changed meanwhile counts as not seen.
+    /// For files that have been read since `started`. A file that changed meanwhile counts as not
+    /// seen.
     pub(super) fn new(paths: Vec<PathBuf>, started: SystemTime) -> Self {
         Self::at(paths, started, SystemTime::now())
     }
 
-    /// With the time as it is now.
+    /// As [`Self::new`], at the time `now`.
     fn at(paths: Vec<PathBuf>, started: SystemTime, now: SystemTime) -> Self {
         let stamps = look(&paths);
         let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let as_stamp = |time: Duration| (time.as_secs() as i64, i64::from(time.subsec_nanos()));
         let limit = as_stamp(since(started).saturating_sub(GRAIN));
-        // The clock was set back since, or another machine wrote it: nobody can say whether that was meanwhile, and waiting
-        // for the clock would be reading again and again until it gets there.
+        // The clock was set back since, or another machine wrote the file. Nobody knows whether
+        // that was meanwhile; waiting for the clock would mean reading again and again until it
+        // gets there.
         let future = as_stamp(since(now) + GRAIN);
         let is_settled = |stamp: &Stamp| {
             let changed = (stamp.3[2], stamp.3[3]);
@@ -64,40 +68,42 @@ impl Watch {
         Self { paths, seen, moving: None }
     }
 
-    /// What to look at.
+    /// The paths to examine.
     pub(super) fn paths(&self) -> &[PathBuf] {
         &self.paths
     }
 
-    /// Whether something has changed, as of `now`, and then stayed as it is for one look. Says so once for each change.
-    pub(super) fn has_changed(&mut self, now: Stamps) -> bool {
+    /// Compares the files with `now`. [`Changed::Yes`] once for each change, after it has stayed
+    /// the same for one look.
+    pub(super) fn observe(&mut self, now: Stamps) -> Changed {
         match &self.seen {
             Seen::This(seen) if *seen == now => {
                 self.moving = None;
-                return false;
+                return Changed::No;
             }
             Seen::Next => {
                 (self.seen, self.moving) = (Seen::This(now), None);
-                return false;
+                return Changed::No;
             }
             _ => {}
         }
         if self.moving.as_ref() != Some(&now) {
             self.moving = Some(now);
-            return false;
+            return Changed::No;
         }
         self.moving = None;
         self.seen = Seen::This(now);
-        true
+        Changed::Yes
     }
 
-    /// Takes everything as seen that the next look finds.
+    /// Counts whatever the next look finds as seen.
     pub(super) fn forget(&mut self) {
         (self.seen, self.moving) = (Seen::Next, None);
     }
 }
 
-/// Directories with the policy files in them, which one that was refused may not have told of.
+/// The stamps of `paths`, and of the policy files in directories: a rejected policy may not have
+/// listed them.
 pub(super) fn look(paths: &[PathBuf]) -> Stamps {
     let mut stamps = Stamps::new();
     for path in paths {
@@ -125,7 +131,7 @@ mod tests {
 
     fn again(watch: &mut Watch) -> bool {
         let now = look(watch.paths());
-        watch.has_changed(now)
+        watch.observe(now) == Changed::Yes
     }
 
     #[test]
@@ -159,7 +165,8 @@ mod tests {
         assert!(!again(&mut watch));
     }
 
-    /// A clock that is behind the file's: as far as anybody can know, the file will never have been there before.
+    /// A clock that is behind the file's: as far as anybody can know, the file will never have been
+    /// there before.
     #[test]
     fn what_comes_from_the_future_is_read_once_more_at_most() {
         let directory = tempfile::tempdir().expect("a directory");

@@ -1,4 +1,5 @@
-//! The read-only listener: metrics, health, and the status page. docs/status-page.md describes them.
+//! The read-only listener: metrics, health, and the status page. docs/status-page.md describes
+//! them.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -24,7 +25,7 @@ use super::{
     enforcer::Enforcer,
     health::Board,
     i18n::Texts,
-    page::{self, PageResult},
+    page::{self, FormError, PageResult},
     serve::{self, Caller, Crowd, Limits, Rate, Refusals},
     worker::Worker,
 };
@@ -32,12 +33,12 @@ use crate::api::{
     explain::{Flags, Query},
     status::State as Health,
 };
-use crate::telemetry::metrics;
+use crate::{explain::QueryError, telemetry::metrics};
 
-/// How long an address that cannot be had is left alone.
+/// The pause before an address that is taken is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Nothing from anywhere else, and nothing inline.
+/// Only content of this listener, and nothing inline.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
                       img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -82,12 +83,12 @@ const LIMITS: Limits = Limits {
     request: Duration::from_secs(10),
     stall: Duration::from_secs(10),
 };
-/// Requests for the page a second, and at once: it asks for three things every few seconds.
+/// Requests for the page per second, and in a burst: it sends three every few seconds.
 const ASKED: (u32, u32) = (100, 200);
-/// Explanations a second, and at once.
+/// Explanations per second, and in a burst.
 const EXPLAINED: (u32, u32) = (20, 40);
 
-/// Whoever asks, by address.
+/// A client, by address.
 impl Caller for SocketAddr {
     fn crowd(&self) -> Option<Crowd> {
         Some(Crowd::at(self.ip()))
@@ -98,8 +99,8 @@ impl Caller for SocketAddr {
     }
 }
 
-/// Listens at `address`, if there is one, for as long as the process lives. An address that is taken is no reason not to
-/// filter: it is tried again.
+/// Listens at `address`, if there is one, as long as the process lives. If the address is taken,
+/// the daemon filters all the same, and tries again.
 pub(super) fn start(
     address: Option<SocketAddr>,
     names: Vec<String>,
@@ -124,7 +125,7 @@ pub(super) fn start(
         };
         info!("metrics and status page at http://{address}/");
         let caller = |_: &_, address: &SocketAddr| *address;
-        // It only reads: nobody has to wait for its end.
+        // The listener only reads: the daemon does not wait for its end.
         let (_never, stop) = watch::channel(false);
         serve::serve(listener, LIMITS.within_descriptors(), refusals, caller, app, stop).await;
     });
@@ -149,7 +150,7 @@ pub(super) fn app(enforcer: Worker<Enforcer>, board: Board, names: Vec<String>) 
         .with_state(app)
 }
 
-/// What all that ask together may ask.
+/// The limit for all clients together.
 struct Asked {
     rate: Rate,
     refusals: Arc<Refusals>,
@@ -163,19 +164,20 @@ async fn not_too_often(State(asked): State<Arc<Asked>>, request: Request, next: 
     (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")]).into_response()
 }
 
-/// By which names the listener may be asked. A web page from elsewhere can make its own name mean our address and have a
-/// browser inside read what we say (DNS rebinding); the browser then asks by that name.
+/// The accepted host names. A foreign web page can make its own name resolve to our address and
+/// have a browser inside the network read our answers (DNS rebinding); such a browser sends the
+/// foreign name.
 struct Names(Vec<String>);
 
 impl Names {
-    /// `names`, `localhost`, and what the machine is called.
+    /// `names`, `localhost`, and the name of the machine.
     fn new(mut names: Vec<String>) -> Self {
         names.push("localhost".to_owned());
         names.extend(gethostname().ok().and_then(|name| name.into_string().ok()));
         Self(names)
     }
 
-    /// `host` is the value of the header: a name or an address, perhaps with a port.
+    /// `host` is the value of the header: a name or an address, with or without a port.
     fn allow(&self, host: &str) -> bool {
         let bare = match host.rsplit_once(':') {
             Some((bare, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => bare,
@@ -200,7 +202,7 @@ async fn only_by_name(State(names): State<Arc<Names>>, request: Request, next: N
     (StatusCode::MISDIRECTED_REQUEST, text).into_response()
 }
 
-/// On every answer.
+/// Adds the security headers to every response.
 async fn protect(mut response: Response) -> Response {
     let headers = [
         (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -231,7 +233,7 @@ async fn show_metrics(State(app): State<App>) -> Response {
     text.map(|text| ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text)).into_response()
 }
 
-/// 200 if everything is covered that should be, 503 with the reasons if not.
+/// 200 while the state is `enforcing`, otherwise 503 with the problems.
 async fn health(State(app): State<App>) -> Response {
     let look = || match app.board.status() {
         Some(status) if matches!(status.state, Health::Enforcing) => {
@@ -249,7 +251,7 @@ async fn health(State(app): State<App>) -> Response {
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
-/// What the form sends. Text, because a mistake is answered on the page.
+/// The fields of the form. Text, because the page itself shows what is wrong.
 #[derive(Debug, Default, Deserialize)]
 struct Form {
     #[serde(default)]
@@ -263,21 +265,18 @@ struct Form {
 }
 
 impl Form {
-    fn query(&self) -> Option<Query> {
-        let mut query = Query {
-            src: self.src.trim().parse().ok()?,
-            dst: self.dst.trim().parse().ok()?,
+    fn query(&self) -> Result<Query, FormError> {
+        let dport = Some(self.dport.trim()).filter(|port| !port.is_empty());
+        Ok(Query {
+            src: self.src.trim().parse().map_err(|_| FormError::Source)?,
+            dst: self.dst.trim().parse().map_err(|_| FormError::Destination)?,
             sport: None,
-            dport: None,
+            dport: dport.map(|port| port.parse().map_err(|_| FormError::Port)).transpose()?,
             flags: Flags::default(),
             direction: opb_common::outcome::Direction::Upstream,
             outer_src: None,
             outer_dst: None,
-        };
-        if !self.dport.trim().is_empty() {
-            query.dport = Some(self.dport.trim().parse().ok()?);
-        }
-        Some(query)
+        })
     }
 }
 
@@ -291,17 +290,20 @@ async fn show(
         PageResult::Unasked
     } else {
         match form.query() {
-            None => PageResult::NotUnderstood,
-            Some(_) if !app.explained.allows() => {
+            Err(error) => PageResult::Invalid(error),
+            Ok(_) if !app.explained.allows() => {
                 app.board.refusals.count(LIMITS.name, "rate");
-                let text =
-                    format!("no more than {} questions a second are answered\n", EXPLAINED.0);
+                let text = format!(
+                    "too many requests: at most {} questions per second are answered\n",
+                    EXPLAINED.0
+                );
                 let wait = [(header::RETRY_AFTER, "1")];
                 return (StatusCode::TOO_MANY_REQUESTS, wait, text).into_response();
             }
-            Some(query) => match app.enforcer.call(move |it| it.explain(&query)).await {
+            Ok(query) => match app.enforcer.call(move |it| it.explain(&query)).await {
                 Ok(Ok(explanation)) => PageResult::Explained(Box::new(explanation)),
-                Ok(Err(_)) => PageResult::NotUnderstood,
+                Ok(Err(QueryError::MixedFamilies(..))) => PageResult::Invalid(FormError::Families),
+                Ok(Err(error)) => PageResult::Failed(error),
                 Err(_) => PageResult::Unavailable,
             },
         }
@@ -312,7 +314,7 @@ async fn show(
     Html(page.into_string()).into_response()
 }
 
-/// The part that changes by itself.
+/// The part that scripts fetch again and again.
 async fn live(
     State(app): State<App>,
     headers: HeaderMap,
@@ -323,7 +325,7 @@ async fn live(
     Html(part.into_string()).into_response()
 }
 
-/// The language that was asked for, or else that of the browser.
+/// The requested language, or that of the browser.
 fn words(form: &Form, headers: &HeaderMap) -> &'static Texts {
     let accepts = headers.get(header::ACCEPT_LANGUAGE).and_then(|it| it.to_str().ok());
     match (form.lang.as_str(), accepts) {
@@ -337,6 +339,25 @@ fn words(form: &Form, headers: &HeaderMap) -> &'static Texts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_form_says_which_field_is_wrong() {
+        let form = |[src, dst, dport]: [&str; 3]| {
+            let [src, dst, dport] = [src, dst, dport].map(str::to_owned);
+            Form { src, dst, dport, ..Form::default() }.query().err()
+        };
+        for (fields, expected) in [
+            ([" 203.0.113.7 ", "198.51.100.25", ""], None),
+            (["203.0.113.7", "198.51.100.25", " 587 "], None),
+            (["203.0.113", "198.51.100.25", "25"], Some(FormError::Source)),
+            (["203.0.113.7", "mx.example.net", "25"], Some(FormError::Destination)),
+            (["203.0.113.7", "", "25"], Some(FormError::Destination)),
+            (["203.0.113.7", "198.51.100.25", "smtp"], Some(FormError::Port)),
+            (["203.0.113.7", "198.51.100.25", "65536"], Some(FormError::Port)),
+        ] {
+            assert_eq!(form(fields), expected, "{fields:?}");
+        }
+    }
 
     #[test]
     fn only_addresses_and_known_names_are_answered() {

@@ -2,6 +2,7 @@
 
 use opb_common::outcome::{Reason, Verdict};
 
+use super::page::FormError;
 use crate::api::explain::Explanation;
 
 pub(super) struct Texts {
@@ -18,7 +19,9 @@ pub(super) struct Texts {
     pub(super) destination: &'static str,
     pub(super) port: &'static str,
     pub(super) ask: &'static str,
-    pub(super) not_understood: &'static str,
+    form_errors: FormErrors,
+    /// Before the error of the daemon.
+    pub(super) failed: &'static str,
     pub(super) unavailable: &'static str,
     pub(super) advice: &'static str,
     pub(super) steps: &'static str,
@@ -47,6 +50,14 @@ pub(super) struct Texts {
     answers: &'static Answers,
 }
 
+/// What to enter instead, by [`FormError`].
+struct FormErrors {
+    source: &'static str,
+    destination: &'static str,
+    port: &'static str,
+    families: &'static str,
+}
+
 /// Verdict sentences and advice, by case.
 struct Answers {
     relay: [&'static str; 2],
@@ -61,6 +72,16 @@ struct Answers {
 }
 
 impl Texts {
+    pub(super) const fn form_error(&self, error: FormError) -> &'static str {
+        let errors = &self.form_errors;
+        match error {
+            FormError::Source => errors.source,
+            FormError::Destination => errors.destination,
+            FormError::Port => errors.port,
+            FormError::Families => errors.families,
+        }
+    }
+
     /// What to tell the customer: whether the mail passes, and what to do.
     pub(super) fn answer(&self, explained: &Explanation, port: u16) -> [&'static str; 2] {
         let answers = self.answers;
@@ -90,7 +111,13 @@ impl Texts {
         destination: "Mail server's IP address",
         port: "Port",
         ask: "Ask",
-        not_understood: "That is not understood. Enter two IP addresses of the same family (both IPv4 or both IPv6), and a port number.",
+        form_errors: FormErrors {
+            source: "The customer's address is not an IP address. Enter for example 203.0.113.7 or 2001:db8::7.",
+            destination: "The mail server's address is not an IP address. Enter an address, not a name: for example 198.51.100.25.",
+            port: "The port is not a number from 0 to 65535. Mail uses 25.",
+            families: "One address is IPv4, the other IPv6: no packet carries both. Enter two addresses of the same family.",
+        },
+        failed: "The daemon cannot answer this question:",
         unavailable: "The daemon cannot answer now: the part that knows the policy has stopped. The filter goes on. Restart opb and ask again.",
         advice: "What to tell the customer",
         steps: "How the verdict came about",
@@ -176,7 +203,13 @@ impl Texts {
         destination: "メールサーバの IP アドレス",
         port: "ポート番号",
         ask: "調べる",
-        not_understood: "入力内容を確認してください。IP アドレスを 2 つ (両方とも IPv4、または両方とも IPv6) とポート番号を入力してください。",
+        form_errors: FormErrors {
+            source: "お客さまの IP アドレスが正しくありません。203.0.113.7 や 2001:db8::7 のように入力してください。",
+            destination: "メールサーバの IP アドレスが正しくありません。サーバ名ではなく、198.51.100.25 のように IP アドレスを入力してください。",
+            port: "ポート番号が正しくありません。0 から 65535 までの数字を入力してください (メールは 25 です)。",
+            families: "IPv4 と IPv6 のアドレスが混在しています。両方とも IPv4、または両方とも IPv6 で入力してください。",
+        },
+        failed: "この内容にはお答えできません:",
         unavailable: "現在お答えできません。ポリシーを管理する処理が停止しています (フィルターは動作を続けています)。opb を再起動してから、もう一度お試しください。",
         advice: "お客さまへのご案内",
         steps: "判定の経緯",

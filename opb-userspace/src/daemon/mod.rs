@@ -1,11 +1,13 @@
-//! The daemon: reads the node file, puts the policy in force, and keeps it there through reloads and changing interfaces.
+//! The daemon: reads the node file, puts the policy in force, and keeps it there through reloads
+//! and changing interfaces.
 //!
-//! What blocks — compiling, the kernel — is done by [`enforcer`] on a thread of its own, one thing after the other; files are
-//! read by others ([`reader`]), which may hang.
-//! The rest of the process waits for signals, answers on the control socket and on the read-only listener, and reads
-//! what the programs write down ([`observer`]), of which it tells others ([`suspects`]).
+//! What blocks — compiling, the kernel — is done by [`enforcer`] on a thread of its own, one thing
+//! after the other; files are read by others ([`reader`]), which may hang. The rest of the process
+//! waits for signals, answers on the control socket and on the read-only listener, and reads what
+//! the programs write down ([`observer`]), of which it tells others ([`suspects`]).
 
 mod body;
+mod changed;
 pub mod control;
 mod enforcer;
 mod event_log;
@@ -26,6 +28,7 @@ mod socket;
 mod stall;
 mod subscribers;
 mod suspects;
+mod webhook;
 mod threads;
 mod i18n;
 mod worker;
@@ -89,7 +92,8 @@ pub enum Error {
     Hang(#[from] reader::Hang),
 }
 
-/// Enforces what the node file at `path` says until SIGTERM or SIGINT. The kernel goes on enforcing after that.
+/// Enforces what the node file at `path` says until SIGTERM or SIGINT. The kernel goes on enforcing
+/// after that.
 pub async fn run(path: PathBuf) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
     let started = tokio::select! {
@@ -138,7 +142,8 @@ impl Daemon {
         let hangups = signal(SignalKind::hangup()).map_err(Error::Signals)?;
         let reader = Reader::new(path);
         let config = reader.config().await?.map_err(Error::Config)?;
-        // Before anything is touched in the kernel: that another daemon is at work must not come out halfway.
+        // Before anything is touched in the kernel: that another daemon is at work must not come
+        // out halfway.
         let (socket, listener) = Socket::bind(&config.control, socket::group().await)?;
         // So must most mistakes, which are in the files.
         let loaded = reader.policy(config.clone()).await?.map_err(LoadError::from)?;

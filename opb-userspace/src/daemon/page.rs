@@ -1,5 +1,5 @@
-//! The status page, for the network's operators and the support batches. It is whole without scripts; with them its live
-//! part is fetched again every few seconds.
+//! The status page, for the network's operators and the support desk. It is complete without
+//! scripts; with them its live part is fetched again every few seconds.
 
 use std::sync::Arc;
 
@@ -11,27 +11,41 @@ use crate::api::{
     events::Event, events::Kind, explain::Explanation, status::State, status::Status,
 };
 use crate::{
+    explain::QueryError,
     kernel::CounterRow,
     telemetry::{Telemetry, history::Minute},
     text,
 };
 
-/// Rows of each table.
+/// The most rows of a table.
 const ROWS: usize = 15;
 
-/// What was typed into the form.
+/// The content of the form.
 pub(super) struct Question<'a> {
     pub(super) src: &'a str,
     pub(super) dst: &'a str,
     pub(super) dport: &'a str,
 }
 
+/// What the page says below its form.
 pub(super) enum PageResult {
     Unasked,
-    NotUnderstood,
+    Invalid(FormError),
     /// The daemon cannot answer now.
     Unavailable,
+    /// The daemon refused the question.
+    Failed(QueryError),
     Explained(Box<Explanation>),
+}
+
+/// What is wrong in the form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FormError {
+    Source,
+    Destination,
+    Port,
+    /// One address is IPv4, the other IPv6.
+    Families,
 }
 
 pub(super) fn whole(
@@ -67,7 +81,7 @@ pub(super) fn whole(
     }
 }
 
-/// The part that changes by itself.
+/// The part that scripts fetch again and again.
 pub(super) fn live(texts: &Texts, status: Option<&Status>, telemetry: &Telemetry) -> Markup {
     html! {
         (state(texts, status))
@@ -99,12 +113,9 @@ fn form(texts: &Texts, question: &Question<'_>) -> Markup {
 fn answered(texts: &Texts, question: &Question<'_>, answer: &PageResult) -> Markup {
     let explained = match answer {
         PageResult::Unasked => return Markup::default(),
-        PageResult::NotUnderstood => {
-            return html! { p class="answer warn" role="alert" { (texts.not_understood) } };
-        }
-        PageResult::Unavailable => {
-            return html! { p class="answer warn" role="alert" { (texts.unavailable) } };
-        }
+        PageResult::Invalid(error) => return alert(texts.form_error(*error)),
+        PageResult::Unavailable => return alert(texts.unavailable),
+        PageResult::Failed(error) => return alert(&format!("{} {error}", texts.failed)),
         PageResult::Explained(explained) => explained,
     };
     let [sentence, advice] = texts.answer(explained, question.dport.trim().parse().unwrap_or(25));
@@ -121,6 +132,10 @@ fn answered(texts: &Texts, question: &Question<'_>, answer: &PageResult) -> Mark
             }
         }
     }
+}
+
+fn alert(text: &str) -> Markup {
+    html! { p class="answer warn" role="alert" { (text::line(text)) } }
 }
 
 fn state(texts: &Texts, status: Option<&Status>) -> Markup {
@@ -140,7 +155,7 @@ fn state(texts: &Texts, status: Option<&Status>) -> Markup {
     }
 }
 
-/// Bars of SVG: colours come from the style sheet, numbers are in the text for those who do not see them.
+/// Bars in SVG. The style sheet has the colours; the text has the numbers, for screen readers.
 fn chart(texts: &Texts, hour: &[Minute]) -> Markup {
     const HEIGHT: u64 = 100;
     let total = |minute: &Minute| minute.passed + minute.denied + minute.watched;
@@ -259,7 +274,7 @@ fn setup(texts: &Texts, status: &Status) -> Markup {
     }
 }
 
-/// A table that scrolls by itself where the screen is narrow.
+/// A table that scrolls on its own on a narrow screen.
 fn table<const N: usize>(
     id: &str,
     title: &str,

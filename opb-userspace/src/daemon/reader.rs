@@ -1,4 +1,5 @@
-//! The files of the policy, read where nobody waits for them: a file system that hangs keeps a thread, and nothing else.
+//! Reads the files of the policy on threads of their own: a file system that hangs keeps a thread,
+//! and nothing else.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,47 +16,48 @@ use tokio::{
 use tracing::error;
 
 use super::{
-    enforcer::{Asked, Enforcer, Next},
+    changed::Changed,
+    enforcer::{Asked, BuildError, Enforcer, Next, ReloadError},
     files::{Stamps, Watch, look},
     threads::{GivenUp, Threads},
     worker::{Worker, WorkerDied},
 };
-use crate::api::{reload::Preview, reload::Problem, reload::ReloadOutcome, reload::Trigger};
+use crate::api::reload::{Preview, ReloadOutcome, Trigger};
 use crate::{
-    document::{Diagnostic, Diagnostics},
-    errors::one_line,
+    document::Diagnostics,
     node::{Config, PolicySource},
     policy::Policy,
 };
 
 /// How long reading may take. A policy of a million prefixes takes a second.
 const LIMIT: Duration = Duration::from_secs(30);
-/// The same where something hangs already, and for looking at files.
+/// The limit while another read hangs, and for stamps of files.
 const SHORT: Duration = Duration::from_secs(5);
 
-/// How often files are looked at for changes.
+/// The interval between two looks at watched files.
 const LOOK: Duration = Duration::from_secs(1);
-/// The same where they do not answer: each look may keep a thread.
+/// The interval while the files do not answer: each look may keep a thread.
 const REST: Duration = Duration::from_secs(30);
 
-/// Reads the node file at `path` and what it names. All clones share what they know of files that hang.
+/// Reads the node file at `path` and the files that it names. Clones share the threads, and so know
+/// which hang.
 #[derive(Clone)]
 pub(super) struct Reader {
     path: PathBuf,
     threads: Threads,
-    /// Those that compile what was read.
+    /// Threads that compile policies.
     compiling: Threads,
-    /// One reload after the other: what is read later is put in force later.
+    /// One reload after the other: files that are read later come into force later.
     turn: Arc<Mutex<()>>,
     /// One preview after the other: each holds a whole policy in memory.
     previews: Arc<Mutex<()>>,
 }
 
-/// What the files say.
+/// The content of the files.
 pub(super) struct Loaded {
     pub(super) config: Config,
     pub(super) files: Arc<Policy>,
-    /// Names what the files said when they were read; made here, where nobody waits for it.
+    /// The digest of the policy, computed here because it takes long.
     pub(super) digest: [u8; 16],
     pub(super) watch: Watch,
 }
@@ -64,11 +66,6 @@ pub(super) struct Loaded {
 #[derive(Debug, thiserror::Error)]
 #[error("the files cannot be read (does their file system hang?)")]
 pub struct Hang(#[from] GivenUp);
-
-/// No thread compiles.
-#[derive(Debug, thiserror::Error)]
-#[error("the policy cannot be compiled (is the machine overloaded?)")]
-struct Slow(#[from] GivenUp);
 
 impl Reader {
     pub(super) fn new(path: PathBuf) -> Self {
@@ -81,7 +78,7 @@ impl Reader {
         }
     }
 
-    /// Whether something hangs now.
+    /// Whether a read hangs now.
     pub(super) fn hangs(&self) -> bool {
         self.threads.hang()
     }
@@ -99,22 +96,20 @@ impl Reader {
     }
 
     /// Everything, or why it is not valid.
-    async fn load(&self) -> Result<Loaded, Vec<Problem>> {
+    async fn load(&self) -> Result<Loaded, ReloadError> {
         let path = self.path.clone();
         let work = move || {
             let started = SystemTime::now();
             Config::load(&path).and_then(|config| load(&path, started, config))
         };
-        // What hangs already will hardly end because somebody asks again.
+        // A file system that hangs hardly answers because of another request.
         let limit = if self.hangs() { SHORT } else { LIMIT };
-        match self.threads.run(limit, work).await {
-            Ok(loaded) => loaded.map_err(|found| problems(found.errors())),
-            Err(given_up) => Err(vec![one_line(&Hang(given_up)).into()]),
-        }
+        Ok(self.threads.run(limit, work).await.map_err(Hang)??)
     }
 
-    /// Reads the files and puts in force what they say. A reload that has begun goes on to its end when the caller
-    /// drops this future, as a client does that hangs up; one that waits for its turn does not begin.
+    /// Reads the files and puts them in force. A reload that has begun goes on to its end when the
+    /// caller drops this future, as a client does that hangs up. One that waits for its turn does
+    /// not begin.
     pub(super) async fn reload(
         &self,
         enforcer: &Worker<Enforcer>,
@@ -142,7 +137,7 @@ impl Reader {
                 Next::Done(outcome) => return Ok(outcome),
                 Next::Build(reload, order) => {
                     let built = self.compiling.run(LIMIT, move || order.build()).await;
-                    let built = built.unwrap_or_else(|given_up| Err(one_line(&Slow(given_up))));
+                    let built = built.unwrap_or_else(|given_up| Err(BuildError::Slow(given_up)));
                     next = enforcer.call(move |it| it.finish(reload, built)).await?;
                 }
             }
@@ -154,7 +149,7 @@ impl Reader {
     pub(super) async fn preview(
         &self,
         enforcer: &Worker<Enforcer>,
-    ) -> Result<Result<Preview, Vec<Problem>>, WorkerDied> {
+    ) -> Result<Result<Preview, ReloadError>, WorkerDied> {
         let turn = Arc::clone(&self.previews).lock_owned().await;
         let (reader, enforcer) = (self.clone(), enforcer.clone());
         to_its_end(async move {
@@ -167,19 +162,19 @@ impl Reader {
     async fn preview_now(
         &self,
         enforcer: &Worker<Enforcer>,
-    ) -> Result<Result<Preview, Vec<Problem>>, WorkerDied> {
+    ) -> Result<Result<Preview, ReloadError>, WorkerDied> {
         let loaded = self.load().await;
-        let previewed = enforcer.call(move |it| it.preview(&loaded?)).await?;
-        Ok(match previewed {
-            Ok(previewed) => {
-                let preview = self.compiling.run(LIMIT, move || previewed.diff()).await;
-                preview.unwrap_or_else(|given_up| Err(vec![one_line(&Slow(given_up)).into()]))
+        let order = enforcer.call(move |it| it.preview(&loaded?)).await?;
+        Ok(match order {
+            Ok(order) => {
+                let preview = self.compiling.run(LIMIT, move || order.compile()).await;
+                preview.unwrap_or_else(|given_up| Err(BuildError::Slow(given_up).into()))
             }
-            Err(errors) => Err(errors),
+            Err(error) => Err(error),
         })
     }
 
-    /// How the files look now; nothing if they do not answer.
+    /// The present stamps of the files. `None` if they do not answer.
     pub(super) async fn look(&self, paths: Vec<PathBuf>) -> Option<Stamps> {
         self.threads.run(SHORT, move || look(&paths)).await.ok()
     }
@@ -189,11 +184,15 @@ impl Reader {
 async fn to_its_end<R: Send + 'static>(
     work: impl Future<Output = Result<R, WorkerDied>> + Send + 'static,
 ) -> Result<R, WorkerDied> {
-    // A task ends without a result where the runtime stops.
+    // A task ends without a result when the runtime stops.
     tokio::spawn(work).await.unwrap_or(Err(WorkerDied))
 }
 
-fn load(path: &Path, started: SystemTime, config: Config) -> Result<Loaded, Diagnostics> {
+pub(super) fn load(
+    path: &Path,
+    started: SystemTime,
+    config: Config,
+) -> Result<Loaded, Diagnostics> {
     let PolicySource::Path(policy) = &config.policy;
     let files = Policy::load_within(std::slice::from_ref(policy), config.limits)?;
     let mut paths = vec![path.to_owned(), policy.clone()];
@@ -202,15 +201,11 @@ fn load(path: &Path, started: SystemTime, config: Config) -> Result<Loaded, Diag
     Ok(Loaded { watch: Watch::new(paths, started), config, files: Arc::new(files), digest })
 }
 
-pub(super) fn problems<'a>(diagnostics: impl Iterator<Item = &'a Diagnostic>) -> Vec<Problem> {
-    diagnostics.map(Problem::from).collect()
-}
-
-/// Reads the files again whenever `hangups` says so, and when they have changed. Ends with the enforcer.
+/// Reloads after each hangup signal, and when watched files have changed. Ends with the enforcer.
 pub(super) async fn follow(reader: Reader, enforcer: Worker<Enforcer>, mut hangups: Signal) {
     let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // After a look that was given up, until when nobody looks.
+    // No look before then, after one that hung.
     let mut rest = Instant::now();
     loop {
         let trigger = tokio::select! {
@@ -231,9 +226,9 @@ pub(super) async fn follow(reader: Reader, enforcer: Worker<Enforcer>, mut hangu
                             What is in force stays in force");
                     continue;
                 };
-                match enforcer.call(|it| it.have_changed(stamps)).await {
-                    Ok(true) => Trigger::Files,
-                    Ok(false) => continue,
+                match enforcer.call(|it| it.observe_files(stamps)).await {
+                    Ok(Changed::Yes) => Trigger::Files,
+                    Ok(Changed::No) => continue,
                     Err(_) => return,
                 }
             }

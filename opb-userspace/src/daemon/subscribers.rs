@@ -33,15 +33,17 @@ use super::{
     worker::{Worker, WorkerDied},
 };
 use crate::api::{entries::Addition, entries::ChangeResponse, entries::Removal, entries::Who};
-use crate::subscribers::changes::Request;
+use crate::{errors::one_line, subscribers::changes::Request};
 
-/// A request with a million entries is meant to fit.
+/// Room for a request with a million entries.
 const LARGEST_BODY: usize = 256 << 20;
-/// Larger requests wait for each other: they are in memory as a whole, and what is read from JSON takes a multiple of it.
+/// Larger requests wait for each other: each is in memory as a whole, and what is read from JSON
+/// takes a multiple of it.
 const LARGE_BODY: u64 = 64 << 10;
-/// Large requests that one user may have, waiting or under way: whoever sends his slowly delays the others by no more than these.
+/// Large requests of one user, waiting or under way. A user that sends slowly delays the others by
+/// no more than these.
 const LARGE_OF_ONE: usize = 4;
-/// Kibibytes that requests may take while they wait for the enforcer. One that is larger waits alone.
+/// Kibibytes of all requests that wait for the enforcer. A larger one waits alone.
 const WAITING: u32 = 16 << 10;
 
 pub(super) fn routes() -> Router<App> {
@@ -98,7 +100,7 @@ async fn one_large_at_a_time(
     request: extract::Request,
     next: Next,
 ) -> Response {
-    // Without a length, it may be anything; nothing at all has the length 0.
+    // A body without a length may be large; an empty one has the length 0.
     if request.body().size_hint().upper().is_some_and(|length| length <= LARGE_BODY) {
         return next.run(request).await;
     }
@@ -116,8 +118,8 @@ async fn one_large_at_a_time(
     next.run(request).await
 }
 
-/// Collects requests while the enforcer is busy, so that one commit and one publication serve all that came meanwhile.
-/// Clients that hang up leave theirs behind: hence the limit of what may wait.
+/// Collects requests while the enforcer is busy: one commit and one publication serve all of them.
+/// A client that hangs up leaves its request behind: hence the limit of [`WAITING`].
 #[derive(Clone)]
 pub(super) struct BatchQueue {
     waiting: Arc<Mutex<Vec<(Waiting, OwnedSemaphorePermit)>>>,
@@ -135,15 +137,15 @@ impl BatchQueue {
         &self,
         enforcer: &Worker<Enforcer>,
         request: Request,
-        trial: Option<Duration>,
+        confirm: Option<Duration>,
     ) -> Result<Result<ChangeResponse, ChangeError>, WorkerDied> {
         let size = u32::try_from(request.size().div_ceil(1024)).unwrap_or(u32::MAX).min(WAITING);
         let room = Arc::clone(&self.room).acquire_many_owned(size).await.map_err(|_| WorkerDied)?;
         let (reply, answer) = oneshot::channel();
-        self.lock().push((Waiting { request, trial, reply }, room));
+        self.lock().push((Waiting { request, confirm, reply }, room));
         let batches = self.clone();
-        // The first of these jobs finds all that are waiting, the others none. Its end is not waited for: it may serve those that
-        // came later, and have the answer to this request behind it.
+        // The first of these jobs serves all waiting requests, the others find none. Nobody waits
+        // for the end of the job: it may answer this request first and serve later ones after it.
         let job = move |it: &mut Enforcer| {
             let (waiting, _room): (_, Vec<_>) =
                 std::mem::take(&mut *batches.lock()).into_iter().unzip();
@@ -158,7 +160,7 @@ impl BatchQueue {
     }
 }
 
-/// Who is at the other end of a connection.
+/// The client at the other end of a connection.
 #[derive(Clone)]
 pub(super) struct Peer(pub(super) Arc<Who>, pub(super) Users);
 
@@ -167,7 +169,7 @@ impl Peer {
     pub(super) fn of(stream: &UnixStream, users: &Users) -> Self {
         let who = match stream.peer_cred() {
             Ok(peer) => Who { uid: peer.uid(), pid: peer.pid(), user: None },
-            // The kernel always knows; if not, then nobody in particular.
+            // Does not happen: the kernel always knows the peer.
             Err(_) => Who { uid: u32::MAX, pid: None, user: None },
         };
         Self(Arc::new(who), users.clone())
@@ -196,10 +198,10 @@ impl Caller for Peer {
     }
 }
 
-/// Names by number, and since when.
+/// Names by number, and when they were looked up.
 type Known = BTreeMap<u32, (Option<String>, Instant)>;
 
-/// Names of users. Who knows them may be far away (LDAP) and hang: then there is a number.
+/// Names of users. A remote directory (LDAP) may hang: then users have numbers only.
 #[derive(Clone)]
 pub(super) struct Users {
     threads: Threads,
@@ -207,11 +209,11 @@ pub(super) struct Users {
 }
 
 impl Users {
-    /// How long a name is waited for.
+    /// The longest wait for a name.
     const PATIENCE: Duration = Duration::from_secs(1);
-    /// How long an answer is believed, or that there is none.
+    /// How long a name, or its absence, is cached.
     const KEPT: Duration = Duration::from_secs(60);
-    /// So many are remembered.
+    /// The most cached names.
     const MOST: usize = 1024;
 
     pub(super) fn new() -> Self {
@@ -260,10 +262,10 @@ async fn add(
     how: Result<Parameters<How>, QueryRejection>,
     body: Result<Json<Addition>, JsonRejection>,
 ) -> Result<Response, ErrorResponse> {
-    let trial = How::trial(how)?;
+    let confirm = How::timeout(how)?;
     let Json(addition) = body.map_err(unreadable)?;
     let partial = addition.partial;
-    change(&app, Request::Add(addition, who), trial, partial).await
+    change(&app, Request::Add(addition, who), confirm, partial).await
 }
 
 async fn remove(
@@ -279,15 +281,15 @@ async fn remove(
 async fn change(
     app: &App,
     request: Request,
-    trial: Option<Duration>,
+    confirm: Option<Duration>,
     partial: bool,
 ) -> Result<Response, ErrorResponse> {
-    let answer = (app.batches.ask(&app.enforcer, request, trial).await?).map_err(|refusal| {
-        let (status, error) = match refusal {
-            ChangeError::OnTrial(error) => (StatusCode::CONFLICT, error),
-            ChangeError::Failed(error) => (StatusCode::INTERNAL_SERVER_ERROR, error),
+    let answer = (app.batches.ask(&app.enforcer, request, confirm).await?).map_err(|error| {
+        let status = match error {
+            ChangeError::Unconfirmed(_) => StatusCode::CONFLICT,
+            ChangeError::Store(_) | ChangeError::Build(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        ErrorResponse::new(status, error)
+        ErrorResponse::new(status, one_line(&error))
     })?;
     let refused = !partial && !answer.failures.is_empty();
     let status = if refused { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };

@@ -1,4 +1,4 @@
-//! Who is told of a suspect: a command, and a webhook.
+//! Reports suspects to a command and to a webhook.
 
 use std::{
     fmt, io,
@@ -8,28 +8,19 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::Full;
-use hyper::{
-    Request, StatusCode,
-    body::Bytes,
-    client::conn::http1,
-    header::{CONTENT_TYPE, HOST},
-};
-use hyper_util::rt::TokioIo;
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
 use tokio::{
     io::AsyncWriteExt as _,
-    net::TcpStream,
     process::{Child, Command},
     sync::mpsc,
-    task::JoinSet,
     time::timeout,
 };
 use tracing::warn;
 
+use super::webhook::{self, Client};
 use crate::api::events::Event;
 use crate::{
     errors::one_line,
@@ -38,12 +29,12 @@ use crate::{
     telemetry::alarms::{Alarm, Outcome},
 };
 
-/// How long it may take to tell one of one suspect.
+/// The longest time that one report may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Suspects that wait to be told of: as many as are kept as events. More of them are left out, and counted.
+/// Length of a queue: as many as are kept as events. When a queue is full, further reports are dropped and counted.
 const WAITING: usize = 512;
 
-/// Where suspects are reported. Each has a queue of its own: one that hangs does not hold up the other.
+/// The queues of suspects to report. Command and webhook have one each: one that hangs does not delay the other.
 pub(super) struct Alarms(Vec<(Arc<Alarm>, mpsc::Sender<Arc<Event>>)>);
 
 #[derive(Debug, thiserror::Error)]
@@ -51,17 +42,19 @@ enum Error {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
-    Http(#[from] hyper::Error),
-    #[error(transparent)]
-    Request(#[from] hyper::http::Error),
-    #[error("the answer is {0}")]
-    Refused(StatusCode),
+    Webhook(#[from] webhook::Error),
 }
 
-/// Somebody to tell.
+/// Where suspects are reported, as the node file has it.
 enum Listener {
     Command(PathBuf),
     Webhook(Webhook),
+}
+
+/// The same, ready for reports.
+enum Target {
+    Command(PathBuf),
+    Webhook(Client),
 }
 
 impl Alarms {
@@ -77,12 +70,12 @@ impl Alarms {
         Self(queues.collect())
     }
 
-    /// Who is told of how many.
+    /// The counts of each queue.
     pub(super) fn tallies(&self) -> Vec<Arc<Alarm>> {
         self.0.iter().map(|(alarm, _)| Arc::clone(alarm)).collect()
     }
 
-    /// Never waits: whoever is slow is left out of what does not fit its queue.
+    /// Queues reports. Never waits: what does not fit a queue is dropped and counted.
     pub(super) fn raise(&self, suspects: &[Arc<Event>]) {
         for (alarm, queue) in &self.0 {
             let mut left_out = 0;
@@ -102,10 +95,14 @@ impl Alarms {
 }
 
 impl Listener {
-    /// One suspect after the other: what hangs must not pile up.
+    /// Reports one suspect after the other, so that connections and processes that hang do not pile up.
     async fn listen(self, mut queue: mpsc::Receiver<Arc<Event>>, alarm: Arc<Alarm>) {
+        let target = match self {
+            Self::Command(command) => Target::Command(command),
+            Self::Webhook(webhook) => Target::Webhook(Client::open(webhook).await),
+        };
         while let Some(suspect) = queue.recv().await {
-            let failure = match timeout(LIMIT, self.tell(&suspect)).await {
+            let failure = match timeout(LIMIT, target.tell(&suspect)).await {
                 Ok(Ok(())) => {
                     alarm.settle(Outcome::Told);
                     continue;
@@ -114,7 +111,8 @@ impl Listener {
                 Err(_) => format!("not within {LIMIT:?}"),
             };
             alarm.settle(Outcome::Failed);
-            warn!("{self} was not told of a suspect: {failure}");
+            let name = alarm.name();
+            warn!("{name} was not told of a suspect: {failure}");
         }
     }
 
@@ -124,12 +122,14 @@ impl Listener {
             Self::Webhook(_) => "webhook",
         }
     }
+}
 
+impl Target {
     async fn tell(&self, suspect: &Event) -> Result<(), Error> {
         let body = serde_json::to_vec(suspect).map_err(io::Error::from)?;
         match self {
             Self::Command(command) => Ok(run(command, &body).await?),
-            Self::Webhook(webhook) => post(webhook, body).await,
+            Self::Webhook(client) => Ok(client.post(body).await?),
         }
     }
 }
@@ -146,22 +146,22 @@ impl fmt::Display for Listener {
 async fn run(command: &Path, body: &[u8]) -> io::Result<()> {
     let mut wanted = Command::new(command);
     wanted.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).kill_on_drop(true);
-    // Nothing is done between fork and exec, so that the process is not copied: of a large policy, the copy would take longer than
-    // the command.
+    // Nothing runs between fork and exec, so that the process is not copied: with a large policy, the copy would take
+    // longer than the command.
     let mut child = wanted.spawn()?;
     let mut group = Group::of(&child);
     group.limit_descriptors()?;
     if let Some(mut input) = child.stdin.take() {
-        // A command that does not read is no failure.
+        // A command that does not read its input has not failed.
         drop(input.write_all(body).await);
     }
     let status = child.wait().await?;
-    // What it leaves running in good order is its own business.
+    // Processes that a finished command leaves behind may go on.
     group.0 = None;
     if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }
 }
 
-/// A command and everything that it has started, which end with it if it takes too long.
+/// A command and everything that it has started. Dropped before the command has ended, it kills them all.
 struct Group(Option<Pid>);
 
 impl Group {
@@ -178,24 +178,9 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Dropped before the child, whose number is nobody else's until then; a group of which nobody is left is no error.
+        // The child is dropped later, so its number is not reused yet. An empty group is not an error.
         if let Some(group) = self.0 {
             let _ = killpg(group, Signal::SIGKILL);
         }
     }
-}
-
-/// A connection for each: suspects are rare.
-async fn post(webhook: &Webhook, body: Vec<u8>) -> Result<(), Error> {
-    let request = Request::post(webhook.path())
-        .header(HOST, webhook.authority())
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body)))?;
-    let stream = TcpStream::connect((webhook.host(), webhook.port())).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with this function, whatever the other end does.
-    let mut tasks = JoinSet::new();
-    tasks.spawn(connection);
-    let answer = sender.send_request(request).await?;
-    if answer.status().is_success() { Ok(()) } else { Err(Error::Refused(answer.status())) }
 }

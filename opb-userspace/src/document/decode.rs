@@ -34,14 +34,8 @@ impl<'r> Decoder<'r> {
         match yaml::parse(text) {
             Ok(node) => Some(node),
             Err(yaml::SyntaxError { message, position }) => {
-                let colon = message.contains("found unexpected ':'");
                 let at = At::Position(self.file, position);
-                let problem = self.report.error(at, message);
-                if colon {
-                    problem.note(
-                        "inside [ ], an address that ends in `:` needs quotes: [\"2001:db8::\"]",
-                    );
-                }
+                self.report.error(at, message);
                 None
             }
         }
@@ -96,7 +90,7 @@ impl<'r> Decoder<'r> {
         node: &'n YamlNode<'a>,
     ) -> Option<&'n [YamlNode<'a>]> {
         match &node.value {
-            Value::List(list) => Some(list),
+            Value::List(list) => Some(list.as_slice()),
             Value::Null => Some(&[]),
             _ => self.mistyped(what, "a list", node),
         }
@@ -155,7 +149,10 @@ impl<'r> Decoder<'r> {
             Value::Null => format!("{what} is empty: it must be {expected}"),
             _ => format!("{what} must be {expected}, not {}", node.value.kind()),
         };
-        self.report.error(self.spot(node), message);
+        let problem = self.report.error(self.spot(node), message);
+        if node.value.is_unquoted_address() {
+            problem.note("inside [ ], an address that ends in `:` needs quotes: [\"2001:db8::\"]");
+        }
         None
     }
 

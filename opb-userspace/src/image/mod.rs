@@ -24,7 +24,7 @@ use opb_common::{
         BLOCK_NODES, Block, ENDPOINT, Group, Header, ImageNode, MAGIC, MAX_PORTS, NodeRef,
         SubscriberClass,
     },
-    outcome::Verdict,
+    outcome::{MAX_GROUPS, Verdict},
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,8 +35,9 @@ pub use tables::{Tables, port_set};
 use crate::policy::{Action, Downstream, Matching, Policy, Prefix};
 use ranges::{Bound, Entry, flatten};
 
-/// A set of groups, one bit a slot.
+/// A set of groups, one bit for each group id.
 type GroupSet = [u64; 8];
+const _: () = assert!(size_of::<GroupSet>() * 8 == MAX_GROUPS as usize);
 
 /// A compiled policy. Immutable: a change is a new image.
 #[derive(Clone)]

@@ -49,7 +49,7 @@ use std::{io, path::Path};
 use opb_common::settings::Settings;
 use tracing::Level;
 
-pub use attach::{AttachError, AttachError as Refused, Attached};
+pub use attach::{AttachError, Attached};
 pub use counters::CounterRow;
 pub use descriptors::{descriptors_at_start, limit_descriptors};
 pub use error::Error;
@@ -59,6 +59,7 @@ pub use inspect::{Foreign, Inspection, Memory, Need, Offloads};
 pub use link_type::{LinkType, Unreadable};
 pub use links::Attachment;
 pub use observation::{Events, Observations, Statistics};
+pub use pin_guard::Repair;
 pub use policy::{Live, Staged};
 pub use programs::Logs;
 pub use redirects::Redirector;
@@ -110,8 +111,7 @@ impl Kernel {
     }
 
     /// Pins again what is no longer pinned: until then, the filter would end with this process.
-    /// Returns whether there was anything to repair.
-    pub fn repair(&mut self) -> Result<bool, Error> {
+    pub fn repair(&mut self) -> Result<Repair, Error> {
         self.guard.repair(&mut self.pins)
     }
 

@@ -32,6 +32,14 @@ impl Link {
     }
 }
 
+/// What [`PinGuard::repair`] did.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    NotNeeded,
+    Done,
+}
+
 impl PinGuard {
     pub(super) fn new(pins: &Pins) -> Result<Self, Error> {
         // One descriptor a link: a node with thousands of sessions needs more than the usual soft
@@ -74,10 +82,10 @@ impl PinGuard {
         Ok(target.interface == index && Some(target.program) == link.program)
     }
 
-    /// Pins again what is no longer pinned. Returns whether there was anything to pin.
-    pub(super) fn repair(&self, pins: &mut Pins) -> Result<bool, Error> {
+    /// Pins again what is no longer pinned.
+    pub(super) fn repair(&self, pins: &mut Pins) -> Result<Repair, Error> {
         if pins.are_there(self.links.len()) {
-            return Ok(false);
+            return Ok(Repair::NotNeeded);
         }
         pins.renew()?;
         let maps = self.maps.iter().map(|(path, map)| (path.clone(), map));
@@ -85,6 +93,6 @@ impl PinGuard {
         for (path, object) in maps.chain(links).filter(|(path, _)| !path.exists()) {
             sys::pin(object.as_fd(), &path).map_err(Error::path("pin", path))?;
         }
-        Ok(true)
+        Ok(Repair::Done)
     }
 }

@@ -1,4 +1,4 @@
-//! Observation of denied packets: `events`, `privacy` and `suspect` of the node file.
+//! The keys of the node file for observation: `events`, `privacy` and `suspect`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,19 +6,20 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use hyper::Uri;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::absolute;
 use crate::document::{Decoder, Fields, Value, YamlNode};
 use crate::period::Period;
 
-/// What is recorded of denied packets, and for how long.
+/// Which records of denied packets are kept, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observe {
     pub events: EventLog,
     pub addresses: Addresses,
     /// How long events and talkers are kept in memory.
     pub retain: Duration,
-    /// `None` if nobody is suspected.
+    /// `None` if suspects are switched off.
     pub suspect: Option<Suspect>,
 }
 
@@ -33,13 +34,13 @@ impl Default for Observe {
     }
 }
 
-/// More than a year of events fits neither memory nor most privacy laws.
+/// Memory holds no more than a year of events, and few laws allow more.
 pub(super) const LONGEST: Period = Period::from_secs(400 * 86_400);
 
 /// Where events are written, besides the memory of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventLog {
-    /// The programs record nothing.
+    /// The kernel programs record nothing.
     Off,
     Memory,
     /// The log of the daemon, one line of JSON an event.
@@ -49,85 +50,95 @@ pub enum EventLog {
     File(PathBuf),
 }
 
-/// How a subscriber's address is shown.
+/// How a subscriber's address is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Addresses {
     Full,
-    /// As its /24 or /48.
+    /// As the /24 or /48 around it.
     Truncate,
-    /// As a pseudonym that only this node can compute.
+    /// As a pseudonym that only this node can make.
     Hash,
-    /// Not at all: it never leaves the BPF program.
+    /// Not at all: it never leaves the kernel program.
     None,
 }
 
-/// When a subscriber is suspected of being infected, and whom to tell.
+/// When a subscriber is a suspect, and where that is reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suspect {
     /// Denied packets in a minute.
     pub per_minute: u64,
-    /// A program to run, with the event on its standard input.
+    /// The program to run; the event comes on its standard input.
     pub command: Option<PathBuf>,
-    /// A URL to which the event is posted.
+    /// Where the event is posted.
     pub webhook: Option<Webhook>,
 }
 
-/// An `http://` URL.
+/// An `http://` or `https://` URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Webhook(Uri);
+pub struct Webhook {
+    url: Uri,
+    /// Authorities that are trusted besides those of the system, as PEM.
+    pub ca_file: Option<PathBuf>,
+}
 
 impl FromStr for Webhook {
-    /// The end of a sentence that begins with the URL.
+    /// What is wrong with it, after the URL.
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let url: Uri = text.parse().map_err(|_| "is not a URL")?;
-        match (url.scheme_str(), url.host()) {
-            (Some("http"), Some(host)) if !host.is_empty() => {}
-            (Some("https"), _) => {
-                return Err("needs TLS, which the daemon does not speak: \
-                            post to a proxy on this machine, or use `command` with curl");
-            }
-            _ => return Err("is no URL that starts with http:// and a host"),
+        const EXPECTED: &str = "must be an http:// or https:// URL with a host";
+        let webhook = Self { url: text.parse().map_err(|_| EXPECTED)?, ca_file: None };
+        let has_scheme = matches!(webhook.url.scheme_str(), Some("http" | "https"));
+        if !has_scheme || webhook.host().is_empty() {
+            return Err(EXPECTED);
         }
-        match url.authority() {
-            Some(authority) if authority.as_str().contains('@') => {
-                Err("has a user name, which would not be sent: put a secret into the path")
-            }
-            _ => Ok(Self(url)),
+        if webhook.authority().contains('@') {
+            return Err("has a user name, which would not be sent: put a secret into the path");
         }
+        if webhook.is_https() && ServerName::try_from(webhook.host()).is_err() {
+            return Err(
+                "has a host that no certificate can name: expected a DNS name or an address",
+            );
+        }
+        Ok(webhook)
     }
 }
 
 impl Webhook {
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.url.scheme_str() == Some("https")
+    }
+
     /// Name or address, without the brackets of IPv6.
     #[must_use]
     pub fn host(&self) -> &str {
-        self.0.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
+        self.url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
     }
 
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.0.port_u16().unwrap_or(80)
+        self.url.port_u16().unwrap_or(if self.is_https() { 443 } else { 80 })
     }
 
     /// Host and port as they are written.
     #[must_use]
     pub fn authority(&self) -> &str {
-        self.0.authority().map_or("", |authority| authority.as_str())
+        self.url.authority().map_or("", |authority| authority.as_str())
     }
 
     /// Path and query.
     #[must_use]
     pub fn path(&self) -> &str {
-        self.0.path_and_query().map_or("/", |path| path.as_str())
+        self.url.path_and_query().map_or("/", |path| path.as_str())
     }
 }
 
 /// Without path and query, where secrets are.
 impl fmt::Display for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "webhook http://{}", self.authority())
+        let scheme = if self.is_https() { "https" } else { "http" };
+        write!(f, "webhook {scheme}://{}", self.authority())
     }
 }
 
@@ -214,13 +225,28 @@ fn suspect(decoder: &mut Decoder<'_>, node: &YamlNode<'_>) -> Option<Suspect> {
     {
         suspect.command = Some(absolute(decoder, "command", node, text));
     }
+    let mut is_unread = false;
     if let Some(node) = fields.take("webhook")
         && let Some(text) = decoder.text("`webhook`", node)
     {
         match text.parse() {
             Ok(webhook) => suspect.webhook = Some(webhook),
             Err(what) => {
+                is_unread = true;
                 decoder.report.error(decoder.spot(node), format!("`webhook`: `{text}` {what}"));
+            }
+        }
+    }
+    if let Some(node) = fields.take("ca-file")
+        && let Some(text) = decoder.text("`ca-file`", node)
+    {
+        let path = absolute(decoder, "ca-file", node, text);
+        match &mut suspect.webhook {
+            Some(webhook) if webhook.is_https() => webhook.ca_file = Some(path),
+            _ if is_unread => {}
+            _ => {
+                let message = "`ca-file` needs a `webhook` that starts with https://";
+                decoder.report.error(decoder.spot(node), message);
             }
         }
     }

@@ -1,6 +1,6 @@
-//! Relay hosts: names in the policy whose addresses the daemon finds out.
+//! Relay hosts: names in the policy that the daemon resolves.
 //!
-//! [`Hosts`] is what is known of them, [`resolver`] asks the name servers.
+//! [`Hosts`] holds their addresses, [`resolver`] asks the name servers.
 
 pub mod resolver;
 
@@ -17,32 +17,54 @@ use crate::{
     policy::{Policy, Prefix},
 };
 
-/// So many addresses a host may stand for, with those that are held.
+/// The most addresses of a host, including held ones.
 const MOST: usize = 64;
 
-/// What name servers said of one host, family by family. A family without addresses is an answer, too.
+/// The answer of the name servers for one host, by family. A family may have no addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsAnswer {
-    pub ipv4: Result<Vec<IpAddr>, String>,
-    pub ipv6: Result<Vec<IpAddr>, String>,
+    pub ipv4: Result<Vec<IpAddr>, HostError>,
+    pub ipv6: Result<Vec<IpAddr>, HostError>,
+}
+
+/// Why an answer is not used, or not all of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    #[error("not asked for yet")]
+    NotAsked,
+    /// The error of the resolver.
+    #[error("{0}")]
+    Lookup(String),
+    #[error("the name has no address")]
+    NoAddress,
+    #[error("it has more than {MOST} addresses: not all are used")]
+    TooMany,
+}
+
+/// Whether an answer brought addresses that were not allowed before.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    New,
+    Known,
 }
 
 /// The addresses of all hosts of a policy.
 #[derive(Clone)]
 pub struct Hosts {
     known: BTreeMap<String, Host>,
-    /// How long an address stays allowed that answers no longer name.
+    /// How long an address stays allowed after answers no longer name it.
     hold: Duration,
 }
 
 #[derive(Clone, Default)]
 struct Host {
-    /// With the moment since which answers do not name it any more.
+    /// Each with the time since which answers no longer name it.
     addresses: BTreeMap<IpAddr, Option<Instant>>,
     answered: Option<Timestamp>,
     changed: Option<Timestamp>,
-    error: Option<String>,
-    /// Addresses in answers for which there was no room.
+    error: Option<HostError>,
+    /// Addresses in answers that did not fit.
     refused: u64,
 }
 
@@ -57,20 +79,20 @@ impl Hosts {
         Self { known: known.collect(), hold }
     }
 
-    /// How long an address stays allowed that answers no longer name.
+    /// How long an address stays allowed after answers no longer name it.
     pub fn set_hold(&mut self, hold: Duration) {
         self.hold = hold;
     }
 
-    /// Takes in an answer. Whether the addresses that are allowed have changed.
-    pub fn answered(&mut self, name: &str, answer: DnsAnswer, now: Instant) -> bool {
+    /// Takes in an answer.
+    pub fn answered(&mut self, name: &str, answer: DnsAnswer, now: Instant) -> Addresses {
         let host = self.known.entry(name.to_owned()).or_default();
         let DnsAnswer { ipv4, ipv6 } = answer;
         let nothing = [&ipv4, &ipv6].iter().all(|family| family.as_ref().is_ok_and(Vec::is_empty));
         if nothing {
             // A name without any address is a mistake in the zone, not a wish to close the relay.
-            host.error = Some("the name has no address".to_owned());
-            return false;
+            host.error = Some(HostError::NoAddress);
+            return Addresses::Known;
         }
         host.error = [&ipv4, &ipv6].iter().find_map(|family| family.as_ref().err().cloned());
         let mut changed = false;
@@ -88,23 +110,24 @@ impl Hosts {
                 }
             }
             for address in addresses {
-                // Answers that name others each time must not fill the policy.
+                // Answers with other addresses each time must not fill the policy.
                 if host.addresses.len() >= MOST && !host.addresses.contains_key(&address) {
                     host.refused += 1;
-                    host.error =
-                        Some(format!("it has more than {MOST} addresses: not all are used"));
+                    host.error = Some(HostError::TooMany);
                     continue;
                 }
                 changed |= host.addresses.insert(address, None).is_none();
             }
         }
-        if changed {
-            host.changed = Some(Timestamp::now());
+        if !changed {
+            return Addresses::Known;
         }
-        changed
+        host.changed = Some(Timestamp::now());
+        Addresses::New
     }
 
-    /// Lets addresses go that answers have not named for long enough. The hosts that had any.
+    /// Removes addresses that answers have not named for long enough. Returns the hosts that had
+    /// any.
     pub fn release(&mut self, now: Instant) -> Vec<String> {
         let hold = self.hold;
         let mut released = Vec::new();
@@ -128,7 +151,7 @@ impl Hosts {
     pub fn apply(&self, policy: &mut Policy) {
         for relay in policy.relays.iter_mut().filter(|relay| !relay.hosts.is_empty()) {
             let found = relay.hosts.iter().flat_map(|host| self.addresses(host));
-            // An IPv4-mapped address is one that no packet carries.
+            // No packet carries an IPv4-mapped address.
             relay.addresses.extend(found.filter_map(|address| Prefix::host(address).ok()));
             relay.addresses.sort_unstable();
             relay.addresses.dedup();
@@ -143,10 +166,9 @@ impl Hosts {
                 addresses: self.addresses(&name).collect(),
                 answered: host.and_then(|host| host.answered),
                 changed: host.and_then(|host| host.changed),
-                error: match host {
-                    Some(host) => host.error.clone(),
-                    None => Some("not asked for yet".to_owned()),
-                },
+                error: host
+                    .map_or(Some(&HostError::NotAsked), |host| host.error.as_ref())
+                    .map(ToString::to_string),
                 refused: host.map_or(0, |host| host.refused),
                 host: name,
             }
@@ -181,9 +203,18 @@ mod tests {
     #[test]
     fn an_address_that_answers_drop_is_held_for_a_while() {
         let (mut hosts, start) = (Hosts::new(BTreeMap::new(), HOLD), Instant::now());
-        assert!(hosts.answered("mx", answer(&["192.0.2.1"], &["2001:db8::1"]), start));
-        assert!(!hosts.answered("mx", answer(&["192.0.2.1"], &["2001:db8::1"]), start));
-        assert!(hosts.answered("mx", answer(&["192.0.2.2"], &["2001:db8::1"]), start));
+        assert_eq!(
+            hosts.answered("mx", answer(&["192.0.2.1"], &["2001:db8::1"]), start),
+            Addresses::New
+        );
+        assert_eq!(
+            hosts.answered("mx", answer(&["192.0.2.1"], &["2001:db8::1"]), start),
+            Addresses::Known
+        );
+        assert_eq!(
+            hosts.answered("mx", answer(&["192.0.2.2"], &["2001:db8::1"]), start),
+            Addresses::New
+        );
         assert!(hosts.release(start + HOLD / 2).is_empty());
         assert_eq!(allowed(&hosts), addresses(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
         assert_eq!(hosts.release(start + HOLD), ["mx"]);
@@ -194,7 +225,7 @@ mod tests {
     fn an_address_that_comes_back_is_not_let_go() {
         let (mut hosts, start) = (Hosts::new(BTreeMap::new(), HOLD), Instant::now());
         for addresses in [&["192.0.2.1"], &["192.0.2.2"], &["192.0.2.1"]] {
-            hosts.answered("mx", answer(addresses, &[]), start);
+            let _ = hosts.answered("mx", answer(addresses, &[]), start);
         }
         assert_eq!(hosts.release(start + HOLD), ["mx"]);
         assert_eq!(allowed(&hosts), addresses(&["192.0.2.1"]));
@@ -206,15 +237,14 @@ mod tests {
         let (mut hosts, start) = (Hosts::new(BTreeMap::new(), HOLD), Instant::now());
         for third in 0..4 {
             let others = (1..=32).map(|last| IpAddr::from([192, 0, third, last])).collect();
-            hosts.answered("mx", DnsAnswer { ipv4: Ok(others), ipv6: Ok(Vec::new()) }, start);
+            let _ =
+                hosts.answered("mx", DnsAnswer { ipv4: Ok(others), ipv6: Ok(Vec::new()) }, start);
         }
         assert_eq!((allowed(&hosts).len(), hosts.known["mx"].refused), (MOST, 64));
-        assert!(
-            hosts.known["mx"].error.as_ref().is_some_and(|error| error.contains("more than 64"))
-        );
+        assert_eq!(hosts.known["mx"].error, Some(HostError::TooMany));
         // What is held makes room.
         hosts.release(start + HOLD);
-        hosts.answered("mx", answer(&["198.51.100.25"], &[]), start + HOLD);
+        let _ = hosts.answered("mx", answer(&["198.51.100.25"], &[]), start + HOLD);
         assert!(allowed(&hosts).contains(&addresses(&["198.51.100.25"])[0]));
     }
 
@@ -223,14 +253,15 @@ mod tests {
         let start = Instant::now();
         let saved = BTreeMap::from([("mx".to_owned(), addresses(&["192.0.2.1", "2001:db8::1"]))]);
         let mut hosts = Hosts::new(saved, HOLD);
-        let failed = || Err("timed out".to_owned());
-        assert!(!hosts.answered("mx", DnsAnswer { ipv4: failed(), ipv6: failed() }, start));
-        assert!(!hosts.answered("mx", answer(&[], &[]), start), "no such name");
+        let failed = || Err(HostError::Lookup("timed out".to_owned()));
+        let nothing = DnsAnswer { ipv4: failed(), ipv6: failed() };
+        assert_eq!(hosts.answered("mx", nothing, start), Addresses::Known);
+        assert_eq!(hosts.answered("mx", answer(&[], &[]), start), Addresses::Known, "no such name");
         assert!(hosts.release(start + 2 * HOLD).is_empty());
         assert_eq!(allowed(&hosts), addresses(&["192.0.2.1", "2001:db8::1"]));
 
         // One family answers that it has nothing, of the other nothing is known.
-        hosts.answered("mx", DnsAnswer { ipv4: Ok(vec![]), ipv6: failed() }, start);
+        let _ = hosts.answered("mx", DnsAnswer { ipv4: Ok(vec![]), ipv6: failed() }, start);
         hosts.release(start + 2 * HOLD);
         assert_eq!(allowed(&hosts), addresses(&["2001:db8::1"]));
     }

@@ -1,4 +1,4 @@
-//! Asks name servers for the addresses of hosts, and again when the answers have run out.
+//! Asks name servers for the addresses of hosts, and again when the answers expire.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,26 +19,26 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::DnsAnswer;
+use super::{DnsAnswer, HostError};
 
-/// However short a TTL is, nobody is asked more often.
+/// The shortest interval between two questions, however short the TTL is.
 const SHORTEST: Duration = Duration::from_secs(5);
-/// However long a TTL is, a change is noticed after this.
+/// The longest interval, however long the TTL is.
 const LONGEST: Duration = Duration::from_secs(3600);
-/// So many addresses of a family one answer may bring.
+/// The most addresses of a family in one answer.
 pub const MOST: usize = 32;
-/// After an answer that was none.
+/// The interval after a failure.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// What shall be resolved, and by whom.
+/// The names to resolve, and the servers to ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Task {
     pub names: BTreeSet<String>,
-    /// Those of `/etc/resolv.conf` if there are none here.
+    /// If empty, the servers of `/etc/resolv.conf`.
     pub servers: Vec<SocketAddr>,
 }
 
-/// Resolves the names of the newest task until nobody sends any, and hands the answers out.
+/// Resolves the names of the newest task, and sends the answers, until the other end is gone.
 pub async fn follow(
     mut tasks: watch::Receiver<Task>,
     answers: mpsc::UnboundedSender<(String, DnsAnswer)>,
@@ -51,7 +51,7 @@ pub async fn follow(
         let newest = tasks.borrow_and_update().clone();
         if newest != task || (resolver.is_none() && !newest.names.is_empty()) {
             if newest.servers != task.servers || resolver.is_none() {
-                // A new connection pool; whoever was asked before may still answer.
+                // A new connection pool; servers asked before may still answer.
                 resolver = make(&newest.servers);
             }
             let now = Instant::now();
@@ -63,7 +63,7 @@ pub async fn follow(
         }
         let now = Instant::now();
         for (name, time) in due.iter_mut().filter(|(_, time)| **time <= now) {
-            // Until the answer sets another time.
+            // The answer sets another time.
             *time = now + LONGEST;
             if let Some(resolver) = resolver.clone() {
                 let name = name.clone();
@@ -97,7 +97,7 @@ fn make(servers: &[SocketAddr]) -> Option<TokioResolver> {
         Ok(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
     };
     let resolver = builder.and_then(|mut builder| {
-        // Answers are kept here, with rules of our own for how long.
+        // This module caches the answers, with its own rules.
         builder.options_mut().cache_size = 0;
         builder.build()
     });
@@ -112,7 +112,7 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections.to_vec())
 }
 
-/// The answer, and how long it holds.
+/// The answer, and the time until the next question.
 async fn ask(resolver: &TokioResolver, name: String) -> (String, DnsAnswer, Duration) {
     // With the dot, no search domain is tried: a policy means the same on every node.
     let full = format!("{}.", name.trim_end_matches('.'));
@@ -129,7 +129,7 @@ async fn ask(resolver: &TokioResolver, name: String) -> (String, DnsAnswer, Dura
 }
 
 /// How long one family's answer may be used.
-fn hold(result: &Result<(Vec<IpAddr>, Duration), String>) -> Duration {
+fn hold(result: &Result<(Vec<IpAddr>, Duration), HostError>) -> Duration {
     match result {
         Ok((_, ttl)) => (*ttl).clamp(SHORTEST, LONGEST),
         Err(_) => RETRY,
@@ -140,21 +140,21 @@ async fn family(
     resolver: &TokioResolver,
     name: &str,
     kind: RecordType,
-) -> Result<(Vec<IpAddr>, Duration), String> {
+) -> Result<(Vec<IpAddr>, Duration), HostError> {
     let lookup = match resolver.lookup(name, kind).await {
         Ok(lookup) => lookup,
         Err(error) if error.is_no_records_found() => return no_records(&error),
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(HostError::Lookup(error.to_string())),
     };
     Ok(collect(name, lookup.answers()))
 }
 
-/// The addresses among `answers`, and for how long they hold.
+/// The addresses in `answers`, and their TTL.
 #[must_use]
 pub fn collect(name: &str, answers: &[Record]) -> (Vec<IpAddr>, Duration) {
     let mut addresses: Vec<_> = answers.iter().filter_map(|record| record.data.ip_addr()).collect();
     if addresses.len() > MOST {
-        // Servers turn the order round; the same ones are taken each time.
+        // Servers rotate the order; sorted, the same ones are taken each time.
         addresses.sort_unstable();
         addresses.dedup();
         let all = addresses.len();
@@ -167,14 +167,15 @@ pub fn collect(name: &str, answers: &[Record]) -> (Vec<IpAddr>, Duration) {
     (addresses, Duration::from_secs(ttl.into()))
 }
 
-/// Nothing of this kind is an answer; a server that refuses or fails gives none.
-fn no_records(error: &NetError) -> Result<(Vec<IpAddr>, Duration), String> {
+/// An answer without records of this family is an answer; a refusal or failure of the server is
+/// not.
+fn no_records(error: &NetError) -> Result<(Vec<IpAddr>, Duration), HostError> {
     use hickory_resolver::{net::DnsError, proto::op::ResponseCode};
     match error {
         NetError::Dns(DnsError::NoRecordsFound(found))
             if ![ResponseCode::NoError, ResponseCode::NXDomain].contains(&found.response_code) =>
         {
-            Err(error.to_string())
+            Err(HostError::Lookup(error.to_string()))
         }
         _ => Ok((Vec::new(), LONGEST)),
     }

@@ -1,4 +1,4 @@
-//! What clients ask to be changed, and what came of it.
+//! Requests of clients for changes, and their examination.
 
 use std::sync::Arc;
 
@@ -7,16 +7,17 @@ use jiff::Timestamp;
 use super::{Changes, Entries, Entry, store::Shared};
 use crate::{
     api::entries::{Addition, ChangeResponse, Failure, NewEntry, Removal, Who},
-    policy::{Policy, Prefix},
+    policy::{Policy, Prefix, PrefixError},
     text,
 };
 
-/// Failures that an answer lists. More of them are only counted: a million would take more memory than what they are about.
+/// Failures that a response lists. More are only counted: a million would take more memory than the
+/// entries.
 pub const LISTED: usize = 1000;
-/// Characters of a reason.
+/// The most characters in a reason.
 const LONGEST_REASON: usize = 256;
 
-/// One request: all of it happens or nothing does, unless it is `partial`.
+/// One request. It succeeds as a whole or not at all, unless it is `partial`.
 #[derive(Debug)]
 pub enum Request {
     Add(Addition, Arc<Who>),
@@ -24,9 +25,14 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether it only asks what would happen.
+    pub fn is_validation(&self) -> bool {
+        matches!(self, Self::Add(Addition { validate_only: true, .. }, _))
+    }
+
     /// Bytes that it takes in memory, roughly.
     pub fn size(&self) -> usize {
-        let texts: (usize, usize) = match self {
+        let (texts, elements): (usize, usize) = match self {
             Self::Add(Addition { entries, .. }, _) => {
                 let reason = |entry: &NewEntry| entry.reason.as_ref().map_or(0, |it| it.len());
                 let lengths = entries.iter().map(|entry| entry.prefix.len() + reason(entry));
@@ -37,7 +43,7 @@ impl Request {
                 (lengths.sum(), prefixes.len() * size_of::<String>())
             }
         };
-        texts.0 + texts.1
+        texts + elements
     }
 
     /// What it is called, and who made it.
@@ -49,7 +55,7 @@ impl Request {
     }
 }
 
-/// Changes that have been accepted and are not made yet.
+/// Accepted changes that have not been made yet.
 pub struct Staging<'a> {
     entries: &'a Entries,
     policy: &'a Policy,
@@ -58,10 +64,25 @@ pub struct Staging<'a> {
     shared: Shared,
 }
 
-/// What one element of a request wants.
+/// A valid element of a request; `None` removes.
 type Wanted = (Prefix, Option<Entry>);
-/// The same, or why it cannot be.
-type Examined = Result<Wanted, String>;
+
+/// What is wrong with one element of a request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    #[error(transparent)]
+    Prefix(#[from] PrefixError),
+    #[error("the policy has no group `{0}`")]
+    UnknownGroup(Arc<str>),
+    #[error("either a group or an exemption is wanted")]
+    Target,
+    #[error("the reason is longer than {LONGEST_REASON} characters")]
+    LongReason,
+    #[error("the reason has a control character, {}", .0.escape_unicode())]
+    ControlCharacter(char),
+    #[error("{0} has passed already")]
+    Past(Timestamp),
+}
 
 /// What happens to one prefix.
 enum Step {
@@ -72,7 +93,7 @@ enum Step {
 }
 
 impl<'a> Staging<'a> {
-    /// Over the entries that there are, and the groups of `policy`.
+    /// Changes to `entries`, for the groups of `policy`.
     pub fn new(entries: &'a Entries, policy: &'a Policy, now: Timestamp) -> Self {
         Self { entries, policy, now, changes: Changes::new(), shared: Shared::default() }
     }
@@ -84,7 +105,7 @@ impl<'a> Staging<'a> {
     /// Accepts a request, or none of it.
     pub fn stage(&mut self, request: Request) -> ChangeResponse {
         match request {
-            Request::Add(Addition { entries, partial }, by) => {
+            Request::Add(Addition { entries, partial, .. }, by) => {
                 let wanted = entries.into_iter().map(|new| {
                     let entry = self.examine(&new, &by);
                     (new.prefix, entry.map(|(prefix, entry)| (prefix, Some(entry))))
@@ -94,7 +115,7 @@ impl<'a> Staging<'a> {
             }
             Request::Remove(Removal { prefixes, partial, if_reason }, _) => {
                 let wanted = prefixes.into_iter().map(|text| {
-                    let prefix = text.parse::<Prefix>().map_err(|error| error.to_string());
+                    let prefix = text.parse::<Prefix>().map_err(EntryError::from);
                     let kept = |prefix| {
                         let present = self.present(prefix)?;
                         let is_other = |reason: &String| present.reason.as_deref() != Some(reason);
@@ -108,30 +129,25 @@ impl<'a> Staging<'a> {
         }
     }
 
-    fn examine(&mut self, new: &NewEntry, by: &Arc<Who>) -> Result<(Prefix, Entry), String> {
-        let prefix = new.prefix.parse::<Prefix>().map_err(|error| error.to_string())?;
+    fn examine(&mut self, new: &NewEntry, by: &Arc<Who>) -> Result<(Prefix, Entry), EntryError> {
+        let prefix = new.prefix.parse::<Prefix>()?;
         match (&new.group, new.exempt) {
             (Some(group), false) if self.policy.group(group).is_none() => {
-                return Err(format!("the policy has no group `{group}`"));
+                return Err(EntryError::UnknownGroup(Arc::clone(group)));
             }
-            (None, false) | (Some(_), true) => {
-                return Err("either a group or an exemption is wanted".to_owned());
-            }
+            (None, false) | (Some(_), true) => return Err(EntryError::Target),
             _ => {}
         }
         if let Some(reason) = &new.reason {
             if reason.chars().count() > LONGEST_REASON {
-                return Err(format!("the reason is longer than {LONGEST_REASON} characters"));
+                return Err(EntryError::LongReason);
             }
             if let Some(character) = reason.chars().find(|&it| text::is_unsafe(it)) {
-                return Err(format!(
-                    "the reason has a control character, {}",
-                    character.escape_unicode()
-                ));
+                return Err(EntryError::ControlCharacter(character));
             }
         }
         if let Some(until) = new.until.filter(|&until| until <= self.now) {
-            return Err(format!("{until} has passed already"));
+            return Err(EntryError::Past(until));
         }
         let mut entry = Entry {
             group: new.group.clone(),
@@ -144,7 +160,7 @@ impl<'a> Staging<'a> {
         Ok((prefix, entry))
     }
 
-    /// Starts from the answer that has the failures in it.
+    /// Completes a response that holds the failures.
     fn take(
         &mut self,
         wanted: Vec<Wanted>,
@@ -165,7 +181,7 @@ impl<'a> Staging<'a> {
         answer
     }
 
-    /// What there is for a prefix, with what has been accepted.
+    /// The entry of a prefix after the accepted changes.
     fn present(&self, prefix: Prefix) -> Option<&Entry> {
         match self.changes.get(&prefix) {
             Some(staged) => staged.as_ref(),
@@ -184,8 +200,8 @@ impl<'a> Staging<'a> {
         };
         if !matches!(step, Step::Unchanged) {
             self.changes.insert(prefix, entry);
-        } else if self.entries.trial().is_some_and(|trial| trial.holds(prefix)) {
-            // Whoever asks for what is on trial anyway wants to have it after the trial, too.
+        } else if self.entries.unconfirmed().is_some_and(|import| import.holds(prefix)) {
+            // A request for what an unconfirmed import already added keeps it after the rollback.
             let present = present.cloned();
             self.changes.insert(prefix, present);
         }
@@ -193,13 +209,16 @@ impl<'a> Staging<'a> {
     }
 }
 
-/// What can be, and an answer that says what cannot.
-fn sift(examined: impl Iterator<Item = (String, Examined)>) -> (Vec<Wanted>, ChangeResponse) {
+/// The valid elements, and a response with the failures of the others.
+fn sift(
+    examined: impl Iterator<Item = (String, Result<Wanted, EntryError>)>,
+) -> (Vec<Wanted>, ChangeResponse) {
     let (mut wanted, mut answer) = (Vec::new(), ChangeResponse::default());
     for (index, (prefix, result)) in examined.enumerate() {
         match result {
             Ok(one) => wanted.push(one),
             Err(error) if answer.failures.len() < LISTED => {
+                let error = error.to_string();
                 answer.failures.push(Failure { index, prefix, error });
             }
             Err(_) => answer.unlisted += 1,

@@ -1,5 +1,5 @@
-//! Entries whose time has passed. They are out of force at once and leave the disk much later: a wall clock that jumps ten years
-//! and back must not cost anything. How long it has been wrong, only another clock can tell.
+//! Expired entries. They are out of force at once and leave the disk much later, by the monotonic
+//! clock: a wall clock that jumps ten years ahead and back must not cost any entry.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -12,17 +12,17 @@ use jiff::Timestamp;
 use super::{Batch, Entries, Error};
 use crate::policy::Prefix;
 
-/// What has lapsed, as of the last look at the clock.
+/// The entries that had lapsed at the last look at the clock.
 #[derive(Default)]
 pub(super) struct Lapsed {
     looked: Option<Timestamp>,
     since: BTreeMap<Prefix, Instant>,
-    /// In the order of their lapse. What is not the same in `since` is over.
+    /// In the order of their lapse. An item that differs from `since` is obsolete.
     queue: VecDeque<(Instant, Prefix)>,
 }
 
 impl Lapsed {
-    /// Whether something that ends then had lapsed at the last look.
+    /// Whether an entry with this end had lapsed at the last look.
     pub(super) fn has_passed(&self, until: Option<Timestamp>) -> bool {
         until.zip(self.looked).is_some_and(|(until, looked)| until <= looked)
     }
@@ -46,8 +46,8 @@ impl Lapsed {
         self.since.len()
     }
 
-    /// Drops from the queue what is over, where that has become more than what is not: sessions that lapse and come back all
-    /// day must not fill it.
+    /// Drops stale elements of the queue once they are the larger part: sessions that lapse and
+    /// come back all day must not fill it.
     fn tidy(&mut self) {
         if self.queue.len() > 2 * self.since.len() {
             let since = &self.since;
@@ -55,7 +55,7 @@ impl Lapsed {
         }
     }
 
-    /// Those that lapsed so long ago.
+    /// The entries that lapsed at least `grace` ago.
     fn due(&mut self, grace: Duration) -> BTreeSet<Prefix> {
         let mut due = BTreeSet::new();
         for &(since, prefix) in &self.queue {
@@ -73,8 +73,8 @@ impl Lapsed {
 }
 
 impl Entries {
-    /// Looks at the clock. Says which entries have run out since the last look, and which are in force again because the clock
-    /// was set back.
+    /// Looks at the clock. Returns the entries that expired since the last look, and those that are
+    /// in force again because the clock was set back.
     pub fn lapse(&mut self, now: Timestamp) -> BTreeSet<Prefix> {
         let looked = self.lapsed.looked.replace(now).unwrap_or(Timestamp::MIN);
         let (from, to) = (looked.min(now), looked.max(now));
@@ -104,13 +104,13 @@ impl Entries {
         self.map.len() - self.lapsed.len()
     }
 
-    /// Removes from the disk what lapsed so long ago and has stayed so since. Says how many entries that were. Nobody has asked
-    /// for that: what is on trial stays so.
+    /// Removes entries from the disk that lapsed `grace` ago and have not come back since. Returns
+    /// their number. Nobody has asked for that: an unconfirmed import still rolls back.
     pub fn delete_lapsed(&mut self, grace: Duration) -> Result<usize, Error> {
         let due = self.lapsed.due(grace);
         let count = due.len();
         let entries = due.into_iter().map(|prefix| (prefix, None)).collect();
-        self.write(Batch { entries, trial: None })?;
+        self.write(Batch { entries, unconfirmed: None })?;
         Ok(count)
     }
 }

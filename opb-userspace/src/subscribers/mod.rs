@@ -1,8 +1,10 @@
-//! Run-time entries: what `opb subscriber` and the session system's hooks put over the policy files.
+//! Run-time entries: overrides of the policy files, by `opb subscriber` and the hooks of the
+//! session system.
 //!
-//! [`changes`] is what clients ask for, [`store`] keeps the entries over crashes and reboots ([`mark`] knows what it held last,
-//! [`recovery`] opens it again after an error), [`trial`] takes back what nobody confirms, [`lapse`] what has run out, [`mod@overlay`]
-//! merges the entries into a policy.
+//! [`changes`] examines the requests of clients. [`store`] keeps the entries over crashes and
+//! reboots ([`mark`] detects losses, [`recovery`] opens the store again after an error).
+//! [`unconfirmed`] rolls back imports that nobody confirms, [`lapse`] finds expired entries, and
+//! [`mod@overlay`] merges the entries into a policy.
 
 pub mod changes;
 mod lapse;
@@ -10,7 +12,7 @@ mod mark;
 mod overlay;
 mod recovery;
 mod store;
-mod trial;
+mod unconfirmed;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub use overlay::{follow, overlay};
 pub use store::{Error, Store};
-pub use trial::{Batch, Trial};
+pub use unconfirmed::{Batch, UnconfirmedImport};
 
 use crate::api::entries::{Row, Who};
 use crate::policy::{Owner, Policy, Prefix};
@@ -33,10 +35,10 @@ use lapse::Lapsed;
 
 /// All entries by prefix: there is at most one for each. A clone shares what has not changed since.
 pub type Map = OrdMap<Prefix, Entry>;
-/// What becomes of the entries for some prefixes; `None` removes one.
+/// New entries by prefix; `None` removes one.
 pub type Changes = BTreeMap<Prefix, Option<Entry>>;
 
-/// What holds for one prefix until it is removed or runs out.
+/// An override for one prefix, until it is removed or expires.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The group that the prefix is in; an exemption has none.
@@ -50,34 +52,34 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether it has not run out; `until` itself is already too late.
+    /// Whether it has not expired; at `until` itself it has.
     pub fn in_force(&self, now: Timestamp) -> bool {
         self.until.is_none_or(|until| now < until)
     }
 
-    /// Whether `policy` knows the group. What it does not know is kept, and does nothing.
+    /// Whether `policy` has the group. Otherwise the entry is kept and does nothing.
     pub fn is_meaningful(&self, policy: &Policy) -> bool {
         self.group.as_deref().is_none_or(|group| policy.group(group).is_some())
     }
 
-    /// Whether it says the same, whoever said it and when.
+    /// Whether both do the same, regardless of author and time.
     fn says_the_same(&self, other: &Self) -> bool {
         (&self.group, &self.reason, self.until) == (&other.group, &other.reason, other.until)
     }
 }
 
-/// The entries in memory, and the store behind them: what one has, the other has.
+/// The entries in memory, and the store behind them. Both have the same content.
 pub struct Entries {
     map: Map,
     store: Store,
-    /// How many there are of each group, and of none.
+    /// The number of entries of each group; `None` counts exemptions.
     counts: BTreeMap<Option<Arc<str>>, usize>,
-    /// What runs out, the next first.
+    /// Ends of entries, the next one first.
     ends: BTreeSet<(Timestamp, Prefix)>,
     lapsed: Lapsed,
-    trial: Option<Trial>,
-    /// When the trial ends, whatever becomes of the wall clock.
-    trial_end: Option<Instant>,
+    unconfirmed: Option<UnconfirmedImport>,
+    /// When it is rolled back, by the monotonic clock.
+    deadline: Option<Instant>,
 }
 
 impl Entries {
@@ -87,11 +89,13 @@ impl Entries {
     }
 
     fn read(store: Store) -> Result<Self, Error> {
-        let (map, trial) = (store.entries()?, store.trial()?);
+        let (map, unconfirmed) = (store.entries()?, store.unconfirmed()?);
         let (counts, ends) = (BTreeMap::new(), BTreeSet::new());
-        let trial_end = trial.as_ref().map(Trial::end);
+        let deadline = unconfirmed.as_ref().map(UnconfirmedImport::deadline);
         let lapsed = Lapsed::default();
-        let mut entries = Self { map: Map::new(), store, counts, ends, lapsed, trial, trial_end };
+        let map_so_far = Map::new();
+        let mut entries =
+            Self { map: map_so_far, store, counts, ends, lapsed, unconfirmed, deadline };
         map.into_iter().for_each(|(prefix, entry)| entries.set(prefix, Some(entry)));
         Ok(entries)
     }
@@ -129,22 +133,23 @@ impl Entries {
         }
     }
 
-    /// What has run out at the time `now`.
+    /// The entries that have expired at the time `now`.
     pub fn expired(&self, now: Timestamp) -> BTreeSet<Prefix> {
         let expired = self.ends.iter().take_while(|(until, _)| *until <= now);
         expired.map(|&(_, prefix)| prefix).collect()
     }
 
-    /// Removes what has run out. Says how many entries that were. Nobody has asked for that: what is on trial stays so.
+    /// Removes expired entries, and returns their number. Nobody has asked for that: an unconfirmed
+    /// import still rolls back.
     pub fn expire(&mut self, now: Timestamp) -> Result<usize, Error> {
         let expired = self.expired(now);
         let count = expired.len();
         let entries = expired.into_iter().map(|prefix| (prefix, None)).collect();
-        self.write(Batch { entries, trial: None })?;
+        self.write(Batch { entries, unconfirmed: None })?;
         Ok(count)
     }
 
-    /// How many entries there are of groups that `policy` does not have.
+    /// The number of entries of groups that `policy` does not have.
     pub fn orphaned(&self, policy: &Policy) -> usize {
         let unknown = self.unknown(policy);
         unknown.map(|(_, count)| count).sum()
@@ -161,7 +166,8 @@ impl Entries {
         groups.filter(|(group, count)| *count > 0 && policy.group(group).is_none())
     }
 
-    /// Every entry that has not run out as `opb subscriber list` shows it; `files` is the policy without entries.
+    /// Every entry in force, as `opb subscriber list` shows it; `files` is the policy without
+    /// entries.
     pub fn rows(&self, files: &Policy) -> Vec<Row> {
         let in_force = self.map.iter().filter(|(prefix, _)| !self.lapsed.holds(**prefix));
         in_force.map(|(&prefix, entry)| Row::new(prefix, entry, files)).collect()
@@ -191,3 +197,5 @@ mod entry_tests;
 mod store_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unconfirmed_tests;

@@ -1,17 +1,19 @@
-//! A store after an error. The database takes nothing any more until it is opened again, and what the failed transaction has left
-//! is not known before that. A store that cannot be written when the daemon starts is one of these: what it holds is read, and
-//! the filter does not have to wait for the disk.
+//! A store after an error. The database refuses everything until it is opened again, and only then
+//! shows what the failed transaction has left. A store that cannot be written when the daemon starts
+//! is in the same state: the daemon reads it, and does not wait for the disk to filter.
 
 use std::path::Path;
 
 use nix::errno::Errno;
 use redb::{Database, StorageBackend as _, backends::InMemoryBackend};
 
-use super::{Batch, Changes, Entries, Error, Map, Store, Trial, store::FILE, trial::Step};
+use super::{
+    Batch, Changes, Entries, Error, Map, Store, UnconfirmedImport, store::FILE, unconfirmed::Step,
+};
 use crate::{errors::one_line, files, private};
 
 impl Error {
-    /// Whether the disk, or whatever else may get better by itself, does not let us write.
+    /// Whether it is an error of the disk, or another one that may end by itself.
     pub(super) fn is_of_the_disk(&self) -> bool {
         let io = match self {
             Self::Directory { source, .. } | Self::Private(private::Error::Io { source, .. }) => {
@@ -30,8 +32,8 @@ impl Error {
 }
 
 impl Store {
-    /// Reads what is in `directory` into memory, where the database can be repaired as on the disk. Takes no changes until it has
-    /// been opened again, because of `error`.
+    /// Reads the database in `directory` into memory, where redb can repair it as on the disk. The
+    /// store refuses changes, because of `error`, until it is opened again.
     pub(super) fn read_only(directory: &Path, error: Error) -> Result<Self, Error> {
         let path = directory.join(FILE);
         let memory = InMemoryBackend::new();
@@ -63,26 +65,27 @@ impl Entries {
         self.store.broken()
     }
 
-    /// Opens the store again, and brings it to what is in memory: everything that was acknowledged, and nothing that was refused.
+    /// Opens the store again, and brings it to what is in memory: everything that was acknowledged,
+    /// and nothing that was refused.
     pub fn recover(&mut self) -> Result<(), Error> {
-        let Self { store, map, trial, .. } = self;
-        store.reopen(|store| restore(store, map, trial.as_ref()))
+        let Self { store, map, unconfirmed, .. } = self;
+        store.reopen(|store| restore(store, map, unconfirmed.as_ref()))
     }
 }
 
-fn restore(store: &Store, map: &Map, trial: Option<&Trial>) -> Result<(), Error> {
-    let (found, found_trial) = (store.entries()?, store.trial()?);
+fn restore(store: &Store, map: &Map, unconfirmed: Option<&UnconfirmedImport>) -> Result<(), Error> {
+    let (found, found_unconfirmed) = (store.entries()?, store.unconfirmed()?);
     let missing = map.iter().filter(|(prefix, entry)| found.get(*prefix) != Some(*entry));
     let mut entries: Changes =
         missing.map(|(&prefix, entry)| (prefix, Some(entry.clone()))).collect();
     let refused = found.keys().filter(|prefix| !map.contains_key(*prefix));
     entries.extend(refused.map(|&prefix| (prefix, None)));
-    if found_trial.as_ref() != trial {
-        store.commit(&Batch { entries: Changes::new(), trial: Some(Step::End) })?;
-        let trial = trial.cloned().map(Step::Begin);
-        return store.commit(&Batch { entries, trial });
+    if found_unconfirmed.as_ref() != unconfirmed {
+        store.commit(&Batch { entries: Changes::new(), unconfirmed: Some(Step::End) })?;
+        let unconfirmed = unconfirmed.cloned().map(Step::Begin);
+        return store.commit(&Batch { entries, unconfirmed });
     }
-    if entries.is_empty() { Ok(()) } else { store.commit(&Batch { entries, trial: None }) }
+    if entries.is_empty() { Ok(()) } else { store.commit(&Batch { entries, unconfirmed: None }) }
 }
 
 #[cfg(test)]

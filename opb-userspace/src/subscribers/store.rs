@@ -20,7 +20,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     Changes, Entry, Map,
     mark::{Mark, State},
-    trial::{Batch, Step, Trial},
+    unconfirmed::{Batch, Step, UnconfirmedImport},
 };
 use crate::{
     errors::one_line,
@@ -31,25 +31,26 @@ use crate::{
 pub(super) const FILE: &str = "entries.redb";
 /// Keys are the bytes of prefixes, values are JSON: members can be added without another version.
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
-/// What takes an import back that is on trial, if one is: what there was at each prefix, as JSON, and at [`DEADLINE`] the time.
-const TRIAL: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("trial");
-/// No prefix has a key without bytes.
+/// What rolls an unconfirmed import back: the entry before it at each prefix, as JSON, and at
+/// [`DEADLINE`] the time.
+const UNCONFIRMED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("unconfirmed");
+/// No prefix has an empty key.
 const DEADLINE: &[u8] = &[];
 /// The last good answer for each relay host.
 const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const VERSION: u64 = 1;
-/// How many transactions there were.
+/// The number of transactions so far.
 const SEQUENCE: &str = "sequence";
-/// Fewer bytes than this on its disk, and the store may not grow any more.
+/// With fewer bytes left on its disk, the store may not be able to grow.
 const LEAST: u64 = 64 << 10;
 
-/// Whether a name in the state directory is of this program.
+/// Whether this program makes files of that name in the state directory.
 fn is_ours(name: &str) -> bool {
     name.starts_with("entries.") || ["privacy.key", "lost+found"].contains(&name)
 }
 
-/// The store cannot do what it should.
+/// Why the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the directory {} cannot be made or written", path.display())]
@@ -60,9 +61,9 @@ pub enum Error {
     InUse { path: PathBuf },
     #[error("the store {} has version {found}; this program knows {VERSION}", path.display())]
     Version { path: PathBuf, found: u64 },
-    #[error("the store {} holds what cannot be read", path.display())]
+    #[error("the store {} holds unreadable content", path.display())]
     Content { path: PathBuf, source: serde_json::Error },
-    #[error("the store {} holds a key that is no prefix", path.display())]
+    #[error("the store {} holds a key that is not a prefix", path.display())]
     Key { path: PathBuf },
     #[error("the store {} cannot be written since an error: {cause}", path.display())]
     Broken { path: PathBuf, cause: String },
@@ -73,16 +74,17 @@ pub enum Error {
 /// The database in the state directory. One process has it open at a time.
 pub struct Store {
     path: PathBuf,
-    /// Nothing only where opening it again has failed.
+    /// `None` only after opening it again has failed.
     database: Option<Database>,
     mark: Option<Mark>,
-    /// The error after which the database takes nothing any more.
+    /// The error since which the database refuses everything.
     broken: RefCell<Option<String>>,
 }
 
 impl Store {
-    /// Opens the database in `directory`, or makes both. What is there is compared with what was there last. Where the disk takes
-    /// no changes, the store is [broken](Self::broken) and has what could be read.
+    /// Opens the database in `directory`, or makes both. Compares its content with the mark of the
+    /// last daemon. If the disk refuses changes, the store is [broken](Self::broken) and has what
+    /// could be read.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         Self::open_for_changes(directory).or_else(|error| {
             if error.is_of_the_disk() { Self::read_only(directory, error) } else { Err(error) }
@@ -99,7 +101,8 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens the file, or makes it, and says what was in it. Without a `mark`, opens that too and compares it with the file.
+    /// Opens the file, or makes it, and returns its state. Without a `mark`, opens that too and
+    /// compares it with the file.
     pub(super) fn open_again(&mut self, mark: &mut Option<Mark>) -> Result<State, Error> {
         let directory = self.directory();
         let failed = |source| Error::Directory { path: directory.into(), source };
@@ -113,12 +116,13 @@ impl Store {
             Err(error) => return Err(failed(error)),
         };
         if length == Some(0) {
-            // A store gets its name when it is whole: something has cut this one.
+            // A store gets its name when it is complete: something has truncated this one.
             first.iter().for_each(|mark| mark.compare(None));
             fs::remove_file(&self.path).map_err(failed)?;
         }
         if length.is_none_or(|length| length == 0) {
-            // A database that lost its power while it was being made cannot be opened: it gets its name when it is whole.
+            // A database that loses power while it is being made cannot be opened: it gets its name
+            // when it is complete.
             let draft = self.path.with_extension("redb.new");
             match fs::remove_file(&draft) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
@@ -155,12 +159,12 @@ impl Store {
         Self { path, database: None, mark: None, broken: RefCell::default() }
     }
 
-    /// Says what is in it before the transaction that looks.
+    /// Returns the state before the transaction that checks.
     fn check_version(&self) -> Result<State, Error> {
         let (version, found) = self.write(|transaction| {
             // All tables are made here, so that reading never meets a missing one.
             let entries = transaction.open_table(ENTRIES)?.len()?;
-            transaction.open_table(TRIAL)?;
+            transaction.open_table(UNCONFIRMED)?;
             transaction.open_table(HOSTS)?;
             let mut meta = transaction.open_table(META)?;
             let found = meta.get("version")?.map(|version| version.value());
@@ -177,13 +181,14 @@ impl Store {
         }
     }
 
-    /// Why the database takes nothing any more, if so.
+    /// Why the database refuses everything, if so.
     pub(super) fn broken(&self) -> Option<String> {
         self.broken.borrow().clone()
     }
 
-    /// Closes the database and opens it again, and has `restore` bring it to what was acknowledged. It takes changes again if there
-    /// is no error. Until then, the mark says what was there before: what is found may be less, and this process may end.
+    /// Closes the database, opens it again, and has `restore` bring it to the acknowledged state.
+    /// It takes changes again after success. Until then, the mark keeps the state before: the
+    /// database may hold less, and this process may end.
     pub(super) fn reopen(
         &mut self,
         restore: impl FnOnce(&Self) -> Result<(), Error>,
@@ -193,21 +198,21 @@ impl Store {
         let restored = self.open_again(&mut mark).and_then(|_| restore(self));
         self.mark = mark;
         let restored = restored.and_then(|()| self.check_version());
-        // Reading may have failed, too, after which more would be written on top of what was lost.
+        // Also if reading failed: otherwise changes would be written on top of a loss.
         restored.inspect_err(|error| self.break_with(error)).map(drop)
     }
 
-    /// What was lost of it and nobody has taken note of.
+    /// A description of a loss that nobody has cleared.
     pub fn loss(&self) -> Option<String> {
         self.mark.as_ref().and_then(Mark::loss)
     }
 
-    /// Brings to the disk what tells a loss. Once a second will do.
+    /// Syncs the mark, which detects losses. Once a second is enough.
     pub fn sync_mark(&self) {
         self.mark.iter().for_each(Mark::sync);
     }
 
-    /// Why the disk could not take a change now, as far as that can be told without trying.
+    /// Why the disk cannot take a change now, as far as the file system tells.
     pub fn disk(&self) -> Option<String> {
         let directory = self.path.parent()?;
         let disk = statvfs(directory).ok()?;
@@ -223,7 +228,7 @@ impl Store {
         })
     }
 
-    /// Everything that was committed.
+    /// All committed entries.
     pub fn entries(&self) -> Result<Map, Error> {
         let mut shared = Shared::default();
         let mut map = Map::new();
@@ -235,40 +240,40 @@ impl Store {
         Ok(map)
     }
 
-    /// What takes back the import that is on trial.
-    pub fn trial(&self) -> Result<Option<Trial>, Error> {
+    /// What rolls back the unconfirmed import, if there is one.
+    pub fn unconfirmed(&self) -> Result<Option<UnconfirmedImport>, Error> {
         let mut shared = Shared::default();
-        let (mut until, mut before) = (None, Changes::new());
-        for [key, value] in self.pairs(TRIAL)? {
+        let (mut confirm_by, mut before) = (None, Changes::new());
+        for [key, value] in self.pairs(UNCONFIRMED)? {
             if key == DEADLINE {
-                until = Some(self.parse(&value)?);
+                confirm_by = Some(self.parse(&value)?);
                 continue;
             }
             let mut entry: Option<Entry> = self.parse(&value)?;
             entry.iter_mut().for_each(|entry| shared.share(entry));
             before.insert(self.prefix(&key)?, entry);
         }
-        Ok(until.map(|until| Trial { until, before }))
+        Ok(confirm_by.map(|confirm_by| UnconfirmedImport { confirm_by, before }))
     }
 
     /// Writes all of `batch` or none of it; it is on disk when this returns.
     pub(super) fn commit(&self, batch: &Batch) -> Result<(), Error> {
-        let Batch { entries, trial } = batch;
+        let Batch { entries, unconfirmed } = batch;
         self.write(|transaction| {
             put(&mut transaction.open_table(ENTRIES)?, optional(entries))?;
-            match trial {
+            match unconfirmed {
                 None => {}
-                Some(Step::Begin(Trial { until, before })) => {
-                    let mut table = transaction.open_table(TRIAL)?;
-                    table.insert(DEADLINE, &*json(until))?;
+                Some(Step::Begin(UnconfirmedImport { confirm_by, before })) => {
+                    let mut table = transaction.open_table(UNCONFIRMED)?;
+                    table.insert(DEADLINE, &*json(confirm_by))?;
                     put(&mut table, before.iter().map(|(prefix, entry)| (prefix, Some(entry))))?;
                 }
                 Some(Step::Amend(places)) => {
-                    put(&mut transaction.open_table(TRIAL)?, optional(places))?;
+                    put(&mut transaction.open_table(UNCONFIRMED)?, optional(places))?;
                 }
                 Some(Step::End) => {
-                    transaction.delete_table(TRIAL)?;
-                    transaction.open_table(TRIAL)?;
+                    transaction.delete_table(UNCONFIRMED)?;
+                    transaction.open_table(UNCONFIRMED)?;
                 }
             }
             Ok(())
@@ -344,7 +349,7 @@ impl Store {
         Ok(result)
     }
 
-    /// After any error: some of them leave a database that refuses everything from then on.
+    /// After any error: some leave a database that refuses everything from then on.
     pub(super) fn break_with(&self, error: &Error) {
         *self.broken.borrow_mut() = Some(one_line(error));
     }
@@ -384,7 +389,7 @@ fn count(transaction: &redb::WriteTransaction) -> Result<State, redb::Error> {
     Ok(State { sequence, entries })
 }
 
-/// Writes what there is at each prefix; `None` removes.
+/// Writes a value for each prefix; `None` removes.
 fn put<'a, T: Serialize + 'a>(
     table: &mut Table<'_, &[u8], &[u8]>,
     changes: impl IntoIterator<Item = (&'a Prefix, Option<&'a T>)>,
@@ -409,7 +414,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_else(|error| unreachable!("plain values: {error}"))
 }
 
-/// Makes a million entries share the few texts that they have in common.
+/// Lets a million entries share the few texts that they have in common.
 #[derive(Default)]
 pub(super) struct Shared {
     texts: HashSet<Arc<str>>,

@@ -1,18 +1,18 @@
-//! What people and programs changed, and who they were.
+//! Changes that operators and programs asked for, as events.
 
 use std::sync::Arc;
 
 use crate::api::{entries::Who, events::Event, events::Kind};
 use jiff::Timestamp;
 
-/// One change that was asked for.
+/// One requested change.
 #[derive(Clone, Debug)]
 pub struct Action {
     pub time: Timestamp,
     pub by: Arc<Who>,
     /// `add`, `remove`, `reload` or `confirm`.
     pub name: &'static str,
-    /// What came of it.
+    /// The result, in words.
     pub outcome: String,
 }
 

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::{
     gateway::ACCESS,
-    node::Node,
+    node::{self, Node},
     plan::Effort,
     programs::{DropAll, Reference},
     table::{Family, Form, Table, relays},
@@ -149,8 +149,8 @@ impl Filter {
 }
 
 fn node(table: &Table, gateway: &Netns, opb: &Path, hook: &str) -> Result<Node> {
-    let mut node = Node::prepare(opb, gateway, hook)?;
-    let directory = node.directory("table")?;
+    let mut node = node::prepare(opb, gateway, hook)?;
+    let directory = node.make_directory("table")?;
     table.write_policy(&directory, &Family::BOTH, Form::Lines)?;
     node.select(&directory)?;
     node.run()?;

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::{median, pin},
     gateway::{Frames, Gateway},
-    node::Node,
+    node,
     parts::Setting,
     plan::Effort,
     programs::{Driver, Loaded, SOURCES},
@@ -226,8 +226,8 @@ fn interfaces(setting: &Setting, table: &Table, count: usize) -> Result<Vec<Row>
     gateway.set_sources(&table.sources(Family::V4, Sources::Uniform, SOURCES))?;
     let (mut starts, mut floods) = (Vec::new(), Vec::new());
     for _ in 0..setting.effort.rounds().min(5) {
-        let mut node = Node::prepare_on(&setting.opb, &gateway.netns, "sub*", "xdp")?;
-        let directory = node.directory("table")?;
+        let mut node = node::prepare_on(&setting.opb, &gateway.netns, "sub*", "xdp")?;
+        let directory = node.make_directory("table")?;
         table.write_policy(&directory, &[Family::V4], Form::Lines)?;
         node.select(&directory)?;
         let start = Instant::now();

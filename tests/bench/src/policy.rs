@@ -20,7 +20,7 @@ use crate::{
     clock::{median, percentile},
     filters::{ipset_sets, nft_rules},
     gateway::{Frames, Gateway},
-    node::Node,
+    node::{self, Node},
     parts::Setting,
     plan::Effort,
     plot::Plot,
@@ -142,8 +142,8 @@ impl Bench<'_> {
 
     fn opb(&self, form: Form) -> Result<Vec<Row>> {
         let mut gateway = self.gateway()?;
-        let mut node = Node::prepare(&self.setting.opb, &gateway.netns, "xdp")?;
-        let [small, large] = [node.directory("small")?, node.directory("large")?];
+        let mut node = node::prepare(&self.setting.opb, &gateway.netns, "xdp")?;
+        let [small, large] = [node.make_directory("small")?, node.make_directory("large")?];
         fs::write(
             small.join("policy.yaml"),
             "version: 1\ngroups:\n  other: {prefixes: [192.88.98.0/24]}\n",

@@ -1,4 +1,4 @@
-//! What the kernel says is attached and loaded: never asked of the program under test.
+//! Attachments as the kernel shows them; the program under test is not asked.
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -12,7 +12,7 @@ use crate::{netns::Netns, process};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
     pub interface: String,
-    /// The hook in bpftool's words, such as `driver`, `generic` or `tcx/ingress`.
+    /// The hook as bpftool names it: `driver`, `generic` or `tcx/ingress`.
     pub hook: String,
     pub id: u64,
 }
@@ -93,9 +93,15 @@ fn attachments(json: &str) -> Result<Vec<Attachment>> {
     Ok(found)
 }
 
-/// The ids of all programs in the kernel.
-pub fn loaded_programs() -> Result<BTreeSet<u64>> {
-    let shown = process::check(Command::new("bpftool").args(["-j", "prog", "show"]))?;
-    let shown: Vec<Value> = serde_json::from_str(&shown).context("bpftool prog show")?;
-    Ok(shown.iter().filter_map(|program| program.get("id")?.as_u64()).collect())
+/// Ids of all objects of a kind (`prog`, `map` or `link`) in the kernel.
+pub fn loaded(kind: &str) -> Result<BTreeSet<u64>> {
+    let shown = bpftool(&[kind, "show"])?;
+    let shown = shown.as_array().context("a list")?.iter();
+    Ok(shown.filter_map(|object| object.get("id")?.as_u64()).collect())
+}
+
+/// What bpftool shows, as JSON.
+pub fn bpftool(arguments: &[&str]) -> Result<Value> {
+    let shown = process::check(Command::new("bpftool").arg("-j").args(arguments))?;
+    serde_json::from_str(&shown).with_context(|| format!("bpftool {arguments:?}: {shown}"))
 }

@@ -1,4 +1,4 @@
-//! A bpffs of one's own, so that no test sees another one's pins, nor the machine's.
+//! A bpffs for one test, so that it sees neither the pins of other tests nor those of the machine.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use nix::mount::MsFlags;
 
 use crate::workdir::Workdir;
 
-/// What the kernel itself puts into every new bpffs (CONFIG_BPF_PRELOAD).
+/// Pins that the kernel makes in every new bpffs (CONFIG_BPF_PRELOAD).
 const PRELOADED: [&str; 2] = ["maps.debug", "progs.debug"];
 
 #[derive(Debug)]
@@ -33,7 +33,12 @@ impl Bpffs {
         &self.mount
     }
 
-    /// Everything that somebody pinned and that is there now, relative to the mount.
+    /// A directory for other files, removed together with the bpffs.
+    pub fn directory(&self) -> &Path {
+        self.workdir.path()
+    }
+
+    /// All pins but those of the kernel, relative to the mount.
     pub fn pins(&self) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let mut pending = vec![self.mount.clone()];
@@ -52,7 +57,7 @@ impl Bpffs {
         Ok(found)
     }
 
-    /// Unmounts now, and says so if the kernel refuses: `Drop` would have to keep silent.
+    /// Unmounts now and reports a failure, which `Drop` cannot.
     pub fn unmount(self) -> Result<()> {
         nix::mount::umount(&self.mount)
             .with_context(|| format!("cannot unmount {}", self.mount.display()))?;

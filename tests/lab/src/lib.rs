@@ -19,6 +19,7 @@ pub mod packets;
 pub mod generate;
 pub mod reset;
 
+mod macros;
 pub mod preflight;
 pub mod release;
 
@@ -31,6 +32,7 @@ pub mod mta;
 pub mod services;
 
 pub mod trivial;
+pub mod tun;
 pub mod wire;
 pub mod line;
 
@@ -39,7 +41,13 @@ pub mod topology;
 pub mod attached;
 pub mod counts;
 pub mod slots;
+pub mod node;
 pub mod opb;
+pub mod prober;
+#[cfg(feature = "library")]
+pub mod programs;
+#[cfg(feature = "library")]
+pub mod filter;
 
 mod letter;
 

@@ -1,4 +1,4 @@
-//! A subscriber, a gateway that bridges, and the world behind it: the shortest way on which a filter can stand.
+//! A subscriber, a gateway that bridges, and the world behind it: the shortest path that a filter can be on.
 //!
 //! ```text
 //! subscriber            gateway               core
@@ -26,7 +26,7 @@ pub const LINE: &str = "line";
 /// Room for every frame of the packet table, and not more than a filter in native XDP takes in one piece.
 const MTU: u32 = 3400;
 
-/// What tells that all frames before it have arrived: a local experimental EtherType (IEEE 802).
+/// Shows that all frames before it have arrived: a local experimental EtherType (IEEE 802).
 const MARKER: u16 = 0x88b5;
 
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Line {
             taking_in: RefCell::default(),
         };
         for netns in [&line.subscriber, &line.gateway, &line.core] {
-            // No word of its own on the cable.
+            // The kernel must not send frames of its own.
             netns.sysctl("net/ipv6/conf/default/router_solicitations", "0")?;
         }
         line.subscriber_cable()?;
@@ -56,7 +56,7 @@ impl Line {
         line.core.ip(&format!("link set {LINE} mtu {MTU}"))?;
         line.gateway.ip(&format!("link set {UPLINK} mtu {MTU}"))?;
         line.gateway.bridge("bridge", &[ACCESS, UPLINK])?;
-        // Where netfilter looks into bridged frames, it drops what it finds broken, and cuts padding off.
+        // netfilter would drop malformed bridged frames and cut padding off.
         for family in ["arp", "ip", "ip6"] {
             let key = format!("net/bridge/bridge-nf-call-{family}tables");
             if Path::new("/proc/sys").join(&key).exists() {
@@ -73,13 +73,13 @@ impl Line {
         self.gateway.ip(&format!("link set {ACCESS} mtu {MTU}"))
     }
 
-    /// Pulls the subscriber's cable out: both of its ends are gone.
+    /// Removes the subscriber's cable with both of its ends.
     pub fn cut(&self) -> Result<()> {
         self.taking_in.take();
         self.gateway.ip(&format!("link del {ACCESS}"))
     }
 
-    /// A new cable in place of one that was cut.
+    /// Lays a new cable in place of the one that was cut.
     pub fn mend(&self) -> Result<()> {
         self.subscriber_cable()?;
         self.gateway.ip(&format!("link set dev {ACCESS} master bridge up"))
@@ -108,7 +108,7 @@ pub enum Way {
 }
 
 impl Ends {
-    /// Sends a frame up or down the line: whether it arrives.
+    /// Sends a frame up or down the line. Returns whether it arrives.
     pub fn passes(&self, way: Way, frame: &[u8]) -> Result<bool> {
         let arrived = self.arriving(way, frame)?;
         if arrived.is_empty() {
@@ -118,7 +118,7 @@ impl Ends {
         Ok(true)
     }
 
-    /// All that arrives at the far end when `frame` is sent, of what travels between the same two addresses.
+    /// Sends `frame` and returns all frames between the same two MAC addresses that arrive at the far end.
     pub fn arriving(&self, way: Way, frame: &[u8]) -> Result<Vec<Vec<u8>>> {
         let (from, to) = match way {
             Way::Up => (&self.subscriber, &self.core),
@@ -128,7 +128,7 @@ impl Ends {
         from.send(frame)?;
         from.send(&marker())?;
         let mut arrived = Vec::new();
-        // One queue: what was sent before has arrived before.
+        // One queue keeps the order: what was sent before the marker arrives before it.
         let end = to.receive(Duration::from_secs(5), |got| {
             let is_marker = got == marker();
             if !is_marker && got.get(..12) == frame.get(..12) {

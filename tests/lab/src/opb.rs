@@ -1,12 +1,6 @@
-//! The filter under test: `opb run` in the gateway's namespace, used only as an operator can use it.
+//! The filter under test on the small internet: a node with the policy of the conformance table.
 
-use std::{
-    collections::BTreeSet,
-    fmt, fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt, path::Path};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
@@ -14,19 +8,12 @@ use serde_json::Value;
 
 use crate::{
     attached::{self, Attachment},
-    bpffs::Bpffs,
-    counts::Counter,
-    netns::Netns,
-    process::{self, Output, Process, wait_until},
+    node::Node,
     topology::{
         DYNAMIC_PREFIXES, FIXED_PREFIXES, RELAY_ADDRESSES, SUBSCRIBER_INTERFACES, Topology,
         WATCHED_PREFIXES,
     },
-    workdir::unique,
 };
-
-/// How long `opb` may take for anything: a machine may be busy, but a hang has to end.
-const LIMIT: Duration = Duration::from_secs(20);
 
 pub const DYNAMIC_GROUP: &str = "flets-dynamic";
 pub const WATCHED_GROUP: &str = "watched";
@@ -43,7 +30,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// Whether an attachment is what this setting asks for on a veth pair. `auto` means native XDP there.
+    /// Whether an attachment fits this setting on a veth pair, where `auto` means native XDP.
     fn fits(self, attachment: &Attachment) -> bool {
         let hook = attachment.hook.as_str();
         match self {
@@ -74,7 +61,7 @@ pub enum Match {
     Any,
 }
 
-/// The table's policy, as an operator would write it.
+/// The policy of the conformance table, as an operator would write it.
 pub fn policy_file(judged: Match) -> String {
     let list = |items: &[&str]| items.join(", ");
     let judged = match judged {
@@ -108,49 +95,35 @@ exemptions:
     text
 }
 
-/// Files, pins and processes of one `opb` node.
+/// The node of the gateway.
 #[derive(Debug)]
 pub struct OpbNode {
-    daemon: Option<Process>,
-    binary: PathBuf,
-    gateway: Netns,
-    bpffs: Bpffs,
-    dir: PathBuf,
+    node: Node,
     hook: Hook,
-    /// Programs that were seen attached: they must be gone at the end.
+    /// All programs that were ever attached: they must be gone at the end.
     programs: BTreeSet<u64>,
 }
 
 impl OpbNode {
     /// Writes the node's files. Nothing runs yet.
     pub fn prepare(topology: &Topology, binary: &Path, hook: Hook) -> Result<Self> {
-        let binary = binary
-            .canonicalize()
-            .with_context(|| format!("there is no opb at {}", binary.display()))?;
-        let dir = topology.dir().join(unique("node"));
-        fs::create_dir_all(dir.join("state"))?;
-        let gateway = topology.gateway.clone();
-        let node = Self {
-            daemon: None,
+        let interfaces: Vec<String> = SUBSCRIBER_INTERFACES
+            .iter()
+            .map(|name| format!("{{name: {name}, role: subscriber, hook: {hook}}}"))
+            .collect();
+        let node = Node::prepare(
             binary,
-            gateway,
-            bpffs: Bpffs::mount()?,
-            dir,
-            hook,
-            programs: BTreeSet::new(),
-        };
-        node.write_policy(Match::Syn)?;
-        fs::write(node.config(), node.node_file())?;
-        Ok(node)
+            &topology.gateway,
+            &policy_file(Match::Syn),
+            &format!("[{}]", interfaces.join(", ")),
+            "http: 127.0.0.1:9625\n",
+        )?;
+        Ok(Self { node, hook, programs: BTreeSet::new() })
     }
 
-    /// Starts `opb run` and waits until it enforces.
+    /// Starts `opb run` and waits until it enforces on the wanted hook.
     pub fn run(&mut self) -> Result<()> {
-        let mut command = self.opb("run");
-        command.arg("--config").arg(self.config());
-        let mut daemon = Process::spawn("opb run", &mut command, &self.log())?;
-        daemon.wait_ready(LIMIT, || Ok(self.state()?.as_deref() == Some("enforcing")))?;
-        self.daemon = Some(daemon);
+        self.node.run()?;
         let attached = self.attached()?;
         self.programs.extend(attached.iter().map(|program| program.id));
         for name in SUBSCRIBER_INTERFACES {
@@ -161,93 +134,37 @@ impl OpbNode {
         Ok(())
     }
 
-    /// `opb status --json`, or nothing while no daemon answers.
-    pub fn status(&self) -> Result<Option<Value>> {
-        let Output { status, stdout, .. } = self.ask("status")?;
-        if !status.success() {
-            return Ok(None);
-        }
-        Ok(Some(serde_json::from_str(&stdout).with_context(|| format!("opb status: {stdout}"))?))
-    }
-
-    pub fn counters(&self) -> Result<Vec<Counter>> {
-        let Output { status, stdout, stderr } = self.ask("counters")?;
-        if !status.success() {
-            bail!("opb counters: {status}\n{stderr}");
-        }
-        stdout
-            .lines()
-            .map(|line| serde_json::from_str(line).with_context(|| format!("opb counters: {line}")))
-            .collect()
-    }
-
-    /// Puts a policy into place and has it applied with `opb reload`.
+    /// Puts a policy into place and applies it by `opb reload`.
     pub fn reload(&self, judged: Match) -> Result<()> {
-        self.write_policy(judged)?;
-        let Output { status, stdout, stderr } = self.ask("reload")?;
-        if !status.success() {
-            bail!("opb reload: {status}\n{stdout}{stderr}");
-        }
-        Ok(())
+        self.node.write("policy.yaml", &policy_file(judged))?;
+        self.node.ask(&["reload"]).map(drop)
     }
 
-    /// The same by SIGHUP, which answers nothing: the generation tells when it is done.
+    /// The same by SIGHUP. The generation shows when it is done.
     pub fn reload_by_signal(&self, judged: Match) -> Result<()> {
-        let daemon = self.daemon.as_ref().context("opb does not run")?;
-        let before = self.generation()?;
-        self.write_policy(judged)?;
-        daemon.signal(Signal::SIGHUP)?;
-        let moved = wait_until(LIMIT, || Ok((self.generation()? != before).then_some(())))?;
-        moved.with_context(|| format!("generation {before} is still in force after SIGHUP"))
+        let generation = |status: &Value| status.pointer("/policy/generation").cloned();
+        let before = generation(&self.node.status()?).context("no generation in opb status")?;
+        self.node.write("policy.yaml", &policy_file(judged))?;
+        self.node.signal(Signal::SIGHUP)?;
+        self.node.wait_status("another generation after SIGHUP", |status| {
+            generation(status).is_some_and(|now| now != before)
+        })
     }
 
-    /// Ends the daemon the hard way. What it put into the kernel stays.
-    pub fn kill(&mut self) -> Result<()> {
-        let mut daemon = self.daemon.take().context("opb does not run")?;
-        daemon.kill()?;
-        Ok(())
-    }
-
-    /// Ends the daemon as a service manager does. What it put into the kernel stays.
-    pub fn stop(&mut self) -> Result<()> {
-        if let Some(mut daemon) = self.daemon.take() {
-            let status = daemon.stop()?;
-            if !status.success() {
-                bail!("opb run ended with {status} after SIGTERM\n{}", daemon.said()?);
-            }
+    /// Stops, detaches and removes the node's bpffs. Fails if an attachment, a pin or an object in the kernel is left.
+    pub fn remove(mut self) -> Result<()> {
+        if self.node.pid().is_ok() {
+            self.node.stop()?;
         }
-        Ok(())
-    }
-
-    /// `opb detach`, then a look at the kernel: no attachment, pin or program may be left.
-    pub fn detach(&mut self) -> Result<()> {
-        let mut command = self.opb("detach");
-        process::check(command.arg("--config").arg(self.config()))?;
+        let mut objects = self.node.objects()?;
+        objects.programs.append(&mut self.programs);
+        self.node.detach()?;
         let attached = self.attached()?;
         if !attached.is_empty() {
             bail!("still attached after opb detach: {attached:?}");
         }
-        let pins = self.bpffs.pins()?;
-        if !pins.is_empty() {
-            bail!("still pinned after opb detach: {}", pins.join(", "));
-        }
-        // The kernel frees programs a moment after the last reference is gone.
-        let mut left = Vec::new();
-        let gone = wait_until(Duration::from_secs(5), || {
-            let loaded = attached::loaded_programs()?;
-            left = self.programs.iter().filter(|id| loaded.contains(id)).copied().collect();
-            Ok(left.is_empty().then_some(()))
-        })?;
-        gone.with_context(|| format!("programs {left:?} are still loaded after opb detach"))
-    }
-
-    /// Detaches and removes the node's bpffs.
-    pub fn remove(mut self) -> Result<()> {
-        self.stop()?;
-        self.detach()?;
-        // Without its files, `Drop` knows that there is nothing left to detach.
-        fs::remove_dir_all(&self.dir)?;
-        let mount = self.bpffs.path().to_owned();
+        objects.wait_freed()?;
+        let mount = self.node.mount().to_owned();
         drop(self);
         if mount.exists() {
             bail!("the bpffs at {} is still there", mount.display());
@@ -257,83 +174,8 @@ impl OpbNode {
 
     /// What is attached to the gateway's filtered interfaces.
     pub fn attached(&self) -> Result<Vec<Attachment>> {
-        attached::attached(&self.gateway, &SUBSCRIBER_INTERFACES)
-    }
-
-    /// What the daemon has said.
-    pub fn said(&self) -> String {
-        fs::read_to_string(self.log()).unwrap_or_default()
-    }
-
-    fn node_file(&self) -> String {
-        let mut text = format!("version: 1\npolicy: {}\ninterfaces:\n", self.policy().display());
-        for name in SUBSCRIBER_INTERFACES {
-            text += &format!("  - name: {name}\n    role: subscriber\n    hook: {}\n", self.hook);
-        }
-        text += &format!(
-            "state: {}\ncontrol: {}\nhttp: 127.0.0.1:9625\npins: {}\n",
-            self.dir.join("state").display(),
-            self.control().display(),
-            self.bpffs.path().join("opb").display(),
-        );
-        text
-    }
-
-    /// Replaces the file in one step: opb may look at any moment.
-    fn write_policy(&self, judged: Match) -> Result<()> {
-        let new = self.dir.join("policy.new");
-        fs::write(&new, policy_file(judged))?;
-        fs::rename(new, self.policy())?;
-        Ok(())
-    }
-
-    fn state(&self) -> Result<Option<String>> {
-        let status = self.status()?;
-        Ok(status.and_then(|status| Some(status.get("state")?.as_str()?.to_owned())))
-    }
-
-    fn generation(&self) -> Result<u64> {
-        let status = self.status()?.context("opb does not answer")?;
-        status
-            .pointer("/policy/generation")
-            .and_then(Value::as_u64)
-            .with_context(|| format!("no generation in opb status: {status}"))
-    }
-
-    fn ask(&self, command: &str) -> Result<Output> {
-        let mut command = self.opb(command);
-        process::run(command.arg("--json").arg("--control").arg(self.control()), LIMIT)
-    }
-
-    fn opb(&self, subcommand: &str) -> Command {
-        let mut command = self.gateway.command(&self.binary);
-        command.arg(subcommand).env_remove("OPB_CONTROL").env_remove("OPB_CONFIG");
-        command
-    }
-
-    fn config(&self) -> PathBuf {
-        self.dir.join("opb.yaml")
-    }
-
-    fn policy(&self) -> PathBuf {
-        self.dir.join("policy.yaml")
-    }
-
-    fn control(&self) -> PathBuf {
-        self.dir.join("opb.sock")
-    }
-
-    fn log(&self) -> PathBuf {
-        self.dir.join("opb.log")
+        attached::attached(&self.node.gateway, &SUBSCRIBER_INTERFACES)
     }
 }
 
-impl Drop for OpbNode {
-    /// After a failure: the namespace and the bpffs would go anyway, but only once both are unused.
-    fn drop(&mut self) {
-        drop(self.daemon.take());
-        if self.dir.exists() {
-            let _ = process::run(self.opb("detach").arg("--config").arg(self.config()), LIMIT);
-        }
-    }
-}
+crate::deref!(OpbNode, node: Node);

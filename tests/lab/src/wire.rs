@@ -2,49 +2,65 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::{libc, net::if_::if_nametoindex};
 
 use crate::netns::Netns;
 
 /// Longer than any frame on a cable of the lab.
-const LARGEST: usize = 1 << 14;
+const LARGEST: usize = 1 << 16;
+/// How long a queue may stay full.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A packet socket on one interface: sends any frame, and hears what comes in.
+/// A packet socket on one interface: sends any frame and receives what comes in.
 ///
-/// What comes in is heard behind XDP, but before TC: whether a frame has passed a filter shows at the far end of
-/// the next cable.
+/// It receives behind XDP but before TC: to see whether a frame passed a filter in TC, receive at the far end of the
+/// next cable.
 #[derive(Debug)]
 pub struct Wire(OwnedFd);
 
 impl Wire {
     pub fn open(netns: &Netns, interface: &str) -> Result<Self> {
-        let open = || -> Result<Self> {
-            let index = if_nametoindex(interface)?;
-            // SAFETY: system calls on plain numbers and on structures of the sizes given.
-            let wire = unsafe {
-                let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
-                let socket = checked(libc::socket(libc::AF_PACKET, kind, 0).into())?;
-                let wire = Self(OwnedFd::from_raw_fd(socket as i32));
-                wire.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20)?;
-                wire.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
-                wire.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
-                let mut address: libc::sockaddr_ll = std::mem::zeroed();
-                address.sll_family = libc::AF_PACKET as u16;
-                address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-                address.sll_ifindex = index as i32;
-                let length = size_of::<libc::sockaddr_ll>() as u32;
-                let address = (&raw const address).cast();
-                checked(libc::bind(wire.0.as_raw_fd(), address, length).into())?;
-                wire
-            };
+        netns.enter(|| Self::open_here(interface))
+    }
+
+    /// On an interface of the namespace that the thread is in.
+    pub fn open_here(interface: &str) -> Result<Self> {
+        Self::bound(interface, libc::ETH_P_ALL as u16)
+            .with_context(|| format!("a packet socket on {interface}"))
+    }
+
+    /// One that only sends. It receives nothing, so that no frames pile up in it.
+    pub fn open_to_send(netns: &Netns, interface: &str) -> Result<Self> {
+        netns
+            .enter(|| Self::bound(interface, 0))
+            .with_context(|| format!("a packet socket on {interface}"))
+    }
+
+    fn bound(interface: &str, protocol: u16) -> Result<Self> {
+        let index = if_nametoindex(interface)?;
+        // SAFETY: system calls on plain numbers and on structures of the sizes given.
+        unsafe {
+            let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+            let socket = checked(libc::socket(libc::AF_PACKET, kind, 0).into())?;
+            let wire = Self(OwnedFd::from_raw_fd(socket as i32));
+            wire.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20)?;
+            wire.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
+            wire.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
+            let mut address: libc::sockaddr_ll = std::mem::zeroed();
+            address.sll_family = libc::AF_PACKET as u16;
+            address.sll_protocol = protocol.to_be();
+            address.sll_ifindex = index as i32;
+            let length = size_of::<libc::sockaddr_ll>() as u32;
+            let address = (&raw const address).cast();
+            checked(libc::bind(wire.0.as_raw_fd(), address, length).into())?;
             Ok(wire)
-        };
-        netns.enter(open).with_context(|| format!("a packet socket on {interface}"))
+        }
     }
 
     fn set(&self, level: i32, option: i32, value: i32) -> io::Result<()> {
@@ -56,17 +72,43 @@ impl Wire {
         checked(result.into()).map(drop)
     }
 
+    /// Sends a frame; repeats while the queue of the cable is full.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let full = match self.try_send(frame) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let again = matches!(full.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN));
+            ensure!(again && start.elapsed() < PATIENCE, "to send {} bytes: {full}", frame.len());
+            thread::yield_now();
+        }
+    }
+
+    /// Sends a frame that a filter may drop on the way out. Linux reports such a drop as ENOBUFS.
+    pub fn send_or_drop(&self, frame: &[u8]) -> Result<()> {
+        match self.try_send(frame) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn try_send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: a system call on the bytes of a slice.
         let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        checked(sent as i64).with_context(|| format!("to send {} bytes", frame.len()))?;
+        checked(sent as i64).map(drop)
+    }
+
+    /// Reads and drops what has come so far.
+    pub fn forget(&self) -> Result<()> {
+        while self.next(Duration::ZERO)?.is_some() {}
         Ok(())
     }
 
-    /// Takes in whatever has come so far.
-    pub fn forget(&self) -> Result<()> {
-        while self.receive(Duration::ZERO, |_| true)?.is_some() {}
-        Ok(())
+    /// The next frame, if one comes within `limit`.
+    pub fn next(&self, limit: Duration) -> Result<Option<Vec<u8>>> {
+        self.receive(limit, |_| true)
     }
 
     /// The next frame for which `wanted` holds, if it comes within `limit`.
@@ -92,7 +134,7 @@ impl Wire {
         }
     }
 
-    /// One frame, with the tag that the kernel has taken out put back.
+    /// One frame, with the VLAN tag that the kernel removed put back.
     fn read(&self) -> Result<Vec<u8>> {
         const TAG_IS_VALID: u32 = 1 << 4; // TP_STATUS_VLAN_VALID, linux/if_packet.h
         let mut frame = vec![0; LARGEST];
@@ -132,6 +174,18 @@ impl Wire {
             frame.splice(12..12, [kind.to_be_bytes(), vlan.to_be_bytes()].concat());
         }
         Ok(frame)
+    }
+}
+
+impl AsFd for Wire {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Wire {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 

@@ -1,53 +1,61 @@
-//! Small changes to a policy that may be big: an overlay makes them visible at once, and when they have become many, an image
-//! that holds them is made in the background.
+//! Small changes to a large policy: an overlay puts them in force at once. When there are many, a
+//! thread compiles an image that contains them.
 
 use std::{
     collections::BTreeSet,
     sync::{Arc, mpsc},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::{Enforcer, RETRY};
+use super::build::BuildError;
 use crate::{
+    compiled::Compiled,
+    daemon::changed::Changed,
     errors::one_line,
     image::{Image, Overlay},
     kernel::{self, Kernel, Staged},
     policy::Prefix,
 };
 
-/// From this many prefixes on, an image is made of them. A policy of a million takes a fraction of a second, and the overlay
-/// is compiled anew for every change.
+/// From this many prefixes on, they are merged into an image. That takes a fraction of a second for
+/// a policy of a million, and every change compiles the overlay again.
 const MANY: usize = 2048;
-/// From this many on, whoever wants the change waits for the image: an import, or more than the background can keep up with.
+/// From this many on, a request waits for the image: an import, or more changes than merging keeps
+/// up with.
 const TOO_MANY: usize = 4 * MANY;
 
-/// What has changed since the image in force was compiled.
+/// The pause after a failed merge.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// The changes since the image in force was compiled.
 #[derive(Default)]
 pub(super) struct Delta {
-    /// Prefixes that are somebody else's now.
+    /// Prefixes that the image treats otherwise than the policy.
     prefixes: BTreeSet<Prefix>,
-    /// An image that knows of them.
     merging: Option<Merging>,
-    /// Not before then, after a failure.
+    /// After a failure, no merge starts before then.
     merge_after: Option<Instant>,
     /// Counts the overlays of this generation.
     revision: u64,
-    /// What was published last in this generation.
+    /// The last overlay of this generation.
     overlay: Option<Overlay>,
-    /// Prefixes whose entries have changed since an image was ordered that is to replace this one.
+    /// Prefixes whose entries changed since a new image was ordered.
     pub(super) since_order: Option<BTreeSet<Prefix>>,
 }
 
-/// An image on its way.
+/// An image that a thread compiles.
 struct Merging {
-    /// What changed while it was being compiled, and it does not know of.
+    /// Changes since the thread started, which its image lacks.
     later: BTreeSet<Prefix>,
-    image: mpsc::Receiver<Result<(Image, Staged), String>>,
+    image: mpsc::Receiver<Result<Merged, BuildError>>,
 }
+
+/// An image of the present generation that contains its small changes.
+type Merged = (Image, Staged);
 
 impl Delta {
     pub(super) fn len(&self) -> usize {
@@ -67,125 +75,145 @@ impl Delta {
         self.prefixes.iter().copied()
     }
 
-    /// Begins with what has changed while the image was being compiled, and the overlay that holds it.
+    /// Starts with changes that came while the image was compiled, and the published overlay that
+    /// holds them.
     pub(super) fn hold(&mut self, moved: &[Prefix], overlay: Overlay) {
         self.prefixes.extend(moved);
         self.revision += 1;
         self.overlay = Some(overlay);
     }
 
-    fn add(&mut self, moved: &[Prefix]) {
+    pub(super) fn add(&mut self, moved: &[Prefix]) {
         self.prefixes.extend(moved);
         if let Some(merging) = &mut self.merging {
             merging.later.extend(moved);
         }
     }
-}
 
-impl Enforcer {
-    /// Puts in force that the entries at `changed` are others now. Whether that made a difference.
-    pub(super) fn renew_at(&mut self, changed: &BTreeSet<Prefix>) -> Result<bool, String> {
-        let now = Timestamp::now();
-        if let Some(since_order) = &mut self.delta.since_order {
+    pub(super) fn remember_for_order(&mut self, changed: &BTreeSet<Prefix>) {
+        if let Some(since_order) = &mut self.since_order {
             since_order.extend(changed);
         }
-        if self.compiled.is_stale(now) || self.is_image_wrong() {
-            return self.renew().map(|()| true);
-        }
-        let moved = self.compiled.follow(&self.files, self.entries.map(), changed, now);
-        if moved.is_empty() {
-            return Ok(false);
-        }
-        self.delta.add(&moved);
-        let small = self.delta.len() < TOO_MANY;
-        match small.then(|| self.overlay(now)).flatten() {
-            Some(overlay) => self.publish_overlay(overlay).map_err(|error| one_line(&error)),
-            None => self.renew(),
-        }
-        .map(|()| true)
     }
 
-    fn overlay(&self, now: Timestamp) -> Option<Overlay> {
-        let prefixes: Vec<_> = self.delta.prefixes().collect();
-        Overlay::compile(now, &[self.compiled.changes(&prefixes)])
+    /// An overlay of all changes. `None` if there are too many.
+    pub(super) fn small_overlay(&self, compiled: &Compiled, now: Timestamp) -> Option<Overlay> {
+        (self.len() < TOO_MANY).then(|| self.compile(compiled, now)).flatten()
     }
 
-    fn publish_overlay(&mut self, overlay: Overlay) -> Result<(), kernel::Error> {
-        self.kernel.publish_overlay(&overlay)?;
-        self.delta.revision += 1;
-        self.delta.overlay = Some(overlay);
+    fn compile(&self, compiled: &Compiled, now: Timestamp) -> Option<Overlay> {
+        let prefixes: Vec<_> = self.prefixes().collect();
+        Overlay::compile(now, &[compiled.changes(&prefixes)])
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        kernel: &mut Kernel,
+        overlay: Overlay,
+    ) -> Result<(), kernel::Error> {
+        kernel.publish_overlay(&overlay)?;
+        self.revision += 1;
+        self.overlay = Some(overlay);
         Ok(())
     }
 
-    /// Starts an image with the changes in it where there are many, and puts it in force when it is there. Whether the status has
-    /// changed.
-    pub(super) fn merge(&mut self) -> bool {
-        let Some(merging) = &self.delta.merging else {
-            let is_due = self.delta.merge_after.is_none_or(|after| Instant::now() >= after);
-            if self.delta.len() >= MANY && is_due {
-                self.delta.merging = self.start_merging();
+    /// Starts a merge if there are many changes. Returns the image of a merge that has ended, and
+    /// the changes that it lacks.
+    pub(super) fn merge(
+        &mut self,
+        compiled: &Compiled,
+    ) -> Option<(Image, Staged, BTreeSet<Prefix>)> {
+        let Some(merging) = &self.merging else {
+            let is_due = self.merge_after.is_none_or(|after| Instant::now() >= after);
+            if self.len() >= MANY && is_due {
+                self.merging = start_merging(compiled);
             }
-            return false;
+            return None;
         };
         let image = match merging.image.try_recv() {
             Ok(image) => image,
-            Err(mpsc::TryRecvError::Empty) => return false,
-            Err(mpsc::TryRecvError::Disconnected) => Err("its thread has ended".to_owned()),
+            Err(mpsc::TryRecvError::Empty) => return None,
+            Err(mpsc::TryRecvError::Disconnected) => Err(BuildError::ThreadDied),
         };
-        let later = self.delta.merging.take().map(|merging| merging.later).unwrap_or_default();
-        match image.and_then(|image| self.merged(image, later).map_err(|error| one_line(&error))) {
-            Ok(()) => true,
+        let later = self.merging.take().map(|merging| merging.later).unwrap_or_default();
+        match image {
+            Ok((image, staged)) => Some((image, staged, later)),
             Err(error) => {
-                // Everything is in force all the same.
-                warn!("no new image can be made of {} changes: {error}", self.delta.len());
-                self.delta.merge_after = Some(Instant::now() + RETRY);
-                false
-            }
-        }
-    }
-
-    fn start_merging(&self) -> Option<Merging> {
-        let (policy, image) = (Arc::clone(&self.compiled.policy), &self.compiled.image);
-        let (digest, slots) = (image.digest(), image.slots().clone());
-        let (generation, made) = (image.generation(), self.compiled.made());
-        let (done, image) = mpsc::channel();
-        let work = move || {
-            let compiled = Image::compile_as(&policy, digest, &slots, generation, made);
-            // Before anybody is told, so that the policy has one owner again when it is changed next.
-            drop(policy);
-            let result = compiled.map_err(|error| one_line(&error)).and_then(|image| {
-                let staged = Kernel::stage(&image).map_err(|error| one_line(&error))?;
-                Ok((image, staged))
-            });
-            // The enforcer may have put another generation in force meanwhile.
-            drop(done.send(result));
-        };
-        match thread::Builder::new().name("merge".to_owned()).spawn(work) {
-            Ok(_) => Some(Merging { later: BTreeSet::new(), image }),
-            Err(error) => {
-                warn!("no thread for a new image: {error}");
+                self.merge_failed(&error);
                 None
             }
         }
     }
 
-    /// The image has the same generation, so the overlay goes on to hold, and says of what the image has learnt what the image
-    /// says. Only then it shrinks to what the image does not know.
-    fn merged(
+    /// Everything stays in force, by the overlay.
+    fn merge_failed(&mut self, error: &BuildError) {
+        warn!("no new image can be made of {} changes: {}", self.len(), one_line(error));
+        self.merge_after = Some(Instant::now() + RETRY);
+    }
+
+    /// Puts a merged image in force, and leaves the changes that it lacks in the overlay.
+    pub(super) fn merged(
         &mut self,
-        (image, staged): (Image, Staged),
+        kernel: &mut Kernel,
+        compiled: &mut Compiled,
+        merged: Merged,
+        later: BTreeSet<Prefix>,
+    ) -> Changed {
+        match self.replace(kernel, compiled, merged, later) {
+            Ok(()) => Changed::Yes,
+            Err(error) => {
+                self.merge_failed(&error.into());
+                Changed::No
+            }
+        }
+    }
+
+    /// The image has the same generation, so the overlay stays valid; for prefixes already merged,
+    /// both agree. Only afterwards does the overlay shrink.
+    fn replace(
+        &mut self,
+        kernel: &mut Kernel,
+        compiled: &mut Compiled,
+        (image, staged): Merged,
         later: BTreeSet<Prefix>,
     ) -> Result<(), kernel::Error> {
-        self.kernel.replace(staged)?;
+        kernel.replace(staged)?;
         let generation = image.generation();
-        info!(generation, "{} changes are in a new image", self.delta.len());
-        self.compiled.image = image;
-        self.delta.prefixes = later;
-        match self.overlay(Timestamp::now()) {
-            Some(rest) if self.delta.len() > 0 => self.publish_overlay(rest),
-            // If it is too much for an overlay: the one in force holds it.
-            _ if self.delta.len() > 0 => Ok(()),
-            _ => self.publish_overlay(Overlay::none()),
+        info!(generation, "{} changes are in a new image", self.len());
+        compiled.image = image;
+        self.prefixes = later;
+        if self.prefixes.is_empty() {
+            return self.publish(kernel, Overlay::none());
+        }
+        match self.compile(compiled, Timestamp::now()) {
+            Some(overlay) => self.publish(kernel, overlay),
+            // Too much for an overlay: the one in force holds it.
+            None => Ok(()),
+        }
+    }
+}
+
+fn start_merging(compiled: &Compiled) -> Option<Merging> {
+    let (policy, image) = (Arc::clone(&compiled.policy), &compiled.image);
+    let (digest, ids) = (image.digest(), image.slots().clone());
+    let (generation, made) = (image.generation(), compiled.made());
+    let (done, image) = mpsc::channel();
+    let work = move || {
+        let compiled = Image::compile_as(&policy, digest, &ids, generation, made);
+        // Before the result is sent, so that the next change finds the policy with one owner.
+        drop(policy);
+        let merged = compiled.map_err(BuildError::from).and_then(|image| {
+            let staged = Kernel::stage(&image)?;
+            Ok((image, staged))
+        });
+        // The enforcer may have put another generation in force meanwhile.
+        drop(done.send(merged));
+    };
+    match thread::Builder::new().name("merge".to_owned()).spawn(work) {
+        Ok(_) => Some(Merging { later: BTreeSet::new(), image }),
+        Err(error) => {
+            warn!("no thread for a new image: {error}");
+            None
         }
     }
 }

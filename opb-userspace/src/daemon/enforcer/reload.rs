@@ -1,35 +1,45 @@
-//! Reloads: what the files say is checked here, compiled by whoever asked for the reload, and put in force here.
+//! Reloads: the files are checked here, compiled on the thread of the requester, and put in force
+//! here.
 //!
-//! A reload goes back and forth: [`Enforcer::begin`] says what is to be compiled, somebody else compiles it, and
-//! [`Enforcer::finish`] puts it in force, or begins again if another image has come into force meanwhile.
+//! A reload goes back and forth: [`Enforcer::begin`] says what to compile, the requester compiles
+//! it, and [`Enforcer::finish`] puts it in force, or begins again if another image came into force
+//! meanwhile.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use tracing::{error, info, warn};
 
 use super::{
-    Enforcer, Which, actor, applied,
-    build::{Built, Order},
-    refuse_restart_only,
-    trial::{self, Trial},
+    Enforcer,
+    active::Publication,
+    build::{BuildError, Built, Order},
+    coverage::Which,
+    journal,
+    reloads::RestartOnly,
+    unconfirmed::UnconfirmedExists,
 };
-use crate::api::{
-    entries::Who, reload::Problem, reload::ReloadOutcome, reload::Trigger, status::LastReload,
+use crate::{
+    api::{
+        entries::Who,
+        reload::{Problem, ReloadOutcome, Trigger},
+    },
+    daemon::{
+        changed::Changed,
+        reader::{Hang, Loaded},
+    },
+    document::Diagnostics,
+    errors::one_line,
 };
-use crate::daemon::reader::Loaded;
 
-/// So often an image is compiled while changes go on. The next one is compiled while they wait.
+/// How often an image is compiled while changes go on. After that, changes wait for it.
 const TRIES: u32 = 3;
 
-/// Who wants a reload.
+/// A request to reload.
 #[derive(Clone)]
 pub(in crate::daemon) struct Asked {
     pub(in crate::daemon) trigger: Trigger,
     pub(in crate::daemon) who: Option<Arc<Who>>,
-    /// Within which time it has to be confirmed.
+    /// The confirmation timeout, if one was requested.
     pub(in crate::daemon) confirm: Option<Duration>,
 }
 
@@ -46,102 +56,130 @@ pub(in crate::daemon) enum Next {
     Build(Box<Reload>, Order),
 }
 
-/// What the files say, or why they cannot be used.
-pub(in crate::daemon) type Loading = Result<Loaded, Vec<Problem>>;
+/// Why a reload changes nothing.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::daemon) enum ReloadError {
+    #[error(transparent)]
+    Files(#[from] Diagnostics),
+    #[error(transparent)]
+    Hang(#[from] Hang),
+    #[error(transparent)]
+    RestartOnly(#[from] RestartOnly),
+    #[error(transparent)]
+    Unconfirmed(#[from] UnconfirmedExists),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+}
+
+impl ReloadError {
+    /// Everything that is wrong, as the API shows it.
+    pub(in crate::daemon) fn problems(&self) -> Vec<Problem> {
+        match self {
+            Self::Files(diagnostics) => diagnostics.errors().map(Problem::from).collect(),
+            Self::RestartOnly(settings) => settings.problems(),
+            Self::Hang(_) | Self::Unconfirmed(_) | Self::Build(_) => vec![one_line(self).into()],
+        }
+    }
+}
 
 impl Enforcer {
-    /// Begins to put in force what the files say now. Whatever is wrong leaves everything as it is.
-    pub(in crate::daemon) fn begin(&mut self, asked: Asked, loaded: Loading) -> Next {
+    /// Begins to put the files in force as they are now. After an error, everything stays as it is.
+    pub(in crate::daemon) fn begin(
+        &mut self,
+        asked: Asked,
+        loaded: Result<Loaded, ReloadError>,
+    ) -> Next {
         match loaded {
             Ok(loaded) => self.try_again(Reload { asked, loaded, tries: 0 }),
-            Err(errors) => self.conclude(asked, ReloadOutcome::Rejected { errors }),
+            Err(error) => self.reject(asked, &error),
         }
     }
 
     fn try_again(&mut self, reload: Reload) -> Next {
-        if let Err(errors) = self.check(&reload) {
-            return self.conclude(reload.asked, ReloadOutcome::Rejected { errors });
+        if let Err(error) = self.check(&reload) {
+            return self.reject(reload.asked, &error);
         }
-        if self.is_new(&reload.loaded) || self.is_image_wrong() {
+        if self.is_new(&reload.loaded) || self.active.is_stale() {
             let order = self.order_to_publish(&reload.loaded.files);
             let reload = Reload { tries: reload.tries + 1, ..reload };
             return Next::Build(Box::new(reload), order);
         }
-        // No image is made. The files may still differ in what does not matter to the image.
-        let policy = Arc::make_mut(&mut self.compiled.policy);
-        policy.warnings.clone_from(&reload.loaded.files.warnings);
-        policy.files.clone_from(&reload.loaded.files.files);
-        self.adopt(reload, false)
+        self.active.adopt_notes(&reload.loaded.files);
+        self.adopt(reload, Changed::No)
     }
 
     pub(in crate::daemon) fn finish(
         &mut self,
         reload: Box<Reload>,
-        built: Result<Built, String>,
+        built: Result<Built, BuildError>,
     ) -> Next {
-        let is_new = self.is_new(&reload.loaded);
+        let policy = self.is_new(&reload.loaded).into();
         match self.publish_for(&reload, built) {
-            Ok(true) => self.adopt(*reload, is_new),
-            Ok(false) => self.try_again(*reload),
-            Err(errors) => self.conclude(reload.asked, ReloadOutcome::Rejected { errors }),
+            Ok(Publication::InForce) => self.adopt(*reload, policy),
+            Ok(Publication::Outdated) => self.try_again(*reload),
+            Err(error) => self.reject(reload.asked, &error),
         }
     }
 
-    /// Whether the image is in force. It is not if it was compiled for nothing.
     fn publish_for(
         &mut self,
         reload: &Reload,
-        built: Result<Built, String>,
-    ) -> Result<bool, Vec<Problem>> {
-        // Something else may be on trial by now.
+        built: Result<Built, BuildError>,
+    ) -> Result<Publication, ReloadError> {
+        // Another commit may be unconfirmed by now.
         self.check(reload)?;
-        let problem = |error: String| vec![Problem::from(error)];
         let files = &reload.loaded.files;
-        if self.publish_built(built.map_err(problem)?, files).map_err(problem)? {
-            return Ok(true);
+        if self.publish_built(files, built?)? == Publication::InForce {
+            return Ok(Publication::InForce);
         }
         if reload.tries < TRIES {
-            return Ok(false);
+            return Ok(Publication::Outdated);
         }
-        let built = self.order(files).build().map_err(problem)?;
-        self.publish(built).map_err(problem)?;
-        Ok(true)
+        self.publish_now(files)?;
+        Ok(Publication::InForce)
     }
 
-    fn check(&self, Reload { asked, loaded, .. }: &Reload) -> Result<(), Vec<Problem>> {
-        let refused = match asked.confirm {
-            Some(_) => self.refuse_second_trial(),
-            None => self.refuse_reload(),
-        };
-        refused.map_err(|error| vec![Problem::from(error)])?;
-        refuse_restart_only(&self.config, &loaded.config)
+    fn check(&self, Reload { asked, loaded, .. }: &Reload) -> Result<(), ReloadError> {
+        match asked.confirm {
+            Some(_) => self.check_nothing_unconfirmed()?,
+            None => self.check_no_policy_unconfirmed()?,
+        }
+        Ok(self.reloads.check_restart_only(&loaded.config)?)
     }
 
     fn is_new(&self, loaded: &Loaded) -> bool {
-        loaded.digest != self.compiled.image.digest()
+        loaded.digest != self.active.image().digest()
     }
 
-    /// Takes over what the files say beside the image, which is in force.
-    fn adopt(&mut self, Reload { asked, loaded, .. }: Reload, new_policy: bool) -> Next {
-        let Loaded { config, files, watch, .. } = loaded;
-        let new_interfaces = config.interfaces != self.config.interfaces;
-        let files = std::mem::replace(&mut self.files, files);
-        let config = std::mem::replace(&mut self.config, config);
-        self.watch = watch;
-        self.hosts.set_hold(self.config.dns.hold.duration());
-        self.ask_for_hosts();
-        if new_interfaces {
-            self.cover(Which::All);
-        }
-        if !new_policy && !new_interfaces {
+    /// Takes over the rest of the files. Their image is in force; `policy` tells whether it is
+    /// another policy than before.
+    fn adopt(&mut self, Reload { asked, loaded, .. }: Reload, policy: Changed) -> Next {
+        let interfaces =
+            Changed::from(loaded.config.interfaces != self.reloads.config().interfaces);
+        let before = self.reloads.adopt(loaded);
+        self.follow_config(interfaces);
+        if policy | interfaces == Changed::No {
             return self.conclude(asked, ReloadOutcome::Unchanged);
         }
-        if let Some(limit) = asked.confirm {
-            let until = trial::end(limit);
-            warn!("this policy is taken back at {until:.0} unless it is confirmed");
-            self.trial = Some(Trial { deadline: Instant::now() + limit, until, files, config });
+        if let Some(timeout) = asked.confirm {
+            let confirm_by = self.reloads.await_confirmation(timeout, before);
+            warn!("this policy is rolled back at {confirm_by:.0} unless it is confirmed");
         }
-        self.conclude(asked, applied(&self.compiled))
+        self.conclude(asked, self.active.outcome())
+    }
+
+    /// After another node file has been adopted.
+    pub(super) fn follow_config(&mut self, interfaces: Changed) {
+        self.hosts.set_hold(self.reloads.config().dns.hold.duration());
+        self.request_hosts();
+        if interfaces == Changed::Yes {
+            // The caller reports.
+            let _ = self.cover(Which::All);
+        }
+    }
+
+    fn reject(&mut self, asked: Asked, error: &ReloadError) -> Next {
+        self.conclude(asked, ReloadOutcome::Rejected { errors: error.problems() })
     }
 
     fn conclude(&mut self, asked: Asked, outcome: ReloadOutcome) -> Next {
@@ -149,7 +187,7 @@ impl Enforcer {
             ReloadOutcome::Unchanged => info!("reload: nothing has changed"),
             ReloadOutcome::Applied { generation, digest } => {
                 info!(generation, digest, "reload: applied");
-                self.warn_of_policy();
+                self.log_policy_warnings();
             }
             ReloadOutcome::Rejected { errors } => {
                 error!("reload: rejected; the policy that was in force stays in force");
@@ -157,15 +195,10 @@ impl Enforcer {
             }
         }
         if let Some(who) = &asked.who {
-            self.record_of("reload", who, actor::outcome(&outcome).to_owned());
+            self.journal.record("reload", who, journal::outcome(&outcome));
         }
-        self.remember(asked.trigger, asked.who.as_deref(), outcome.clone());
+        self.reloads.record(asked.trigger, asked.who.as_deref(), outcome.clone());
         self.report();
         Next::Done(outcome)
-    }
-
-    pub(super) fn remember(&mut self, trigger: Trigger, by: Option<&Who>, outcome: ReloadOutcome) {
-        let (time, success) = (jiff::Timestamp::now(), !outcome.is_rejected());
-        self.last_reload = LastReload { time, trigger, success, by: by.cloned(), outcome };
     }
 }

@@ -47,7 +47,8 @@ fn problems_and_warnings_are_shown() {
     assert!(page.contains(Texts::ENGLISH.starting) && page.contains("state warn"), "{page}");
 }
 
-/// The largest minute is as high as the chart, and all others are in proportion; each kind stands on the one below it.
+/// The largest minute is as high as the chart, and all others are in proportion; each kind stands
+/// on the one below it.
 #[test]
 fn bars_are_as_high_as_their_numbers() {
     let minute = |number, passed, denied, watched| Minute { number, passed, denied, watched };
@@ -71,4 +72,28 @@ fn bars_are_as_high_as_their_numbers() {
     let summary = format!("{passed} 50, {denied} 45, {watched} 25");
     assert!(chart.contains(&summary), "no {summary} in {chart}");
     assert!(!super::chart(&Texts::ENGLISH, &[]).into_string().contains("NaN"));
+}
+
+/// Each error says which field to correct, in both languages, and none says the same as another.
+#[test]
+fn each_form_error_has_a_text_of_its_own() {
+    let errors = [FormError::Source, FormError::Destination, FormError::Port, FormError::Families];
+    for texts in [&Texts::ENGLISH, &Texts::JAPANESE] {
+        let shown: std::collections::BTreeSet<_> = (errors.iter())
+            .map(|&error| {
+                let question = Question { src: "", dst: "", dport: "" };
+                answered(texts, &question, &PageResult::Invalid(error)).into_string()
+            })
+            .collect();
+        assert_eq!(shown.len(), errors.len());
+        assert!(shown.iter().all(|html| html.contains("role=\"alert\"")), "{shown:?}");
+    }
+}
+
+#[test]
+fn an_error_of_the_daemon_is_shown() {
+    let question = Question { src: "203.0.113.7", dst: "198.51.100.25", dport: "25" };
+    let failed = PageResult::Failed(QueryError::HalfOuter);
+    let html = answered(&Texts::ENGLISH, &question, &failed).into_string();
+    assert!(html.contains(&QueryError::HalfOuter.to_string()), "{html}");
 }

@@ -1,7 +1,7 @@
 //! The store on a disk that loses its power at every single write, sync and change of length.
 //!
-//! What was written and not synced may then be on the disk or not, sector by sector. Whatever it was: everything that was
-//! acknowledged must be there, and what was not, wholly or not at all.
+//! What was written and not synced may then be on the disk or not, sector by sector. Whatever it
+//! was: everything that was acknowledged must be there, and what was not, wholly or not at all.
 
 use std::{
     io,
@@ -174,37 +174,39 @@ fn open(disk: &Disk) -> Option<Entries> {
 /// One request.
 enum Request {
     Change(Changes),
-    OnTrial(Changes),
+    Unconfirmed(Changes),
     RollBack,
 }
 
-/// Everything that the store knows: the entries, and what takes back those on trial.
+/// Everything that the store knows: the entries, and what rolls an unconfirmed import back.
 type Known = (Map, Option<Changes>);
 
 impl Request {
     fn make(self, entries: &mut Entries) -> Result<(), Error> {
         match self {
             Self::Change(changes) => entries.commit(changes).map(drop),
-            Self::OnTrial(changes) => entries.commit_on_trial(changes, Timestamp::MIN).map(drop),
+            Self::Unconfirmed(changes) => {
+                entries.commit_unconfirmed(changes, Timestamp::MIN).map(drop)
+            }
             Self::RollBack => entries.roll_back(Timestamp::MIN).map(drop),
         }
     }
 
     /// What comes of it, worked out without the store.
-    fn expect(&self, (map, trial): &mut Known) {
+    fn expect(&self, (map, unconfirmed): &mut Known) {
         let changes = match self {
             Self::Change(changes) => {
-                if let Some(before) = trial {
+                if let Some(before) = unconfirmed {
                     before.retain(|prefix, _| !changes.contains_key(prefix));
                 }
                 changes.clone()
             }
-            Self::OnTrial(changes) => {
+            Self::Unconfirmed(changes) => {
                 let before = changes.keys().map(|prefix| (*prefix, map.get(prefix).cloned()));
-                *trial = Some(before.collect());
+                *unconfirmed = Some(before.collect());
                 changes.clone()
             }
-            Self::RollBack => trial.take().unwrap_or_default(),
+            Self::RollBack => unconfirmed.take().unwrap_or_default(),
         };
         for (prefix, entry) in changes {
             match entry {
@@ -216,10 +218,11 @@ impl Request {
 }
 
 fn known(entries: &Entries) -> Known {
-    (entries.map().clone(), entries.trial().map(|trial| trial.before.clone()))
+    (entries.map().clone(), entries.unconfirmed().map(|import| import.before.clone()))
 }
 
-/// What clients ask for, one request after the other. The fourth is on trial, and the seventh takes it back.
+/// What clients ask for, one request after the other. The fourth is unconfirmed, and the seventh
+/// rolls it back.
 fn history() -> Vec<Request> {
     let by = Arc::new(Who { uid: 0, pid: None, user: None });
     let mut random = fastrand::Rng::with_seed(25);
@@ -239,7 +242,7 @@ fn history() -> Vec<Request> {
             (Prefix::host(address.into()).expect("a prefix"), entry)
         });
         match request {
-            3 => Request::OnTrial(changes.collect()),
+            3 => Request::Unconfirmed(changes.collect()),
             6 => Request::RollBack,
             _ => Request::Change(changes.collect()),
         }

@@ -86,7 +86,7 @@ impl<'a> Attack<'a> {
         let mut threads = vec![
             scope.spawn(move || {
                 let connect = || Ok(TcpStream::connect("127.0.0.1:9625")?);
-                self.node.netns().enter(|| self.be_slow(connect, stop, counts))
+                self.node.gateway.enter(|| self.be_slow(connect, stop, counts))
             }),
             scope.spawn(move || {
                 let connect = || Ok(UnixStream::connect(self.node.path("opb.sock"))?);

@@ -132,6 +132,12 @@ fn lines(table: &mut Table) {
     ] {
         table.softwire(name, description, hosts, tcp, UP, expected);
     }
+    lines_by_their_packets(table);
+}
+
+/// Softwires of other shapes, and what stands next to an endpoint.
+fn lines_by_their_packets(table: &mut Table) {
+    let syn = || Tcp::syn_to(25);
     let unknown = drop_ungrouped(Reason::Unknown);
     let description = "neither address is known, and unknown sources are dropped";
     let hosts = (OUTSIDE, PRIVATE, OUTSIDE);

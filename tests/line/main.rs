@@ -1,0 +1,7 @@
+//! The programs on real interfaces, and real frames through them.
+
+mod gate;
+mod reject;
+mod roles;
+mod swap;
+mod table;
