@@ -216,12 +216,12 @@ pub struct AlarmStatus {
     pub name: String,
     /// Reports that wait or are being delivered.
     pub waiting: u64,
-    /// Deliveries since the daemon started.
-    pub told: u64,
+    /// Successful deliveries since the daemon started.
+    pub delivered: u64,
     /// Failed deliveries.
     pub failed: u64,
     /// Dropped: the queue was full.
-    pub left_out: u64,
+    pub dropped: u64,
 }
 
 /// One host for people and programs.

@@ -122,9 +122,10 @@ fn run_time(output: &mut Output, status: &Report) -> Result<(), Failure> {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         output.line(format_args!("relay host {host}: {}", addresses.join(", ")))?;
     }
-    for AlarmStatus { name, waiting, told, failed, left_out, .. } in &status.alarms {
+    for AlarmStatus { name, waiting, delivered, failed, dropped, .. } in &status.alarms {
         output.line(format_args!(
-            "suspects to {name}: {told} told, {failed} failed, {left_out} left out, {waiting} wait"
+            "suspects to {name}: {delivered} delivered, {failed} failed, {dropped} dropped, \
+             {waiting} waiting"
         ))?;
     }
     Ok(())

@@ -33,7 +33,7 @@ pub(super) async fn start(
         Privacy::None
     });
     let alarms = Alarms::start(observe.suspect.as_ref());
-    let telemetry = Arc::new(Telemetry::new(observe, privacy, alarms.tallies()));
+    let telemetry = Arc::new(Telemetry::new(observe, privacy, alarms.counts()));
     let Ok(Ok(observations)) = enforcer.call(|it| it.observations()).await else {
         warn!("events and talkers cannot be read");
         feeds.fault.set(Some("events and talkers cannot be read".to_owned()));

@@ -69,16 +69,15 @@ impl Metrics {
     }
 
     fn alarms(&self, totals: &Totals) -> Result<(), prometheus::Error> {
-        let help =
-            "Suspects of whom a command or a webhook was to be told, by what became of that.";
+        let help = "Reports of suspects to a command or a webhook, by outcome.";
         let alarms = self.counter_vec("opb_alarms_total", help, &["to", "outcome"])?;
         for alarm in &totals.alarms {
             let count = |outcome, count| {
                 alarms.with_label_values(&[alarm.to.as_str(), outcome]).inc_by(count);
             };
-            count("told", alarm.told);
+            count("delivered", alarm.delivered);
             count("failed", alarm.failed);
-            count("left-out", alarm.left_out);
+            count("dropped", alarm.dropped);
         }
         Ok(())
     }
