@@ -38,7 +38,7 @@ pub fn explain(
     let outcome = judge::decide(frame.as_slice(), settings, &tables);
     let outer = query.outer()?;
     let line = query.line(outcome.line);
-    let group = image.slots().name(outcome.group).map(str::to_owned);
+    let group = image.group_ids().name(outcome.group).map(str::to_owned);
     let counter = CounterName {
         group: group.clone().unwrap_or_else(|| "-".to_owned()),
         direction: query.direction,

@@ -245,7 +245,10 @@ fn suspects_that_nobody_is_told_of_are_counted() -> Result<()> {
         Ok(Some(alarm("command")?).filter(|it| it["waiting"] == 0))
     })?;
     let told = fs::read_to_string(&told)?.lines().count() as u64;
-    ensure!(number(&command, "delivered")? == told && number(&command, "failed")? == 0, "{command}");
+    ensure!(
+        number(&command, "delivered")? == told && number(&command, "failed")? == 0,
+        "{command}"
+    );
     ensure!(number(&command, "dropped")? + told == u64::from(SUSPECTS), "{command}");
     node.end()
 }

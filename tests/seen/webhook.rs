@@ -166,8 +166,9 @@ fn a_server_that_never_answers_over_tls_delays_nothing_else() -> Result<()> {
     })?;
     ensure!(webhook["delivered"] == 0 && webhook["failed"] == 1, "{webhook}");
     let log = fs::read_to_string(node.path("opb.log"))?;
-    let reported =
-        format!("webhook https://127.0.0.1:{SILENT}: a report of a suspect failed: timed out after");
+    let reported = format!(
+        "webhook https://127.0.0.1:{SILENT}: a report of a suspect failed: timed out after"
+    );
     ensure!(log.contains(&reported), "{log}");
     node.end()
 }

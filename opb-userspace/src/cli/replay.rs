@@ -89,7 +89,7 @@ impl Replay {
                 .as_ref()
                 .ok()
                 .and_then(|outcome| self.line(&packet.data, packet.link, *outcome, &tables));
-            let row = Row::new(packet.number, &result, line, image.slots());
+            let row = Row::new(packet.number, &result, line, image.group_ids());
             if self.format.json { output.json(&row)? } else { output.line(row)? }
         }
         if self.format.json {

@@ -100,9 +100,9 @@ async fn drain(
         let mut ready = events.readable_mut().await?;
         while let Some(event) = ready.get_inner_mut().next_event() {
             if !telemetry.knows(&event)
-                && let Ok(slots) = enforcer.call(|it| it.slots()).await
+                && let Ok(group_ids) = enforcer.call(|it| it.group_ids()).await
             {
-                telemetry.learn(slots);
+                telemetry.learn(group_ids);
             }
             log.write(&telemetry.denied(&event));
         }

@@ -90,7 +90,9 @@ impl Alarms {
             }
             if dropped > 0 {
                 let name = alarm.name();
-                warn!("{name}: {dropped} reports of suspects dropped: its queue of {WAITING} is full");
+                warn!(
+                    "{name}: {dropped} reports of suspects dropped: its queue of {WAITING} is full"
+                );
             }
         }
     }

@@ -207,15 +207,16 @@ mod overlay {
                 }
                 owners
             };
-            // What an image knows already, the overlay may say once more. The image that follows comes from other files.
+            // The overlay may repeat changes that an image already has. The next image comes from other
+            // files.
             let other = |owners: &Owners| -> Owners {
                 owners.iter().map(|(&prefix, owner)| (prefix, 2 - owner)).collect()
             };
             let (before, after) = (after_some(known), after_some(changes.len()));
             let changed: Vec<Prefix> = changes.iter().map(|&(prefix, _)| prefix).collect();
-            let slots = GroupIds::default();
+            let group_ids = GroupIds::default();
             let image = |owners: &Owners, generation| {
-                Image::compile(&policy(owners), &slots, generation, now).expect("an image")
+                Image::compile(&policy(owners), &group_ids, generation, now).expect("an image")
             };
             let sides = [(7, before.clone(), after.clone()), (8, other(&before), other(&after))]
                 .map(|(generation, before, after)| {
@@ -224,7 +225,7 @@ mod overlay {
                 });
             let both = sides.each_ref().map(|(generation, old, _, policy)| Changes {
                 policy,
-                slots: old.slots(),
+                group_ids: old.group_ids(),
                 generation: *generation,
                 prefixes: &changed,
             });

@@ -1,4 +1,4 @@
-//! The values of metrics: that their names exist, a real Prometheus says.
+//! The values of metrics. A real Prometheus checks their names in another test.
 
 use opb_common::outcome::{Direction, Reason, Verdict};
 use serde_json::json;
