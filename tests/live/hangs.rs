@@ -227,7 +227,7 @@ fn a_thread_that_does_not_move_is_not_believed() -> Result<()> {
     node.wait_status("it says so", |status| {
         let problems = status["problems"].to_string();
         status["state"] == "degraded"
-            && problems.contains("the thread that talks to the kernel has not moved")
+            && problems.contains("the thread that talks to the kernel has not responded")
     })?;
     assert_eq!(node.opb(&["status"])?.status.code(), Some(1));
     drop(stopped);

@@ -1,5 +1,5 @@
-//! The body of a request, which must come in time. A client that announces one and does not send it would otherwise keep its seat,
-//! and the turn of large requests, for as long as a request may take.
+//! A request body with a deadline. Otherwise, a client that announces a body and does not send it would
+//! keep its connection, and the turn of large requests, for as long as a request may take.
 
 use std::{
     io,
@@ -15,10 +15,10 @@ use tokio::time::{Sleep, sleep};
 
 use super::serve::{Limits, Refusals};
 
-/// Bytes that buy a second more.
+/// Bytes that extend the deadline by one second.
 const RATE: u64 = 4 << 20;
 
-/// A body with a deadline, which runs from the moment at which somebody begins to read.
+/// A body with a deadline. The time starts with the first read.
 pub(super) struct Timely<B = Incoming> {
     body: B,
     limits: Limits,
@@ -39,7 +39,7 @@ where
     type Data = Bytes;
     type Error = BoxError;
 
-    /// Fails with [`io::ErrorKind::TimedOut`] once the time is over.
+    /// Fails with [`io::ErrorKind::TimedOut`] after the deadline.
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -56,7 +56,7 @@ where
         }
         ready!(deadline.as_mut().poll(context));
         refusals.count(limits.name, "slow");
-        let error = io::Error::new(io::ErrorKind::TimedOut, "the body did not come in time");
+        let error = io::Error::new(io::ErrorKind::TimedOut, "the request body timed out");
         Poll::Ready(Some(Err(error.into())))
     }
 

@@ -46,9 +46,9 @@ const LISTS: usize = 2;
 pub(super) const LIMITS: Limits = Limits {
     name: "control",
     connections: 256,
-    // One member of the group leaves seats for the others.
+    // One member of the group leaves connections for the others.
     of_one: 192,
-    // Root always finds a seat.
+    // Root can always connect.
     reserve: 16,
     head: 16 << 10,
     head_time: Duration::from_secs(10),
@@ -86,7 +86,7 @@ pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
         .merge(subscribers::routes())
         .route("/v1/events", get(events))
         .route("/v1/talkers", get(talkers))
-        .fallback(async || ErrorResponse::new(StatusCode::NOT_FOUND, "there is no such endpoint"))
+        .fallback(async || ErrorResponse::new(StatusCode::NOT_FOUND, "no such endpoint"))
         .method_not_allowed_fallback(async || {
             ErrorResponse::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
         })
@@ -99,7 +99,7 @@ pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
         })
 }
 
-/// Never waits for the enforcer: it may be compiling.
+/// Does not wait for the enforcer, which may be busy.
 async fn show_status(State(app): State<App>) -> Response {
     Json(app.board.status()).into_response()
 }

@@ -35,7 +35,7 @@ use crate::api::{
 };
 use crate::{explain::QueryError, telemetry::metrics};
 
-/// The pause before an address that is taken is tried again.
+/// The pause before the next attempt to bind an address that is in use.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Only content of this listener, and nothing inline.
@@ -51,7 +51,7 @@ struct App {
     metrics: Arc<Fresh<Result<Bytes, (StatusCode, String)>>>,
 }
 
-/// An answer that is made at most once in [`Fresh::FOR`], however many ask for it.
+/// A cached response, made at most once in [`Fresh::FOR`].
 struct Fresh<T>(Mutex<Option<(Instant, T)>>);
 
 impl<T> Default for Fresh<T> {
@@ -83,7 +83,7 @@ const LIMITS: Limits = Limits {
     request: Duration::from_secs(10),
     stall: Duration::from_secs(10),
 };
-/// Requests for the page per second, and in a burst: it sends three every few seconds.
+/// Requests for the page per second, and in a burst. A page sends three every few seconds.
 const ASKED: (u32, u32) = (100, 200);
 /// Explanations per second, and in a burst.
 const EXPLAINED: (u32, u32) = (20, 40);
@@ -99,8 +99,8 @@ impl Caller for SocketAddr {
     }
 }
 
-/// Listens at `address`, if there is one, as long as the process lives. If the address is taken,
-/// the daemon filters all the same, and tries again.
+/// Listens at `address`, if there is one, as long as the process lives. While the address is in use,
+/// the daemon filters, and tries again every second.
 pub(super) fn start(
     address: Option<SocketAddr>,
     names: Vec<String>,
@@ -142,7 +142,7 @@ pub(super) fn app(enforcer: Worker<Enforcer>, board: Board, names: Vec<String>) 
         .route("/style.css", get(async || asset("text/css", include_str!("page/style.css"))))
         .route("/page.js", get(async || asset("text/javascript", include_str!("page/page.js"))))
         .layer(from_fn_with_state(Arc::new(asked), not_too_often));
-    // Without a rate: anybody on this machine could use it up, and then nobody would see what the node does.
+    // Without a rate limit: any local user could exhaust it and blind the monitoring.
     let watched = Router::new().route("/metrics", get(show_metrics)).route("/healthz", get(health));
     page.merge(watched)
         .layer(from_fn_with_state(Arc::new(Names::new(names)), only_by_name))
@@ -150,7 +150,7 @@ pub(super) fn app(enforcer: Worker<Enforcer>, board: Board, names: Vec<String>) 
         .with_state(app)
 }
 
-/// The limit for all clients together.
+/// The rate limit for all clients together.
 struct Asked {
     rate: Rate,
     refusals: Arc<Refusals>,
@@ -164,9 +164,8 @@ async fn not_too_often(State(asked): State<Arc<Asked>>, request: Request, next: 
     (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")]).into_response()
 }
 
-/// The accepted host names. A foreign web page can make its own name resolve to our address and
-/// have a browser inside the network read our answers (DNS rebinding); such a browser sends the
-/// foreign name.
+/// The accepted host names. A web page elsewhere can make its own name resolve to our address and have
+/// a browser inside the network read our answers (DNS rebinding). Such a browser sends that name.
 struct Names(Vec<String>);
 
 impl Names {
@@ -196,9 +195,7 @@ async fn only_by_name(State(names): State<Arc<Names>>, request: Request, next: N
     if names.allow(&host) {
         return next.run(request).await;
     }
-    let text = format!(
-        "opb does not answer to the name {host:?}: list it under `http-names` in the node file\n"
-    );
+    let text = format!("unknown host name {host:?}: list it under `http-names` in the node file\n");
     (StatusCode::MISDIRECTED_REQUEST, text).into_response()
 }
 
@@ -235,7 +232,7 @@ async fn show_metrics(State(app): State<App>) -> Response {
 
 /// 200 while the state is `enforcing`, otherwise 503 with the problems.
 async fn health(State(app): State<App>) -> Response {
-    let look = || match app.board.status() {
+    let render = || match app.board.status() {
         Some(status) if matches!(status.state, Health::Enforcing) => {
             (StatusCode::OK, Bytes::from_static(b"enforcing\n"))
         }
@@ -247,7 +244,7 @@ async fn health(State(app): State<App>) -> Response {
         }
         None => (StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"starting\n")),
     };
-    let (status, text) = app.health.get(look);
+    let (status, text) = app.health.get(render);
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
@@ -285,7 +282,7 @@ async fn show(
     headers: HeaderMap,
     Parameters(form): Parameters<Form>,
 ) -> Response {
-    let texts = words(&form, &headers);
+    let texts = texts(&form, &headers);
     let answer = if form.src.is_empty() && form.dst.is_empty() {
         PageResult::Unasked
     } else {
@@ -293,10 +290,8 @@ async fn show(
             Err(error) => PageResult::Invalid(error),
             Ok(_) if !app.explained.allows() => {
                 app.board.refusals.count(LIMITS.name, "rate");
-                let text = format!(
-                    "too many requests: at most {} questions per second are answered\n",
-                    EXPLAINED.0
-                );
+                let text =
+                    format!("too many requests: at most {} explanations per second\n", EXPLAINED.0);
                 let wait = [(header::RETRY_AFTER, "1")];
                 return (StatusCode::TOO_MANY_REQUESTS, wait, text).into_response();
             }
@@ -314,19 +309,19 @@ async fn show(
     Html(page.into_string()).into_response()
 }
 
-/// The part that scripts fetch again and again.
+/// The part of the page that its script refreshes.
 async fn live(
     State(app): State<App>,
     headers: HeaderMap,
     Parameters(form): Parameters<Form>,
 ) -> Response {
     let status = app.board.status();
-    let part = page::live(words(&form, &headers), status.as_ref(), &app.board.telemetry);
+    let part = page::live(texts(&form, &headers), status.as_ref(), &app.board.telemetry);
     Html(part.into_string()).into_response()
 }
 
-/// The requested language, or that of the browser.
-fn words(form: &Form, headers: &HeaderMap) -> &'static Texts {
+/// The texts in the requested language, or in that of the browser.
+fn texts(form: &Form, headers: &HeaderMap) -> &'static Texts {
     let accepts = headers.get(header::ACCEPT_LANGUAGE).and_then(|it| it.to_str().ok());
     match (form.lang.as_str(), accepts) {
         ("ja", _) => &Texts::JAPANESE,
@@ -372,9 +367,9 @@ mod tests {
         }
     }
 
-    /// A name of ours behind something else, or in front of it, is another name.
+    /// One of our names with a prefix or a suffix is another name.
     #[test]
-    fn a_name_that_only_ends_or_begins_like_ours_is_foreign() {
+    fn a_name_that_only_ends_or_begins_like_ours_is_refused() {
         let names = Names::new(vec!["noc.example.net".to_owned()]);
         for host in [
             "evilnoc.example.net",
@@ -389,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_made_once_in_a_while() {
+    fn an_answer_is_cached_for_a_while() {
         let (kept, mut made) = (Fresh::default(), 0);
         let mut get = || {
             kept.get(|| {

@@ -1,4 +1,4 @@
-//! The words of the status page, in English and in Japanese.
+//! The texts of the status page, in English and Japanese.
 
 use opb_common::outcome::{Reason, Verdict};
 
@@ -7,7 +7,7 @@ use crate::api::explain::Explanation;
 
 pub(super) struct Texts {
     pub(super) lang: &'static str,
-    /// The other language, and how its own speakers call it.
+    /// The code and the own name of the other language.
     pub(super) other: (&'static str, &'static str),
     pub(super) title: &'static str,
     pub(super) enforcing: &'static str,
@@ -20,7 +20,7 @@ pub(super) struct Texts {
     pub(super) port: &'static str,
     pub(super) ask: &'static str,
     form_errors: FormErrors,
-    /// Before the error of the daemon.
+    /// Precedes an error of the daemon.
     pub(super) failed: &'static str,
     pub(super) unavailable: &'static str,
     pub(super) advice: &'static str,
@@ -45,12 +45,12 @@ pub(super) struct Texts {
     pub(super) counter_columns: [&'static str; 6],
     pub(super) talker_columns: [&'static str; 7],
     pub(super) event_columns: [&'static str; 5],
-    /// Passed, denied, only watched.
+    /// Passed, denied, would be denied.
     pub(super) series: [&'static str; 3],
     answers: &'static Answers,
 }
 
-/// What to enter instead, by [`FormError`].
+/// What to enter, by [`FormError`].
 struct FormErrors {
     source: &'static str,
     destination: &'static str,
@@ -82,7 +82,7 @@ impl Texts {
         }
     }
 
-    /// What to tell the customer: whether the mail passes, and what to do.
+    /// The verdict in a sentence, and the advice for the customer.
     pub(super) fn answer(&self, explained: &Explanation, port: u16) -> [&'static str; 2] {
         let answers = self.answers;
         match (explained.verdict, explained.reason) {
@@ -102,7 +102,7 @@ impl Texts {
         lang: "en",
         other: ("ja", "日本語"),
         title: "Outbound port 25 blocking",
-        enforcing: "Enforcing: every interface that should be covered is.",
+        enforcing: "Enforcing: all configured interfaces are covered.",
         degraded: "Degraded: see the problems below.",
         starting: "Starting.",
         form_title: "Why can't this customer send mail?",
@@ -118,9 +118,9 @@ impl Texts {
             families: "One address is IPv4, the other IPv6: no packet carries both. Enter two addresses of the same family.",
         },
         failed: "The daemon cannot answer this question:",
-        unavailable: "The daemon cannot answer now: the part that knows the policy has stopped. The filter goes on. Restart opb and ask again.",
+        unavailable: "The daemon cannot answer now: its policy thread has stopped. The kernel still filters. Restart opb and ask again.",
         advice: "What to tell the customer",
-        steps: "How the verdict came about",
+        steps: "Steps to the verdict",
         interfaces: "Interfaces",
         policy: "Policy",
         generation: "Generation",
@@ -160,7 +160,7 @@ impl Texts {
                 "Blocking is not the cause. Check the settings of the mail program or server.",
             ],
             unknown: [
-                "This mail passes: the address is in no group that is blocked.",
+                "This mail passes: the address is not in a blocked group.",
                 "If the customer connects through another provider, that provider may block port 25: use the submission port, 587, of your mail service.",
             ],
             other_port: [
@@ -172,21 +172,18 @@ impl Texts {
                 "This is the right way. SMTP authentication must be switched on in the mail program; otherwise check its other settings.",
             ],
             not_syn: [
-                "This packet passes: it belongs to a connection that is open already.",
+                "This packet passes: it belongs to an open connection.",
                 "Blocking is not the cause.",
             ],
             denied: [
                 "This mail is blocked: from a dynamic address, port 25 leads to the provider's own relays only.",
-                "With another provider's mail service: set the mail program to the submission port, 587, with SMTP authentication. With a mail server of one's own: have it send through the provider's relay, or take a fixed IP address. Web mail is not affected.",
+                "With another provider's mail service: set the mail program to the submission port, 587, with SMTP authentication. With an own mail server: send through the provider's relay, or get a fixed IP address. Web mail is not affected.",
             ],
             watched: [
                 "This mail passes for now, but would be blocked once the group enforces.",
-                "Before that, change to the submission port, 587, with SMTP authentication, or have one's own mail server send through the provider's relay.",
+                "Before that, change to the submission port, 587, with SMTP authentication. With an own mail server: send through the provider's relay.",
             ],
-            no_policy: [
-                "Everything passes: no policy is in force.",
-                "Tell the network's operators.",
-            ],
+            no_policy: ["All mail passes: no policy is in force.", "Inform the network operators."],
         },
     };
 

@@ -1,5 +1,5 @@
 //! The status page, for the network's operators and the support desk. It is complete without
-//! scripts; with them its live part is fetched again every few seconds.
+//! scripts; with them, its live part is refreshed every few seconds.
 
 use std::sync::Arc;
 
@@ -27,11 +27,11 @@ pub(super) struct Question<'a> {
     pub(super) dport: &'a str,
 }
 
-/// What the page says below its form.
+/// The result below the form.
 pub(super) enum PageResult {
     Unasked,
     Invalid(FormError),
-    /// The daemon cannot answer now.
+    /// The enforcer has died.
     Unavailable,
     /// The daemon refused the question.
     Failed(QueryError),
@@ -81,7 +81,7 @@ pub(super) fn whole(
     }
 }
 
-/// The part that scripts fetch again and again.
+/// The part of the page that its script refreshes.
 pub(super) fn live(texts: &Texts, status: Option<&Status>, telemetry: &Telemetry) -> Markup {
     html! {
         (state(texts, status))
@@ -155,7 +155,7 @@ fn state(texts: &Texts, status: Option<&Status>) -> Markup {
     }
 }
 
-/// Bars in SVG. The style sheet has the colours; the text has the numbers, for screen readers.
+/// Bars in SVG. The style sheet has the colours. The text has the numbers, for screen readers.
 fn chart(texts: &Texts, hour: &[Minute]) -> Markup {
     const HEIGHT: u64 = 100;
     let total = |minute: &Minute| minute.passed + minute.denied + minute.watched;

@@ -1,4 +1,4 @@
-//! A connection that ends when the other end does not take in what is written to it.
+//! A connection that fails when the other end stops reading.
 
 use std::{
     io,
@@ -12,6 +12,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
+/// A connection whose writes fail after `limit` without progress.
 pub(super) struct Stall<Io> {
     io: Io,
     limit: Duration,
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_does_not_read_is_left() {
+    async fn writes_fail_when_the_other_end_does_not_read() {
         let (near, mut far) = duplex(8);
         let mut near = Stall::new(near, Duration::from_millis(100));
         near.write_all(b"12345678").await.expect("there is room");

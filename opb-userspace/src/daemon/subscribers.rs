@@ -40,8 +40,8 @@ const LARGEST_BODY: usize = 256 << 20;
 /// Larger requests wait for each other: each is in memory as a whole, and what is read from JSON
 /// takes a multiple of it.
 const LARGE_BODY: u64 = 64 << 10;
-/// Large requests of one user, waiting or under way. A user that sends slowly delays the others by
-/// no more than these.
+/// The most large requests of one user, waiting or under way. A user that sends slowly delays the
+/// others by no more than these.
 const LARGE_OF_ONE: usize = 4;
 /// Kibibytes of all requests that wait for the enforcer. A larger one waits alone.
 const WAITING: u32 = 16 << 10;
@@ -54,7 +54,7 @@ pub(super) fn routes() -> Router<App> {
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
 }
 
-/// The turn of large requests, and who has such requests, waiting or under way.
+/// The turn of large requests, and the users that have such requests, waiting or under way.
 struct Large {
     turn: Semaphore,
     of: Mutex<Vec<Crowd>>,
@@ -67,7 +67,7 @@ impl Default for Large {
 }
 
 impl Large {
-    /// `None` if the crowd has as many as it may.
+    /// Counts a request. `None` if the crowd has reached its limit.
     fn enter(self: &Arc<Self>, crowd: Crowd) -> Option<Entered> {
         let mut of = self.of();
         if of.iter().filter(|&&it| it == crowd).count() >= LARGE_OF_ONE {
@@ -82,7 +82,7 @@ impl Large {
     }
 }
 
-/// Ends when it is dropped.
+/// A counted request, until it is dropped.
 struct Entered(Arc<Large>, Crowd);
 
 impl Drop for Entered {
@@ -109,7 +109,7 @@ async fn one_large_at_a_time(
         Some(crowd) => match large.enter(crowd) {
             Some(entered) => Some(entered),
             None => {
-                let error = format!("{LARGE_OF_ONE} large requests of this user wait already");
+                let error = format!("too many large requests: at most {LARGE_OF_ONE} per user");
                 return ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error).into_response();
             }
         },
@@ -165,7 +165,7 @@ impl BatchQueue {
 pub(super) struct Peer(pub(super) Arc<Who>, pub(super) Users);
 
 impl Peer {
-    /// Without a name yet.
+    /// The peer of `stream`, without its user name.
     pub(super) fn of(stream: &UnixStream, users: &Users) -> Self {
         let who = match stream.peer_cred() {
             Ok(peer) => Who { uid: peer.uid(), pid: peer.pid(), user: None },
@@ -243,7 +243,7 @@ impl Users {
 async fn list(State(app): State<App>) -> Result<Response, ErrorResponse> {
     let Ok(turn) = Arc::clone(&app.lists).try_acquire_owned() else {
         app.board.refusals.count(control::LIMITS.name, "lists");
-        let error = "other lists are still being sent: ask again";
+        let error = "too many lists are being sent: try again";
         return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));
     };
     let response = Json(app.enforcer.call(|it| it.entries()).await?).into_response();
@@ -305,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_user_has_so_many_large_requests() {
+    fn large_requests_of_one_user_are_limited() {
         let (large, one, other) = (Arc::new(Large::default()), Crowd::User(1), Crowd::User(2));
         let mut entered: Vec<_> = (0..LARGE_OF_ONE).map(|_| large.enter(one)).collect();
         assert!(entered.iter().all(Option::is_some) && large.enter(one).is_none());

@@ -47,13 +47,13 @@ enum Error {
     Webhook(#[from] webhook::Error),
 }
 
-/// Where suspects are reported, as the node file has it.
+/// A destination of reports, as in the node file.
 enum Listener {
     Command(PathBuf),
     Webhook(Webhook),
 }
 
-/// The same, ready for reports.
+/// A destination that is ready for reports.
 enum Target {
     Command(PathBuf),
     Webhook(Client),
