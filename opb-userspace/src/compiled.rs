@@ -1,5 +1,5 @@
-//! A policy in force and its image. The daemon publishes it; `explain` and `replay` use it for their
-//! verdicts.
+//! A policy in force and its image. The daemon publishes it; `explain` and `replay` use it for
+//! their verdicts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,16 +45,16 @@ pub enum LoadError {
 }
 
 impl Compiled {
-    /// Reads and compiles the policy at `path`, without run-time additions. Groups in `group_ids` keep
-    /// their ids.
+    /// Reads and compiles the policy at `path`, without run-time additions. Groups in `group_ids`
+    /// keep their ids.
     pub fn load(path: PathBuf, group_ids: &GroupIds, generation: u64) -> Result<Self, LoadError> {
         let hosts = Hosts::new(BTreeMap::new(), Duration::ZERO);
         let run_time = RunTime { entries: &subscribers::Map::new(), hosts: &hosts };
         Ok(Self::new(&Policy::load(&[path])?, run_time, group_ids, generation, Timestamp::now())?)
     }
 
-    /// Compiles `files` with `run_time` as of `now`. The digest is that of the files: the same on all
-    /// nodes that share them.
+    /// Compiles `files` with `run_time` as of `now`. The digest is that of the files: the same on
+    /// all nodes that share them.
     pub fn new(
         files: &Policy,
         run_time: RunTime<'_>,
@@ -73,8 +73,8 @@ impl Compiled {
         Ok(Self { policy: Arc::new(policy), image, made: now, expires })
     }
 
-    /// Applies the entries at `changed` to the policy, but not to the image. Returns the prefixes for
-    /// which the image is now wrong.
+    /// Applies the entries at `changed` to the policy, but not to the image. Returns the prefixes
+    /// for which the image is now wrong.
     pub fn follow(
         &mut self,
         files: &Policy,
@@ -96,8 +96,8 @@ impl Compiled {
         self.made
     }
 
-    /// Whether an exemption of the files has expired since. Also true if the clock was set back, which
-    /// may put one into force again.
+    /// Whether an exemption of the files has expired since. Also true if the clock was set back,
+    /// which may put one into force again.
     pub fn is_stale(&self, now: Timestamp) -> bool {
         now < self.made || self.expires.is_some_and(|expires| now >= expires)
     }

@@ -44,7 +44,8 @@ pub enum Treatment {
     },
 }
 
-/// Addresses at which softwires end in one of two policies only: packets in a tunnel to them are judged by another address.
+/// Endpoints of softwires in only one of the two policies. The verdict on packets in a tunnel to them
+/// depends on another address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

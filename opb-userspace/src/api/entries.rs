@@ -131,7 +131,7 @@ pub struct ChangeResponse {
     /// Failures beyond those that are listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unlisted: usize,
-    /// The daemon rolls all of it back at this time unless somebody confirms it.
+    /// The daemon rolls all of it back at this time unless it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_by: Option<Timestamp>,
 }

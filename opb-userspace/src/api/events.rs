@@ -33,7 +33,7 @@ pub struct TalkersQuery {
     pub limit: Option<usize>,
 }
 
-/// Something that happened to a subscriber's packets or to a relay host, or that somebody changed.
+/// An event: a denied packet, a suspect, new addresses of a relay host, or a requested change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Rises by one from event to event.
@@ -71,7 +71,7 @@ pub struct Event {
     /// What is allowed because of that host, from then on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
-    /// Name of a change that somebody asked for.
+    /// The name of a requested change.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub action: String,
     /// Who asked for it.
@@ -101,7 +101,7 @@ pub enum Kind {
     Suspect,
     /// A relay host has other addresses.
     Relay,
-    /// Somebody changed something.
+    /// A requested change.
     Change,
 }
 

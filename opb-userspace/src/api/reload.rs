@@ -18,7 +18,7 @@ pub enum Trigger {
     Files,
     /// An exemption or a run-time entry ran out.
     Expiry,
-    /// Nobody confirmed a reload or an import in time.
+    /// A reload or an import was not confirmed in time.
     Rollback,
 }
 
@@ -26,7 +26,7 @@ pub enum Trigger {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "lowercase")]
 pub enum ReloadOutcome {
-    /// The files equal what is in force.
+    /// The files equal the policy in force.
     Unchanged,
     /// The files are in force now.
     Applied { generation: u64, digest: String },
@@ -93,7 +93,7 @@ impl From<&Diagnostic> for Problem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnconfirmedStatus {
     pub kind: UnconfirmedKind,
-    /// The daemon rolls it back at this time unless somebody confirms it.
+    /// The daemon rolls it back at this time unless it is confirmed.
     pub confirm_by: Timestamp,
 }
 

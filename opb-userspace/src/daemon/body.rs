@@ -1,5 +1,5 @@
-//! A request body with a deadline. Otherwise, a client that announces a body and does not send it would
-//! keep its connection, and the turn of large requests, for as long as a request may take.
+//! A request body with a deadline. Otherwise, a client that announces a body and does not send it
+//! would keep its connection, and the turn of large requests, for as long as a request may take.
 
 use std::{
     io,

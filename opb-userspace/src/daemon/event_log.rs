@@ -1,5 +1,5 @@
-//! Writes events to a file, the journal or syslog, on a thread of its own. If the destination hangs,
-//! events are lost, and nothing else waits.
+//! Writes events to a file, the journal or syslog, on a thread of its own. If the destination
+//! hangs, events are lost, and nothing else waits.
 
 use std::{
     io::{self, Write as _},

@@ -1,7 +1,7 @@
 //! Detects changes of files since they were read.
 //!
-//! Polls once a second instead of using inotify: polling works with replaced links, mounts that come
-//! and go, and network file systems, and it has no queue that can overflow.
+//! Polls once a second instead of using inotify: polling works with replaced links, mounts that
+//! come and go, and network file systems, and it has no queue that can overflow.
 
 use std::{
     collections::BTreeMap,
@@ -41,7 +41,8 @@ enum Seen {
 }
 
 impl Watch {
-    /// Watches files that were read since `started`. A file that changed meanwhile counts as not seen.
+    /// Watches files that were read since `started`. A file that changed meanwhile counts as not
+    /// seen.
     pub(super) fn new(paths: Vec<PathBuf>, started: SystemTime) -> Self {
         Self::at(paths, started, SystemTime::now())
     }
@@ -52,9 +53,9 @@ impl Watch {
         let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let as_stamp = |time: Duration| (time.as_secs() as i64, i64::from(time.subsec_nanos()));
         let limit = as_stamp(since(started).saturating_sub(GRAIN));
-        // A later time means that the clock was set back, or that another machine wrote the file. It
-        // may have changed meanwhile or not. Treating it as changed would reload once a second until
-        // the clock has caught up.
+        // A later time means that the clock was set back, or that another machine wrote the file.
+        // It may have changed meanwhile or not. Treating it as changed would reload once a second
+        // until the clock has caught up.
         let future = as_stamp(since(now) + GRAIN);
         let is_settled = |stamp: &Stamp| {
             let changed = (stamp.3[2], stamp.3[3]);
@@ -72,8 +73,8 @@ impl Watch {
         &self.paths
     }
 
-    /// Compares the files with the sample `now`. Returns [`Changed::Yes`] once for each change, when
-    /// two samples in a row are the same.
+    /// Compares the files with the sample `now`. Returns [`Changed::Yes`] once for each change,
+    /// when two samples in a row are the same.
     pub(super) fn observe(&mut self, now: Stamps) -> Changed {
         match &self.seen {
             Seen::This(seen) if *seen == now => {

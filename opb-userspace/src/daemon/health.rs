@@ -1,5 +1,5 @@
-//! Checks of the daemon's parts. The enforcer publishes the status; this module adds whether it and the
-//! other parts still work.
+//! Checks of the daemon's parts. The enforcer publishes the status; this module adds whether it and
+//! the other parts still work.
 
 use std::{
     sync::{
@@ -16,8 +16,8 @@ use crate::api::status::{Subject, Trouble};
 use crate::api::{status::Check, status::State, status::Status};
 use crate::telemetry::{Telemetry, Totals};
 
-/// A part without a beat for this long has failed. All parts beat every second; a large image takes a
-/// few.
+/// A part without a beat for this long has failed. All parts beat every second; a large image takes
+/// a few.
 const STALE: Duration = Duration::from_secs(20);
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);

@@ -99,8 +99,8 @@ impl Caller for SocketAddr {
     }
 }
 
-/// Listens at `address`, if there is one, as long as the process lives. While the address is in use,
-/// the daemon filters, and tries again every second.
+/// Listens at `address`, if there is one, as long as the process lives. While the address is in
+/// use, the daemon filters, and tries again every second.
 pub(super) fn start(
     address: Option<SocketAddr>,
     names: Vec<String>,
@@ -164,8 +164,9 @@ async fn not_too_often(State(asked): State<Arc<Asked>>, request: Request, next: 
     (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")]).into_response()
 }
 
-/// The accepted host names. A web page elsewhere can make its own name resolve to our address and have
-/// a browser inside the network read our answers (DNS rebinding). Such a browser sends that name.
+/// The accepted host names. A web page elsewhere can make its own name resolve to our address and
+/// have a browser inside the network read our answers (DNS rebinding). Such a browser sends that
+/// name.
 struct Names(Vec<String>);
 
 impl Names {

@@ -1,7 +1,7 @@
 //! Notifications when interfaces appear, disappear or change.
 //!
-//! The content of the messages is not used: after any of them, all interfaces are listed. So messages
-//! lost to a full buffer do no harm.
+//! The content of the messages is not used: after any of them, all interfaces are listed. So
+//! messages lost to a full buffer do no harm.
 
 use std::{
     io,

@@ -2,8 +2,8 @@
 //! and changing interfaces.
 //!
 //! [`enforcer`] owns the kernel objects, on a thread of its own, and does one job at a time.
-//! [`reader`] reads files on threads that may hang. The other tasks wait for signals, serve the control
-//! socket ([`control`]) and the read-only listener ([`http`]), read the programs' events
+//! [`reader`] reads files on threads that may hang. The other tasks wait for signals, serve the
+//! control socket ([`control`]) and the read-only listener ([`http`]), read the programs' events
 //! ([`observer`]) and report suspects ([`suspects`]).
 
 mod body;
@@ -93,7 +93,8 @@ pub enum Error {
     Hang(#[from] reader::Hang),
 }
 
-/// Enforces the node file at `path` until SIGTERM or SIGINT. The kernel goes on enforcing after that.
+/// Enforces the node file at `path` until SIGTERM or SIGINT. The kernel goes on enforcing after
+/// that.
 pub async fn run(path: PathBuf) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
     let started = tokio::select! {

@@ -1,5 +1,5 @@
-//! Reads the policy files on threads of their own, so that a file system that hangs blocks only such a
-//! thread.
+//! Reads the policy files on threads of their own, so that a file system that hangs blocks only
+//! such a thread.
 
 use std::{
     path::{Path, PathBuf},
@@ -39,14 +39,16 @@ const SAMPLE: Duration = Duration::from_secs(1);
 /// The interval while the file system hangs: each sample may keep a thread.
 const REST: Duration = Duration::from_secs(30);
 
-/// Reads the node file at `path` and the files that it names. Clones share the threads and their state.
+/// Reads the node file at `path` and the files that it names. Clones share the threads and their
+/// state.
 #[derive(Clone)]
 pub(super) struct Reader {
     path: PathBuf,
     threads: Threads,
     /// Threads that compile policies.
     compiling: Threads,
-    /// One reload after the other, so that files come into force in the order in which they are read.
+    /// One reload after the other, so that files come into force in the order in which they are
+    /// read.
     turn: Arc<Mutex<()>>,
     /// One preview after the other: each holds a whole policy in memory.
     previews: Arc<Mutex<()>>,
@@ -107,8 +109,8 @@ impl Reader {
     }
 
     /// Reads the files and puts them in force. If the caller drops this future, as happens when a
-    /// client hangs up, a reload that has begun still completes. One that waits for its turn does not
-    /// begin.
+    /// client hangs up, a reload that has begun still completes. One that waits for its turn does
+    /// not begin.
     pub(super) async fn reload(
         &self,
         enforcer: &Worker<Enforcer>,
@@ -143,8 +145,8 @@ impl Reader {
         }
     }
 
-    /// Returns what a reload would change. Clients wait for each other. If one hangs up, its preview
-    /// still completes before the next begins.
+    /// Returns what a reload would change. Clients wait for each other. If one hangs up, its
+    /// preview still completes before the next begins.
     pub(super) async fn preview(
         &self,
         enforcer: &Worker<Enforcer>,

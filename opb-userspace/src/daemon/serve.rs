@@ -1,5 +1,5 @@
-//! HTTP with limits: the number of connections, the size and the duration of requests, and the time to
-//! read the answer. docs/operations.md has the numbers.
+//! HTTP with limits: the number of connections, the size and the duration of requests, and the time
+//! to read the answer. docs/operations.md has the numbers.
 
 use std::{
     collections::BTreeMap,
@@ -123,7 +123,8 @@ impl Crowd {
 pub(super) trait Caller: Clone + Send + Sync + 'static {
     /// The crowd for the limits. `None` for callers that may use the reserve.
     fn crowd(&self) -> Option<Crowd>;
-    /// Looks up the caller's name, which may take a moment. Called after the connection is admitted.
+    /// Looks up the caller's name, which may take a moment. Called after the connection is
+    /// admitted.
     fn identify(self) -> impl Future<Output = Self> + Send;
 }
 
@@ -255,8 +256,8 @@ struct Full;
 struct ConnectionPermit(Arc<Seat>, Arc<Open>);
 
 impl Open {
-    /// Admits a connection, if necessary by evicting the one that has been idle for longest. Returns
-    /// the permit, and whether one was evicted.
+    /// Admits a connection, if necessary by evicting the one that has been idle for longest.
+    /// Returns the permit, and whether one was evicted.
     fn admit(
         self: &Arc<Self>,
         limits: &Limits,

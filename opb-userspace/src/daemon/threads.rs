@@ -1,5 +1,5 @@
-//! Work that may hang, such as reading from a network file system: it blocks a thread of its own, and
-//! the caller gives up after a while.
+//! Work that may hang, such as reading from a network file system: it blocks a thread of its own,
+//! and the caller gives up after a while.
 
 use std::{
     sync::{
@@ -66,8 +66,8 @@ impl Threads {
     }
 }
 
-/// The end of the work: sends the result, or `None` after a panic. If the caller has given up, it has
-/// counted the thread as hanging; this takes it off the count.
+/// The end of the work: sends the result, or `None` after a panic. If the caller has given up, it
+/// has counted the thread as hanging; this takes it off the count.
 struct End<R> {
     done: Option<oneshot::Sender<Option<R>>>,
     hanging: Arc<AtomicUsize>,

@@ -20,8 +20,8 @@ type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
 pub struct WorkerDied;
 
 impl<T: 'static> Worker<T> {
-    /// Starts a thread and makes the `T` on it. The thread ends when the last clone of the worker is
-    /// dropped.
+    /// Starts a thread and makes the `T` on it. The thread ends when the last clone of the worker
+    /// is dropped.
     pub(super) async fn start<E: Send + 'static>(
         make: impl FnOnce() -> Result<T, E> + Send + 'static,
     ) -> Result<Result<Self, E>, WorkerDied> {

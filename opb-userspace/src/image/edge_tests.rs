@@ -71,7 +71,7 @@ fn every_group_has_relays_of_its_own() {
     }
 }
 
-/// However long the prefix is: what stands in front of it and behind it is nobody's business.
+/// For any prefix length, the overlay leaves the addresses before and after the prefix unchanged.
 #[test]
 fn an_overlay_ends_where_its_prefix_does() {
     let (now, group_ids) = (Timestamp::now(), {

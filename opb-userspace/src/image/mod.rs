@@ -84,8 +84,8 @@ pub enum FormatError {
 }
 
 impl Image {
-    /// Compiles `policy`, without exemptions that have expired at `now`. `group_ids` must have every
-    /// group name that has counters; new names get an id in the image's own table.
+    /// Compiles `policy`, without exemptions that have expired at `now`. `group_ids` must have
+    /// every group name that has counters; new names get an id in the image's own table.
     pub fn compile(
         policy: &Policy,
         group_ids: &GroupIds,
@@ -95,8 +95,8 @@ impl Image {
         Self::compile_as(policy, policy.digest(), group_ids, generation, now)
     }
 
-    /// As [`Self::compile`], with the digest of another policy: that of the files, from which `policy`
-    /// was derived.
+    /// As [`Self::compile`], with the digest of another policy: that of the files, from which
+    /// `policy` was derived.
     pub fn compile_as(
         policy: &Policy,
         digest: [u8; 16],

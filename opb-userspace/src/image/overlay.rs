@@ -1,7 +1,7 @@
 //! The changes since an image was compiled, as a small image of its own.
 //!
-//! Changing one subscriber among a million must not cost a compilation of a million. The overlay has
-//! the new class of every address under a changed prefix, and [`UNCHANGED`] for all others. The
+//! Changing one subscriber among a million must not cost a compilation of a million. The overlay
+//! has the new class of every address under a changed prefix, and [`UNCHANGED`] for all others. The
 //! program searches it first.
 
 use jiff::Timestamp;
@@ -41,9 +41,9 @@ pub struct Changes<'a> {
 impl Overlay {
     /// Compiles the classes of all addresses under the changed prefixes, for each image.
     ///
-    /// An image may have been compiled before the changes or between them: the overlay repeats those
-    /// that the image already has. `None` if there are too many changes for an overlay, or if a policy
-    /// has a group that is not in the image: both need a new image.
+    /// An image may have been compiled before the changes or between them: the overlay repeats
+    /// those that the image already has. `None` if there are too many changes for an overlay, or if
+    /// a policy has a group that is not in the image: both need a new image.
     #[must_use]
     pub fn compile(now: Timestamp, images: &[Changes<'_>]) -> Option<Self> {
         let mut nodes = vec![ImageNode([0; 8]); OVERLAY_HEADERS];
@@ -143,8 +143,8 @@ impl Tables<'_> {
 /// The index of the longest prefix in a sorted list that is shorter than `inner`, covers it, and
 /// `counts`.
 ///
-/// Examines the neighbour below. Either that covers `inner`, or any covering prefix covers both, and
-/// is found below their common prefix.
+/// Examines the neighbour below. Either that covers `inner`, or any covering prefix covers both,
+/// and is found below their common prefix.
 fn covering<T>(
     list: &[T],
     prefix: impl Fn(&T) -> Prefix,

@@ -207,8 +207,8 @@ mod overlay {
                 }
                 owners
             };
-            // The overlay may repeat changes that an image already has. The next image comes from other
-            // files.
+            // The overlay may repeat changes that an image already has. The next image comes from
+            // other files.
             let other = |owners: &Owners| -> Owners {
                 owners.iter().map(|(&prefix, owner)| (prefix, 2 - owner)).collect()
             };

@@ -71,8 +71,8 @@ impl<'a> Block<'a> {
         128 - self.consumed - lowest.unwrap_or(0)
     }
 
-    /// Splits off the bounds before `end`, as a block that starts at `start` and has consumed `bits`
-    /// more bits. The rest inherits the class at the end of that block.
+    /// Splits off the bounds before `end`, as a block that starts at `start` and has consumed
+    /// `bits` more bits. The rest inherits the class at the end of that block.
     fn split(&mut self, start: u128, end: Option<u128>, bits: u32) -> Block<'a> {
         let count = end.map_or(self.bounds.len(), |end| {
             self.bounds.partition_point(|&(bound, _)| bound < end)

@@ -30,7 +30,7 @@ impl Request {
         matches!(self, Self::Add(Addition { validate_only: true, .. }, _))
     }
 
-    /// Bytes that it takes in memory, roughly.
+    /// Its approximate size in memory, in bytes.
     pub fn size(&self) -> usize {
         let (texts, elements): (usize, usize) = match self {
             Self::Add(Addition { entries, .. }, _) => {
@@ -46,7 +46,7 @@ impl Request {
         texts + elements
     }
 
-    /// What it is called, and who made it.
+    /// The name of the request, and its author.
     pub fn author(&self) -> (&'static str, Arc<Who>) {
         match self {
             Self::Add(_, who) => ("add", Arc::clone(who)),
@@ -74,7 +74,7 @@ pub enum EntryError {
     Prefix(#[from] PrefixError),
     #[error("the policy has no group `{0}`")]
     UnknownGroup(Arc<str>),
-    #[error("either a group or an exemption is wanted")]
+    #[error("expected either a group or an exemption")]
     Target,
     #[error("the reason is longer than {LONGEST_REASON} characters")]
     LongReason,
@@ -102,7 +102,7 @@ impl<'a> Staging<'a> {
         self.changes
     }
 
-    /// Accepts a request, or none of it.
+    /// Accepts a request as a whole, or its valid elements if it is `partial`.
     pub fn stage(&mut self, request: Request) -> ChangeResponse {
         match request {
             Request::Add(Addition { entries, partial, .. }, by) => {

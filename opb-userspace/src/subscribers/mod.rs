@@ -139,8 +139,8 @@ impl Entries {
         expired.map(|&(_, prefix)| prefix).collect()
     }
 
-    /// Removes expired entries, and returns their number. Nobody has asked for that: an unconfirmed
-    /// import still rolls back.
+    /// Removes expired entries, and returns their number. Unlike a requested removal, this does not
+    /// change what an unconfirmed import rolls back.
     pub fn expire(&mut self, now: Timestamp) -> Result<usize, Error> {
         let expired = self.expired(now);
         let count = expired.len();

@@ -1,6 +1,6 @@
 //! A store after an error. The database refuses everything until it is opened again, and only then
-//! shows what the failed transaction has left. A store that cannot be written when the daemon starts
-//! is in the same state: the daemon reads it, and does not wait for the disk to filter.
+//! shows what the failed transaction has left. A store that cannot be written when the daemon
+//! starts is in the same state: the daemon reads it, and does not wait for the disk to filter.
 
 use std::path::Path;
 
@@ -97,7 +97,7 @@ mod tests {
 
     /// A store that lost everything, found when it is opened again after an error.
     #[test]
-    fn a_loss_is_told_unless_it_was_made_good() {
+    fn a_loss_is_reported_unless_it_was_repaired() {
         let directory = tempfile::tempdir().expect("a directory");
         let lose = || {
             let mut entries = open(directory.path());
@@ -116,7 +116,7 @@ mod tests {
         assert!(died.is_err() && entries.broken().is_some(), "it is tried again");
         drop(entries);
         let entries = open(directory.path());
-        assert!(entries.map.is_empty() && entries.store.loss().is_some(), "nobody made it good");
+        assert!(entries.map.is_empty() && entries.store.loss().is_some(), "nothing repaired it");
     }
 
     fn full(directory: &Path) -> Error {
@@ -149,7 +149,7 @@ mod tests {
         drop(entries);
         assert_eq!(open(directory).map.len(), 2);
 
-        // What it lacks is told once the mark can be opened.
+        // The loss is reported once the mark can be opened.
         fs::write(directory.join(FILE), &earlier).expect("writes");
         let mut entries = Entries::read(read_only()).expect("entries");
         entries.recover().expect("there is room");

@@ -53,7 +53,7 @@ fn is_ours(name: &str) -> bool {
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the directory {} cannot be made or written", path.display())]
+    #[error("the directory {} cannot be created or written", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Private(#[from] private::Error),
@@ -65,9 +65,9 @@ pub enum Error {
     Content { path: PathBuf, source: serde_json::Error },
     #[error("the store {} holds a key that is not a prefix", path.display())]
     Key { path: PathBuf },
-    #[error("the store {} cannot be written since an error: {cause}", path.display())]
+    #[error("the store {} refuses changes after an error: {cause}", path.display())]
     Broken { path: PathBuf, cause: String },
-    #[error("the store {} fails", path.display())]
+    #[error("the store {} failed", path.display())]
     Database { path: PathBuf, source: Box<redb::Error> },
 }
 
@@ -77,14 +77,14 @@ pub struct Store {
     /// `None` only after opening it again has failed.
     database: Option<Database>,
     mark: Option<Mark>,
-    /// The error since which the database refuses everything.
+    /// The error after which the database refuses everything.
     broken: RefCell<Option<String>>,
 }
 
 impl Store {
-    /// Opens the database in `directory`, or makes both. Compares its content with the mark of the
-    /// last daemon. If the disk refuses changes, the store is [broken](Self::broken) and has what
-    /// could be read.
+    /// Opens the database in `directory`, or creates both. Compares its content with the mark of
+    /// the last daemon. If the disk refuses changes, the store is [broken](Self::broken) and has
+    /// the content that could be read.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         Self::open_for_changes(directory).or_else(|error| {
             if error.is_of_the_disk() { Self::read_only(directory, error) } else { Err(error) }

@@ -174,7 +174,7 @@ fn one_error_refuses_all_unless_partial() {
     assert_eq!(entries.map().len(), 1);
 }
 
-/// As many as anybody cares to send: the answer stays small.
+/// A request may have any number of failures, but the answer stays small.
 #[test]
 fn failures_beyond_those_that_are_listed_are_counted() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -1,4 +1,4 @@
-//! Unconfirmed imports: changes that are rolled back unless somebody confirms them.
+//! Unconfirmed imports: changes that are rolled back unless they are confirmed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use crate::policy::Prefix;
 pub struct UnconfirmedImport {
     /// The deadline by the wall clock: another daemon may run by then.
     pub confirm_by: Timestamp,
-    /// What the import replaced, except for prefixes that somebody has changed since.
+    /// What the import replaced, except at prefixes changed since.
     pub(super) before: Changes,
 }
 

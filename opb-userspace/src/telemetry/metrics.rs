@@ -30,8 +30,8 @@ struct Metrics {
 }
 
 impl Metrics {
-    /// Adds the counters that are not zero. The counter map bounds their number: groups or interfaces ×
-    /// directions × verdicts × reasons.
+    /// Adds the counters that are not zero. The counter map bounds their number: groups or
+    /// interfaces × directions × verdicts × reasons.
     fn counters(&self, totals: &Totals) -> Result<(), prometheus::Error> {
         let groups = ["opb_packets_total", "opb_bytes_total"];
         self.rows(groups, "group", &totals.by_group)?;

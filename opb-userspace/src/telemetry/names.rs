@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use crate::image::GroupIds;
 
-/// The current ids, and since when each has had its name. Earlier records belong to a removed group.
+/// The current ids, and since when each has had its name. Earlier records belong to a removed
+/// group.
 #[derive(Debug, Default)]
 pub struct Names {
     ids: GroupIds,

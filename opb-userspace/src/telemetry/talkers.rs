@@ -55,8 +55,8 @@ pub struct Suspicion {
 }
 
 impl Default for Talkers {
-    /// Reserves room for all talkers: a growing table exists twice for a moment and fragments the heap.
-    /// Unused room takes no memory.
+    /// Reserves room for all talkers: a growing table exists twice for a moment and fragments the
+    /// heap. Unused room takes no memory.
     fn default() -> Self {
         let table = || HashMap::with_capacity(HELD);
         Self { sums: table(), spare: table(), sampled: 0, suspects: 0 }
@@ -64,8 +64,9 @@ impl Default for Talkers {
 }
 
 impl Talkers {
-    /// Reads the kernel's table at the time `now`, and returns new suspects: subscribers with more than
-    /// `limit` denied packets upstream in a minute. `read` visits every entry, and is called twice.
+    /// Reads the kernel's table at the time `now`, and returns new suspects: subscribers with more
+    /// than `limit` denied packets upstream in a minute. `read` visits every entry, and is called
+    /// twice.
     pub fn take_sample(
         &mut self,
         now: u64,

@@ -268,7 +268,7 @@ fn live(disk: &Disk) -> (Known, Known) {
     (acknowledged.clone(), acknowledged)
 }
 
-/// An empty store. Until it is whole it has not got its name, and is made anew after a power cut.
+/// An empty store. It gets its name when it is complete, and is created again after a power cut.
 fn empty() -> Vec<u8> {
     let disk = Disk::new(Vec::new(), usize::MAX);
     drop(open(&disk));
