@@ -1,6 +1,6 @@
-//! Requests and answers of the control API. `--json`, events in the journal, and reports to commands
-//! and webhooks have the same format. Daemon and command line share these types. docs/openapi.yaml
-//! describes them, and the tests compare every answer with it.
+//! Requests and answers of the control API. `--json`, events in the journal, and reports to
+//! commands and webhooks have the same format. Daemon and command line share these types.
+//! docs/openapi.yaml describes them, and the tests compare every answer with it.
 
 pub mod counters;
 pub mod diff;

@@ -106,7 +106,7 @@ pub struct Check {
     /// Seconds since its last sign of life, if it gives any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age: Option<f64>,
-    /// What is wrong.
+    /// The subject of the problem.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

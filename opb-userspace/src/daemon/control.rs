@@ -70,8 +70,8 @@ pub(super) async fn serve(
     let limits = LIMITS.within_descriptors();
     let users = Users::new();
     let caller = |io: &UnixStream, _: &_| Peer::of(io, &users);
-    let refusals = Arc::clone(&board.refusals);
-    serve::serve(listener, limits, refusals, caller, router(enforcer, board), stop).await;
+    let refused = Arc::clone(&board.refused);
+    serve::serve(listener, limits, refused, caller, router(enforcer, board), stop).await;
 }
 
 pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
@@ -162,7 +162,7 @@ async fn explain(
     let Parameters(query) =
         query.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     if !app.explained.allows() {
-        app.board.refusals.count(LIMITS.name, "rate");
+        app.board.refused.count(LIMITS.name, "rate");
         let error = format!("too many requests: at most {} explanations per second", EXPLAINED.0);
         return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));
     }

@@ -50,7 +50,7 @@ fn board() -> Board {
         enforcer: Worker::<()>::dead().pulse().clone(),
         feeds: Feeds::new(),
         reader: Reader::new("/nonexistent/opb.yaml".into()),
-        refusals: Arc::default(),
+        refused: Arc::default(),
     }
 }
 

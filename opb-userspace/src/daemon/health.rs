@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{reader::Reader, serve::Refusals};
+use super::{reader::Reader, serve::RefusedRequests};
 use crate::api::status::{Subject, Trouble};
 use crate::api::{status::Check, status::State, status::Status};
 use crate::telemetry::{Telemetry, Totals};
@@ -88,7 +88,7 @@ pub(super) struct Board {
     pub(super) enforcer: Pulse,
     pub(super) feeds: Feeds,
     pub(super) reader: Reader,
-    pub(super) refusals: Arc<Refusals>,
+    pub(super) refused: Arc<RefusedRequests>,
 }
 
 impl Board {
@@ -109,7 +109,7 @@ impl Board {
     pub(super) fn totals(&self) -> Totals {
         Totals {
             unwritten: self.feeds.unwritten.load(Ordering::Relaxed),
-            refused: self.refusals.counts(),
+            refused: self.refused.counts(),
             ..self.telemetry.totals()
         }
     }

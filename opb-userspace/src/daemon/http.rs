@@ -26,7 +26,7 @@ use super::{
     health::Board,
     i18n::Texts,
     page::{self, FormError, PageResult},
-    serve::{self, Caller, Crowd, Limits, Rate, Refusals},
+    serve::{self, Caller, Crowd, Limits, Rate, RefusedRequests},
     worker::Worker,
 };
 use crate::api::{
@@ -108,7 +108,7 @@ pub(super) fn start(
     board: Board,
 ) {
     let Some(address) = address else { return };
-    let refusals = Arc::clone(&board.refusals);
+    let refused = Arc::clone(&board.refused);
     let app = app(enforcer, board, names);
     tokio::spawn(async move {
         let mut complained = false;
@@ -127,12 +127,12 @@ pub(super) fn start(
         let caller = |_: &_, address: &SocketAddr| *address;
         // The listener only reads: the daemon does not wait for its end.
         let (_never, stop) = watch::channel(false);
-        serve::serve(listener, LIMITS.within_descriptors(), refusals, caller, app, stop).await;
+        serve::serve(listener, LIMITS.within_descriptors(), refused, caller, app, stop).await;
     });
 }
 
 pub(super) fn app(enforcer: Worker<Enforcer>, board: Board, names: Vec<String>) -> Router {
-    let asked = Asked { rate: Rate::new(ASKED.0, ASKED.1), refusals: Arc::clone(&board.refusals) };
+    let asked = Asked { rate: Rate::new(ASKED.0, ASKED.1), refused: Arc::clone(&board.refused) };
     let explained = Arc::new(Rate::new(EXPLAINED.0, EXPLAINED.1));
     let app = App { enforcer, board, explained, health: Arc::default(), metrics: Arc::default() };
     let page = Router::new()
@@ -153,14 +153,14 @@ pub(super) fn app(enforcer: Worker<Enforcer>, board: Board, names: Vec<String>) 
 /// The rate limit for all clients together.
 struct Asked {
     rate: Rate,
-    refusals: Arc<Refusals>,
+    refused: Arc<RefusedRequests>,
 }
 
 async fn not_too_often(State(asked): State<Arc<Asked>>, request: Request, next: Next) -> Response {
     if asked.rate.allows() {
         return next.run(request).await;
     }
-    asked.refusals.count(LIMITS.name, "rate");
+    asked.refused.count(LIMITS.name, "rate");
     (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")]).into_response()
 }
 
@@ -249,7 +249,7 @@ async fn health(State(app): State<App>) -> Response {
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
-/// The fields of the form. Text, because the page itself shows what is wrong.
+/// The fields of the form, as text: the page itself reports errors.
 #[derive(Debug, Default, Deserialize)]
 struct Form {
     #[serde(default)]
@@ -290,7 +290,7 @@ async fn show(
         match form.query() {
             Err(error) => PageResult::Invalid(error),
             Ok(_) if !app.explained.allows() => {
-                app.board.refusals.count(LIMITS.name, "rate");
+                app.board.refused.count(LIMITS.name, "rate");
                 let text =
                     format!("too many requests: at most {} explanations per second\n", EXPLAINED.0);
                 let wait = [(header::RETRY_AFTER, "1")];

@@ -168,7 +168,7 @@ impl Daemon {
             enforcer: enforcer.pulse().clone(),
             feeds,
             reader,
-            refusals: Arc::default(),
+            refused: Arc::default(),
         };
         let (stop, stopped) = watch::channel(false);
         http::start(config.http, config.http_names, enforcer.clone(), board.clone());

@@ -38,7 +38,7 @@ pub(super) enum PageResult {
     Explained(Box<Explanation>),
 }
 
-/// What is wrong in the form.
+/// The error in the form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FormError {
     Source,

@@ -78,10 +78,10 @@ impl Limits {
 
 /// Refused connections and requests since the daemon started.
 #[derive(Debug)]
-pub(super) struct Refusals(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
+pub(super) struct RefusedRequests(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
 
 /// Starts with zeros, so that an alert sees the first refusal as an increase.
-impl Default for Refusals {
+impl Default for RefusedRequests {
     fn default() -> Self {
         let reasons = ["crowded", "deadline", "full", "lists", "malformed", "rate", "slow"];
         let of = |listener| reasons.map(|why| ((listener, why), 0));
@@ -89,7 +89,7 @@ impl Default for Refusals {
     }
 }
 
-impl Refusals {
+impl RefusedRequests {
     pub(super) fn count(&self, listener: &'static str, why: &'static str) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry((listener, why)).or_default() += 1;
@@ -132,7 +132,7 @@ pub(super) trait Caller: Clone + Send + Sync + 'static {
 pub(super) async fn serve<L: Listener, C: Caller>(
     mut listener: L,
     limits: Limits,
-    refusals: Arc<Refusals>,
+    refused: Arc<RefusedRequests>,
     caller: impl Fn(&L::Io, &L::Addr) -> C,
     app: Router,
     mut stop: watch::Receiver<bool>,
@@ -147,23 +147,23 @@ pub(super) async fn serve<L: Listener, C: Caller>(
         };
         while tasks.try_join_next().is_some() {}
         let caller = caller(&io, &address);
-        let place = match open.admit(&limits, caller.crowd()) {
-            Ok((place, evicted)) => {
+        let permit = match open.admit(&limits, caller.crowd()) {
+            Ok((permit, evicted)) => {
                 if evicted {
-                    refusals.count(limits.name, "crowded");
+                    refused.count(limits.name, "crowded");
                 }
-                place
+                permit
             }
             Err(Full) => {
-                refusals.count(limits.name, "full");
+                refused.count(limits.name, "full");
                 continue;
             }
         };
-        let (app, stop, refusals) = (app.clone(), stop.clone(), Arc::clone(&refusals));
+        let (app, stop, refused) = (app.clone(), stop.clone(), Arc::clone(&refused));
         tasks.spawn(async move {
             let caller = caller.identify().await;
             let io = Stall::new(io, limits.stall);
-            connection(io, place, limits, &refusals, caller, app, stop).await;
+            connection(io, permit, limits, &refused, caller, app, stop).await;
         });
     }
     while tasks.join_next().await.is_some() {}
@@ -175,10 +175,10 @@ pub(super) async fn one<Io, C: Caller>(io: Io, limits: Limits, caller: C, app: R
 where
     Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let Ok((place, _)) = Arc::new(Open::default()).admit(&limits, None) else { return };
+    let Ok((permit, _)) = Arc::new(Open::default()).admit(&limits, None) else { return };
     let (_never, stop) = watch::channel(false);
     let io = Stall::new(io, limits.stall);
-    connection(io, place, limits, &Arc::default(), caller.identify().await, app, stop).await;
+    connection(io, permit, limits, &Arc::default(), caller.identify().await, app, stop).await;
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
@@ -188,9 +188,9 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 async fn connection<Io, C: Caller>(
     io: Stall<Io>,
-    place: ConnectionPermit,
+    permit: ConnectionPermit,
     limits: Limits,
-    refusals: &Arc<Refusals>,
+    refused: &Arc<RefusedRequests>,
     caller: C,
     app: Router,
     mut stop: watch::Receiver<bool>,
@@ -198,9 +198,9 @@ async fn connection<Io, C: Caller>(
     Stall<Io>: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let app = TowerToHyperService::new(app);
-    let seat = &place.0;
+    let seat = &permit.0;
     let service = service_fn(|request: Request<Incoming>| {
-        let timely = |body| Timely::new(body, limits, Arc::clone(refusals));
+        let timely = |body| Timely::new(body, limits, Arc::clone(refused));
         let mut request = request.map(|body| Body::new(timely(body)));
         request.extensions_mut().insert(ConnectInfo(caller.clone()));
         let answer = hyper::service::Service::call(&app, request);
@@ -210,7 +210,7 @@ async fn connection<Io, C: Caller>(
             Ok::<Response, std::convert::Infallible>(match answered {
                 Ok(answer) => answer?,
                 Err(_) => {
-                    refusals.count(limits.name, "deadline");
+                    refused.count(limits.name, "deadline");
                     StatusCode::REQUEST_TIMEOUT.into_response()
                 }
             })
@@ -229,8 +229,8 @@ async fn connection<Io, C: Caller>(
         }
     };
     match ended {
-        Err(error) if error.is_timeout() => refusals.count(limits.name, "slow"),
-        Err(error) if error.is_parse() => refusals.count(limits.name, "malformed"),
+        Err(error) if error.is_timeout() => refused.count(limits.name, "slow"),
+        Err(error) if error.is_parse() => refused.count(limits.name, "malformed"),
         Err(_) | Ok(()) => {}
     }
 }
@@ -391,8 +391,8 @@ mod tests {
         assert_eq!(open.seats().len(), 3);
         drop(first);
         assert_eq!(open.seats().len(), 2);
-        let places: Vec<_> = (10..14).map(|last| admit(last).ok().expect("room")).collect();
-        let _busy: Vec<_> = places.iter().map(|(place, _)| place.0.busy()).collect();
+        let permits: Vec<_> = (10..14).map(|last| admit(last).ok().expect("room")).collect();
+        let _busy: Vec<_> = permits.iter().map(|(permit, _)| permit.0.busy()).collect();
         assert!(admit(1).is_err(), "all are busy");
         let (reserved, evicted) = open.admit(&LIMITS, None).ok().expect("the reserve");
         assert!(!evicted);

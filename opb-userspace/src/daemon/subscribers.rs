@@ -119,7 +119,7 @@ async fn one_large_at_a_time(
 }
 
 /// Collects requests while the enforcer is busy: one commit and one publication serve all of them.
-/// A client that hangs up leaves its request behind: hence the limit of [`WAITING`].
+/// The request of a client that hangs up stays queued: hence the limit of [`WAITING`].
 #[derive(Clone)]
 pub(super) struct BatchQueue {
     waiting: Arc<Mutex<Vec<(Waiting, OwnedSemaphorePermit)>>>,
@@ -242,7 +242,7 @@ impl Users {
 
 async fn list(State(app): State<App>) -> Result<Response, ErrorResponse> {
     let Ok(turn) = Arc::clone(&app.lists).try_acquire_owned() else {
-        app.board.refusals.count(control::LIMITS.name, "lists");
+        app.board.refused.count(control::LIMITS.name, "lists");
         let error = "too many lists are being sent: try again";
         return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));
     };

@@ -77,7 +77,7 @@ impl Alarms {
         self.0.iter().map(|(alarm, _)| Arc::clone(alarm)).collect()
     }
 
-    /// Queues reports. Never waits: what does not fit a queue is dropped and counted.
+    /// Queues reports. Never waits: if a queue is full, the report is dropped and counted.
     pub(super) fn raise(&self, suspects: &[Arc<Event>]) {
         for (alarm, queue) in &self.0 {
             let mut dropped = 0;
@@ -161,7 +161,7 @@ async fn run(command: &Path, body: &[u8]) -> io::Result<()> {
         drop(input.write_all(body).await);
     }
     let status = child.wait().await?;
-    // Processes that a finished command leaves behind may go on.
+    // Processes that a finished command has left may continue.
     group.0 = None;
     if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }
 }

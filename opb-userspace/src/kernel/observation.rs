@@ -1,4 +1,4 @@
-//! What the programs write down of denied packets: the ring of events, the talkers, the statistics
+//! Records of denied packets by the programs: the ring of events, the talkers, and the statistics
 //! of each CPU.
 
 use std::hash::{BuildHasher, RandomState};

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Prefix {
     ipv6: bool,
-    /// In network order. An IPv4 address stands in the first four bytes.
+    /// In network order. An IPv4 address is in the first four bytes.
     bits: [u8; 16],
     length: u8,
 }
@@ -68,7 +68,7 @@ impl Prefix {
         address(self.ipv6, (u128::from_be_bytes(self.bits) | host_bits).to_be_bytes())
     }
 
-    /// The bits of the lowest address, highest first: an IPv4 address stands in the upper 32.
+    /// The bits of the lowest address, highest first. An IPv4 address is in the upper 32.
     pub fn bits(&self) -> u128 {
         u128::from_be_bytes(self.bits)
     }

@@ -59,7 +59,7 @@ pub struct Hosts {
 
 #[derive(Clone, Default)]
 struct Host {
-    /// Each with the time since which answers no longer name it.
+    /// Each address, and the time since which answers no longer name it.
     addresses: BTreeMap<IpAddr, Option<Instant>>,
     answered: Option<Timestamp>,
     changed: Option<Timestamp>,

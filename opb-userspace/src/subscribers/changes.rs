@@ -25,7 +25,7 @@ pub enum Request {
 }
 
 impl Request {
-    /// Whether it only asks what would happen.
+    /// Whether it only validates.
     pub fn is_validation(&self) -> bool {
         matches!(self, Self::Add(Addition { validate_only: true, .. }, _))
     }
@@ -55,7 +55,7 @@ impl Request {
     }
 }
 
-/// Accepted changes that have not been made yet.
+/// Accepted changes that are not committed yet.
 pub struct Staging<'a> {
     entries: &'a Entries,
     policy: &'a Policy,
@@ -67,7 +67,7 @@ pub struct Staging<'a> {
 /// A valid element of a request; `None` removes.
 type Wanted = (Prefix, Option<Entry>);
 
-/// What is wrong with one element of a request.
+/// The error of one element of a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
     #[error(transparent)]
@@ -84,7 +84,7 @@ pub enum EntryError {
     Past(Timestamp),
 }
 
-/// What happens to one prefix.
+/// The effect on one prefix.
 enum Step {
     Added,
     Changed,
@@ -160,7 +160,7 @@ impl<'a> Staging<'a> {
         Ok((prefix, entry))
     }
 
-    /// Completes a response that holds the failures.
+    /// Completes a response that has the failures.
     fn take(
         &mut self,
         wanted: Vec<Wanted>,

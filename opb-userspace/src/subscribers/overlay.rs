@@ -12,7 +12,7 @@ use crate::policy::{Exemption, Owner, Policy, Prefix};
 /// have, change nothing.
 pub fn overlay(policy: &mut Policy, entries: &Map, now: Timestamp) {
     let in_force: Vec<(Prefix, &Entry)> = (entries.iter())
-        .filter(|(_, entry)| entry.in_force(now) && entry.is_meaningful(policy))
+        .filter(|(_, entry)| entry.in_force(now) && entry.applies_to(policy))
         .map(|(&prefix, entry)| (prefix, entry))
         .collect();
     if in_force.is_empty() {
@@ -100,7 +100,7 @@ enum Holder {
 impl Holder {
     fn of(prefix: Prefix, files: &Policy, entries: &Map, now: Timestamp) -> Self {
         let entry = entries.get(&prefix);
-        if let Some(entry) = entry.filter(|it| it.in_force(now) && it.is_meaningful(files)) {
+        if let Some(entry) = entry.filter(|it| it.in_force(now) && it.applies_to(files)) {
             let Entry { group, reason, until, .. } = entry;
             return match group.as_deref().and_then(|name| files.group(name)) {
                 Some(index) => Self::Group(index),

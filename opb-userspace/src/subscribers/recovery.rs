@@ -65,8 +65,8 @@ impl Entries {
         self.store.broken()
     }
 
-    /// Opens the store again, and brings it to what is in memory: everything that was acknowledged,
-    /// and nothing that was refused.
+    /// Opens the store again, and restores the content of the memory: every acknowledged change,
+    /// and no refused one.
     pub fn recover(&mut self) -> Result<(), Error> {
         let Self { store, map, unconfirmed, .. } = self;
         store.reopen(|store| restore(store, map, unconfirmed.as_ref()))

@@ -31,7 +31,7 @@ use crate::{
 pub(super) const FILE: &str = "entries.redb";
 /// Keys are the bytes of prefixes, values are JSON: members can be added without another version.
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
-/// What rolls an unconfirmed import back: the entry before it at each prefix, as JSON, and at
+/// The rollback of an unconfirmed import: the earlier entry at each prefix, as JSON, and at
 /// [`DEADLINE`] the time.
 const UNCONFIRMED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("unconfirmed");
 /// No prefix has an empty key.
@@ -121,7 +121,7 @@ impl Store {
             fs::remove_file(&self.path).map_err(failed)?;
         }
         if length.is_none_or(|length| length == 0) {
-            // A database that loses power while it is being made cannot be opened: it gets its name
+            // A database that loses power during its creation cannot be opened: it gets its name
             // when it is complete.
             let draft = self.path.with_extension("redb.new");
             match fs::remove_file(&draft) {
@@ -162,7 +162,7 @@ impl Store {
     /// Returns the state before the transaction that checks.
     fn check_version(&self) -> Result<State, Error> {
         let (version, found) = self.write(|transaction| {
-            // All tables are made here, so that reading never meets a missing one.
+            // Creates all tables, so that reading never meets a missing one.
             let entries = transaction.open_table(ENTRIES)?.len()?;
             transaction.open_table(UNCONFIRMED)?;
             transaction.open_table(HOSTS)?;
@@ -240,7 +240,7 @@ impl Store {
         Ok(map)
     }
 
-    /// What rolls back the unconfirmed import, if there is one.
+    /// The unconfirmed import with its rollback, if there is one.
     pub fn unconfirmed(&self) -> Result<Option<UnconfirmedImport>, Error> {
         let mut shared = Shared::default();
         let (mut confirm_by, mut before) = (None, Changes::new());
@@ -256,7 +256,7 @@ impl Store {
         Ok(confirm_by.map(|confirm_by| UnconfirmedImport { confirm_by, before }))
     }
 
-    /// Writes all of `batch` or none of it; it is on disk when this returns.
+    /// Writes all of `batch` or none of it. It is on disk when this returns.
     pub(super) fn commit(&self, batch: &Batch) -> Result<(), Error> {
         let Batch { entries, unconfirmed } = batch;
         self.write(|transaction| {
@@ -300,7 +300,7 @@ impl Store {
         })
     }
 
-    /// All keys and values of a table.
+    /// All keys and values of a table, in order.
     fn pairs(&self, table: TableDefinition<'_, &[u8], &[u8]>) -> Result<Vec<[Vec<u8>; 2]>, Error> {
         self.read(|transaction| {
             let table = transaction.open_table(table)?;

@@ -19,7 +19,7 @@ pub fn render(status: &Status, totals: &Totals) -> Result<String, prometheus::Er
     page.policy(status)?;
     page.interfaces(status)?;
     page.checks(status)?;
-    page.refusals(status, totals)?;
+    page.refused(status, totals)?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&page.registry.gather(), &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
@@ -186,7 +186,7 @@ impl Metrics {
         Ok(())
     }
 
-    fn refusals(&self, status: &Status, totals: &Totals) -> Result<(), prometheus::Error> {
+    fn refused(&self, status: &Status, totals: &Totals) -> Result<(), prometheus::Error> {
         let help = "Connections and requests that were refused or ended because of a limit.";
         let refused = self.counter_vec("opb_http_refused_total", help, &["listener", "why"])?;
         for &(listener, why, count) in &totals.refused {
