@@ -1,4 +1,4 @@
-//! What is no business of the filter causes no map lookup.
+//! Packets that the filter does not judge cause no map lookup.
 
 use opb_common::{
     image::ImageNode,

@@ -30,7 +30,8 @@ use super::{
 
 const OPB: &str = env!("CARGO_BIN_EXE_opb");
 
-/// What the doctor says of an interface that bears the programs of `filter`. There is no daemon, and that is accepted.
+/// The doctor's findings for an interface with the programs of `filter`. No daemon runs, and the
+/// doctor accepts that.
 struct Doctor(Node);
 
 impl Doctor {
