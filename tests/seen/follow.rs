@@ -235,7 +235,7 @@ fn suspects_that_nobody_is_told_of_are_counted() -> Result<()> {
     ensure!(failed > 0 && heard.len() as u64 >= ROOM, "{failed} of {} failed", heard.len());
     let text = node.opb(&["status"])?.stdout;
     let line = format!(
-        "suspects to webhook http://127.0.0.1:8025: {answered} told, {failed} failed, {left_out} left out, 0 wait\n"
+        "suspects to webhook http://127.0.0.1:8025: {answered} sent, {failed} failed, {left_out} dropped, 0 queued\n"
     );
     ensure!(text.contains(&line), "{line}{text}");
     let log = fs::read_to_string(node.path("opb.log"))?;
