@@ -40,7 +40,8 @@ impl Check {
             let paths = paths.join(" ");
             let Some(policy) = &checked.policy else { continue };
             output.line(format_args!(
-                "{paths}: valid (groups: {}, IPv4 prefixes: {}, IPv6 prefixes: {}, relay sets: {}, exemptions: {}, digest: {})",
+                "{paths}: valid (groups: {}, IPv4 prefixes: {}, IPv6 prefixes: {}, relay sets: \
+                 {}, exemptions: {}, digest: {})",
                 policy.groups,
                 policy.prefixes_ipv4,
                 policy.prefixes_ipv6,

@@ -74,7 +74,8 @@ fn line(event: &Event) -> String {
         Kind::Suspect => {
             let packets = event.packets.unwrap_or_default();
             format!(
-                "{time:.0} suspect {subscriber} group {group}: {packets} packets denied within a minute"
+                "{time:.0} suspect {subscriber} group {group}: {packets} packets denied within a \
+                 minute"
             )
         }
         Kind::Relay => {
@@ -95,7 +96,8 @@ fn line(event: &Event) -> String {
             let direction = event.direction.map_or("-", Direction::name);
             let reason = event.reason.map_or("-", Reason::name);
             format!(
-                "{time:.0} {verdict} {subscriber}{inner} {peer} port {port} {direction} on {interface}, group {group} ({reason})"
+                "{time:.0} {verdict} {subscriber}{inner} {peer} port {port} {direction} on \
+                 {interface}, group {group} ({reason})"
             )
         }
     }

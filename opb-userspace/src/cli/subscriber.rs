@@ -29,9 +29,8 @@ const LISTED: usize = 100;
 /// reboots, until they are removed or expire. Adding the same entry again changes nothing and is
 /// not an error.
 #[derive(Debug, clap::Subcommand)]
-#[command(
-    after_help = "Example:\n  opb subscriber add 203.0.113.9 --exempt --for 30d --reason ticket-1234"
-)]
+#[command(after_help = "Example:\n  opb subscriber add 203.0.113.9 --exempt --for 30d --reason \
+                  ticket-1234")]
 pub(crate) enum Subscriber {
     Add(Add),
     Remove(Remove),
@@ -41,9 +40,8 @@ pub(crate) enum Subscriber {
 
 /// Add prefixes to a group, or exempt them
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  opb subscriber add 203.0.113.9 --exempt --for 30d --reason ticket-1234"
-)]
+#[command(after_help = "Example:\n  opb subscriber add 203.0.113.9 --exempt --for 30d --reason \
+                  ticket-1234")]
 pub(crate) struct Add {
     /// Prefixes, or single addresses
     #[arg(value_name = "PREFIX", required = true)]
@@ -354,7 +352,8 @@ fn conclude(
     let mut output = Output::new();
     if format.json {
         let mut object = json!({
-            "added": added, "changed": changed, "removed": removed, "unchanged": unchanged, "errors": failed,
+            "added": added, "changed": changed, "removed": removed, "unchanged": unchanged,
+            "errors": failed,
         });
         if let Some(time) = confirm_by {
             object["confirm_by"] = json!(time);
