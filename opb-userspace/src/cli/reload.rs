@@ -68,7 +68,7 @@ impl Reload {
         } else {
             diff::show(&mut output, &preview.changes, &preview.endpoints, self.format)?;
             if preview.interfaces {
-                output.line("the list of interfaces in the node file has changed")?;
+                output.line("the list of interfaces would change")?;
             }
         }
         output.finish()

@@ -114,7 +114,7 @@ pub(crate) struct List {
 /// Add the entries of a file
 ///
 /// A line is a prefix, to which the options apply, or one line of `opb subscriber list --json`. `#`
-/// starts a comment. If a line is invalid, no entry is added.
+/// starts a comment. If a line is invalid, no entry is added, except with --partial.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  opb subscriber import entries.jsonl --confirm 5m")]
 pub(crate) struct Import {
