@@ -135,7 +135,8 @@ impl Field {
             }
             Err(error) => return Err(error),
         };
-        let broken = ["no daemon answers", "broke off", "is not understood"];
+        let broken =
+            ["no daemon answers", "closed the connection", "cannot parse the daemon's response"];
         Ok(match (ended.status.success(), ended.stderr) {
             (true, _) => Answer::Done(ended.stdout),
             (false, text) if broken.iter().any(|broken| text.contains(broken)) => {
