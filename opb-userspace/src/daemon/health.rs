@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, LazyLock, Mutex, PoisonError,
+        Arc, LazyLock, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -67,6 +67,8 @@ pub(super) struct Feeds {
     pub(super) fault: Fault,
     /// Events cannot be written where the node file wants them.
     pub(super) log: Fault,
+    /// The thread that writes them moves, if there is one.
+    pub(super) writer: Arc<OnceLock<Pulse>>,
     /// Events that were not.
     pub(super) unwritten: Arc<AtomicU64>,
 }
@@ -74,7 +76,8 @@ pub(super) struct Feeds {
 impl Feeds {
     pub(super) fn new() -> Self {
         let (fault, log) = (Fault::default(), Fault::default());
-        Self { telemetry: Pulse::new(), fault, log, unwritten: Arc::default() }
+        let (writer, unwritten) = (Arc::default(), Arc::default());
+        Self { telemetry: Pulse::new(), fault, log, writer, unwritten }
     }
 }
 
@@ -125,7 +128,12 @@ impl Board {
                 "what reads the counters",
                 self.feeds.fault.get(),
             ),
-            check("event-log", None, self.feeds.log.get()),
+            match self.feeds.writer.get() {
+                Some(writer) => {
+                    alive("event-log", writer, "what writes the events", self.feeds.log.get())
+                }
+                None => check("event-log", None, self.feeds.log.get()),
+            },
             check("files", None, files),
         ]
     }
