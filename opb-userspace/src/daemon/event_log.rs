@@ -15,7 +15,7 @@ use std::{
 use nix::syslog::{Facility, LogFlags, Severity, openlog, syslog};
 use tracing::{info, warn};
 
-use super::health::Feeds;
+use super::health::{Feeds, Pulse};
 use crate::api::events::Event;
 use crate::{errors::one_line, files, node, text};
 
@@ -87,6 +87,7 @@ impl EventLog {
 
 impl Destination {
     fn write_all(&self, lines: &Receiver<String>, feeds: &Feeds) {
+        let pulse = feeds.writer.get_or_init(Pulse::new);
         if let Self::Syslog = self
             && let Err(error) = openlog(Some(c"opb"), LogFlags::LOG_PID, Facility::LOG_DAEMON)
         {
@@ -106,6 +107,7 @@ impl Destination {
             }
             wrong = error.clone().unwrap_or_default();
             feeds.log.set(error);
+            pulse.beat();
             batch.clear();
             match lines.recv_timeout(IDLE) {
                 Ok(first) => {

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc, LazyLock, Mutex, PoisonError,
+        Arc, LazyLock, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -69,6 +69,8 @@ pub(super) struct Feeds {
     pub(super) fault: Fault,
     /// Why events cannot be written to the destination in the node file.
     pub(super) log: Fault,
+    /// Beats while the thread that writes events works; empty if there is none.
+    pub(super) writer: Arc<OnceLock<Pulse>>,
     /// Events that were not written.
     pub(super) unwritten: Arc<AtomicU64>,
 }
@@ -76,7 +78,8 @@ pub(super) struct Feeds {
 impl Feeds {
     pub(super) fn new() -> Self {
         let (fault, log) = (Fault::default(), Fault::default());
-        Self { telemetry: Pulse::new(), fault, log, unwritten: Arc::default() }
+        let (writer, unwritten) = (Arc::default(), Arc::default());
+        Self { telemetry: Pulse::new(), fault, log, writer, unwritten }
     }
 }
 
@@ -127,7 +130,12 @@ impl Board {
                 "the task that reads the counters",
                 self.feeds.fault.get(),
             ),
-            check("event-log", None, self.feeds.log.get()),
+            match self.feeds.writer.get() {
+                Some(writer) => {
+                    alive("event-log", writer, "the thread that writes the events", self.feeds.log.get())
+                }
+                None => check("event-log", None, self.feeds.log.get()),
+            },
             check("files", None, files),
         ]
     }

@@ -240,8 +240,17 @@ impl Users {
     }
 }
 
-async fn list(State(app): State<App>) -> Result<Response, ErrorResponse> {
-    let Ok(turn) = Arc::clone(&app.lists).try_acquire_owned() else {
+async fn list(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Result<Response, ErrorResponse> {
+    let lists = Arc::clone(&app.lists);
+    let turn = match peer.crowd() {
+        // Root has the next turn, so that others cannot keep it from the list.
+        None => lists.acquire_owned().await.ok(),
+        Some(_) => lists.try_acquire_owned().ok(),
+    };
+    let Some(turn) = turn else {
         app.board.refused.count(control::LIMITS.name, "lists");
         let error = "too many lists are being sent: try again";
         return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));

@@ -25,6 +25,23 @@ fn the_store_gives_back_what_it_got() {
     assert_eq!(*open(&state).map(), map);
 }
 
+/// By a later program. Nothing of it is touched.
+#[test]
+fn a_store_of_another_version_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    drop(open(directory.path()));
+    let path = directory.path().join("entries.redb");
+    {
+        let database = redb::Database::open(&path).expect("opens");
+        let transaction = database.begin_write().expect("begins");
+        let meta = redb::TableDefinition::<&str, u64>::new("meta");
+        transaction.open_table(meta).expect("a table").insert("version", 9).expect("inserts");
+        transaction.commit().expect("commits");
+    }
+    let refused = Entries::open(directory.path()).err().expect("refused");
+    assert!(matches!(refused, super::Error::Version { found: 9, .. }), "{refused}");
+}
+
 #[test]
 fn a_store_that_was_not_finished_is_made_anew() {
     let directory = tempfile::tempdir().expect("a directory");
