@@ -12,6 +12,8 @@ const ETH_VLAN: u16 = 0x8100;
 const ETH_QINQ: u16 = 0x88a8;
 /// RFC 2516.
 pub(crate) const ETH_PPPOE_SESSION: u16 = 0x8864;
+/// Web Cache Communication Protocol, in GRE.
+pub(crate) const ETH_WCCP: u16 = 0x883e;
 
 /// PPP protocol of IPv4 (RFC 1332).
 pub(crate) const PPP_IPV4: u16 = 0x0021;
