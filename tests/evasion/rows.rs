@@ -82,7 +82,7 @@ pub(crate) fn rows() -> Vec<Row> {
         (Topic::Tags, ways::tags),
         (Topic::Source, ways::sources),
         (Topic::Tunnels, tunnels::tunnels),
-        (Topic::Tunnels, tunnels::outer_headers),
+        (Topic::Tunnels, tunnels::hidden),
         (Topic::Lengths, lengths::lengths),
     ];
     let mut rows = Vec::new();

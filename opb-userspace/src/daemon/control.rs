@@ -46,10 +46,13 @@ const LISTS: usize = 2;
 pub(super) const LIMITS: Limits = Limits {
     name: "control",
     connections: 256,
-    // All clients are on this machine.
-    of_one: 256,
+    // One member of the group leaves seats for the others.
+    of_one: 192,
+    // Root always finds a seat.
+    reserve: 16,
     head: 16 << 10,
     head_time: Duration::from_secs(10),
+    body_time: Duration::from_secs(10),
     // An import of a million entries.
     request: Duration::from_secs(120),
     stall: Duration::from_secs(30),

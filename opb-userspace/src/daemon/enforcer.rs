@@ -255,10 +255,13 @@ impl Enforcer {
 
 /// Brings the entries of an earlier daemon up to date before they come into force.
 fn prepare(entries: &mut Entries) -> Result<(), Error> {
-    if entries.is_overdue()
-        && let Some(places) = entries.roll_back(Timestamp::MAX)?
-    {
-        error!("{}", unconfirmed::rolled_back(places.len()));
+    if entries.is_overdue() {
+        match entries.roll_back(Timestamp::MAX) {
+            Ok(None) => {}
+            Ok(Some(places)) => error!("{}", unconfirmed::rolled_back(places.len())),
+            // The daemon retries every second, and the state says so.
+            Err(error) => warn!("an import is not rolled back: {}", one_line(&error)),
+        }
     }
     if let Some(UnconfirmedImport { confirm_by, .. }) = entries.unconfirmed() {
         warn!("an import is unconfirmed: it is rolled back at {confirm_by:.0} unless confirmed");

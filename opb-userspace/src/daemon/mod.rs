@@ -6,6 +6,7 @@
 //! waits for signals, answers on the control socket and on the read-only listener, and reads what
 //! the programs write down ([`observer`]), of which it tells others ([`suspects`]).
 
+mod body;
 mod changed;
 pub mod control;
 mod enforcer;
@@ -38,7 +39,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{Interval, MissedTickBehavior, interval, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tracing::{error, info, warn};
 
@@ -59,6 +60,10 @@ use crate::{
 
 /// How often interfaces are compared with what the node file wants.
 const RESYNC: Duration = Duration::from_secs(1);
+/// Name servers that answer with other addresses each time keep the enforcer busy for at most so large a part of the time.
+const SHARE: u32 = 10;
+/// Answers that make one image.
+const TOGETHER: usize = 1024;
 /// How long requests may take to end once the daemon stops.
 const DRAIN: Duration = Duration::from_millis(800);
 
@@ -121,7 +126,11 @@ struct Daemon {
     enforcer: Worker<Enforcer>,
     links: Links,
     answers: mpsc::UnboundedReceiver<(String, DnsAnswer)>,
+    /// Answers wait until then.
+    next_answers: Instant,
     resync: Interval,
+    /// The kernel's messages about interfaces cannot be read just now.
+    blind: bool,
     telemetry: Arc<Telemetry>,
     server: JoinHandle<()>,
     stop: watch::Sender<bool>,
@@ -166,12 +175,24 @@ impl Daemon {
         let server = tokio::spawn(control::serve(listener, enforcer.clone(), board, stopped));
         let mut resync = interval(RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { enforcer, links, answers, resync, telemetry, server, stop, _socket: socket })
+        Ok(Self {
+            enforcer,
+            links,
+            answers,
+            next_answers: Instant::now(),
+            resync,
+            blind: false,
+            telemetry,
+            server,
+            stop,
+            _socket: socket,
+        })
     }
 
     /// Ends with an error alone.
     async fn work(&mut self) -> Error {
         loop {
+            // The resync comes before the links: in a storm of interfaces, there is always something new of these.
             let next = tokio::select! {
                 biased;
                 ended = &mut self.server => {
@@ -180,23 +201,31 @@ impl Daemon {
                     });
                     return Error::Serve(ended);
                 }
-                changed = self.links.changed() => {
-                    if let Err(error) = changed {
-                        // The resync follows, a second later.
-                        warn!("changes of interfaces cannot be followed: {error}");
-                        Event::Resync
-                    } else {
-                        Event::Links
-                    }
-                }
-                Some((name, answer)) = self.answers.recv() => Event::Resolved(name, answer),
                 _ = self.resync.tick() => Event::Resync,
+                changed = self.links.changed(), if !self.blind => {
+                    if let Err(error) = changed {
+                        // The resync follows, within a second.
+                        warn!("changes of interfaces cannot be followed: {error}");
+                        self.blind = true;
+                        continue;
+                    }
+                    Event::Links
+                }
+                Some(answers) = next_answers(&mut self.answers, self.next_answers) => {
+                    Event::Resolved(answers)
+                }
             };
+            let start = Instant::now();
             let done = match next {
-                Event::Resync => self.enforcer.call(Enforcer::resync).await,
+                Event::Resync => {
+                    self.blind = false;
+                    self.enforcer.call(Enforcer::resync).await
+                }
                 Event::Links => self.enforcer.call(Enforcer::follow_interfaces).await,
-                Event::Resolved(name, answer) => {
-                    self.enforcer.call(move |it| it.resolved(&name, answer)).await
+                Event::Resolved(answers) => {
+                    let done = self.enforcer.call(move |it| it.resolved(answers)).await;
+                    self.next_answers = Instant::now() + start.elapsed() * SHARE;
+                    done
                 }
             };
             if let Err(gone) = done {
@@ -218,7 +247,17 @@ impl Daemon {
 enum Event {
     Resync,
     Links,
-    Resolved(String, DnsAnswer),
+    Resolved(Vec<(String, DnsAnswer)>),
+}
+
+/// Waits until `from`, and then for answers. Returns all that are there, or `None` once nobody resolves any more.
+async fn next_answers(
+    answers: &mut mpsc::UnboundedReceiver<(String, DnsAnswer)>,
+    from: Instant,
+) -> Option<Vec<(String, DnsAnswer)>> {
+    sleep_until(from).await;
+    let mut together = Vec::new();
+    (answers.recv_many(&mut together, TOGETHER).await > 0).then_some(together)
 }
 
 struct Signals {

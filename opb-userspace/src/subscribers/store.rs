@@ -28,7 +28,7 @@ use crate::{
     private::{self, Access},
 };
 
-const FILE: &str = "entries.redb";
+pub(super) const FILE: &str = "entries.redb";
 /// Keys are the bytes of prefixes, values are JSON: members can be added without another version.
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
 /// What rolls an unconfirmed import back: the entry before it at each prefix, as JSON, and at
@@ -83,53 +83,80 @@ pub struct Store {
 
 impl Store {
     /// Opens the database in `directory`, or makes both. Compares its content with the mark of the
-    /// last daemon.
+    /// last daemon. If the disk refuses changes, the store is [broken](Self::broken) and has what
+    /// could be read.
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        let path = directory.join(FILE);
-        let failed = |source| Error::Directory { path: directory.into(), source };
+        Self::open_for_changes(directory).or_else(|error| {
+            if error.is_of_the_disk() { Self::read_only(directory, error) } else { Err(error) }
+        })
+    }
+
+    fn open_for_changes(directory: &Path) -> Result<Self, Error> {
         private::directory(directory, Access::default(), is_ours)?;
-        let mark = Mark::open(directory)?;
-        let length = match fs::metadata(&path) {
+        let mut store = Self::closed(directory.join(FILE));
+        let mut mark = None;
+        let found = store.open_again(&mut mark)?;
+        mark.iter().for_each(|mark| mark.write(State { sequence: found.sequence + 1, ..found }));
+        store.mark = mark;
+        Ok(store)
+    }
+
+    /// Opens the file, or makes it, and returns its state. Without a `mark`, opens that too and
+    /// compares it with the file.
+    pub(super) fn open_again(&mut self, mark: &mut Option<Mark>) -> Result<State, Error> {
+        let directory = self.directory();
+        let failed = |source| Error::Directory { path: directory.into(), source };
+        let first = match mark {
+            None => Some(Mark::open(directory)?),
+            Some(_) => None,
+        };
+        let length = match fs::metadata(&self.path) {
             Ok(found) => Some(found.len()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
         if length == Some(0) {
             // A store gets its name when it is complete: something has truncated this one.
-            mark.compare(None);
-            fs::remove_file(&path).map_err(failed)?;
+            first.iter().for_each(|mark| mark.compare(None));
+            fs::remove_file(&self.path).map_err(failed)?;
         }
         if length.is_none_or(|length| length == 0) {
             // A database that loses power while it is being made cannot be opened: it gets its name
             // when it is complete.
-            let draft = path.with_extension("redb.new");
+            let draft = self.path.with_extension("redb.new");
             match fs::remove_file(&draft) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
                 _ => drop(Self::on(draft.clone(), open_file(&draft)?)?),
             }
             let entered =
-                fs::rename(&draft, &path).and_then(|()| File::open(directory)?.sync_all());
+                fs::rename(&draft, &self.path).and_then(|()| File::open(directory)?.sync_all());
             entered.map_err(failed)?;
         }
-        let mut store = Self::unchecked(path.clone(), open_file(&path)?);
-        let found = store.check_version()?;
-        if length != Some(0) {
-            mark.compare(Some(found));
+        self.database = Some(open_file(&self.path)?);
+        *self.broken.borrow_mut() = None;
+        let found = self.check_version()?;
+        if let Some(first) = first {
+            if length != Some(0) {
+                first.compare(Some(found));
+            }
+            *mark = Some(first);
         }
-        mark.write(State { sequence: found.sequence + 1, ..found });
-        store.mark = Some(mark);
-        Ok(store)
+        Ok(found)
+    }
+
+    fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
     }
 
     /// With tables and version in it, and without a mark. `path` is for error messages.
-    fn on(path: PathBuf, database: Database) -> Result<Self, Error> {
-        let store = Self::unchecked(path, database);
+    pub(super) fn on(path: PathBuf, database: Database) -> Result<Self, Error> {
+        let store = Self { database: Some(database), ..Self::closed(path) };
         store.check_version()?;
         Ok(store)
     }
 
-    fn unchecked(path: PathBuf, database: Database) -> Self {
-        Self { path, database: Some(database), mark: None, broken: RefCell::default() }
+    fn closed(path: PathBuf) -> Self {
+        Self { path, database: None, mark: None, broken: RefCell::default() }
     }
 
     /// Returns the state before the transaction that checks.
@@ -167,11 +194,8 @@ impl Store {
         restore: impl FnOnce(&Self) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.database = None;
-        let database = open_file(&self.path).inspect_err(|error| self.break_with(error))?;
-        self.database = Some(database);
-        *self.broken.borrow_mut() = None;
-        let mark = self.mark.take();
-        let restored = self.check_version().and_then(|_| restore(self));
+        let mut mark = self.mark.take();
+        let restored = self.open_again(&mut mark).and_then(|_| restore(self));
         self.mark = mark;
         let restored = restored.and_then(|()| self.check_version());
         // Also if reading failed: otherwise changes would be written on top of a loss.
@@ -326,7 +350,7 @@ impl Store {
     }
 
     /// After any error: some leave a database that refuses everything from then on.
-    fn break_with(&self, error: &Error) {
+    pub(super) fn break_with(&self, error: &Error) {
         *self.broken.borrow_mut() = Some(one_line(error));
     }
 

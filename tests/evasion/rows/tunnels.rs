@@ -71,7 +71,7 @@ pub(super) fn tunnels(row: &mut Add) {
 }
 
 /// The outer header hides the packet, or the outer packet is in fragments.
-pub(super) fn outer_headers(row: &mut Add) {
+pub(super) fn hidden(row: &mut Add) {
     row(
         "IPv4 in IPv6 behind nine destination options headers",
         Works,
