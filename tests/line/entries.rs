@@ -81,8 +81,8 @@ fn a_change_names_the_line_of_a_packet_in_a_tunnel() -> Result<()> {
                 without.is_empty(),
                 "{hook:?}, {generation}: {without:?} pass before the change"
             );
-            let slots = image.group_ids();
-            let changes = Changes { policy: &policy, slots, generation, prefixes: &prefixes };
+            let group_ids = image.group_ids();
+            let changes = Changes { policy: &policy, group_ids, generation, prefixes: &prefixes };
             let overlay = Overlay::compile(Timestamp::now(), &[changes]).context("an overlay")?;
             gate.programs.kernel()?.publish_overlay(&overlay)?;
             let with = passed(&mut gate)?;
