@@ -188,10 +188,10 @@ fn an_event_log_that_nobody_reads_loses_events_alone() -> Result<()> {
 }
 
 /// One thread of the daemon, stopped by a debugger.
-struct Stopped(libc::pid_t);
+pub(crate) struct Stopped(libc::pid_t);
 
 impl Stopped {
-    fn stop(pid: u32, name: &str) -> Result<Self> {
+    pub(crate) fn stop(pid: u32, name: &str) -> Result<Self> {
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let task = task?;
             if fs::read_to_string(task.path().join("comm"))?.trim() == name {

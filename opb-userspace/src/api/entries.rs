@@ -1,9 +1,12 @@
 //! `/v1/subscribers`: run-time entries.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, marker::PhantomData, sync::Arc};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, SeqAccess, Visitor},
+};
 
 use crate::policy::Prefix;
 
@@ -56,10 +59,41 @@ fn is_zero(value: &usize) -> bool {
     *value == 0
 }
 
+/// The most elements of one request. A small element takes several times its JSON in memory.
+pub const MOST: usize = 2_000_000;
+
+/// Reads a list of at most [`MOST`] elements.
+fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    struct Elements<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Elements<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MOST} elements")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
+            let mut elements = Vec::new();
+            while let Some(element) = sequence.next_element()? {
+                if elements.len() == MOST {
+                    return Err(A::Error::invalid_length(MOST + 1, &self));
+                }
+                elements.push(element);
+            }
+            Ok(elements)
+        }
+    }
+
+    from.deserialize_seq(Elements(PhantomData))
+}
+
 /// Body of `POST /v1/subscribers`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Addition {
+    /// At most [`MOST`].
+    #[serde(deserialize_with = "at_most")]
     pub entries: Vec<NewEntry>,
     /// Adds the valid entries although others are not.
     #[serde(default)]
@@ -73,6 +107,8 @@ pub struct Addition {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Removal {
+    /// At most [`MOST`].
+    #[serde(deserialize_with = "at_most")]
     pub prefixes: Vec<String>,
     #[serde(default)]
     pub partial: bool,
@@ -128,5 +164,20 @@ impl fmt::Display for Who {
             Some(user) => write!(f, "{user} (uid {})", self.uid),
             None => write!(f, "uid {}", self.uid),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_has_so_many_elements() {
+        let text = |count| format!(r#"{{"prefixes":[{}]}}"#, vec![r#""""#; count].join(","));
+        let removal: Removal = serde_json::from_str(&text(MOST)).expect("the most");
+        assert_eq!(removal.prefixes.len(), MOST);
+        let error = serde_json::from_str::<Removal>(&text(MOST + 1)).expect_err("one more");
+        let expected = "invalid length 2000001, expected a list of at most 2000000 elements";
+        assert!(error.to_string().starts_with(expected), "{error}");
     }
 }

@@ -90,7 +90,7 @@ impl Enforcer {
     pub(super) fn start(loaded: Loaded, channels: Channels) -> Result<Self, Error> {
         let config = &loaded.config;
         let mut entries = Entries::open(&config.state)?;
-        prepare(&mut entries)?;
+        prepare(&mut entries);
         let hosts = Hosts::new(entries.store().hosts()?, config.dns.hold.duration());
         let mut kernel = Kernel::open(&config.pins, level(config.log))?;
         kernel.set_observation(observation_settings(&config.observe));
@@ -254,11 +254,14 @@ impl Enforcer {
 }
 
 /// Brings the entries of an earlier daemon up to date before they come into force.
-fn prepare(entries: &mut Entries) -> Result<(), Error> {
-    if entries.is_overdue()
-        && let Some(places) = entries.roll_back(Timestamp::MAX)?
-    {
-        error!("{}", unconfirmed::rolled_back(places.len()));
+fn prepare(entries: &mut Entries) {
+    if entries.is_overdue() {
+        match entries.roll_back(Timestamp::MAX) {
+            Ok(None) => {}
+            Ok(Some(places)) => error!("{}", unconfirmed::rolled_back(places.len())),
+            // The daemon tries again every second, and the status has the problem.
+            Err(error) => warn!("an overdue import is not rolled back: {}", one_line(&error)),
+        }
     }
     if let Some(UnconfirmedImport { confirm_by, .. }) = entries.unconfirmed() {
         warn!("an import is unconfirmed: it is rolled back at {confirm_by:.0} unless confirmed");
@@ -267,7 +270,6 @@ fn prepare(entries: &mut Entries) -> Result<(), Error> {
     if expired > 0 {
         info!("{expired} run-time entries have run out meanwhile");
     }
-    Ok(())
 }
 
 /// What the programs record.

@@ -3,8 +3,8 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -15,6 +15,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
+use hyper::body::Bytes;
 use nix::unistd::gethostname;
 use serde::Deserialize;
 use tokio::{net::TcpListener, sync::watch, time::sleep};
@@ -25,7 +26,7 @@ use super::{
     health::Board,
     i18n::Texts,
     page::{self, FormError, PageResult},
-    serve::{self, Caller, Limits, Rate, Refusals},
+    serve::{self, Caller, Crowd, Limits, Rate, Refusals},
     worker::Worker,
 };
 use crate::api::{
@@ -46,26 +47,51 @@ struct App {
     enforcer: Worker<Enforcer>,
     board: Board,
     explained: Arc<Rate>,
+    health: Arc<Fresh<(StatusCode, Bytes)>>,
+    metrics: Arc<Fresh<Result<Bytes, (StatusCode, String)>>>,
+}
+
+/// A response that is made at most once in [`Fresh::FOR`], however many clients ask for it.
+struct Fresh<T>(Mutex<Option<(Instant, T)>>);
+
+impl<T> Default for Fresh<T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<T: Clone> Fresh<T> {
+    const FOR: Duration = Duration::from_millis(100);
+
+    fn get(&self, make: impl FnOnce() -> T) -> T {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((made, answer)) if made.elapsed() < Self::FOR => answer.clone(),
+            _ => kept.insert((Instant::now(), make())).1.clone(),
+        }
+    }
 }
 
 const LIMITS: Limits = Limits {
     name: "http",
     connections: 256,
     of_one: 64,
+    reserve: 0,
     head: 16 << 10,
     head_time: Duration::from_secs(10),
+    body_time: Duration::from_secs(10),
     request: Duration::from_secs(10),
     stall: Duration::from_secs(10),
 };
-/// Requests per second, and in a burst: a page sends three every few seconds.
+/// Requests for the page per second, and in a burst: a page sends three every few seconds.
 const ASKED: (u32, u32) = (100, 200);
 /// Explanations per second, and in a burst.
 const EXPLAINED: (u32, u32) = (20, 40);
 
 /// A client, by address.
 impl Caller for SocketAddr {
-    fn address(&self) -> Option<IpAddr> {
-        Some(self.ip())
+    fn crowd(&self) -> Option<Crowd> {
+        Some(Crowd::at(self.ip()))
     }
 
     async fn identify(self) -> Self {
@@ -106,22 +132,20 @@ pub(super) fn start(
 }
 
 pub(super) fn app(enforcer: Worker<Enforcer>, board: Board, names: Vec<String>) -> Router {
-    let explained = Arc::new(Rate::new(EXPLAINED.0, EXPLAINED.1));
     let asked = Asked { rate: Rate::new(ASKED.0, ASKED.1), refusals: Arc::clone(&board.refusals) };
-    router(App { enforcer, board, explained }, Names::new(names))
-        .layer(from_fn_with_state(Arc::new(asked), not_too_often))
-}
-
-fn router(app: App, names: Names) -> Router {
-    Router::new()
+    let explained = Arc::new(Rate::new(EXPLAINED.0, EXPLAINED.1));
+    let app = App { enforcer, board, explained, health: Arc::default(), metrics: Arc::default() };
+    let page = Router::new()
         .route("/", get(show))
         .route("/live", get(live))
-        .route("/metrics", get(show_metrics))
-        .route("/healthz", get(health))
         .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
         .route("/style.css", get(async || asset("text/css", include_str!("page/style.css"))))
         .route("/page.js", get(async || asset("text/javascript", include_str!("page/page.js"))))
-        .layer(from_fn_with_state(Arc::new(names), only_by_name))
+        .layer(from_fn_with_state(Arc::new(asked), not_too_often));
+    // Without a rate limit: any process on this machine could use it up and so blind the monitoring.
+    let watched = Router::new().route("/metrics", get(show_metrics)).route("/healthz", get(health));
+    page.merge(watched)
+        .layer(from_fn_with_state(Arc::new(Names::new(names)), only_by_name))
         .layer(map_response(protect))
         .with_state(app)
 }
@@ -198,27 +222,33 @@ fn asset(kind: &'static str, text: &'static str) -> Response {
 }
 
 async fn show_metrics(State(app): State<App>) -> Response {
-    let Some(status) = app.board.status() else {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    let render = || {
+        let status = app.board.status();
+        let status = status.ok_or((StatusCode::SERVICE_UNAVAILABLE, String::new()))?;
+        metrics::render(&status, &app.board.totals())
+            .map(Bytes::from)
+            .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
     };
-    match metrics::render(&status, &app.board.totals()) {
-        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+    let text = app.metrics.get(render);
+    text.map(|text| ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text)).into_response()
 }
 
 /// 200 while the state is `enforcing`, otherwise 503 with the problems.
 async fn health(State(app): State<App>) -> Response {
-    match app.board.status() {
-        Some(status) if matches!(status.state, Health::Enforcing) => "enforcing\n".into_response(),
+    let make = || match app.board.status() {
+        Some(status) if matches!(status.state, Health::Enforcing) => {
+            (StatusCode::OK, Bytes::from_static(b"enforcing\n"))
+        }
         Some(status) => {
             let problems: String =
                 status.problems.iter().map(|problem| format!("{problem}\n")).collect();
             let text = format!("degraded\n{problems}");
-            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+            (StatusCode::SERVICE_UNAVAILABLE, text.into())
         }
-        None => (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response(),
-    }
+        None => (StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"starting\n")),
+    };
+    let (status, text) = app.health.get(make);
+    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
 /// The fields of the form. Text, because the page itself shows what is wrong.
@@ -356,6 +386,20 @@ mod tests {
         ] {
             assert!(!names.allow(host), "{host}");
         }
+    }
+
+    #[test]
+    fn an_answer_is_made_once_in_a_while() {
+        let (kept, mut made) = (Fresh::default(), 0);
+        let mut get = || {
+            kept.get(|| {
+                made += 1;
+                made
+            })
+        };
+        assert_eq!([get(), get(), get()], [1; 3]);
+        std::thread::sleep(Fresh::<i32>::FOR);
+        assert_eq!([get(), get()], [2; 2]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! waits for signals, answers on the control socket and on the read-only listener, and reads what
 //! the programs write down ([`observer`]), of which it tells others ([`suspects`]).
 
+mod body;
 mod changed;
 pub mod control;
 mod enforcer;
@@ -38,7 +39,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{Interval, MissedTickBehavior, interval, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tracing::{error, info, warn};
 
@@ -59,6 +60,11 @@ use crate::{
 
 /// How often interfaces are compared with what the node file wants.
 const RESYNC: Duration = Duration::from_secs(1);
+/// Answers of name servers take at most one part in this many of the enforcer's time, even if each
+/// answer has new addresses.
+const SHARE: u32 = 10;
+/// The most answers that one generation serves.
+const TOGETHER: usize = 1024;
 /// How long requests may take to end once the daemon stops.
 const DRAIN: Duration = Duration::from_millis(800);
 
@@ -121,7 +127,11 @@ struct Daemon {
     enforcer: Worker<Enforcer>,
     links: Links,
     answers: mpsc::UnboundedReceiver<(String, DnsAnswer)>,
+    /// Answers are not taken in before then.
+    next_answers: Instant,
     resync: Interval,
+    /// Reading the kernel's messages about interfaces failed: wait for the next resync.
+    blind: bool,
     telemetry: Arc<Telemetry>,
     server: JoinHandle<()>,
     stop: watch::Sender<bool>,
@@ -166,12 +176,25 @@ impl Daemon {
         let server = tokio::spawn(control::serve(listener, enforcer.clone(), board, stopped));
         let mut resync = interval(RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { enforcer, links, answers, resync, telemetry, server, stop, _socket: socket })
+        Ok(Self {
+            enforcer,
+            links,
+            answers,
+            next_answers: Instant::now(),
+            resync,
+            blind: false,
+            telemetry,
+            server,
+            stop,
+            _socket: socket,
+        })
     }
 
     /// Ends with an error alone.
     async fn work(&mut self) -> Error {
         loop {
+            // The resync comes before the links: while many interfaces come and go, there is always
+            // a change of links.
             let next = tokio::select! {
                 biased;
                 ended = &mut self.server => {
@@ -180,23 +203,31 @@ impl Daemon {
                     });
                     return Error::Serve(ended);
                 }
-                changed = self.links.changed() => {
-                    if let Err(error) = changed {
-                        // The resync follows, a second later.
-                        warn!("changes of interfaces cannot be followed: {error}");
-                        Event::Resync
-                    } else {
-                        Event::Links
-                    }
-                }
-                Some((name, answer)) = self.answers.recv() => Event::Resolved(name, answer),
                 _ = self.resync.tick() => Event::Resync,
+                changed = self.links.changed(), if !self.blind => {
+                    if let Err(error) = changed {
+                        // The resync follows within a second.
+                        warn!("changes of interfaces cannot be followed: {error}");
+                        self.blind = true;
+                        continue;
+                    }
+                    Event::Links
+                }
+                Some(answers) = next_answers(&mut self.answers, self.next_answers) => {
+                    Event::Resolved(answers)
+                }
             };
+            let start = Instant::now();
             let done = match next {
-                Event::Resync => self.enforcer.call(Enforcer::resync).await,
+                Event::Resync => {
+                    self.blind = false;
+                    self.enforcer.call(Enforcer::resync).await
+                }
                 Event::Links => self.enforcer.call(Enforcer::follow_interfaces).await,
-                Event::Resolved(name, answer) => {
-                    self.enforcer.call(move |it| it.resolved(&name, answer)).await
+                Event::Resolved(answers) => {
+                    let done = self.enforcer.call(move |it| it.resolved(answers)).await;
+                    self.next_answers = Instant::now() + start.elapsed() * SHARE;
+                    done
                 }
             };
             if let Err(gone) = done {
@@ -218,7 +249,18 @@ impl Daemon {
 enum Event {
     Resync,
     Links,
-    Resolved(String, DnsAnswer),
+    Resolved(Vec<(String, DnsAnswer)>),
+}
+
+/// Waits until `from`, then for answers. Returns all that have arrived, or `None` once the resolver
+/// has ended.
+async fn next_answers(
+    answers: &mut mpsc::UnboundedReceiver<(String, DnsAnswer)>,
+    from: Instant,
+) -> Option<Vec<(String, DnsAnswer)>> {
+    sleep_until(from).await;
+    let mut together = Vec::new();
+    (answers.recv_many(&mut together, TOGETHER).await > 0).then_some(together)
 }
 
 struct Signals {

@@ -49,6 +49,8 @@ pub(super) struct Reader {
     compiling: Threads,
     /// One reload after the other: files that are read later come into force later.
     turn: Arc<Mutex<()>>,
+    /// One preview after the other: each holds a whole policy in memory.
+    previews: Arc<Mutex<()>>,
 }
 
 /// The content of the files.
@@ -72,6 +74,7 @@ impl Reader {
             threads: Threads::new("files"),
             compiling: Threads::new("compile"),
             turn: Arc::default(),
+            previews: Arc::default(),
         }
     }
 
@@ -104,13 +107,28 @@ impl Reader {
         Ok(self.threads.run(limit, work).await.map_err(Hang)??)
     }
 
-    /// Reads the files and puts them in force. Compiles here, while the enforcer goes on.
+    /// Reads the files and puts them in force. A client that hangs up drops this future: a reload
+    /// that waits for its turn is then cancelled, one that has begun runs to its end.
     pub(super) async fn reload(
         &self,
         enforcer: &Worker<Enforcer>,
         asked: Asked,
     ) -> Result<ReloadOutcome, WorkerDied> {
-        let _turn = self.turn.lock().await;
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let (reader, enforcer) = (self.clone(), enforcer.clone());
+        to_its_end(async move {
+            let _turn = turn;
+            reader.reload_now(&enforcer, asked).await
+        })
+        .await
+    }
+
+    /// Compiles here, while the enforcer goes on.
+    async fn reload_now(
+        &self,
+        enforcer: &Worker<Enforcer>,
+        asked: Asked,
+    ) -> Result<ReloadOutcome, WorkerDied> {
         let loaded = self.load().await;
         let mut next = enforcer.call(move |it| it.begin(asked, loaded)).await?;
         loop {
@@ -125,8 +143,22 @@ impl Reader {
         }
     }
 
-    /// What a reload would change.
+    /// Returns what a reload would change. Previews are made one after the other; one that has
+    /// begun runs to its end, even if the client hangs up.
     pub(super) async fn preview(
+        &self,
+        enforcer: &Worker<Enforcer>,
+    ) -> Result<Result<Preview, ReloadError>, WorkerDied> {
+        let turn = Arc::clone(&self.previews).lock_owned().await;
+        let (reader, enforcer) = (self.clone(), enforcer.clone());
+        to_its_end(async move {
+            let _turn = turn;
+            reader.preview_now(&enforcer).await
+        })
+        .await
+    }
+
+    async fn preview_now(
         &self,
         enforcer: &Worker<Enforcer>,
     ) -> Result<Result<Preview, ReloadError>, WorkerDied> {
@@ -145,6 +177,14 @@ impl Reader {
     pub(super) async fn look(&self, paths: Vec<PathBuf>) -> Option<Stamps> {
         self.threads.run(SHORT, move || look(&paths)).await.ok()
     }
+}
+
+/// Runs `work` in a task of its own, which goes on when the caller drops this future.
+async fn to_its_end<R: Send + 'static>(
+    work: impl Future<Output = Result<R, WorkerDied>> + Send + 'static,
+) -> Result<R, WorkerDied> {
+    // A task has no result if the runtime stops.
+    tokio::spawn(work).await.unwrap_or(Err(WorkerDied))
 }
 
 pub(super) fn load(

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -31,7 +31,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::stall::Stall;
+use super::{body::Timely, stall::Stall};
 
 /// What a listener allows.
 #[derive(Clone, Copy, Debug)]
@@ -40,12 +40,16 @@ pub(super) struct Limits {
     pub(super) name: &'static str,
     /// At a time. With one more, that goes which has been without a request for longest.
     pub(super) connections: usize,
-    /// The same for one address.
+    /// The same for one [`Crowd`].
     pub(super) of_one: usize,
+    /// Further connections, for callers without a crowd.
+    pub(super) reserve: usize,
     /// Bytes of request line and headers.
     pub(super) head: usize,
     /// To send them; also how long a connection may be without a request.
     pub(super) head_time: Duration,
+    /// To send a body, plus one second for each 4 MiB of it.
+    pub(super) body_time: Duration,
     /// For a request as a whole, from the end of its headers to the beginning of the answer.
     pub(super) request: Duration,
     /// In which the other end must take in some of the answer.
@@ -97,9 +101,28 @@ impl Refusals {
     }
 }
 
-/// Who is at the other end: an address for the limit, and what requests are told by [`ConnectInfo`].
+/// Callers whose connections count together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Crowd {
+    /// An IPv4 address, or the /64 of an IPv6 address: one line has all addresses of it.
+    Address(IpAddr),
+    /// A user id.
+    User(u32),
+}
+
+impl Crowd {
+    pub(super) fn at(address: IpAddr) -> Self {
+        Self::Address(match address {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+            IpAddr::V4(_) => address,
+        })
+    }
+}
+
+/// The other end of a connection: its crowd for the limits, itself as [`ConnectInfo`] for requests.
 pub(super) trait Caller: Clone + Send + Sync + 'static {
-    fn address(&self) -> Option<IpAddr>;
+    /// `None` for callers that always get a seat, such as root.
+    fn crowd(&self) -> Option<Crowd>;
     /// May take a moment. Not asked for before the connection has its place.
     fn identify(self) -> impl Future<Output = Self> + Send;
 }
@@ -123,7 +146,7 @@ pub(super) async fn serve<L: Listener, C: Caller>(
         };
         while tasks.try_join_next().is_some() {}
         let caller = caller(&io, &address);
-        let place = match open.admit(&limits, caller.address()) {
+        let place = match open.admit(&limits, caller.crowd()) {
             Ok((place, evicted)) => {
                 if evicted {
                     refusals.count(limits.name, "crowded");
@@ -176,7 +199,8 @@ async fn connection<Io, C: Caller>(
     let app = TowerToHyperService::new(app);
     let seat = &place.0;
     let service = service_fn(|request: Request<Incoming>| {
-        let mut request = request.map(Body::new);
+        let timely = |body| Timely::new(body, limits, Arc::clone(refusals));
+        let mut request = request.map(|body| Body::new(timely(body)));
         request.extensions_mut().insert(ConnectInfo(caller.clone()));
         let answer = hyper::service::Service::call(&app, request);
         async {
@@ -216,7 +240,7 @@ struct Open(Mutex<Vec<Arc<Seat>>>);
 
 /// One of them.
 struct Seat {
-    address: Option<IpAddr>,
+    crowd: Option<Crowd>,
     /// Somebody works on a request.
     busy: AtomicBool,
     /// Since when nobody does.
@@ -235,20 +259,21 @@ impl Open {
     fn admit(
         self: &Arc<Self>,
         limits: &Limits,
-        address: Option<IpAddr>,
+        crowd: Option<Crowd>,
     ) -> Result<(ConnectionPermit, bool), Full> {
         let mut seats = self.seats();
-        let of_one = |seat: &Arc<Seat>| address.is_some() && seat.address == address;
-        let crowd = seats.iter().filter(|seat| of_one(seat)).count();
-        let evicted = if crowd >= limits.of_one {
+        let of_one = |seat: &Arc<Seat>| crowd.is_some() && seat.crowd == crowd;
+        let crowded = seats.iter().filter(|seat| of_one(seat)).count() >= limits.of_one;
+        let reserve = if crowd.is_none() { limits.reserve } else { 0 };
+        let evicted = if crowded {
             Some(evict(&mut seats, of_one)?)
-        } else if seats.len() >= limits.connections {
+        } else if seats.len() >= limits.connections + reserve {
             Some(evict(&mut seats, |_| true)?)
         } else {
             None
         };
         let seat = Arc::new(Seat {
-            address,
+            crowd,
             busy: AtomicBool::new(false),
             idle: Mutex::new(Instant::now()),
             leave: Notify::new(),
@@ -334,14 +359,16 @@ mod tests {
         name: "test",
         connections: 4,
         of_one: 2,
+        reserve: 1,
         head: 8192,
         head_time: Duration::from_secs(1),
+        body_time: Duration::from_secs(1),
         request: Duration::from_secs(1),
         stall: Duration::from_secs(1),
     };
 
-    fn address(last: u8) -> Option<IpAddr> {
-        Some([192, 0, 2, last].into())
+    fn address(last: u8) -> Option<Crowd> {
+        Some(Crowd::at([192, 0, 2, last].into()))
     }
 
     #[test]
@@ -365,6 +392,18 @@ mod tests {
         let places: Vec<_> = (10..14).map(|last| admit(last).ok().expect("room")).collect();
         let _busy: Vec<_> = places.iter().map(|(place, _)| place.0.busy()).collect();
         assert!(admit(1).is_err(), "all of them work");
+        let (reserved, evicted) = open.admit(&LIMITS, None).ok().expect("the reserve");
+        assert!(!evicted);
+        let _busy_too = reserved.0.busy();
+        assert!(open.admit(&LIMITS, None).is_err(), "the reserve is used up, too");
+    }
+
+    #[test]
+    fn an_ipv6_line_is_one_crowd() {
+        let crowd = |address: &str| Crowd::at(address.parse().expect("an address"));
+        assert_eq!(crowd("2001:db8:0:1::7"), crowd("2001:db8:0:1:ffff::"));
+        assert_ne!(crowd("2001:db8:0:1::7"), crowd("2001:db8:0:2::7"));
+        assert_ne!(crowd("192.0.2.1"), crowd("192.0.2.2"));
     }
 
     #[test]

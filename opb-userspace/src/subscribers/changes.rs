@@ -30,6 +30,22 @@ impl Request {
         matches!(self, Self::Add(Addition { validate_only: true, .. }, _))
     }
 
+    /// The bytes that it takes in memory, roughly.
+    pub fn size(&self) -> usize {
+        let (texts, elements): (usize, usize) = match self {
+            Self::Add(Addition { entries, .. }, _) => {
+                let reason = |entry: &NewEntry| entry.reason.as_ref().map_or(0, |it| it.len());
+                let lengths = entries.iter().map(|entry| entry.prefix.len() + reason(entry));
+                (lengths.sum(), entries.len() * size_of::<NewEntry>())
+            }
+            Self::Remove(Removal { prefixes, .. }, _) => {
+                let lengths = prefixes.iter().map(String::len);
+                (lengths.sum(), prefixes.len() * size_of::<String>())
+            }
+        };
+        texts + elements
+    }
+
     /// What it is called, and who made it.
     pub fn author(&self) -> (&'static str, Arc<Who>) {
         match self {

@@ -46,6 +46,15 @@ impl Lapsed {
         self.since.len()
     }
 
+    /// Removes obsolete items from the queue once they outnumber the others: sessions that lapse
+    /// and come back all day must not fill it.
+    fn tidy(&mut self) {
+        if self.queue.len() > 2 * self.since.len() {
+            let since = &self.since;
+            self.queue.retain(|(time, prefix)| since.get(prefix) == Some(time));
+        }
+    }
+
     /// The entries that lapsed at least `grace` ago.
     fn due(&mut self, grace: Duration) -> BTreeSet<Prefix> {
         let mut due = BTreeSet::new();
@@ -58,13 +67,7 @@ impl Lapsed {
                 due.insert(prefix);
             }
         }
-        while self
-            .queue
-            .front()
-            .is_some_and(|(since, prefix)| self.since.get(prefix) != Some(since))
-        {
-            self.queue.pop_front();
-        }
+        self.tidy();
         due
     }
 }
@@ -109,5 +112,29 @@ impl Entries {
         let entries = due.into_iter().map(|prefix| (prefix, None)).collect();
         self.write(Batch { entries, unconfirmed: None })?;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lapses_and_comes_back_does_not_fill_the_queue() {
+        let mut lapsed = Lapsed::default();
+        let prefix = |host: u16| {
+            let address = IpAddr::from([203, 0, (host >> 8) as u8, host as u8]);
+            Prefix::host(address).expect("an address")
+        };
+        // The first one stays at the front: it is not due for a day.
+        lapsed.add(prefix(0));
+        for _ in 0..100 {
+            (1..100).for_each(|host| lapsed.add(prefix(host)));
+            assert!(lapsed.due(Duration::from_secs(86_400)).is_empty());
+            (1..100).for_each(|host| assert!(lapsed.forget(prefix(host))));
+        }
+        lapsed.due(Duration::from_secs(86_400));
+        assert!(lapsed.queue.len() < 200, "{}", lapsed.queue.len());
+        assert_eq!(lapsed.due(Duration::ZERO), [prefix(0)].into());
     }
 }

@@ -1,5 +1,6 @@
 //! A store after an error. The database refuses everything until it is opened again, and only then
-//! shows what the failed transaction has left.
+//! shows what the failed transaction has left. A store that cannot be written when the daemon
+//! starts counts as one of these.
 
 use super::{Batch, Changes, Entries, Error, Map, Store, UnconfirmedImport, unconfirmed::Step};
 
@@ -34,10 +35,14 @@ fn restore(store: &Store, map: &Map, unconfirmed: Option<&UnconfirmedImport>) ->
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, io, path::Path};
+
+    use nix::errno::Errno;
 
     use super::*;
     use crate::subscribers::tests::{add, open, wanted};
+
+    const FILE: &str = "entries.redb";
 
     /// A store that lost everything, found when it is opened again after an error.
     #[test]
@@ -46,7 +51,7 @@ mod tests {
         let lose = || {
             let mut entries = open(directory.path());
             add(&mut entries, vec![wanted("203.0.113.7", Some("a"))], false);
-            fs::remove_file(directory.path().join("entries.redb")).expect("removes");
+            fs::remove_file(directory.path().join(FILE)).expect("removes");
             entries
         };
         lose().recover().expect("opens again");
@@ -61,5 +66,52 @@ mod tests {
         drop(entries);
         let entries = open(directory.path());
         assert!(entries.map.is_empty() && entries.store.loss().is_some(), "nobody made it good");
+    }
+
+    fn full(directory: &Path) -> Error {
+        let source = io::Error::from_raw_os_error(Errno::ENOSPC as i32);
+        Error::Directory { path: directory.into(), source }
+    }
+
+    /// The disk is full when the daemon starts, and has room later.
+    #[test]
+    fn what_can_only_be_read_is_in_force_and_takes_changes_later() {
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = place.path();
+        let mut entries = open(directory);
+        add(&mut entries, vec![wanted("203.0.113.7", Some("a"))], false);
+        drop(entries);
+        let earlier = fs::read(directory.join(FILE)).expect("reads");
+
+        assert!(full(directory).is_of_the_disk());
+        let read_only = || Store::read_only(directory, full(directory)).expect("it can be read");
+        let mut entries = Entries::read(read_only()).expect("entries");
+        assert_eq!(entries.map.len(), 1);
+        assert!(entries.broken().is_some_and(|cause| cause.contains("No space left")));
+        let prefix = "203.0.113.8".parse().expect("a prefix");
+        let entry = entries.map.values().next().cloned();
+        let change = Changes::from([(prefix, entry)]);
+        assert!(matches!(entries.commit(change.clone()), Err(Error::Broken { .. })));
+        assert_eq!(fs::read(directory.join(FILE)).expect("reads"), earlier, "untouched");
+        entries.recover().expect("there is room");
+        entries.commit(change).expect("it takes changes");
+        drop(entries);
+        assert_eq!(open(directory).map.len(), 2);
+
+        // A loss is reported once the mark can be opened.
+        fs::write(directory.join(FILE), &earlier).expect("writes");
+        let mut entries = Entries::read(read_only()).expect("entries");
+        entries.recover().expect("there is room");
+        assert!(entries.store.loss().is_some());
+        drop(entries);
+
+        // There is no store yet.
+        let fresh = directory.join("fresh");
+        let store = Store::read_only(&fresh, full(&fresh)).expect("nothing to read");
+        let mut entries = Entries::read(store).expect("none");
+        assert!(entries.recover().is_err(), "no directory yet");
+        fs::create_dir(&fresh).expect("makes");
+        entries.recover().expect("there is room");
+        assert_eq!(entries.store.loss(), None);
     }
 }

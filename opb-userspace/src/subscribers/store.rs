@@ -3,17 +3,15 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashSet},
-    fs::{self, File},
     io,
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
-    backends::FileBackend,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -22,13 +20,10 @@ use super::{
     mark::{Mark, State},
     unconfirmed::{Batch, Step, UnconfirmedImport},
 };
-use crate::{
-    errors::one_line,
-    policy::Prefix,
-    private::{self, Access},
-};
+use crate::{errors::one_line, policy::Prefix, private};
 
-const FILE: &str = "entries.redb";
+mod open;
+
 /// Keys are the bytes of prefixes, values are JSON: members can be added without another version.
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
 /// What rolls an unconfirmed import back: the entry before it at each prefix, as JSON, and at
@@ -44,11 +39,6 @@ const VERSION: u64 = 1;
 const SEQUENCE: &str = "sequence";
 /// With fewer bytes left on its disk, the store may not be able to grow.
 const LEAST: u64 = 64 << 10;
-
-/// Whether this program makes files of that name in the state directory.
-fn is_ours(name: &str) -> bool {
-    name.starts_with("entries.") || ["privacy.key", "lost+found"].contains(&name)
-}
 
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +64,7 @@ pub enum Error {
 /// The database in the state directory. One process has it open at a time.
 pub struct Store {
     path: PathBuf,
-    /// `None` only after opening it again has failed.
+    /// `None` only while opening it has not succeeded.
     database: Option<Database>,
     mark: Option<Mark>,
     /// The error since which the database refuses everything.
@@ -82,56 +72,6 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the database in `directory`, or makes both. Compares its content with the mark of the
-    /// last daemon.
-    pub fn open(directory: &Path) -> Result<Self, Error> {
-        let path = directory.join(FILE);
-        let failed = |source| Error::Directory { path: directory.into(), source };
-        private::directory(directory, Access::default(), is_ours)?;
-        let mark = Mark::open(directory)?;
-        let length = match fs::metadata(&path) {
-            Ok(found) => Some(found.len()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failed(error)),
-        };
-        if length == Some(0) {
-            // A store gets its name when it is complete: something has truncated this one.
-            mark.compare(None);
-            fs::remove_file(&path).map_err(failed)?;
-        }
-        if length.is_none_or(|length| length == 0) {
-            // A database that loses power while it is being made cannot be opened: it gets its name
-            // when it is complete.
-            let draft = path.with_extension("redb.new");
-            match fs::remove_file(&draft) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-                _ => drop(Self::on(draft.clone(), open_file(&draft)?)?),
-            }
-            let entered =
-                fs::rename(&draft, &path).and_then(|()| File::open(directory)?.sync_all());
-            entered.map_err(failed)?;
-        }
-        let mut store = Self::unchecked(path.clone(), open_file(&path)?);
-        let found = store.check_version()?;
-        if length != Some(0) {
-            mark.compare(Some(found));
-        }
-        mark.write(State { sequence: found.sequence + 1, ..found });
-        store.mark = Some(mark);
-        Ok(store)
-    }
-
-    /// With tables and version in it, and without a mark. `path` is for error messages.
-    fn on(path: PathBuf, database: Database) -> Result<Self, Error> {
-        let store = Self::unchecked(path, database);
-        store.check_version()?;
-        Ok(store)
-    }
-
-    fn unchecked(path: PathBuf, database: Database) -> Self {
-        Self { path, database: Some(database), mark: None, broken: RefCell::default() }
-    }
-
     /// Returns the state before the transaction that checks.
     fn check_version(&self) -> Result<State, Error> {
         let (version, found) = self.write(|transaction| {
@@ -157,25 +97,6 @@ impl Store {
     /// Why the database refuses everything, if so.
     pub(super) fn broken(&self) -> Option<String> {
         self.broken.borrow().clone()
-    }
-
-    /// Closes the database, opens it again, and has `restore` bring it to the acknowledged state.
-    /// It takes changes again after success. Until then, the mark keeps the state before: the
-    /// database may hold less, and this process may end.
-    pub(super) fn reopen(
-        &mut self,
-        restore: impl FnOnce(&Self) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        self.database = None;
-        let database = open_file(&self.path).inspect_err(|error| self.break_with(error))?;
-        self.database = Some(database);
-        *self.broken.borrow_mut() = None;
-        let mark = self.mark.take();
-        let restored = self.check_version().and_then(|_| restore(self));
-        self.mark = mark;
-        let restored = restored.and_then(|()| self.check_version());
-        // Also if reading failed: otherwise changes would be written on top of a loss.
-        restored.inspect_err(|error| self.break_with(error)).map(drop)
     }
 
     /// A description of a loss that nobody has cleared.
@@ -345,15 +266,6 @@ impl Store {
         serde_json::from_slice(text)
             .map_err(|source| Error::Content { path: self.path.clone(), source })
     }
-}
-
-fn open_file(path: &Path) -> Result<Database, Error> {
-    let opened = FileBackend::new(private::file(path)?)
-        .and_then(|file| Database::builder().create_with_backend(file));
-    opened.map_err(|error| match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: path.into() },
-        error => Error::Database { path: path.into(), source: Box::new(error.into()) },
-    })
 }
 
 /// Counts the transaction, and the entries after it.

@@ -1,10 +1,10 @@
 //! Relay hosts: answers of name servers come into force, and old addresses go.
 
-use std::{net::IpAddr, time::Instant};
+use std::{collections::BTreeSet, time::Instant};
 
 use tracing::{info, warn};
 
-use super::Enforcer;
+use super::{Enforcer, build::BuildError};
 use crate::{
     api::status::HostStatus,
     daemon::changed::Changed,
@@ -13,47 +13,51 @@ use crate::{
 };
 
 impl Enforcer {
-    /// Takes in an answer for the relay host `name`.
-    pub(in crate::daemon) fn resolved(&mut self, name: &str, answer: DnsAnswer) {
-        if !relays::names(self.reloads.policy()).contains(name) {
-            return;
-        }
-        if self.hosts.answered(name, answer, Instant::now()) == Addresses::New {
-            let addresses = self.save_host(name);
-            let renewed = self.renew();
-            if self.active.tolerate(renewed).is_some() {
-                let generation = self.active.generation();
-                info!(generation, "relay host {name} has new addresses: {addresses:?}");
+    /// Takes in answers for relay hosts. One generation serves all of them.
+    pub(in crate::daemon) fn resolved(&mut self, answers: Vec<(String, DnsAnswer)>) {
+        let names = relays::names(self.reloads.policy());
+        let mut changed = BTreeSet::new();
+        for (name, answer) in answers {
+            if names.contains(&name)
+                && self.hosts.answered(&name, answer, Instant::now()) == Addresses::New
+            {
+                changed.insert(name);
             }
-            self.journal.host_changed(name, addresses);
+        }
+        if !changed.is_empty() {
+            let renewed = self.renew_hosts(&changed);
+            if self.active.tolerate(renewed).is_some() {
+                let (generation, hosts) = (self.active.generation(), changed.len());
+                info!(generation, hosts, "relay hosts have new addresses");
+            }
         }
         self.report();
     }
 
     /// Removes addresses that have been missing from answers for long enough.
     pub(super) fn release(&mut self) -> Changed {
-        let released = self.hosts.release(Instant::now());
+        let released: BTreeSet<_> = self.hosts.release(Instant::now()).into_iter().collect();
         if released.is_empty() {
             return Changed::No;
         }
-        for name in released {
-            let addresses = self.save_host(&name);
-            self.journal.host_changed(&name, addresses);
-        }
-        let renewed = self.renew();
+        let renewed = self.renew_hosts(&released);
         if self.active.tolerate(renewed).is_some() {
             info!("addresses that relay hosts no longer have are removed");
         }
         Changed::Yes
     }
 
-    /// Stores the addresses of a host for the next daemon, and returns them.
-    fn save_host(&self, name: &str) -> Vec<IpAddr> {
-        let addresses: Vec<_> = self.hosts.addresses(name).collect();
-        if let Err(error) = self.entries.store().save_host(name, &addresses) {
-            warn!("the addresses of {name} are not stored: {}", one_line(&error));
+    /// Stores the addresses of `names` for the next daemon, and publishes them.
+    fn renew_hosts(&mut self, names: &BTreeSet<String>) -> Result<(), BuildError> {
+        for name in names {
+            let addresses: Vec<_> = self.hosts.addresses(name).collect();
+            info!("relay host {name}: {addresses:?}");
+            if let Err(error) = self.entries.store().save_host(name, &addresses) {
+                warn!("the addresses of {name} are not stored: {}", one_line(&error));
+            }
+            self.journal.host_changed(name, addresses);
         }
-        addresses
+        self.renew()
     }
 
     /// Tells the resolver which hosts to resolve.
