@@ -1,12 +1,12 @@
 //! The headers between an outer IP header and the packet inside it.
 //!
 //! Formats: RFC 2003 (IPv4 in IPv4), RFC 2473 (anything in IPv6), RFC 4213 (IPv6 in IPv4), RFC 2784
-//! and 2890 (GRE).
+//! and 2890 (GRE), and WCCP in GRE as Linux reads it.
 
 use crate::{
     frame::Frame,
     parsed::Cursor,
-    protocol::{ETH_IPV4, ETH_IPV6, GRE, IPV6_INSIDE, be16},
+    protocol::{ETH_IPV4, ETH_IPV6, ETH_WCCP, GRE, IPV6_INSIDE, be16},
 };
 
 /// The content of a tunnel.
@@ -37,14 +37,26 @@ pub(crate) fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Cursor, protocol: u8
         if flags & ROUTING_OR_VERSION != 0 {
             return Tunnel::Other;
         }
-        let is_ipv6 = match be16(gre, 2) {
+        // Linux reads WCCP as a packet of the outer family, unless any flag is set.
+        let protocol = be16(gre, 2);
+        let is_wccp = protocol == ETH_WCCP && flags == 0;
+        let is_ipv6 = match protocol {
             ETH_IPV4 => false,
             ETH_IPV6 => true,
+            _ if is_wccp => inner.has(Cursor::IPV6),
             _ => return Tunnel::Other,
         };
         // Checksum, key and sequence number, 4 bytes each (RFC 2784, RFC 2890). Summed without a
         // branch: the verifier would follow both sides of each.
-        let fields = (flags >> 15 & 1) + (flags >> 13 & 1) + (flags >> 12 & 1);
+        let mut fields = (flags >> 15 & 1) + (flags >> 13 & 1) + (flags >> 12 & 1);
+        if is_wccp {
+            // Version 2 puts four bytes before the packet; Linux tells it by the first half byte.
+            let Some(next) = frame.header::<2>(inner.at + 4) else { return Tunnel::CutOff };
+            if inner.at + 6 > inner.end {
+                return Tunnel::CutOff;
+            }
+            fields = u16::from(next[0] >> 4 != 4);
+        }
         inner.at += 4 + 4 * usize::from(fields);
         is_ipv6
     } else {

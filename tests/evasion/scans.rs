@@ -157,6 +157,19 @@ impl Internet {
         Ok(hosts.map(|host| [state(host, 25), state(host, 587)]))
     }
 
+    /// Why [`V4`] has scans that [`BOTH`] has not. The day that this fails, they belong there.
+    fn ipv6_has_no_fragments(&self) -> Result<()> {
+        for arguments in ["-f", "-ff", "--mtu|24"] {
+            let mut command = self.subscriber.command("nmap");
+            command.args(["-6", "-n", "-Pn", "-p", "25", "-sS"]);
+            command.args(arguments.split('|')).arg(STRANGER[1]);
+            let ended = process::run(&mut command, Duration::from_secs(60))?;
+            let said = ended.stdout + &ended.stderr;
+            ensure!(said.contains("not supported with IPv6"), "nmap -6 {arguments}: {said}");
+        }
+        Ok(())
+    }
+
     /// Every scan of a stranger and of the relay; what is not as it should be.
     fn complaints(&self, is_filtered: bool) -> Result<Vec<String>> {
         let mut complaints = Vec::new();
@@ -182,6 +195,7 @@ impl Internet {
 
 fn scans_meet(hook: Hook) -> Result<()> {
     let internet = Internet::build()?;
+    internet.ipv6_has_no_fragments()?;
     let complaints = internet.complaints(false)?;
     ensure!(complaints.is_empty(), "without the filter:\n{}", complaints.join("\n"));
     let places = [("sub0", Role::Subscriber, Direction::Upstream)];

@@ -64,7 +64,9 @@ impl<'a> Browser<'a> {
             "--disable-sync",
             &format!("--user-data-dir={}", profile.display()),
         ];
-        let metrics = json!({"width": width, "height": height, "pixelRatio": 1.0, "mobile": width < 600, "touch": false});
+        let mut metrics = json!({"width": width, "height": height, "pixelRatio": 1.0});
+        metrics["mobile"] = (width < 600).into();
+        metrics["touch"] = false.into();
         let options = json!({"args": arguments, "mobileEmulation": {"deviceMetrics": metrics}});
         let wanted = Capabilities::from_iter([
             ("goog:chromeOptions".to_owned(), options),
@@ -124,8 +126,8 @@ impl<'a> Browser<'a> {
         self.call(async { self.client.active_element().await?.send_keys(keys).await })
     }
 
-    /// Writes a picture of the page down to `height` into the directory that `OPB_SCREENSHOTS` names, for the
-    /// documentation.
+    /// Writes a picture of the page down to `height` into the directory that `OPB_SCREENSHOTS`
+    /// names, for the documentation.
     fn screenshot(&self, name: &str, height: &Value) -> Result<()> {
         let (width, top) = (self.value("innerWidth")?, self.value("scrollY")?);
         let clip = json!({"x": 0, "y": top, "width": width, "height": height, "scale": 1});
@@ -144,7 +146,8 @@ impl<'a> Browser<'a> {
         Ok(())
     }
 
-    /// Ends the browser. Fails if the browser complained about the page, of its strict content policy for example.
+    /// Ends the browser. Fails if the browser complained about the page, of its strict content
+    /// policy for example.
     fn end(mut self) -> Result<()> {
         let ask = Extension("se/log", json!({"type": "browser"}));
         let log = self.call(self.client.issue_cmd(ask))?;
@@ -156,7 +159,8 @@ impl<'a> Browser<'a> {
     }
 }
 
-/// Denied mail of three subscribers, and 120 packets that pass. Waits until the page has `passed` of these in all.
+/// Denied mail of three subscribers, and 120 packets that pass. Waits until the page has `passed`
+/// of these in all.
 fn traffic(node: &Node, passed: u64) -> Result<()> {
     let wire = Wire::open(&node.subscribers, "far0")?;
     for round in 0..120u8 {

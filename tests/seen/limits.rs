@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::node::Node;
+use crate::node::{Node, OUTSIDE, Wire, syn};
 
 /// Of the listeners, in docs/operations.md.
 const CONNECTIONS: usize = 256;
@@ -205,4 +205,41 @@ fn status(reader: &mut impl std::io::BufRead) -> Result<u16> {
     }
     reader.read_exact(&mut vec![0; length])?;
     Ok(first.split(' ').nth(1).context("a status")?.parse()?)
+}
+
+/// A hundred followers that never read what they asked for.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn followers_that_never_read_take_nothing_from_others() -> Result<()> {
+    let node = Node::start("xdp", "")?;
+    // Something to tell of: a page for each follower, and more than a socket holds.
+    let wire = Wire::open(&node.subscribers, "far0")?;
+    for host in 1..=200 {
+        for _ in 0..20 {
+            wire.send(&syn([203, 0, 113, host].into(), OUTSIDE))?;
+        }
+    }
+    node.wait("events", || Ok((node.rows(&["events", "--json"])?.len() > 500).then_some(())))?;
+    let before = memory(&node)?;
+    let followers = (0..100).map(|_| -> Result<UnixStream> {
+        let mut stream = UnixStream::connect(node.path("opb.sock"))?;
+        for _ in 0..50 {
+            // Refused once nothing more of it is read.
+            let asked = stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: opb\r\n\r\n");
+            if asked.is_err() {
+                break;
+            }
+        }
+        Ok(stream)
+    });
+    let followers = followers.collect::<Result<Vec<_>>>()?;
+    std::thread::sleep(Duration::from_secs(2));
+    everybody_else_is_served(&node)?;
+    let more = memory(&node)?.saturating_sub(before);
+    println!("{more} bytes more than before");
+    ensure!(more < 64 << 20, "{more} bytes more than before");
+    // After 30 seconds in which nothing is taken, they are sent away.
+    node.wait("they are gone", || Ok((open_descriptors(&node)? < 100).then_some(())))?;
+    drop(followers);
+    node.end()
 }

@@ -31,10 +31,12 @@ use crate::{
 
 /// The longest time that one report may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Length of a queue: as many as are kept as events. When a queue is full, further reports are dropped and counted.
+/// Length of a queue: as many as are kept as events. When a queue is full, further reports are
+/// dropped and counted.
 const WAITING: usize = 512;
 
-/// The queues of suspects to report. Command and webhook have one each: one that hangs does not delay the other.
+/// The queues of suspects to report. Command and webhook have one each: one that hangs does not
+/// delay the other.
 pub(super) struct Alarms(Vec<(Arc<Alarm>, mpsc::Sender<Arc<Event>>)>);
 
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +97,8 @@ impl Alarms {
 }
 
 impl Listener {
-    /// Reports one suspect after the other, so that connections and processes that hang do not pile up.
+    /// Reports one suspect after the other, so that connections and processes that hang do not pile
+    /// up.
     async fn listen(self, mut queue: mpsc::Receiver<Arc<Event>>, alarm: Arc<Alarm>) {
         let target = match self {
             Self::Command(command) => Target::Command(command),
@@ -146,8 +149,8 @@ impl fmt::Display for Listener {
 async fn run(command: &Path, body: &[u8]) -> io::Result<()> {
     let mut wanted = Command::new(command);
     wanted.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).kill_on_drop(true);
-    // Nothing runs between fork and exec, so that the process is not copied: with a large policy, the copy would take
-    // longer than the command.
+    // Nothing runs between fork and exec, so that the process is not copied: with a large policy,
+    // the copy would take longer than the command.
     let mut child = wanted.spawn()?;
     let mut group = Group::of(&child);
     group.limit_descriptors()?;
@@ -161,7 +164,8 @@ async fn run(command: &Path, body: &[u8]) -> io::Result<()> {
     if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }
 }
 
-/// A command and everything that it has started. Dropped before the command has ended, it kills them all.
+/// A command and everything that it has started. Dropped before the command has ended, it kills
+/// them all.
 struct Group(Option<Pid>);
 
 impl Group {
@@ -178,7 +182,8 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // The child is dropped later, so its number is not reused yet. An empty group is not an error.
+        // The child is dropped later, so its number is not reused yet. An empty group is not an
+        // error.
         if let Some(group) = self.0 {
             let _ = killpg(group, Signal::SIGKILL);
         }

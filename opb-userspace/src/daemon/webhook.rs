@@ -68,14 +68,14 @@ pub(super) enum Error {
 /// Why the certificates that are trusted cannot be read.
 #[derive(Debug, thiserror::Error)]
 enum TrustError {
-    #[error("`ca-file`: {0}")]
+    #[error("`ca-file`")]
     File(#[from] files::Error),
-    #[error("`ca-file`: {0}")]
+    #[error("`ca-file`")]
     Pem(#[from] pem::Error),
     #[error("`ca-file` has no certificate in PEM form")]
     Empty,
-    #[error("`ca-file`: {0}")]
-    Certificate(rustls::Error),
+    #[error("`ca-file`")]
+    Certificate(#[source] rustls::Error),
     #[error("this system has no root certificates: install `ca-certificates` or set `ca-file`")]
     NoRoots,
     #[error(transparent)]
@@ -83,8 +83,8 @@ enum TrustError {
 }
 
 impl Client {
-    /// Reads the trusted certificates, if the webhook needs any. If they cannot be read, the daemon runs without this
-    /// webhook: each post fails.
+    /// Reads the trusted certificates, if the webhook needs any. If they cannot be read, the daemon
+    /// runs without this webhook: each post fails.
     pub(super) async fn open(webhook: Webhook) -> Self {
         if !webhook.is_https() {
             return Self { webhook, tls: Tls::Off };
@@ -102,8 +102,8 @@ impl Client {
         Self { webhook, tls }
     }
 
-    /// Sends JSON, and waits for a status of 2xx. Redirects are failures. Opens a connection for each post: suspects
-    /// are rare.
+    /// Sends JSON, and waits for a status of 2xx. Redirects are failures. Opens a connection for
+    /// each post: suspects are rare.
     pub(super) async fn post(&self, body: Vec<u8>) -> Result<(), Error> {
         let Self { webhook, tls } = self;
         let request = Request::post(webhook.path())

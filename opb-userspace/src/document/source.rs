@@ -1,7 +1,7 @@
 //! The files of one load, and the problems found in them.
 //!
-//! While the files are read, a place is a number of four bytes. Only if there are problems, `finish` finds lines and
-//! columns.
+//! While the files are read, a place is a number of four bytes. Only if there are problems,
+//! `finish` finds lines and columns.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ const LONGEST: usize = 500;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Spot {
     pub(crate) file: FileId,
-    /// In a YAML file the byte where the node starts, in a plain list of prefixes the index of the line.
+    /// In a YAML file the byte where the node starts, in a plain list of prefixes the index of the
+    /// line.
     pub(crate) site: Site,
 }
 
@@ -265,7 +266,8 @@ pub(crate) fn visible_entry(line: &str) -> &str {
     if looks_like_a_prefix { entry } else { "" }
 }
 
-/// The lines of a text as its reader counts them. YAML also ends a line at a CR without LF (YAML 1.2.2, section 5.4).
+/// The lines of a text as its reader counts them. YAML also ends a line at a CR without LF (YAML
+/// 1.2.2, section 5.4).
 pub(crate) fn lines(text: &str, form: Form) -> Box<dyn Iterator<Item = &str> + '_> {
     match form {
         Form::Lines => Box::new(text.split('\n')),

@@ -1,6 +1,7 @@
 //! YAML text as a tree in which every node knows where it starts.
 //!
-//! One pass of `granit-parser` makes the tree; every bound is checked before the node is kept (`docs/adr/0003-yaml.md`).
+//! One pass of `granit-parser` makes the tree; every bound is checked before the node is kept
+//! (`docs/adr/0003-yaml.md`).
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -8,8 +9,8 @@ use std::rc::Rc;
 mod scalar;
 mod tree;
 
-/// Where a node starts: its byte offset in the text, the tag included. A list or map that is the value of a key has
-/// the place of the key, because that is where an operator looks for it.
+/// Where a node starts: its byte offset in the text, the tag included. A list or map that is the
+/// value of a key has the place of the key, because that is where an operator looks for it.
 pub(crate) type Site = u32;
 
 /// Cheap to clone, so that an alias shares the value of its anchor.
@@ -79,7 +80,8 @@ impl Value<'_> {
     /// Whether this is the map that YAML 1.2 makes of an unquoted `2001:db8::` inside `[ ]`.
     pub(crate) fn is_unquoted_address(&self) -> bool {
         let Self::Map(entries) = self else { return false };
-        matches!(&entries[..], [(key, YamlNode { value: Self::Null, .. })] if key.text.ends_with(':'))
+        let [(key, YamlNode { value: Self::Null, .. })] = &entries[..] else { return false };
+        key.text.ends_with(':')
     }
 }
 

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use hickory_resolver::proto::rr::Name;
@@ -143,5 +146,75 @@ fn no_search_domain_is_tried() {
             ask(&resolver, name.to_owned()).await;
             assert_eq!(server.asked(), ["mx.".to_owned()].into(), "{name}");
         }
+    });
+}
+
+/// Answers to a question of 29 bytes that is nothing like RFC 1035 wants it: cut anywhere, with names that point at themselves,
+/// with counts of records that are not there, of another question, and bytes at random.
+fn nonsense(question: &[u8], round: usize) -> Vec<u8> {
+    let mut bytes = answer(question, A, NO_ERROR, Some(60));
+    let mut random = fastrand::Rng::with_seed(round as u64);
+    match round % 6 {
+        0 => bytes.truncate(random.usize(..bytes.len())),
+        // The name of the record points at itself.
+        1 => {
+            let own = question.len() as u16 | 0xc000;
+            bytes[question.len()..question.len() + 2].copy_from_slice(&own.to_be_bytes());
+        }
+        2 => bytes[6..8].copy_from_slice(&[0xff, 0xff]),
+        // Another transaction.
+        3 => bytes[0] ^= 0xff,
+        // Another name.
+        4 => bytes[13] ^= 0x01,
+        _ => (2..bytes.len()).for_each(|at| bytes[at] = random.u8(..)),
+    }
+    bytes
+}
+
+/// Whatever a name server sends, the answer is an error, or what it may say of the name, and asking goes on.
+#[test]
+fn nonsense_is_no_answer() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
+        let address = socket.local_addr().expect("an address");
+        let sends_nonsense = Arc::new(AtomicBool::new(true));
+        let flag = Arc::clone(&sends_nonsense);
+        tokio::spawn(async move {
+            let (mut packet, mut round) = ([0; 512], 0);
+            while let Ok((length, from)) = socket.recv_from(&mut packet).await {
+                let (_, end) = name(&packet[..length]);
+                let kind = u16::from_be_bytes([packet[end], packet[end + 1]]);
+                let bytes = match flag.load(Ordering::SeqCst) {
+                    true => nonsense(&packet[..end + 4], round),
+                    false => answer(&packet[..end + 4], kind, NO_ERROR, Some(60)),
+                };
+                round += 1;
+                drop(socket.send_to(&bytes, from).await);
+            }
+        });
+        let servers = vec![name_server(&address)];
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+        let mut builder =
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        (builder.options_mut().timeout, builder.options_mut().attempts) =
+            (Duration::from_millis(50), 1);
+        let resolver = builder.build().expect("a resolver");
+        let mut errors = 0;
+        for round in 0..120 {
+            let (name, answer, rest) = ask(&resolver, format!("mx{round}.isp.example")).await;
+            assert_eq!(name, format!("mx{round}.isp.example"));
+            assert!(rest >= SHORTEST, "{rest:?}");
+            for found in [answer.ipv4, answer.ipv6] {
+                match found {
+                    Ok(addresses) => assert!(addresses.len() <= MOST, "{addresses:?}"),
+                    Err(_) => errors += 1,
+                }
+            }
+        }
+        assert!(errors > 60, "{errors} of 240: the attack is none");
+        sends_nonsense.store(false, Ordering::SeqCst);
+        let (_, answer, _) = ask(&resolver, "mx.isp.example".to_owned()).await;
+        assert_eq!(answer.ipv4, Ok(vec![IpAddr::from([192, 0, 2, 1])]));
     });
 }

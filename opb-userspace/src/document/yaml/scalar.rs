@@ -1,4 +1,5 @@
-//! The type of an unquoted scalar: YAML 1.2.2, section 10.3.2, with two differences that `serde_yaml` has as well.
+//! The type of an unquoted scalar: YAML 1.2.2, section 10.3.2, with two differences that
+//! `serde_yaml` has as well.
 //!
 //! `010` is text, because readers of YAML 1.1 take it for eight; `0b1` is a number.
 

@@ -1,7 +1,7 @@
 //! Builds the tree from the parser's events, and refuses what is too much before it is kept.
 //!
-//! A small text can stand for a huge tree: aliases repeat what they name, and deep nesting is costly wherever a tree is
-//! walked.
+//! A small text can stand for a huge tree: aliases repeat what they name, and deep nesting is
+//! costly wherever a tree is walked.
 
 use std::{borrow::Cow, collections::HashMap, rc::Rc};
 
@@ -121,7 +121,8 @@ type Seen = Result<(), String>;
 impl<'a> Builder<'a> {
     fn see(&mut self, event: Event<'a>, span: Span) -> Seen {
         let start = span.tag_start().unwrap_or(span.start);
-        // The parser counts bytes of every text that is a `str`, and `build` has checked the length.
+        // The parser counts bytes of every text that is a `str`, and `build` has checked the
+        // length.
         let site = start.byte_offset().and_then(|at| Site::try_from(at).ok()).unwrap_or_default();
         match event {
             Event::DocumentStart(..) => {
@@ -284,4 +285,21 @@ fn is_foreign(tag: Option<&Tag>, kind: &str) -> bool {
 /// Whether the tag is `!`, which says that a scalar is text.
 fn is_unspecific(tag: &Tag) -> bool {
     tag.parts() == ("", "!")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_has_a_largest_size() {
+        let mut builder = Builder { nodes: NODES - 1, ..Builder::default() };
+        assert_eq!(builder.count(), Ok(()));
+        assert_eq!(builder.count(), Err(too_large()));
+        let mut builder = Builder { nodes: NODES, ..Builder::default() };
+        for event in Parser::new_from_str("[]").skip(2).take(1) {
+            let (event, span) = event.expect("a list");
+            assert_eq!(builder.see(event, span), Err(too_large()));
+        }
+    }
 }
