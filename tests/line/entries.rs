@@ -81,7 +81,7 @@ fn a_change_names_the_line_of_a_packet_in_a_tunnel() -> Result<()> {
                 without.is_empty(),
                 "{hook:?}, {generation}: {without:?} pass before the change"
             );
-            let slots = image.slots();
+            let slots = image.group_ids();
             let changes = Changes { policy: &policy, slots, generation, prefixes: &prefixes };
             let overlay = Overlay::compile(Timestamp::now(), &[changes]).context("an overlay")?;
             gate.programs.kernel()?.publish_overlay(&overlay)?;

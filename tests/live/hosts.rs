@@ -117,16 +117,16 @@ fn answers_are_followed_and_kept_over_failures() -> Result<()> {
     node.stop()
 }
 
-/// Hosts that the lying server answers for.
+/// Hosts of the server that lies.
 const LIES: usize = 20;
 
-/// Answers each query for an address with a new address and a TTL of 0 (RFC 1035, section 4).
+/// Answers each question for an address with one that it has never named before, to be asked for again at once (RFC 1035, section 4).
 fn lie(socket: &UdpSocket, stop: &AtomicBool) -> Result<u32> {
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     let (mut packet, mut answers) = ([0; 512], 0_u32);
     while !stop.load(Ordering::SeqCst) {
         let Ok((length, from)) = socket.recv_from(&mut packet) else { continue };
-        // The header, the labels, an empty label; then type and class.
+        // Header, labels, an empty one; then type and class.
         let labels = packet[12..length].iter().position(|byte| *byte == 0).context("a name")?;
         let end = 12 + labels + 5;
         let is_ipv4 = packet[end - 3] == 1;
@@ -143,8 +143,8 @@ fn lie(socket: &UdpSocket, stop: &AtomicBool) -> Result<u32> {
     Ok(answers)
 }
 
-/// A foreign name server answers with other addresses each time. The cost does not grow with the
-/// number of hosts, and changes of entries go on.
+/// A name server of somebody else names other addresses each time. What that costs does not grow with the number of hosts, and
+/// changes of entries go on.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn a_name_server_that_lies_does_not_keep_the_daemon_busy() -> Result<()> {
@@ -196,7 +196,7 @@ fn a_name_server_that_lies_does_not_keep_the_daemon_busy() -> Result<()> {
         let answers = lying.join().expect("no panic")?;
         let generations = result?;
         eprintln!("{answers} lies made {generations} images");
-        assert!(answers as usize >= 4 * LIES, "only {answers} answers: not an attack");
+        assert!(answers as usize >= 4 * LIES, "{answers} answers: the attack is none");
         assert!(generations < u64::from(answers) / 4, "{answers} answers, {generations} images");
         anyhow::Ok(())
     })?;

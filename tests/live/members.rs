@@ -1,4 +1,4 @@
-//! A hostile member of the group `opb` leaves the daemon usable for the others.
+//! What a hostile member of the group `opb` can do to everybody else's daemon: little.
 
 use std::{
     io::{Read as _, Write as _},
@@ -16,10 +16,10 @@ use crate::{
     ownership::{as_nobody, open_house},
 };
 
-/// The limit of the control socket in docs/operations.md.
+/// Of the control socket, in docs/operations.md.
 const CONNECTIONS: usize = 256;
 
-/// A node with a socket that is open to `nobody`, as a member of the group.
+/// A node whose socket is open to `nobody`, who stands for a member of the group.
 fn node() -> Result<Node> {
     let node = Node::start("watch: off\n")?;
     open_house(&node)?;
@@ -46,7 +46,7 @@ fn memory(node: &Node, what: &str) -> Result<u64> {
     Ok(line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>()? << 10)
 }
 
-/// Writes a policy that takes a moment to read.
+/// A policy that takes a moment to read.
 fn write_large(node: &Node, prefixes: u32) -> Result<()> {
     let lines = (0..prefixes).map(|number| std::net::Ipv4Addr::from(0x6440_0000 + 2 * number));
     let lines: String = lines.map(|address| format!("{address}\n")).collect();
@@ -54,7 +54,7 @@ fn write_large(node: &Node, prefixes: u32) -> Result<()> {
     node.write("policy.yaml", &format!("{POLICY}  large: {{prefixes-file: large.txt}}\n"))
 }
 
-fn reports_hanging_files(status: &Value) -> bool {
+fn is_told_of_files(status: &Value) -> bool {
     status["problems"].to_string().contains("the files cannot be read")
 }
 
@@ -64,18 +64,18 @@ fn root_finds_a_seat_whatever_others_do() -> Result<()> {
     let mut node = node()?;
     let head = "GET /v1/events?after=999999999&wait=30 HTTP/1.1\r\n";
     let held = as_nobody(&node, || {
-        // The daemon refuses some of them.
+        // Some are refused.
         (0..CONNECTIONS + 50).filter_map(|_| send(&node, head, "").ok()).collect::<Vec<_>>()
     })?;
     thread::sleep(Duration::from_millis(500));
     node.ask(&["status"])?;
     node.ask(&["subscriber", "add", "203.0.113.9", "--exempt"])?;
-    assert!(held.len() > CONNECTIONS / 2, "only {} connections: not an attack", held.len());
+    assert!(held.len() > CONNECTIONS / 2, "{} connections: the attack is none", held.len());
     drop(held);
     node.stop()
 }
 
-/// A large request loses its turn if its body does not arrive.
+/// A large request has its turn only as long as it comes in.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn a_body_that_does_not_come_keeps_nobody_waiting() -> Result<()> {
@@ -89,14 +89,13 @@ fn a_body_that_does_not_come_keeps_nobody_waiting() -> Result<()> {
     let start = Instant::now();
     node.ask(&["subscriber", "import", "list", "--exempt"])?;
     let took = start.elapsed();
-    assert!(took > Duration::from_secs(5), "after {took:?}: the body did not block anything");
+    assert!(took > Duration::from_secs(5), "after {took:?}: the attack is none");
     assert!(took < Duration::from_secs(40), "{took:?}");
     drop(held);
     node.stop()
 }
 
-/// A client that requests a reload and hangs up does not stop the reload, and does not make the node
-/// report hanging files.
+/// Whoever asks for a reload and hangs up neither stops it nor makes the node say that its files hang.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn a_reload_that_nobody_waits_for_goes_on() -> Result<()> {
@@ -110,7 +109,7 @@ fn a_reload_that_nobody_waits_for_goes_on() -> Result<()> {
         drop(stream);
         for _ in 0..3 {
             let status = node.status()?;
-            assert!(!reports_hanging_files(&status), "round {round}: {status}");
+            assert!(!is_told_of_files(&status), "round {round}: {status}");
             thread::sleep(Duration::from_millis(50));
         }
     }
@@ -123,7 +122,7 @@ fn a_reload_that_nobody_waits_for_goes_on() -> Result<()> {
     node.stop()
 }
 
-/// Each preview reads a whole policy: side by side, their memory would add up.
+/// Each preview reads a whole policy: one after the other, or their memory adds up.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn previews_are_made_one_after_the_other() -> Result<()> {
@@ -138,7 +137,7 @@ fn previews_are_made_one_after_the_other() -> Result<()> {
     let at_rest = memory(&node, "VmRSS")?;
     preview()?;
     let one = memory(&node, "VmHWM")?.saturating_sub(at_rest);
-    // These clients hang up; previews that have begun go on.
+    // Some of them hang up, and what they asked for goes on.
     for _ in 0..8 {
         let stream = send(&node, "GET /v1/diff HTTP/1.1\r\n", "")?;
         thread::sleep(Duration::from_millis(20));
@@ -151,11 +150,11 @@ fn previews_are_made_one_after_the_other() -> Result<()> {
     let all = memory(&node, "VmHWM")?.saturating_sub(at_rest);
     eprintln!("one preview: {one} bytes more than at rest; 16 of them: {all}");
     assert!(all < 2 * one + (32 << 20), "{all} bytes for all, {one} for one");
-    assert!(!reports_hanging_files(&node.status()?));
+    assert!(!is_told_of_files(&node.status()?));
     node.stop()
 }
 
-/// Changes wait for the enforcer even if their clients have hung up, in limited memory.
+/// Changes whose clients have hung up wait for the enforcer like any other: so many of them.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn changes_that_nobody_waits_for_take_little_memory() -> Result<()> {
@@ -172,7 +171,7 @@ fn changes_that_nobody_waits_for_take_little_memory() -> Result<()> {
         let head = "POST /v1/subscribers HTTP/1.1\r\n";
         (0..400).try_for_each(|_| {
             let stream = send(&node, head, &body)?;
-            // Gives the daemon time to read it.
+            // Until it is read.
             thread::sleep(Duration::from_millis(40));
             drop(stream);
             anyhow::Ok(())
@@ -186,7 +185,7 @@ fn changes_that_nobody_waits_for_take_little_memory() -> Result<()> {
     assert!(more < 48 << 20, "{more} bytes more than before");
     let reached =
         wait_until(LIMIT, || Ok((node.status()?["entries"]["count"] == 1400).then_some(())))?;
-    reached.context("the changes are made")?;
+    reached.context("what was read is made")?;
     node.ask(&["subscriber", "add", "203.0.113.9", "--exempt"])?;
     node.stop()
 }

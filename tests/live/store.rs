@@ -117,13 +117,13 @@ fn a_disk_that_somebody_else_filled_is_told() -> Result<()> {
     node.stop()
 }
 
-/// Kills the daemon and removes everything from the kernel, as a reboot does.
+/// As after a reboot: nothing of the daemon before is left in the kernel.
 fn reboot(node: &mut Node) -> Result<()> {
     node.kill()?;
     node.ask(&["detach", "--config", "opb.yaml"]).map(drop)
 }
 
-/// The disk is full or read-only when the machine starts. The stored entries are in force.
+/// The disk is full, or read-only, when the machine starts. What can be read is in force.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn a_disk_that_takes_nothing_at_the_start_keeps_nobody_from_filtering() -> Result<()> {
@@ -172,7 +172,7 @@ fn a_disk_that_takes_nothing_at_the_start_keeps_nobody_from_filtering() -> Resul
 fn a_first_start_on_a_full_disk_filters() -> Result<()> {
     let mut node = Node::prepare("watch: off\n")?;
     let _small = Small::mount(&node, "3m")?;
-    // The daemon allows this name in the state directory, and it is not the store's.
+    // A name of the state directory that is not the store's.
     assert!(fs::write(node.path("state/lost+found"), vec![0; 16 << 20]).is_err());
     node.run_degraded()?;
     assert!(is_degraded_by(&node.status()?, "cannot be written"), "{}", node.said());

@@ -171,7 +171,7 @@ fn questions_have_a_rate() -> Result<()> {
         Ok(())
     })?;
     let [given, refusals] = answers;
-    // Monitoring has no rate limit.
+    // Whatever others ask, and however often: what watches the node sees it.
     node.gateway.enter(|| {
         for path in ["/healthz", "/metrics"] {
             let mut stream = TcpStream::connect("127.0.0.1:9625")?;

@@ -37,13 +37,13 @@ use crate::{errors::one_line, subscribers::changes::Request};
 
 /// Room for a request with a million entries.
 const LARGEST_BODY: usize = 256 << 20;
-/// Larger requests wait for each other: each is in memory as a whole, and takes several times the
-/// size of its JSON there.
+/// Larger requests wait for each other: each is in memory as a whole, and what is read from JSON
+/// takes a multiple of it.
 const LARGE_BODY: u64 = 64 << 10;
-/// Large requests that one user may have, waiting or in progress: a user who sends slowly delays
-/// the others by no more than these.
+/// The most large requests of one user, waiting or under way. A user that sends slowly delays the
+/// others by no more than these.
 const LARGE_OF_ONE: usize = 4;
-/// Kibibytes of memory for requests that wait for the enforcer. A larger request waits alone.
+/// Kibibytes of all requests that wait for the enforcer. A larger one waits alone.
 const WAITING: u32 = 16 << 10;
 
 pub(super) fn routes() -> Router<App> {
@@ -54,7 +54,7 @@ pub(super) fn routes() -> Router<App> {
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
 }
 
-/// The turn of large requests, and the callers of those that wait or are in progress.
+/// The turn of large requests, and the users that have such requests, waiting or under way.
 struct Large {
     turn: Semaphore,
     of: Mutex<Vec<Crowd>>,
@@ -67,7 +67,7 @@ impl Default for Large {
 }
 
 impl Large {
-    /// `None` if the crowd has [`LARGE_OF_ONE`] already.
+    /// Counts a request. `None` if the crowd has reached its limit.
     fn enter(self: &Arc<Self>, crowd: Crowd) -> Option<Entered> {
         let mut of = self.of();
         if of.iter().filter(|&&it| it == crowd).count() >= LARGE_OF_ONE {
@@ -82,7 +82,7 @@ impl Large {
     }
 }
 
-/// One large request. Dropping it makes room for another.
+/// A counted request, until it is dropped.
 struct Entered(Arc<Large>, Crowd);
 
 impl Drop for Entered {
@@ -109,8 +109,7 @@ async fn one_large_at_a_time(
         Some(crowd) => match large.enter(crowd) {
             Some(entered) => Some(entered),
             None => {
-                let error =
-                    format!("too many large requests: at most {LARGE_OF_ONE} at a time per user");
+                let error = format!("too many large requests: at most {LARGE_OF_ONE} per user");
                 return ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error).into_response();
             }
         },
@@ -120,7 +119,7 @@ async fn one_large_at_a_time(
 }
 
 /// Collects requests while the enforcer is busy: one commit and one publication serve all of them.
-/// Their memory is limited, because a request stays when its client hangs up.
+/// The request of a client that hangs up stays queued: hence the limit of [`WAITING`].
 #[derive(Clone)]
 pub(super) struct BatchQueue {
     waiting: Arc<Mutex<Vec<(Waiting, OwnedSemaphorePermit)>>>,
@@ -166,7 +165,7 @@ impl BatchQueue {
 pub(super) struct Peer(pub(super) Arc<Who>, pub(super) Users);
 
 impl Peer {
-    /// Without a name yet.
+    /// The peer of `stream`, without its user name.
     pub(super) fn of(stream: &UnixStream, users: &Users) -> Self {
         let who = match stream.peer_cred() {
             Ok(peer) => Who { uid: peer.uid(), pid: peer.pid(), user: None },
@@ -241,10 +240,19 @@ impl Users {
     }
 }
 
-async fn list(State(app): State<App>) -> Result<Response, ErrorResponse> {
-    let Ok(turn) = Arc::clone(&app.lists).try_acquire_owned() else {
-        app.board.refusals.count(control::LIMITS.name, "lists");
-        let error = "other lists are still being sent: ask again";
+async fn list(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Result<Response, ErrorResponse> {
+    let lists = Arc::clone(&app.lists);
+    let turn = match peer.crowd() {
+        // Root has the next turn, so that others cannot keep it from the list.
+        None => lists.acquire_owned().await.ok(),
+        Some(_) => lists.try_acquire_owned().ok(),
+    };
+    let Some(turn) = turn else {
+        app.board.refused.count(control::LIMITS.name, "lists");
+        let error = "too many lists are being sent: try again";
         return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));
     };
     let response = Json(app.enforcer.call(|it| it.entries()).await?).into_response();
@@ -306,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_user_has_so_many_large_requests() {
+    fn large_requests_of_one_user_are_limited() {
         let (large, one, other) = (Arc::new(Large::default()), Crowd::User(1), Crowd::User(2));
         let mut entered: Vec<_> = (0..LARGE_OF_ONE).map(|_| large.enter(one)).collect();
         assert!(entered.iter().all(Option::is_some) && large.enter(one).is_none());

@@ -1,8 +1,63 @@
 //! A store after an error. The database refuses everything until it is opened again, and only then
 //! shows what the failed transaction has left. A store that cannot be written when the daemon
-//! starts counts as one of these.
+//! starts is in the same state: the daemon reads it, and does not wait for the disk to filter.
 
-use super::{Batch, Changes, Entries, Error, Map, Store, UnconfirmedImport, unconfirmed::Step};
+use std::path::Path;
+
+use nix::errno::Errno;
+use redb::{Database, StorageBackend as _, backends::InMemoryBackend};
+
+use super::{
+    Batch, Changes, Entries, Error, Map, Store, UnconfirmedImport, store::FILE, unconfirmed::Step,
+};
+use crate::{errors::one_line, files, private};
+
+impl Error {
+    /// Whether it is an error of the disk, or another one that may end by itself.
+    pub(super) fn is_of_the_disk(&self) -> bool {
+        let io = match self {
+            Self::Directory { source, .. } | Self::Private(private::Error::Io { source, .. }) => {
+                source
+            }
+            Self::Database { source, .. } => match &**source {
+                redb::Error::Io(error) => error,
+                error => return matches!(error, redb::Error::PreviousIo),
+            },
+            _ => return false,
+        };
+        use Errno::{EDQUOT, EFBIG, EINTR, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EROFS};
+        let passing = [EDQUOT, EFBIG, EINTR, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EROFS];
+        io.raw_os_error().is_some_and(|error| passing.contains(&Errno::from_raw(error)))
+    }
+}
+
+impl Store {
+    /// Reads the database in `directory` into memory, where redb can repair it as on the disk. The
+    /// store refuses changes, because of `error`, until it is opened again.
+    pub(super) fn read_only(directory: &Path, error: Error) -> Result<Self, Error> {
+        let path = directory.join(FILE);
+        let memory = InMemoryBackend::new();
+        match files::read(&path, u64::MAX - 1) {
+            Ok(bytes) => {
+                let written = memory.set_len(bytes.len() as u64);
+                if written.and_then(|()| memory.write(0, &bytes)).is_err() {
+                    return Err(error);
+                }
+            }
+            Err(files::Error::Missing) => {}
+            Err(_) => return Err(error),
+        }
+        let database = Database::builder().create_with_backend(memory);
+        let database = database.map_err(|error| Error::Database {
+            path: path.clone(),
+            source: Box::new(error.into()),
+        })?;
+        let store = Self::on(path, database)?;
+        tracing::error!("the store can only be read: {}", one_line(&error));
+        store.break_with(&error);
+        Ok(store)
+    }
+}
 
 impl Entries {
     /// Why the store takes no changes, if so.
@@ -10,8 +65,8 @@ impl Entries {
         self.store.broken()
     }
 
-    /// Opens the store again, and brings it to what is in memory: everything that was acknowledged,
-    /// and nothing that was refused.
+    /// Opens the store again, and restores the content of the memory: every acknowledged change,
+    /// and no refused one.
     pub fn recover(&mut self) -> Result<(), Error> {
         let Self { store, map, unconfirmed, .. } = self;
         store.reopen(|store| restore(store, map, unconfirmed.as_ref()))
@@ -35,23 +90,19 @@ fn restore(store: &Store, map: &Map, unconfirmed: Option<&UnconfirmedImport>) ->
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io, path::Path};
-
-    use nix::errno::Errno;
+    use std::fs;
 
     use super::*;
     use crate::subscribers::tests::{add, open, wanted};
 
-    const FILE: &str = "entries.redb";
-
     /// A store that lost everything, found when it is opened again after an error.
     #[test]
-    fn a_loss_is_told_unless_it_was_made_good() {
+    fn a_loss_is_reported_unless_it_was_repaired() {
         let directory = tempfile::tempdir().expect("a directory");
         let lose = || {
             let mut entries = open(directory.path());
             add(&mut entries, vec![wanted("203.0.113.7", Some("a"))], false);
-            fs::remove_file(directory.path().join(FILE)).expect("removes");
+            fs::remove_file(directory.path().join("entries.redb")).expect("removes");
             entries
         };
         lose().recover().expect("opens again");
@@ -65,15 +116,15 @@ mod tests {
         assert!(died.is_err() && entries.broken().is_some(), "it is tried again");
         drop(entries);
         let entries = open(directory.path());
-        assert!(entries.map.is_empty() && entries.store.loss().is_some(), "nobody made it good");
+        assert!(entries.map.is_empty() && entries.store.loss().is_some(), "nothing repaired it");
     }
 
     fn full(directory: &Path) -> Error {
-        let source = io::Error::from_raw_os_error(Errno::ENOSPC as i32);
+        let source = std::io::Error::from_raw_os_error(Errno::ENOSPC as i32);
         Error::Directory { path: directory.into(), source }
     }
 
-    /// The disk is full when the daemon starts, and has room later.
+    /// As on a disk that is full when the daemon starts, and has room later.
     #[test]
     fn what_can_only_be_read_is_in_force_and_takes_changes_later() {
         let place = tempfile::tempdir().expect("a directory");
@@ -98,14 +149,14 @@ mod tests {
         drop(entries);
         assert_eq!(open(directory).map.len(), 2);
 
-        // A loss is reported once the mark can be opened.
+        // The loss is reported once the mark can be opened.
         fs::write(directory.join(FILE), &earlier).expect("writes");
         let mut entries = Entries::read(read_only()).expect("entries");
         entries.recover().expect("there is room");
         assert!(entries.store.loss().is_some());
         drop(entries);
 
-        // There is no store yet.
+        // Nothing is there yet.
         let fresh = directory.join("fresh");
         let store = Store::read_only(&fresh, full(&fresh)).expect("nothing to read");
         let mut entries = Entries::read(store).expect("none");

@@ -334,7 +334,7 @@ impl Generator {
     fn raw(&mut self, lies: bool) -> impl Payload + 'static {
         let length = self.random.usize(0..40);
         let bytes = iter::repeat_with(|| self.random.u8(..)).take(length).collect();
-        // Random bytes are no honest GRE.
+        // Random bytes are not honest GRE.
         let protocols: &[u8] =
             if lies { &[33, 47, 50, 89, 132, 136, 255] } else { &[33, 50, 89, 132] };
         Raw(self.of(protocols), bytes)

@@ -1,10 +1,10 @@
 //! Relay hosts: answers of name servers come into force, and old addresses go.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
 use tracing::{info, warn};
 
-use super::{Enforcer, build::BuildError};
+use super::Enforcer;
 use crate::{
     api::status::HostStatus,
     daemon::changed::Changed,
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Enforcer {
-    /// Takes in answers for relay hosts. One generation serves all of them.
+    /// Takes in answers for relay hosts, and makes one image for all of them.
     pub(in crate::daemon) fn resolved(&mut self, answers: Vec<(String, DnsAnswer)>) {
         let names = relays::names(self.reloads.policy());
         let mut changed = BTreeSet::new();
@@ -24,12 +24,8 @@ impl Enforcer {
                 changed.insert(name);
             }
         }
-        if !changed.is_empty() {
-            let renewed = self.renew_hosts(&changed);
-            if self.active.tolerate(renewed).is_some() {
-                let (generation, hosts) = (self.active.generation(), changed.len());
-                info!(generation, hosts, "relay hosts have new addresses");
-            }
+        if !changed.is_empty() && self.take_over(changed) {
+            info!(generation = self.active.generation(), "relay hosts have new addresses");
         }
         self.report();
     }
@@ -40,24 +36,30 @@ impl Enforcer {
         if released.is_empty() {
             return Changed::No;
         }
-        let renewed = self.renew_hosts(&released);
-        if self.active.tolerate(renewed).is_some() {
+        if self.take_over(released) {
             info!("addresses that relay hosts no longer have are removed");
         }
         Changed::Yes
     }
 
-    /// Stores the addresses of `names` for the next daemon, and publishes them.
-    fn renew_hosts(&mut self, names: &BTreeSet<String>) -> Result<(), BuildError> {
+    /// Stores the addresses of these hosts, and puts them in force. Returns whether they are.
+    fn take_over(&mut self, names: BTreeSet<String>) -> bool {
         for name in names {
-            let addresses: Vec<_> = self.hosts.addresses(name).collect();
+            let addresses = self.save_host(&name);
             info!("relay host {name}: {addresses:?}");
-            if let Err(error) = self.entries.store().save_host(name, &addresses) {
-                warn!("the addresses of {name} are not stored: {}", one_line(&error));
-            }
-            self.journal.host_changed(name, addresses);
+            self.journal.host_changed(&name, addresses);
         }
-        self.renew()
+        let renewed = self.renew();
+        self.active.tolerate(renewed).is_some()
+    }
+
+    /// Stores the addresses of a host for the next daemon, and returns them.
+    fn save_host(&self, name: &str) -> Vec<IpAddr> {
+        let addresses: Vec<_> = self.hosts.addresses(name).collect();
+        if let Err(error) = self.entries.store().save_host(name, &addresses) {
+            warn!("the addresses of {name} are not stored: {}", one_line(&error));
+        }
+        addresses
     }
 
     /// Tells the resolver which hosts to resolve.

@@ -61,7 +61,7 @@ fn outer_headers(table: &mut Table) {
     let denied = drop(Reason::Policy, "dynamic");
     let relay = pass(Reason::Relay, "dynamic");
     let to_endpoint = || Ipv6::new(DYNAMIC.v6, ENDPOINT.v6);
-    // Linux puts it there unless told `encaplimit none` (RFC 2473, section 4.1.1): option 4, and padding.
+    // Linux adds it unless configured with `encaplimit none` (RFC 2473, section 4.1.1): option 4, and padding.
     let limit = vec![0, 0, 4, 1, 4, 1, 1, 0];
     let limited = || to_endpoint().extension(60, limit.clone());
     let d = "a tunnel encapsulation limit in front of the inner packet";
@@ -262,7 +262,7 @@ fn wccp(table: &mut Table) {
     let relay = Packet::bytes(&syn4(DYNAMIC, ISP));
     let packet = Ipv4::new(OUTSIDE.v4, ISP.v4).carrying(redirected(relay));
     row(table, "wccp-2-relay", d, &packet, UP, pass(Reason::Relay, "dynamic"));
-    let d = "with a field it is no IP packet to anybody";
+    let d = "with a field, nobody reads it as an IP packet";
     row(table, "wccp-key", d, &v4(Gre::of(&four()).protocol(WCCP).key()), UP, OTHER);
     let d = "four bytes less than there should be";
     row(table, "wccp-v6", d, &v6(Gre::of(&six()).protocol(WCCP)), UP, OTHER);
