@@ -131,9 +131,12 @@ impl Board {
                 self.feeds.fault.get(),
             ),
             match self.feeds.writer.get() {
-                Some(writer) => {
-                    alive("event-log", writer, "the thread that writes the events", self.feeds.log.get())
-                }
+                Some(writer) => alive(
+                    "event-log",
+                    writer,
+                    "the thread that writes the events",
+                    self.feeds.log.get(),
+                ),
                 None => check("event-log", None, self.feeds.log.get()),
             },
             check("files", None, files),
