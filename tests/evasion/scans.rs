@@ -157,7 +157,7 @@ impl Internet {
         Ok(hosts.map(|host| [state(host, 25), state(host, 587)]))
     }
 
-    /// Why [`V4`] has scans that [`BOTH`] has not. The day that this fails, they belong there.
+    /// Fails if nmap can fragment IPv6. Then the scans that only [`V4`] has belong into [`BOTH`].
     fn ipv6_has_no_fragments(&self) -> Result<()> {
         for arguments in ["-f", "-ff", "--mtu|24"] {
             let mut command = self.subscriber.command("nmap");

@@ -201,7 +201,9 @@ fn an_event_log_on_a_file_system_that_hangs_is_told() -> Result<()> {
     let mut hanging = Hanging::mount(&node.path("logs"))?;
     node.wait_status("it says that the event log hangs", |status| {
         status["state"] == "degraded"
-            && status["problems"].to_string().contains("what writes the events has not moved")
+            && status["problems"]
+                .to_string()
+                .contains("the thread that writes the events has not moved")
     })?;
     let took = time(&node, &["subscriber", "add", "203.0.113.10", "--exempt"])?;
     ensure!(took < Duration::from_secs(1), "an addition took {took:?}");
