@@ -54,12 +54,18 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Reads a regular file of at most `limit` bytes.
-pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+/// Opens a regular file to read.
+pub fn open(path: &Path) -> Result<File, Error> {
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    regular(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// Reads a regular file of at most `limit` bytes.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+    let file = open(path)?;
     let found = file.metadata()?;
-    regular(&found)?;
     if found.len() > limit {
         return Err(Error::TooLarge { limit });
     }

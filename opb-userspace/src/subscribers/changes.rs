@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Changes, Entries, Entry, store::Shared};
+use super::{Changes, Entries, Entry, shared::Shared};
 use crate::{
     api::entries::{Addition, ChangeResponse, Failure, NewEntry, Removal, Who},
     policy::{Policy, Prefix, PrefixError},

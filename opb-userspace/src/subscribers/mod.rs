@@ -11,6 +11,7 @@ mod lapse;
 mod mark;
 mod overlay;
 mod recovery;
+mod shared;
 mod store;
 mod unconfirmed;
 

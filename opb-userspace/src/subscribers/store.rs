@@ -2,12 +2,11 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fs::{self, File},
     io,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -20,6 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     Changes, Entry, Map,
     mark::{Mark, State},
+    shared::Shared,
     unconfirmed::{Batch, Step, UnconfirmedImport},
 };
 use crate::{
@@ -67,6 +67,8 @@ pub enum Error {
     Key { path: PathBuf },
     #[error("the store {} refuses changes after an error: {cause}", path.display())]
     Broken { path: PathBuf, cause: String },
+    #[error("the store {} is not the one that was read at the start: restart the daemon", path.display())]
+    Replaced { path: PathBuf },
     #[error("the store {} failed", path.display())]
     Database { path: PathBuf, source: Box<redb::Error> },
 }
@@ -77,8 +79,20 @@ pub struct Store {
     /// `None` only after opening it again has failed.
     database: Option<Database>,
     mark: Option<Mark>,
+    pub(super) origin: Origin,
     /// The error after which the database refuses everything.
     broken: RefCell<Option<String>>,
+}
+
+/// Where the entries in memory come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The file, which was opened for changes.
+    File,
+    /// The file, or its absence, as it was when the daemon started and could only read.
+    Memory,
+    /// The same, and the file is another one by now: nothing may be written to it.
+    Other,
 }
 
 impl Store {
@@ -92,7 +106,6 @@ impl Store {
     }
 
     fn open_for_changes(directory: &Path) -> Result<Self, Error> {
-        private::directory(directory, Access::default(), is_ours)?;
         let mut store = Self::closed(directory.join(FILE));
         let mut mark = None;
         let found = store.open_again(&mut mark)?;
@@ -107,7 +120,10 @@ impl Store {
         let directory = self.directory();
         let failed = |source| Error::Directory { path: directory.into(), source };
         let first = match mark {
-            None => Some(Mark::open(directory)?),
+            None => {
+                private::directory(directory, Access::default(), is_ours)?;
+                Some(Mark::open(directory)?)
+            }
             Some(_) => None,
         };
         let length = match fs::metadata(&self.path) {
@@ -144,6 +160,10 @@ impl Store {
         Ok(found)
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn directory(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("."))
     }
@@ -156,7 +176,7 @@ impl Store {
     }
 
     fn closed(path: PathBuf) -> Self {
-        Self { path, database: None, mark: None, broken: RefCell::default() }
+        Self { path, database: None, mark: None, origin: Origin::File, broken: RefCell::default() }
     }
 
     /// Returns the state before the transaction that checks.
@@ -194,9 +214,17 @@ impl Store {
         restore: impl FnOnce(&Self) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.database = None;
+        if self.origin == Origin::Other {
+            return Err(Error::Replaced { path: self.path.clone() });
+        }
         let mut mark = self.mark.take();
         let restored = self.open_again(&mut mark).and_then(|_| restore(self));
         self.mark = mark;
+        self.origin = match restored {
+            Ok(()) => Origin::File,
+            Err(Error::Replaced { .. }) => Origin::Other,
+            Err(_) => self.origin,
+        };
         let restored = restored.and_then(|()| self.check_version());
         // Also if reading failed: otherwise changes would be written on top of a loss.
         restored.inspect_err(|error| self.break_with(error)).map(drop)
@@ -412,30 +440,6 @@ fn optional<T>(
 
 fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_else(|error| unreachable!("plain values: {error}"))
-}
-
-/// Lets a million entries share the few texts that they have in common.
-#[derive(Default)]
-pub(super) struct Shared {
-    texts: HashSet<Arc<str>>,
-    people: HashSet<Arc<crate::api::entries::Who>>,
-}
-
-impl Shared {
-    pub(super) fn share(&mut self, entry: &mut Entry) {
-        for text in [&mut entry.group, &mut entry.reason].into_iter().flatten() {
-            *text = shared(&mut self.texts, text);
-        }
-        entry.by = shared(&mut self.people, &entry.by);
-    }
-}
-
-fn shared<T: ?Sized + Eq + std::hash::Hash>(known: &mut HashSet<Arc<T>>, it: &Arc<T>) -> Arc<T> {
-    if let Some(known) = known.get(&**it) {
-        return known.clone();
-    }
-    known.insert(it.clone());
-    it.clone()
 }
 
 #[cfg(test)]
