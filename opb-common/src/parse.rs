@@ -147,6 +147,9 @@ fn network<F: Frame + ?Sized>(
         match next {
             Next::Other => return ParsedPacket::OTHER,
             Next::Hidden(reason, marks) => {
+                if !inside {
+                    outer.marks |= marks & Cursor::NOT_FINAL;
+                }
                 // A tunnel may follow an outer header chain that ends out of reach.
                 let by_outer = if inside {
                     marks & Cursor::CAPPED != 0
@@ -165,6 +168,12 @@ fn network<F: Frame + ?Sized>(
             Next::Tunnel(..) if inside => return ParsedPacket::OTHER,
             Next::Tunnel(payload, protocol) => {
                 outer = ip;
+                // Any IPv4 options count: a loop over them here would cost the verifier 10,000
+                // instructions, and tunnels set none.
+                let may_route = !ip.has(Cursor::IPV6) && payload.at > ip.at + IPV4_HEADER;
+                if may_route || payload.has(Cursor::NOT_FINAL) {
+                    outer.marks |= Cursor::NOT_FINAL;
+                }
                 ip = match tunnel(frame, payload, protocol) {
                     Tunnel::Ip(inner) => inner,
                     Tunnel::Other => return ParsedPacket::OTHER,

@@ -66,6 +66,7 @@ impl Cursor {
 /// | 43–48 | offset of the outer IP header, if the packet is or may be inside another |
 /// | 49 | the outer header is IPv6 |
 /// | 50 | the outer header hides the packet |
+/// | 51 | the outer header may name further hops |
 /// | 63 | set in every value but [`ParsedPacket::OTHER`] |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParsedPacket(pub u64);
@@ -88,6 +89,7 @@ impl ParsedPacket {
     const OUTER_MASK: usize = 63;
     const OUTER_IPV6: u64 = 1 << 49;
     const HIDDEN_BY_OUTER: u64 = 1 << 50;
+    const OUTER_NOT_FINAL: u64 = 1 << 51;
     const RELEVANT: u64 = 1 << 63;
 
     /// A packet of which nothing can be read, not even its addresses.
@@ -141,14 +143,15 @@ impl ParsedPacket {
         (ip.at & OFFSET_MASK) as u64 | ((ip.marks & Self::MARKS) as u64) << Self::MARKS_SHIFT
     }
 
-    /// Adds the position of the outer header, if that header may name the line.
+    /// Adds the position, family and hops of the outer header, if that header may name the line.
     #[inline(always)]
     pub(crate) const fn with_outer(self, outer: Cursor) -> Self {
         if !self.is_tunnelled() {
             return self;
         }
         let family = if outer.has(Cursor::IPV6) { Self::OUTER_IPV6 } else { 0 };
-        Self(self.0 | ((outer.at & Self::OUTER_MASK) as u64) << Self::OUTER_SHIFT | family)
+        let hops = if outer.has(Cursor::NOT_FINAL) { Self::OUTER_NOT_FINAL } else { 0 };
+        Self(self.0 | ((outer.at & Self::OUTER_MASK) as u64) << Self::OUTER_SHIFT | family | hops)
     }
 
     /// Marks the packet as hidden by the outer header.
@@ -179,6 +182,14 @@ impl ParsedPacket {
     #[must_use]
     pub const fn is_outer_ipv6(self) -> bool {
         self.0 & Self::OUTER_IPV6 != 0
+    }
+
+    /// Returns whether the outer header may name further hops, any of which may be the end of the
+    /// tunnel.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_outer_not_final(self) -> bool {
+        self.0 & Self::OUTER_NOT_FINAL != 0
     }
 
     /// Returns whether the packet is inside another packet.

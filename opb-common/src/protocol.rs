@@ -6,6 +6,8 @@ use crate::settings::Settings;
 /// EtherTypes (linux/if_ether.h).
 pub(crate) const ETH_IPV4: u16 = 0x0800;
 pub(crate) const ETH_IPV6: u16 = 0x86dd;
+/// Web Cache Communication Protocol, in GRE.
+pub(crate) const ETH_WCCP: u16 = 0x883e;
 /// IEEE 802.1Q: a VLAN tag.
 const ETH_VLAN: u16 = 0x8100;
 /// IEEE 802.1ad: an outer VLAN tag.

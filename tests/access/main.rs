@@ -17,4 +17,5 @@ mod vm {
     mod softwires;
     mod status;
     mod tunnels;
+    mod wccp;
 }

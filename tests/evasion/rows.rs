@@ -71,7 +71,7 @@ pub(crate) fn controls() -> Vec<(&'static str, Opening)> {
 }
 
 pub(crate) fn rows() -> Vec<Row> {
-    let topics: [(Topic, Fill); 11] = [
+    let topics: [(Topic, Fill); 12] = [
         (Topic::Plain, segments::plain),
         (Topic::Flags, segments::odd_flags),
         (Topic::Data, segments::data_and_options),
@@ -82,6 +82,7 @@ pub(crate) fn rows() -> Vec<Row> {
         (Topic::Tags, ways::tags),
         (Topic::Source, ways::sources),
         (Topic::Tunnels, tunnels::tunnels),
+        (Topic::Tunnels, tunnels::hidden),
         (Topic::Lengths, lengths::lengths),
     ];
     let mut rows = Vec::new();

@@ -1,5 +1,6 @@
 //! The programs on real interfaces, and real frames through them.
 
+mod entries;
 mod gate;
 mod reject;
 mod roles;

@@ -25,6 +25,7 @@ mod hooks;
 mod detached;
 mod groups;
 mod ownership;
+mod members;
 mod store;
 mod actors;
 mod storms;

@@ -28,7 +28,7 @@ use crate::{node::Node, storms::filters};
 const NOBODY: u32 = 65534;
 
 /// Does it in the gateway's namespace with the rights of `nobody`. What `work` returns stays open.
-fn as_nobody<T: Send>(node: &Node, work: impl FnOnce() -> T + Send) -> Result<T> {
+pub(crate) fn as_nobody<T: Send>(node: &Node, work: impl FnOnce() -> T + Send) -> Result<T> {
     node.gateway.enter(|| {
         become_nobody()?;
         Ok(work())
@@ -58,7 +58,7 @@ fn lock(path: &Path) -> Option<Flock<File>> {
 }
 
 /// As in /var/lib and /run, anybody may pass the directory above.
-fn open_house(node: &Node) -> Result<()> {
+pub(crate) fn open_house(node: &Node) -> Result<()> {
     Ok(fs::set_permissions(node.path(""), Permissions::from_mode(0o755))?)
 }
 

@@ -11,6 +11,8 @@ const DENIED: &str = "drop policy";
 const EXEMPT: &str = "pass exempt";
 const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 86400);
 
+const REMOUNT: MsFlags = MsFlags::MS_REMOUNT;
+
 /// `state` on a file system of its own.
 struct Small(std::path::PathBuf);
 
@@ -25,8 +27,7 @@ impl Small {
 
     fn grow(&self, size: &str) -> Result<()> {
         let options = format!("size={size}");
-        let flags = MsFlags::MS_REMOUNT;
-        Ok(mount(None::<&str>, &self.0, None::<&str>, flags, Some(options.as_str()))?)
+        Ok(mount(None::<&str>, &self.0, None::<&str>, REMOUNT, Some(options.as_str()))?)
     }
 }
 
@@ -113,6 +114,75 @@ fn a_disk_that_somebody_else_filled_is_told() -> Result<()> {
     node.wait_status("it is told", |status| is_degraded_by(status, "disk"))?;
     fs::remove_file(node.path("state/filler"))?;
     node.wait_status("it is over", |status| status["state"] == "enforcing")?;
+    node.stop()
+}
+
+/// As after a reboot: nothing of the daemon before is left in the kernel.
+fn reboot(node: &mut Node) -> Result<()> {
+    node.kill()?;
+    node.ask(&["detach", "--config", "opb.yaml"]).map(drop)
+}
+
+/// The disk is full, or read-only, when the machine starts. What can be read is in force.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_disk_that_takes_nothing_at_the_start_keeps_nobody_from_filtering() -> Result<()> {
+    let mut node = Node::prepare("watch: off\n")?;
+    let small = Small::mount(&node, "3m")?;
+    node.run()?;
+    node.ask(&["subscriber", "add", "203.0.113.77", "--exempt"])?;
+    let full = (0..60).any(|thousand| !import(&node, thousand).is_ok_and(|it| it.status.success()));
+    assert!(full, "the disk is never full");
+    let kept = count(&node)?;
+
+    for restart in ["full", "read-only"] {
+        reboot(&mut node)?;
+        if restart == "read-only" {
+            mount(
+                None::<&str>,
+                &small.0,
+                None::<&str>,
+                REMOUNT | MsFlags::MS_RDONLY,
+                None::<&str>,
+            )?;
+        }
+        node.run_degraded().context(restart)?;
+        let status = node.status()?;
+        assert!(is_degraded_by(&status, "the store"), "{restart}: {status}");
+        assert_eq!(count(&node)?, kept, "{restart}");
+        assert_eq!(node.verdict("203.0.113.77", MX)?, EXEMPT, "{restart}");
+        assert_eq!(node.verdict("203.0.113.10", MX)?, DENIED, "{restart}");
+        storms::filters(&node).context(restart)?;
+    }
+    assert!(is_degraded_by(&node.status()?, "cannot be written"), "{}", node.said());
+    let add = node.opb(&["subscriber", "add", "203.0.113.10", "--exempt"])?;
+    assert_eq!(add.status.code(), Some(1), "{}", add.stderr);
+    small.grow("64m")?;
+    node.wait_status("it is over", |status| status["state"] == "enforcing")?;
+    node.ask(&["subscriber", "add", "203.0.113.10", "--exempt"])?;
+    node.kill()?;
+    node.run()?;
+    assert_eq!(count(&node)?, kept + 1, "what was acknowledged is there");
+    node.stop()
+}
+
+/// A node that has never run, on a disk without room for a store.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_first_start_on_a_full_disk_filters() -> Result<()> {
+    let mut node = Node::prepare("watch: off\n")?;
+    let _small = Small::mount(&node, "3m")?;
+    // A name of the state directory that is not the store's.
+    assert!(fs::write(node.path("state/lost+found"), vec![0; 16 << 20]).is_err());
+    node.run_degraded()?;
+    assert!(is_degraded_by(&node.status()?, "cannot be written"), "{}", node.said());
+    storms::filters(&node)?;
+    fs::remove_file(node.path("state/lost+found"))?;
+    node.wait_status("it is over", |status| status["state"] == "enforcing")?;
+    node.ask(&["subscriber", "add", "203.0.113.77", "--exempt"])?;
+    node.kill()?;
+    node.run()?;
+    assert_eq!(node.verdict("203.0.113.77", MX)?, EXEMPT);
     node.stop()
 }
 

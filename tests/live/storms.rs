@@ -193,3 +193,61 @@ fn a_daemon_without_memory_leaves_the_filter() -> Result<()> {
     filters(&node)?;
     node.stop()
 }
+
+/// A control group with a limit of memory, of either version of the kernel's interface.
+struct Group(std::path::PathBuf);
+
+impl Group {
+    fn with(pid: u32, limit: u64) -> Result<Self> {
+        let root = std::path::Path::new("/sys/fs/cgroup");
+        let name = format!("opb-test-{}", std::process::id());
+        let (path, file) = if root.join("memory").is_dir() {
+            (root.join("memory").join(name), "memory.limit_in_bytes")
+        } else {
+            // Refused where it is on already.
+            drop(fs::write(root.join("cgroup.subtree_control"), "+memory"));
+            (root.join(name), "memory.max")
+        };
+        fs::create_dir(&path).with_context(|| format!("a control group {}", path.display()))?;
+        let group = Self(path);
+        fs::write(group.0.join(file), limit.to_string()).context("the memory controller")?;
+        fs::write(group.0.join("cgroup.procs"), pid.to_string())?;
+        Ok(group)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Once the last process is gone.
+        let removed = process::wait_until(Duration::from_secs(5), || {
+            Ok(fs::remove_dir(&self.0).is_ok().then_some(()))
+        });
+        if !matches!(removed, Ok(Some(()))) {
+            eprintln!("{} is left", self.0.display());
+        }
+    }
+}
+
+/// The kernel kills a daemon that needs more memory than its control group has. The filter stays.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_daemon_that_is_killed_for_its_memory_leaves_the_filter() -> Result<()> {
+    let mut node = Node::start("watch: off\n")?;
+    // What the daemon has already is not counted.
+    let group = Group::with(node.pid()?, 16 << 20)?;
+    let prefixes =
+        (0..600_000_u32).map(|number| std::net::Ipv4Addr::from(0x6440_0000 + 2 * number));
+    node.write("large.txt", &prefixes.map(|prefix| format!("{prefix}\n")).collect::<String>())?;
+    node.write("policy.yaml", &format!("{POLICY}  large: {{prefixes-file: large.txt}}\n"))?;
+    let reload = node.opb(&["reload"])?;
+    assert!(!reload.status.success(), "there was enough memory, so nothing is proved");
+    filters(&node)?;
+    drop(node.kill());
+    drop(group);
+    filters(&node)?;
+    node.write("policy.yaml", POLICY)?;
+    node.run()?;
+    assert_eq!(node.status()?["state"], "enforcing");
+    filters(&node)?;
+    node.stop()
+}

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::node::Node;
+use crate::node::{Node, OUTSIDE, Wire, syn};
 
 /// Of the listeners, in docs/operations.md.
 const CONNECTIONS: usize = 256;
@@ -171,6 +171,18 @@ fn questions_have_a_rate() -> Result<()> {
         Ok(())
     })?;
     let [given, refusals] = answers;
+    // Whatever others ask, and however often: what watches the node sees it.
+    node.gateway.enter(|| {
+        for path in ["/healthz", "/metrics"] {
+            let mut stream = TcpStream::connect("127.0.0.1:9625")?;
+            let mut reader = std::io::BufReader::new(stream.try_clone()?);
+            for _ in 0..500 {
+                write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
+                ensure!(status(&mut reader)? == 200, "{path}");
+            }
+        }
+        Ok(())
+    })?;
     ensure!(given >= 40 && refusals >= 50, "{given} given, {refusals} refused");
     ensure!(refused(&node, "http", "rate")? == refusals as u64);
     node.end()
@@ -193,4 +205,41 @@ fn status(reader: &mut impl std::io::BufRead) -> Result<u16> {
     }
     reader.read_exact(&mut vec![0; length])?;
     Ok(first.split(' ').nth(1).context("a status")?.parse()?)
+}
+
+/// A hundred followers that never read what they asked for.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn followers_that_never_read_take_nothing_from_others() -> Result<()> {
+    let node = Node::start("xdp", "")?;
+    // Something to tell of: a page for each follower, and more than a socket holds.
+    let wire = Wire::open(&node.subscribers, "far0")?;
+    for host in 1..=200 {
+        for _ in 0..20 {
+            wire.send(&syn([203, 0, 113, host].into(), OUTSIDE))?;
+        }
+    }
+    node.wait("events", || Ok((node.rows(&["events", "--json"])?.len() > 500).then_some(())))?;
+    let before = memory(&node)?;
+    let followers = (0..100).map(|_| -> Result<UnixStream> {
+        let mut stream = UnixStream::connect(node.path("opb.sock"))?;
+        for _ in 0..50 {
+            // Refused once nothing more of it is read.
+            let asked = stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: opb\r\n\r\n");
+            if asked.is_err() {
+                break;
+            }
+        }
+        Ok(stream)
+    });
+    let followers = followers.collect::<Result<Vec<_>>>()?;
+    std::thread::sleep(Duration::from_secs(2));
+    everybody_else_is_served(&node)?;
+    let more = memory(&node)?.saturating_sub(before);
+    println!("{more} bytes more than before");
+    ensure!(more < 64 << 20, "{more} bytes more than before");
+    // After 30 seconds in which nothing is taken, they are sent away.
+    node.wait("they are gone", || Ok((open_descriptors(&node)? < 100).then_some(())))?;
+    drop(followers);
+    node.end()
 }

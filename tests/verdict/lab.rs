@@ -147,7 +147,10 @@ fn agree(policy: &Naive, address: IpAddr) {
     let class = lookup(nodes, header.subscribers[family], high, low);
     assert_eq!(SubscriberClass(class), policy.subscriber(address), "{address}");
     let relay = lookup(nodes, header.relays[family], high, low);
-    let groups = nodes[(header.relay_groups + u32::from(relay)) as usize].0;
+    let mut groups = nodes[(header.relay_groups + u32::from(relay)) as usize].0;
+    // Group 0 stands for no group: its relays are the endpoints of softwires.
+    assert_eq!(relay != 0 && groups[0] & 1 != 0, policy.is_endpoint(address), "{address}");
+    groups[0] &= !1;
     let count = match relay {
         0 => 0,
         _ => groups.iter().map(|word| word.count_ones() as usize).sum(),

@@ -88,7 +88,7 @@ fn upstream<'a>(segment: &Segment, settings: Settings, policy: &'a Naive) -> Jud
     if ![25, 2525].contains(&segment.destination_port) {
         return OTHER;
     }
-    let class = line(policy, segment.source, segment.outer);
+    let class = line(policy, segment.source, segment.outer, segment.outer_may_have_more_hops);
     let group = policy.group(class.group());
     if class.is_exempt() {
         return (Verdict::Pass, Reason::Exempt, group);
@@ -121,7 +121,7 @@ fn downstream<'a>(segment: &Segment, policy: &'a Naive) -> Judgement<'a> {
         return OTHER;
     }
     let outer = segment.outer.map(|(source, destination)| (destination, source));
-    let class = line(policy, segment.destination, outer);
+    let class = line(policy, segment.destination, outer, false);
     let group = policy.group(class.group());
     if class.is_exempt() {
         return (Verdict::Pass, Reason::Exempt, group);
@@ -141,11 +141,16 @@ fn downstream<'a>(segment: &Segment, policy: &'a Naive) -> Judgement<'a> {
 }
 
 /// The class of the line of a subscriber whose address is `own`, in a tunnel between the addresses `outer`: the
-/// subscriber's first.
-fn line(policy: &Naive, own: IpAddr, outer: Option<(IpAddr, IpAddr)>) -> SubscriberClass {
+/// subscriber's first. `leads_on`: the far one may not be the last.
+fn line(
+    policy: &Naive,
+    own: IpAddr,
+    outer: Option<(IpAddr, IpAddr)>,
+    leads_on: bool,
+) -> SubscriberClass {
     let class = |address| Some(policy.subscriber(address)).filter(|class| class.0 != 0);
     let Some((near, far)) = outer else { return policy.subscriber(own) };
-    let softwire = policy.is_endpoint(far).then_some(near);
+    let softwire = (leads_on || policy.is_endpoint(far)).then_some(near);
     let six_to_four = match own {
         IpAddr::V6(own) => match own.octets() {
             [0x20, 0x02, a, b, c, d, ..] => Some(IpAddr::from([a, b, c, d])),
@@ -161,6 +166,7 @@ fn line(policy: &Naive, own: IpAddr, outer: Option<(IpAddr, IpAddr)>) -> Subscri
 struct Segment {
     /// Source and destination of the packet around it.
     outer: Option<(IpAddr, IpAddr)>,
+    outer_may_have_more_hops: bool,
     source: IpAddr,
     destination: IpAddr,
     has_more_hops: bool,
@@ -204,6 +210,7 @@ fn segment(packet: &[u8]) -> Option<Segment> {
     let addresses = Some((outer.source_addr(), outer.destination_addr()));
     (inner.payload().ip_number == ip_number::TCP).then(|| Segment {
         outer: addresses,
+        outer_may_have_more_hops: may_have_more_hops(&outer),
         is_answerable: false,
         ..decisive(&inner)
     })
@@ -217,34 +224,40 @@ fn gre(bytes: &[u8]) -> &[u8] {
 
 fn decisive(ip: &IpSlice<'_>) -> Segment {
     let tcp = TcpSlice::from_slice(ip.payload().payload).expect("honest TCP has an honest header");
-    let (source, destination, has_more_hops, is_plain) = match ip {
-        IpSlice::Ipv4(slice) => {
-            let header = slice.header();
-            let source = header.source_addr().into();
-            let plain = header.options().is_empty();
-            (source, header.destination_addr().into(), routes(header.options()), plain)
-        }
-        IpSlice::Ipv6(slice) => {
-            let header = slice.header();
-            let left = slice.extensions().clone().into_iter().any(|extension| match extension {
-                // Type, then segments left.
-                Ipv6ExtensionSlice::Routing(header) => header.payload()[1] != 0,
-                _ => false,
-            });
-            let plain = slice.extensions().is_empty();
-            (header.source_addr().into(), header.destination_addr().into(), left, plain)
-        }
+    let is_plain = match ip {
+        IpSlice::Ipv4(slice) => slice.header().options().is_empty(),
+        IpSlice::Ipv6(slice) => slice.extensions().is_empty(),
     };
     Segment {
         outer: None,
-        source,
-        destination,
-        has_more_hops,
+        outer_may_have_more_hops: false,
+        source: ip.source_addr(),
+        destination: ip.destination_addr(),
+        has_more_hops: has_more_hops(ip),
         source_port: tcp.source_port(),
         destination_port: tcp.destination_port(),
         syn: tcp.syn(),
         ack: tcp.ack(),
         is_answerable: is_plain && !tcp.rst(),
+    }
+}
+
+fn has_more_hops(ip: &IpSlice<'_>) -> bool {
+    match ip {
+        IpSlice::Ipv4(slice) => routes(slice.header().options()),
+        IpSlice::Ipv6(slice) => slice.extensions().clone().into_iter().any(|it| match it {
+            // Type, then segments left.
+            Ipv6ExtensionSlice::Routing(header) => header.payload()[1] != 0,
+            _ => false,
+        }),
+    }
+}
+
+/// Whether an outer header may name further hops: any IPv4 options count.
+fn may_have_more_hops(ip: &IpSlice<'_>) -> bool {
+    match ip {
+        IpSlice::Ipv4(slice) => !slice.header().options().is_empty(),
+        IpSlice::Ipv6(_) => has_more_hops(ip),
     }
 }
 

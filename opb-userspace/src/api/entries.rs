@@ -1,9 +1,12 @@
 //! `/v1/subscribers`: run-time entries.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, marker::PhantomData, sync::Arc};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, SeqAccess, Visitor},
+};
 
 use crate::policy::Prefix;
 
@@ -22,7 +25,7 @@ pub struct Row {
     pub until: Option<Timestamp>,
     pub created: Timestamp,
     pub by: Arc<Who>,
-    /// What the policy files say about the same prefix; the entry replaces it.
+    /// The rule of the policy files for the same prefix, which the entry replaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overrides: Option<String>,
     /// Why the entry does nothing, if so.
@@ -56,15 +59,45 @@ fn is_zero(value: &usize) -> bool {
     *value == 0
 }
 
+/// The most elements of one request. In memory, an element takes several times its JSON text.
+pub const MOST: usize = 2_000_000;
+
+fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    struct Elements<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Elements<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MOST} elements")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
+            let mut elements = Vec::new();
+            while let Some(element) = sequence.next_element()? {
+                if elements.len() == MOST {
+                    return Err(A::Error::invalid_length(MOST + 1, &self));
+                }
+                elements.push(element);
+            }
+            Ok(elements)
+        }
+    }
+
+    from.deserialize_seq(Elements(PhantomData))
+}
+
 /// Body of `POST /v1/subscribers`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Addition {
+    /// At most [`MOST`].
+    #[serde(deserialize_with = "at_most")]
     pub entries: Vec<NewEntry>,
     /// Adds the valid entries although others are not.
     #[serde(default)]
     pub partial: bool,
-    /// Only examines the entries: the response says what would happen, and nothing changes.
+    /// Only validates: the response is that of the real request, but nothing changes.
     #[serde(default)]
     pub validate_only: bool,
 }
@@ -73,6 +106,8 @@ pub struct Addition {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Removal {
+    /// At most [`MOST`].
+    #[serde(deserialize_with = "at_most")]
     pub prefixes: Vec<String>,
     #[serde(default)]
     pub partial: bool,
@@ -96,21 +131,21 @@ pub struct ChangeResponse {
     /// Failures beyond those that are listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unlisted: usize,
-    /// The daemon rolls all of it back at this time unless somebody confirms it.
+    /// The daemon rolls all of it back at this time unless it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_by: Option<Timestamp>,
 }
 
-/// What is wrong with one element of a request.
+/// The error of one element of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Its place in the request, from 0.
+    /// Its index in the request, from 0.
     pub index: usize,
     pub prefix: String,
     pub error: String,
 }
 
-/// Who made an entry: the peer of the control socket, by the kernel's word.
+/// The author of an entry: the peer of the control socket, as reported by the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Who {
     pub uid: u32,
@@ -128,5 +163,20 @@ impl fmt::Display for Who {
             Some(user) => write!(f, "{user} (uid {})", self.uid),
             None => write!(f, "uid {}", self.uid),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_has_so_many_elements() {
+        let text = |count| format!(r#"{{"prefixes":[{}]}}"#, vec![r#""""#; count].join(","));
+        let removal: Removal = serde_json::from_str(&text(MOST)).expect("as many as there may be");
+        assert_eq!(removal.prefixes.len(), MOST);
+        let error = serde_json::from_str::<Removal>(&text(MOST + 1)).expect_err("one more");
+        let expected = "invalid length 2000001, expected a list of at most 2000000 elements";
+        assert!(error.to_string().starts_with(expected), "{error}");
     }
 }

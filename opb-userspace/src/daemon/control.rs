@@ -46,10 +46,13 @@ const LISTS: usize = 2;
 pub(super) const LIMITS: Limits = Limits {
     name: "control",
     connections: 256,
-    // All clients are on this machine.
-    of_one: 256,
+    // One member of the group leaves connections for the others.
+    of_one: 192,
+    // Root can always connect.
+    reserve: 16,
     head: 16 << 10,
     head_time: Duration::from_secs(10),
+    body_time: Duration::from_secs(10),
     // An import of a million entries.
     request: Duration::from_secs(120),
     stall: Duration::from_secs(30),
@@ -67,8 +70,8 @@ pub(super) async fn serve(
     let limits = LIMITS.within_descriptors();
     let users = Users::new();
     let caller = |io: &UnixStream, _: &_| Peer::of(io, &users);
-    let refusals = Arc::clone(&board.refusals);
-    serve::serve(listener, limits, refusals, caller, router(enforcer, board), stop).await;
+    let refused = Arc::clone(&board.refused);
+    serve::serve(listener, limits, refused, caller, router(enforcer, board), stop).await;
 }
 
 pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
@@ -83,7 +86,7 @@ pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
         .merge(subscribers::routes())
         .route("/v1/events", get(events))
         .route("/v1/talkers", get(talkers))
-        .fallback(async || ErrorResponse::new(StatusCode::NOT_FOUND, "there is no such endpoint"))
+        .fallback(async || ErrorResponse::new(StatusCode::NOT_FOUND, "no such endpoint"))
         .method_not_allowed_fallback(async || {
             ErrorResponse::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
         })
@@ -96,7 +99,7 @@ pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
         })
 }
 
-/// Never waits for the enforcer: it may be compiling.
+/// Does not wait for the enforcer, which may be busy.
 async fn show_status(State(app): State<App>) -> Response {
     Json(app.board.status()).into_response()
 }
@@ -159,7 +162,7 @@ async fn explain(
     let Parameters(query) =
         query.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     if !app.explained.allows() {
-        app.board.refusals.count(LIMITS.name, "rate");
+        app.board.refused.count(LIMITS.name, "rate");
         let error = format!("too many requests: at most {} explanations per second", EXPLAINED.0);
         return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));
     }

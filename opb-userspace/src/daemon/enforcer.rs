@@ -166,7 +166,7 @@ impl Enforcer {
     }
 
     pub(super) fn counters(&self, by: By) -> Vec<CounterLine> {
-        let ids = self.active.image().slots();
+        let ids = self.active.image().group_ids();
         let rows = match by {
             By::Group => self.kernel.counters(ids),
             By::Interface => self.kernel.interface_counters(),
@@ -176,19 +176,19 @@ impl Enforcer {
 
     /// Counters, group ids, and the news since the last sample.
     pub(super) fn sample(&mut self) -> Sample {
-        let slots = self.slots();
+        let group_ids = self.group_ids();
         let (actions, hosts) = self.journal.take();
         Sample {
-            by_group: self.kernel.counters(&slots),
+            by_group: self.kernel.counters(&group_ids),
             by_interface: self.kernel.interface_counters(),
-            slots,
+            group_ids,
             hosts,
             actions,
         }
     }
 
-    pub(super) fn slots(&self) -> GroupIds {
-        self.active.image().slots().clone()
+    pub(super) fn group_ids(&self) -> GroupIds {
+        self.active.image().group_ids().clone()
     }
 
     /// The reading end of events and talkers.
@@ -255,10 +255,13 @@ impl Enforcer {
 
 /// Brings the entries of an earlier daemon up to date before they come into force.
 fn prepare(entries: &mut Entries) -> Result<(), Error> {
-    if entries.is_overdue()
-        && let Some(places) = entries.roll_back(Timestamp::MAX)?
-    {
-        error!("{}", unconfirmed::rolled_back(places.len()));
+    if entries.is_overdue() {
+        match entries.roll_back(Timestamp::MAX) {
+            Ok(None) => {}
+            Ok(Some(places)) => error!("{}", unconfirmed::rolled_back(places.len())),
+            // The daemon retries every second, and the state says so.
+            Err(error) => warn!("an import is not rolled back: {}", one_line(&error)),
+        }
     }
     if let Some(UnconfirmedImport { confirm_by, .. }) = entries.unconfirmed() {
         warn!("an import is unconfirmed: it is rolled back at {confirm_by:.0} unless confirmed");

@@ -1,11 +1,12 @@
 //! The daemon: reads the node file, puts the policy in force, and keeps it there through reloads
 //! and changing interfaces.
 //!
-//! What blocks — compiling, the kernel — is done by [`enforcer`] on a thread of its own, one thing
-//! after the other; files are read by others ([`reader`]), which may hang. The rest of the process
-//! waits for signals, answers on the control socket and on the read-only listener, and reads what
-//! the programs write down ([`observer`]), of which it tells others ([`suspects`]).
+//! [`enforcer`] owns the kernel objects, on a thread of its own, and does one job at a time.
+//! [`reader`] reads files on threads that may hang. The other tasks wait for signals, serve the
+//! control socket ([`control`]) and the read-only listener ([`http`]), read the programs' events
+//! ([`observer`]) and report suspects ([`suspects`]).
 
+mod body;
 mod changed;
 pub mod control;
 mod enforcer;
@@ -38,7 +39,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{Interval, MissedTickBehavior, interval, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tracing::{error, info, warn};
 
@@ -57,8 +58,13 @@ use crate::{
     telemetry::Telemetry,
 };
 
-/// How often interfaces are compared with what the node file wants.
+/// The interval between comparisons of the interfaces with the node file.
 const RESYNC: Duration = Duration::from_secs(1);
+/// DNS answers may keep the enforcer busy for one part in so many of the time, even if name servers
+/// change their addresses each time.
+const SHARE: u32 = 10;
+/// The most DNS answers in one image.
+const TOGETHER: usize = 1024;
 /// How long requests may take to end once the daemon stops.
 const DRAIN: Duration = Duration::from_millis(800);
 
@@ -87,8 +93,8 @@ pub enum Error {
     Hang(#[from] reader::Hang),
 }
 
-/// Enforces what the node file at `path` says until SIGTERM or SIGINT. The kernel goes on enforcing
-/// after that.
+/// Enforces the node file at `path` until SIGTERM or SIGINT. The kernel goes on enforcing after
+/// that.
 pub async fn run(path: PathBuf) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
     let started = tokio::select! {
@@ -99,11 +105,11 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
     let mut daemon = match started {
         Ok(daemon) => daemon,
         Err(name) => {
-            info!("{name}: stopping before anything was changed, or in the middle of it");
+            info!("{name}: stopping during the start");
             return Ok(());
         }
     };
-    // Whatever the daemon waits for, it can be told to stop.
+    // A signal stops the daemon, whatever it is waiting for.
     let end = tokio::select! {
         biased;
         name = signals.stop() => {
@@ -116,12 +122,16 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
     end.inspect_err(|_| error!("the kernel goes on enforcing"))
 }
 
-/// Everything that runs.
+/// The running daemon.
 struct Daemon {
     enforcer: Worker<Enforcer>,
     links: Links,
     answers: mpsc::UnboundedReceiver<(String, DnsAnswer)>,
+    /// DNS answers wait until then.
+    next_answers: Instant,
     resync: Interval,
+    /// The kernel's messages about interfaces cannot be read at the moment.
+    links_failed: bool,
     telemetry: Arc<Telemetry>,
     server: JoinHandle<()>,
     stop: watch::Sender<bool>,
@@ -133,10 +143,9 @@ impl Daemon {
         let hangups = signal(SignalKind::hangup()).map_err(Error::Signals)?;
         let reader = Reader::new(path);
         let config = reader.config().await?.map_err(Error::Config)?;
-        // Before anything is touched in the kernel: that another daemon is at work must not come
-        // out halfway.
+        // Before any change in the kernel, so that a second daemon fails here.
         let (socket, listener) = Socket::bind(&config.control, socket::group().await)?;
-        // So must most mistakes, which are in the files.
+        // Also before any change: most errors are in the files.
         let loaded = reader.policy(config.clone()).await?.map_err(LoadError::from)?;
 
         let (status, reports) = watch::channel(None);
@@ -144,7 +153,7 @@ impl Daemon {
         tokio::spawn(logs::forward_all(lines));
         let (hosts, tasks) = watch::channel(resolver::Task::default());
         let channels = Channels { status, logs, hosts };
-        // Before interfaces are listed for the first time: what comes later is told.
+        // Before interfaces are first listed, so that no later change is missed.
         let links = Links::new().map_err(Error::Links)?;
         let enforcer = Worker::start(move || Enforcer::start(loaded, channels)).await??;
         let (resolved, answers) = mpsc::unbounded_channel();
@@ -159,48 +168,68 @@ impl Daemon {
             enforcer: enforcer.pulse().clone(),
             feeds,
             reader,
-            refusals: Arc::default(),
+            refused: Arc::default(),
         };
         let (stop, stopped) = watch::channel(false);
         http::start(config.http, config.http_names, enforcer.clone(), board.clone());
         let server = tokio::spawn(control::serve(listener, enforcer.clone(), board, stopped));
         let mut resync = interval(RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { enforcer, links, answers, resync, telemetry, server, stop, _socket: socket })
+        Ok(Self {
+            enforcer,
+            links,
+            answers,
+            next_answers: Instant::now(),
+            resync,
+            links_failed: false,
+            telemetry,
+            server,
+            stop,
+            _socket: socket,
+        })
     }
 
-    /// Ends with an error alone.
+    /// Works until an error.
     async fn work(&mut self) -> Error {
         loop {
+            // The resync comes before the links, which always have news in a storm of interfaces.
             let next = tokio::select! {
                 biased;
                 ended = &mut self.server => {
                     let ended = ended.map_or_else(io::Error::other, |()| {
-                        io::Error::other("it stopped listening")
+                        io::Error::other("the listener ended")
                     });
                     return Error::Serve(ended);
                 }
-                changed = self.links.changed() => {
-                    if let Err(error) = changed {
-                        // The resync follows, a second later.
-                        warn!("changes of interfaces cannot be followed: {error}");
-                        Event::Resync
-                    } else {
-                        Event::Links
-                    }
-                }
-                Some((name, answer)) = self.answers.recv() => Event::Resolved(name, answer),
                 _ = self.resync.tick() => Event::Resync,
-            };
-            let done = match next {
-                Event::Resync => self.enforcer.call(Enforcer::resync).await,
-                Event::Links => self.enforcer.call(Enforcer::follow_interfaces).await,
-                Event::Resolved(name, answer) => {
-                    self.enforcer.call(move |it| it.resolved(&name, answer)).await
+                changed = self.links.changed(), if !self.links_failed => {
+                    if let Err(error) = changed {
+                        // The resync tries again within a second.
+                        warn!("changes of interfaces cannot be followed: {error}");
+                        self.links_failed = true;
+                        continue;
+                    }
+                    Event::Links
+                }
+                Some(answers) = next_answers(&mut self.answers, self.next_answers) => {
+                    Event::Resolved(answers)
                 }
             };
-            if let Err(gone) = done {
-                return gone.into();
+            let start = Instant::now();
+            let done = match next {
+                Event::Resync => {
+                    self.links_failed = false;
+                    self.enforcer.call(Enforcer::resync).await
+                }
+                Event::Links => self.enforcer.call(Enforcer::follow_interfaces).await,
+                Event::Resolved(answers) => {
+                    let done = self.enforcer.call(move |it| it.resolved(answers)).await;
+                    self.next_answers = Instant::now() + start.elapsed() * SHARE;
+                    done
+                }
+            };
+            if let Err(died) = done {
+                return died.into();
             }
         }
     }
@@ -214,11 +243,22 @@ impl Daemon {
     }
 }
 
-/// What the daemon reacts to.
+/// The events that the daemon reacts to.
 enum Event {
     Resync,
     Links,
-    Resolved(String, DnsAnswer),
+    Resolved(Vec<(String, DnsAnswer)>),
+}
+
+/// Waits until `from`, and then for answers. Returns all that have arrived, or `None` once the
+/// resolver has ended.
+async fn next_answers(
+    answers: &mut mpsc::UnboundedReceiver<(String, DnsAnswer)>,
+    from: Instant,
+) -> Option<Vec<(String, DnsAnswer)>> {
+    sleep_until(from).await;
+    let mut together = Vec::new();
+    (answers.recv_many(&mut together, TOGETHER).await > 0).then_some(together)
 }
 
 struct Signals {
@@ -234,7 +274,7 @@ impl Signals {
         })
     }
 
-    /// Waits until somebody wants the daemon to stop.
+    /// Waits for SIGTERM or SIGINT, and returns its name.
     async fn stop(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

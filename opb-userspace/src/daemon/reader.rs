@@ -1,5 +1,5 @@
-//! Reads the files of the policy on threads of their own: a file system that hangs keeps a thread,
-//! and nothing else.
+//! Reads the policy files on threads of their own, so that a file system that hangs blocks only
+//! such a thread.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ use tracing::error;
 use super::{
     changed::Changed,
     enforcer::{Asked, BuildError, Enforcer, Next, ReloadError},
-    files::{Stamps, Watch, look},
+    files::{Stamps, Watch, sample},
     threads::{GivenUp, Threads},
     worker::{Worker, WorkerDied},
 };
@@ -34,21 +34,24 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The limit while another read hangs, and for stamps of files.
 const SHORT: Duration = Duration::from_secs(5);
 
-/// The interval between two looks at watched files.
-const LOOK: Duration = Duration::from_secs(1);
-/// The interval while the files do not answer: each look may keep a thread.
+/// The interval between samples of watched files.
+const SAMPLE: Duration = Duration::from_secs(1);
+/// The interval while the file system hangs: each sample may keep a thread.
 const REST: Duration = Duration::from_secs(30);
 
-/// Reads the node file at `path` and the files that it names. Clones share the threads, and so know
-/// which hang.
+/// Reads the node file at `path` and the files that it names. Clones share the threads and their
+/// state.
 #[derive(Clone)]
 pub(super) struct Reader {
     path: PathBuf,
     threads: Threads,
     /// Threads that compile policies.
     compiling: Threads,
-    /// One reload after the other: files that are read later come into force later.
+    /// One reload after the other, so that files come into force in the order in which they are
+    /// read.
     turn: Arc<Mutex<()>>,
+    /// One preview after the other: each holds a whole policy in memory.
+    previews: Arc<Mutex<()>>,
 }
 
 /// The content of the files.
@@ -60,7 +63,7 @@ pub(super) struct Loaded {
     pub(super) watch: Watch,
 }
 
-/// The files do not answer.
+/// Reading the files timed out.
 #[derive(Debug, thiserror::Error)]
 #[error("the files cannot be read (does their file system hang?)")]
 pub struct Hang(#[from] GivenUp);
@@ -72,6 +75,7 @@ impl Reader {
             threads: Threads::new("files"),
             compiling: Threads::new("compile"),
             turn: Arc::default(),
+            previews: Arc::default(),
         }
     }
 
@@ -92,25 +96,41 @@ impl Reader {
         Ok(self.threads.run(LIMIT, move || load(&path, SystemTime::now(), config)).await?)
     }
 
-    /// Everything, or why it is not valid.
+    /// The node file and its policy, or why they are not valid.
     async fn load(&self) -> Result<Loaded, ReloadError> {
         let path = self.path.clone();
         let work = move || {
             let started = SystemTime::now();
             Config::load(&path).and_then(|config| load(&path, started, config))
         };
-        // A file system that hangs hardly answers because of another request.
+        // A hung file system is unlikely to answer one more request.
         let limit = if self.hangs() { SHORT } else { LIMIT };
         Ok(self.threads.run(limit, work).await.map_err(Hang)??)
     }
 
-    /// Reads the files and puts them in force. Compiles here, while the enforcer goes on.
+    /// Reads the files and puts them in force. If the caller drops this future, as happens when a
+    /// client hangs up, a reload that has begun still completes. One that waits for its turn does
+    /// not begin.
     pub(super) async fn reload(
         &self,
         enforcer: &Worker<Enforcer>,
         asked: Asked,
     ) -> Result<ReloadOutcome, WorkerDied> {
-        let _turn = self.turn.lock().await;
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let (reader, enforcer) = (self.clone(), enforcer.clone());
+        to_its_end(async move {
+            let _turn = turn;
+            reader.reload_now(&enforcer, asked).await
+        })
+        .await
+    }
+
+    /// Runs the slow parts here, so that the enforcer stays available.
+    async fn reload_now(
+        &self,
+        enforcer: &Worker<Enforcer>,
+        asked: Asked,
+    ) -> Result<ReloadOutcome, WorkerDied> {
         let loaded = self.load().await;
         let mut next = enforcer.call(move |it| it.begin(asked, loaded)).await?;
         loop {
@@ -125,8 +145,22 @@ impl Reader {
         }
     }
 
-    /// What a reload would change.
+    /// Returns what a reload would change. Clients wait for each other. If one hangs up, its
+    /// preview still completes before the next begins.
     pub(super) async fn preview(
+        &self,
+        enforcer: &Worker<Enforcer>,
+    ) -> Result<Result<Preview, ReloadError>, WorkerDied> {
+        let turn = Arc::clone(&self.previews).lock_owned().await;
+        let (reader, enforcer) = (self.clone(), enforcer.clone());
+        to_its_end(async move {
+            let _turn = turn;
+            reader.preview_now(&enforcer).await
+        })
+        .await
+    }
+
+    async fn preview_now(
         &self,
         enforcer: &Worker<Enforcer>,
     ) -> Result<Result<Preview, ReloadError>, WorkerDied> {
@@ -141,10 +175,18 @@ impl Reader {
         })
     }
 
-    /// The present stamps of the files. `None` if they do not answer.
-    pub(super) async fn look(&self, paths: Vec<PathBuf>) -> Option<Stamps> {
-        self.threads.run(SHORT, move || look(&paths)).await.ok()
+    /// The current stamps of the files. `None` if reading them timed out.
+    pub(super) async fn sample(&self, paths: Vec<PathBuf>) -> Option<Stamps> {
+        self.threads.run(SHORT, move || sample(&paths)).await.ok()
     }
+}
+
+/// Runs `work` to its end in a task of its own, even if the caller is dropped.
+async fn to_its_end<R: Send + 'static>(
+    work: impl Future<Output = Result<R, WorkerDied>> + Send + 'static,
+) -> Result<R, WorkerDied> {
+    // The task has no result if the runtime stops.
+    tokio::spawn(work).await.unwrap_or(Err(WorkerDied))
 }
 
 pub(super) fn load(
@@ -162,9 +204,9 @@ pub(super) fn load(
 
 /// Reloads after each hangup signal, and when watched files have changed. Ends with the enforcer.
 pub(super) async fn follow(reader: Reader, enforcer: Worker<Enforcer>, mut hangups: Signal) {
-    let mut tick = interval(LOOK);
+    let mut tick = interval(SAMPLE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // No look before then, after one that hung.
+    // After a sample that hung, the next one waits until then.
     let mut rest = Instant::now();
     loop {
         let trigger = tokio::select! {
@@ -179,10 +221,10 @@ pub(super) async fn follow(reader: Reader, enforcer: Worker<Enforcer>, mut hangu
                 }
                 let Ok(watched) = enforcer.call(|it| it.watched()).await else { return };
                 let Some(paths) = watched else { continue };
-                let Some(stamps) = reader.look(paths).await else {
+                let Some(stamps) = reader.sample(paths).await else {
                     rest = Instant::now() + REST;
-                    error!("the files do not answer: does their file system hang? \
-                            What is in force stays in force");
+                    error!("the files cannot be read (does their file system hang?): \
+                            the policy in force stays");
                     continue;
                 };
                 match enforcer.call(|it| it.observe_files(stamps)).await {

@@ -1,9 +1,9 @@
-//! HTTP with a price for everything: how many connections there are, how long and how large a request may be, and how long
-//! somebody may take to read the answer. docs/operations.md has the numbers.
+//! HTTP with limits: the number of connections, the size and the duration of requests, and the time
+//! to read the answer. docs/operations.md has the numbers.
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -31,36 +31,40 @@ use tokio::{
     time::timeout,
 };
 
-use super::stall::Stall;
+use super::{body::Timely, stall::Stall};
 
-/// What a listener allows.
+/// The limits of a listener.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Of the listener, in metrics.
+    /// The name of the listener in metrics.
     pub(super) name: &'static str,
-    /// At a time. With one more, that goes which has been without a request for longest.
+    /// The most connections. A further one evicts the one that has been idle for longest.
     pub(super) connections: usize,
-    /// The same for one address.
+    /// The most connections of one [`Crowd`].
     pub(super) of_one: usize,
-    /// Bytes of request line and headers.
+    /// Additional connections for callers without a crowd.
+    pub(super) reserve: usize,
+    /// The most bytes of request line and headers.
     pub(super) head: usize,
-    /// To send them; also how long a connection may be without a request.
+    /// The time to send them, and the longest idle time of a connection.
     pub(super) head_time: Duration,
-    /// For a request as a whole, from the end of its headers to the beginning of the answer.
+    /// The time to send a body. Each 4 MiB add one second.
+    pub(super) body_time: Duration,
+    /// The time from the end of a request's headers to the start of the answer.
     pub(super) request: Duration,
-    /// In which the other end must take in some of the answer.
+    /// The longest time without progress in sending the answer.
     pub(super) stall: Duration,
 }
 
-/// Fields of a request.
+/// The most header fields of a request.
 const HEADERS: usize = 64;
-/// Descriptors that connections leave for everything else: each program instance has about 14, and there may be 16.
+/// Descriptors reserved for everything else: up to 16 program instances with about 14 each.
 const RESERVED: u64 = 256;
-/// Connections that are possible however few descriptors there are.
+/// The fewest connections, even with few descriptors.
 const FEWEST: usize = 4;
 
 impl Limits {
-    /// With no more connections than a quarter of the descriptors that there are room for.
+    /// Limits connections to a quarter of the available descriptors.
     #[must_use]
     pub(super) fn within_descriptors(mut self) -> Self {
         if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
@@ -72,12 +76,12 @@ impl Limits {
     }
 }
 
-/// What has been refused since the daemon started.
+/// Refused connections and requests since the daemon started.
 #[derive(Debug)]
-pub(super) struct Refusals(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
+pub(super) struct RefusedRequests(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
 
-/// Zeros are shown, too: an alert can tell the first refusal from a metric that has just appeared.
-impl Default for Refusals {
+/// Starts with zeros, so that an alert sees the first refusal as an increase.
+impl Default for RefusedRequests {
     fn default() -> Self {
         let reasons = ["crowded", "deadline", "full", "lists", "malformed", "rate", "slow"];
         let of = |listener| reasons.map(|why| ((listener, why), 0));
@@ -85,7 +89,7 @@ impl Default for Refusals {
     }
 }
 
-impl Refusals {
+impl RefusedRequests {
     pub(super) fn count(&self, listener: &'static str, why: &'static str) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry((listener, why)).or_default() += 1;
@@ -97,18 +101,38 @@ impl Refusals {
     }
 }
 
-/// Who is at the other end: an address for the limit, and what requests are told by [`ConnectInfo`].
+/// Callers whose connections count together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Crowd {
+    /// An IPv4 address, or the /64 of an IPv6 address, since one host can use all of a /64.
+    Address(IpAddr),
+    /// The id of a user.
+    User(u32),
+}
+
+impl Crowd {
+    pub(super) fn at(address: IpAddr) -> Self {
+        Self::Address(match address {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+            IpAddr::V4(_) => address,
+        })
+    }
+}
+
+/// The other end of a connection. Handlers get it as [`ConnectInfo`].
 pub(super) trait Caller: Clone + Send + Sync + 'static {
-    fn address(&self) -> Option<IpAddr>;
-    /// May take a moment. Not asked for before the connection has its place.
+    /// The crowd for the limits. `None` for callers that may use the reserve.
+    fn crowd(&self) -> Option<Crowd>;
+    /// Looks up the caller's name, which may take a moment. Called after the connection is
+    /// admitted.
     fn identify(self) -> impl Future<Output = Self> + Send;
 }
 
-/// Answers at `listener` until `stop` says so or is gone, and then until the requests under way are answered.
+/// Serves `listener` until `stop` is true or closed, then completes the requests under way.
 pub(super) async fn serve<L: Listener, C: Caller>(
     mut listener: L,
     limits: Limits,
-    refusals: Arc<Refusals>,
+    refused: Arc<RefusedRequests>,
     caller: impl Fn(&L::Io, &L::Addr) -> C,
     app: Router,
     mut stop: watch::Receiver<bool>,
@@ -123,50 +147,50 @@ pub(super) async fn serve<L: Listener, C: Caller>(
         };
         while tasks.try_join_next().is_some() {}
         let caller = caller(&io, &address);
-        let place = match open.admit(&limits, caller.address()) {
-            Ok((place, evicted)) => {
+        let permit = match open.admit(&limits, caller.crowd()) {
+            Ok((permit, evicted)) => {
                 if evicted {
-                    refusals.count(limits.name, "crowded");
+                    refused.count(limits.name, "crowded");
                 }
-                place
+                permit
             }
             Err(Full) => {
-                refusals.count(limits.name, "full");
+                refused.count(limits.name, "full");
                 continue;
             }
         };
-        let (app, stop, refusals) = (app.clone(), stop.clone(), Arc::clone(&refusals));
+        let (app, stop, refused) = (app.clone(), stop.clone(), Arc::clone(&refused));
         tasks.spawn(async move {
             let caller = caller.identify().await;
             let io = Stall::new(io, limits.stall);
-            connection(io, place, limits, &refusals, caller, app, stop).await;
+            connection(io, permit, limits, &refused, caller, app, stop).await;
         });
     }
     while tasks.join_next().await.is_some() {}
 }
 
-/// Serves one connection alone.
+/// Serves a single connection.
 #[cfg(fuzzing)]
 pub(super) async fn one<Io, C: Caller>(io: Io, limits: Limits, caller: C, app: Router)
 where
     Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let Ok((place, _)) = Arc::new(Open::default()).admit(&limits, None) else { return };
+    let Ok((permit, _)) = Arc::new(Open::default()).admit(&limits, None) else { return };
     let (_never, stop) = watch::channel(false);
     let io = Stall::new(io, limits.stall);
-    connection(io, place, limits, &Arc::default(), caller.identify().await, app, stop).await;
+    connection(io, permit, limits, &Arc::default(), caller.identify().await, app, stop).await;
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // Nobody there who could say so: then it is time, too.
+    // A closed channel means stop, too.
     drop(stop.wait_for(|stop| *stop).await);
 }
 
 async fn connection<Io, C: Caller>(
     io: Stall<Io>,
-    place: ConnectionPermit,
+    permit: ConnectionPermit,
     limits: Limits,
-    refusals: &Arc<Refusals>,
+    refused: &Arc<RefusedRequests>,
     caller: C,
     app: Router,
     mut stop: watch::Receiver<bool>,
@@ -174,9 +198,10 @@ async fn connection<Io, C: Caller>(
     Stall<Io>: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let app = TowerToHyperService::new(app);
-    let seat = &place.0;
+    let seat = &permit.0;
     let service = service_fn(|request: Request<Incoming>| {
-        let mut request = request.map(Body::new);
+        let timely = |body| Timely::new(body, limits, Arc::clone(refused));
+        let mut request = request.map(|body| Body::new(timely(body)));
         request.extensions_mut().insert(ConnectInfo(caller.clone()));
         let answer = hyper::service::Service::call(&app, request);
         async {
@@ -185,7 +210,7 @@ async fn connection<Io, C: Caller>(
             Ok::<Response, std::convert::Infallible>(match answered {
                 Ok(answer) => answer?,
                 Err(_) => {
-                    refusals.count(limits.name, "deadline");
+                    refused.count(limits.name, "deadline");
                     StatusCode::REQUEST_TIMEOUT.into_response()
                 }
             })
@@ -204,8 +229,8 @@ async fn connection<Io, C: Caller>(
         }
     };
     match ended {
-        Err(error) if error.is_timeout() => refusals.count(limits.name, "slow"),
-        Err(error) if error.is_parse() => refusals.count(limits.name, "malformed"),
+        Err(error) if error.is_timeout() => refused.count(limits.name, "slow"),
+        Err(error) if error.is_parse() => refused.count(limits.name, "malformed"),
         Err(_) | Ok(()) => {}
     }
 }
@@ -214,41 +239,43 @@ async fn connection<Io, C: Caller>(
 #[derive(Default)]
 struct Open(Mutex<Vec<Arc<Seat>>>);
 
-/// One of them.
+/// One connection.
 struct Seat {
-    address: Option<IpAddr>,
-    /// Somebody works on a request.
+    crowd: Option<Crowd>,
+    /// A request is under way.
     busy: AtomicBool,
-    /// Since when nobody does.
+    /// Since when none is.
     idle: Mutex<Instant>,
     leave: Notify,
 }
 
-/// Every connection is at work.
+/// The limit is reached, and every connection is busy.
 struct Full;
 
-/// A seat, which is free again when this is dropped.
+/// A permit for one connection. Dropping it frees the seat.
 struct ConnectionPermit(Arc<Seat>, Arc<Open>);
 
 impl Open {
-    /// Finds a place, if need be by sending one away that has been without a request for longest. Says whether it was.
+    /// Admits a connection, if necessary by evicting the one that has been idle for longest.
+    /// Returns the permit, and whether one was evicted.
     fn admit(
         self: &Arc<Self>,
         limits: &Limits,
-        address: Option<IpAddr>,
+        crowd: Option<Crowd>,
     ) -> Result<(ConnectionPermit, bool), Full> {
         let mut seats = self.seats();
-        let of_one = |seat: &Arc<Seat>| address.is_some() && seat.address == address;
-        let crowd = seats.iter().filter(|seat| of_one(seat)).count();
-        let evicted = if crowd >= limits.of_one {
+        let of_one = |seat: &Arc<Seat>| crowd.is_some() && seat.crowd == crowd;
+        let crowded = seats.iter().filter(|seat| of_one(seat)).count() >= limits.of_one;
+        let reserve = if crowd.is_none() { limits.reserve } else { 0 };
+        let evicted = if crowded {
             Some(evict(&mut seats, of_one)?)
-        } else if seats.len() >= limits.connections {
+        } else if seats.len() >= limits.connections + reserve {
             Some(evict(&mut seats, |_| true)?)
         } else {
             None
         };
         let seat = Arc::new(Seat {
-            address,
+            crowd,
             busy: AtomicBool::new(false),
             idle: Mutex::new(Instant::now()),
             leave: Notify::new(),
@@ -278,7 +305,7 @@ impl Seat {
         *self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Until the answer is made.
+    /// Marks the seat as busy until the guard is dropped.
     fn busy(&self) -> Busy<'_> {
         self.busy.store(true, Ordering::Release);
         Busy(self)
@@ -300,7 +327,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// So many requests a second, and so many at once after a pause.
+/// A token bucket: a rate limit per second, with bursts.
 pub(super) struct Rate {
     each_second: f64,
     most: f64,
@@ -314,7 +341,7 @@ impl Rate {
         Self { each_second: f64::from(each_second), most, left }
     }
 
-    /// Whether there is room for one more.
+    /// Takes a token. Returns false if there is none.
     pub(super) fn allows(&self) -> bool {
         let mut state = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let (left, since) = *state;
@@ -334,41 +361,55 @@ mod tests {
         name: "test",
         connections: 4,
         of_one: 2,
+        reserve: 1,
         head: 8192,
         head_time: Duration::from_secs(1),
+        body_time: Duration::from_secs(1),
         request: Duration::from_secs(1),
         stall: Duration::from_secs(1),
     };
 
-    fn address(last: u8) -> Option<IpAddr> {
-        Some([192, 0, 2, last].into())
+    fn address(last: u8) -> Option<Crowd> {
+        Some(Crowd::at([192, 0, 2, last].into()))
     }
 
     #[test]
-    fn whoever_waits_longest_gives_way_and_whoever_works_does_not() {
+    fn the_longest_idle_connection_is_evicted_and_busy_ones_are_not() {
         let open = Arc::new(Open::default());
         let admit = |last| open.admit(&LIMITS, address(last));
         let (first, _) = admit(1).ok().expect("room");
         let (second, evicted) = admit(1).ok().expect("room");
         assert!(!evicted);
         let busy = first.0.busy();
-        let (_third, evicted) = admit(1).ok().expect("one of its own goes");
+        let (_third, evicted) = admit(1).ok().expect("an idle one of the crowd is evicted");
         assert!(evicted && !open.seats().iter().any(|seat| Arc::ptr_eq(seat, &second.0)));
         let _others: Vec<_> = (2..4).map(|last| admit(last).ok().expect("room")).collect();
-        assert!(admit(9).ok().expect("one goes").1);
-        assert!(open.seats().iter().any(|seat| Arc::ptr_eq(seat, &first.0)), "it is at work");
+        assert!(admit(9).ok().expect("an idle one is evicted").1);
+        assert!(open.seats().iter().any(|seat| Arc::ptr_eq(seat, &first.0)), "it is busy");
         drop(busy);
-        // The ninth has gone by itself.
+        // The permit of the ninth was dropped at once.
         assert_eq!(open.seats().len(), 3);
         drop(first);
         assert_eq!(open.seats().len(), 2);
-        let places: Vec<_> = (10..14).map(|last| admit(last).ok().expect("room")).collect();
-        let _busy: Vec<_> = places.iter().map(|(place, _)| place.0.busy()).collect();
-        assert!(admit(1).is_err(), "all of them work");
+        let permits: Vec<_> = (10..14).map(|last| admit(last).ok().expect("room")).collect();
+        let _busy: Vec<_> = permits.iter().map(|(permit, _)| permit.0.busy()).collect();
+        assert!(admit(1).is_err(), "all are busy");
+        let (reserved, evicted) = open.admit(&LIMITS, None).ok().expect("the reserve");
+        assert!(!evicted);
+        let _busy_too = reserved.0.busy();
+        assert!(open.admit(&LIMITS, None).is_err(), "the reserve is limited, too");
     }
 
     #[test]
-    fn a_rate_lets_so_many_through() {
+    fn an_ipv6_64_is_one_crowd() {
+        let crowd = |address: &str| Crowd::at(address.parse().expect("an address"));
+        assert_eq!(crowd("2001:db8:0:1::7"), crowd("2001:db8:0:1:ffff::"));
+        assert_ne!(crowd("2001:db8:0:1::7"), crowd("2001:db8:0:2::7"));
+        assert_ne!(crowd("192.0.2.1"), crowd("192.0.2.2"));
+    }
+
+    #[test]
+    fn a_rate_allows_a_burst_and_refills() {
         let rate = Rate::new(1, 3);
         assert_eq!((0..10).filter(|_| rate.allows()).count(), 3);
         *rate.left.lock().expect("not poisoned") = (0.0, Instant::now() - Duration::from_secs(2));

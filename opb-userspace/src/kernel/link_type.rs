@@ -23,7 +23,8 @@ pub enum Unreadable {
     )]
     Type { number: u16 },
     #[error(
-        "a `{kind}` device without a unicast `remote` address is not supported: its packets begin with the tunnel's own header"
+        "a `{kind}` device without a unicast `remote` address is not supported: \
+         its packets begin with the tunnel's own header"
     )]
     Hub { kind: &'static str },
 }

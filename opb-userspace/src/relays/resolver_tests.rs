@@ -1,9 +1,12 @@
-//! What the resolver makes of answers, from a name server of this file on a socket of its own.
+//! Answers of a name server in this file, as the resolver interprets them.
 
 use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use hickory_resolver::proto::rr::Name;
@@ -14,10 +17,11 @@ use super::*;
 const A: u16 = 1;
 const AAAA: u16 = 28;
 
-/// What the server says to questions of one type: a response code, and for how long there is an address.
+/// The server's answers by record type: a response code, and the TTL of an address, if there is
+/// one.
 type Says = BTreeMap<u16, (u8, Option<u32>)>;
 
-/// A name server and what it was asked.
+/// A name server, and the names that were asked for.
 struct Server {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -60,7 +64,7 @@ fn name(packet: &[u8]) -> (String, usize) {
     (name, at + 1)
 }
 
-/// RFC 1035, section 4: the header and the question back, and one record that points to the name in it.
+/// RFC 1035, section 4: the header and the question, and one record that points to the name in it.
 fn answer(question: &[u8], kind: u16, code: u8, ttl: Option<u32>) -> Vec<u8> {
     let mut answer = question.to_vec();
     (answer[2], answer[3]) = (0x85, 0x80 | code);
@@ -77,7 +81,7 @@ fn answer(question: &[u8], kind: u16, code: u8, ttl: Option<u32>) -> Vec<u8> {
     answer
 }
 
-/// The answer about `mx`, and after how long it is asked for again.
+/// The answer about `mx`, and the time until the next question.
 fn asked(says: [(u16, (u8, Option<u32>)); 2]) -> (DnsAnswer, Duration) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
@@ -143,5 +147,76 @@ fn no_search_domain_is_tried() {
             ask(&resolver, name.to_owned()).await;
             assert_eq!(server.asked(), ["mx.".to_owned()].into(), "{name}");
         }
+    });
+}
+
+/// Answers that violate RFC 1035: truncated, with names that point at themselves, with counts of
+/// absent records, to another question, or of random bytes.
+fn nonsense(question: &[u8], round: usize) -> Vec<u8> {
+    let mut bytes = answer(question, A, NO_ERROR, Some(60));
+    let mut random = fastrand::Rng::with_seed(round as u64);
+    match round % 6 {
+        0 => bytes.truncate(random.usize(..bytes.len())),
+        // The name of the record points at itself.
+        1 => {
+            let own = question.len() as u16 | 0xc000;
+            bytes[question.len()..question.len() + 2].copy_from_slice(&own.to_be_bytes());
+        }
+        2 => bytes[6..8].copy_from_slice(&[0xff, 0xff]),
+        // Another transaction.
+        3 => bytes[0] ^= 0xff,
+        // Another name.
+        4 => bytes[13] ^= 0x01,
+        _ => (2..bytes.len()).for_each(|at| bytes[at] = random.u8(..)),
+    }
+    bytes
+}
+
+/// For anything that a name server sends, the result is an error or valid addresses, and the
+/// resolver goes on.
+#[test]
+fn nonsense_is_not_an_answer() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
+        let address = socket.local_addr().expect("an address");
+        let sends_nonsense = Arc::new(AtomicBool::new(true));
+        let flag = Arc::clone(&sends_nonsense);
+        tokio::spawn(async move {
+            let (mut packet, mut round) = ([0; 512], 0);
+            while let Ok((length, from)) = socket.recv_from(&mut packet).await {
+                let (_, end) = name(&packet[..length]);
+                let kind = u16::from_be_bytes([packet[end], packet[end + 1]]);
+                let bytes = match flag.load(Ordering::SeqCst) {
+                    true => nonsense(&packet[..end + 4], round),
+                    false => answer(&packet[..end + 4], kind, NO_ERROR, Some(60)),
+                };
+                round += 1;
+                drop(socket.send_to(&bytes, from).await);
+            }
+        });
+        let servers = vec![name_server(&address)];
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+        let mut builder =
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        (builder.options_mut().timeout, builder.options_mut().attempts) =
+            (Duration::from_millis(50), 1);
+        let resolver = builder.build().expect("a resolver");
+        let mut errors = 0;
+        for round in 0..120 {
+            let (name, answer, rest) = ask(&resolver, format!("mx{round}.isp.example")).await;
+            assert_eq!(name, format!("mx{round}.isp.example"));
+            assert!(rest >= SHORTEST, "{rest:?}");
+            for found in [answer.ipv4, answer.ipv6] {
+                match found {
+                    Ok(addresses) => assert!(addresses.len() <= MOST, "{addresses:?}"),
+                    Err(_) => errors += 1,
+                }
+            }
+        }
+        assert!(errors > 60, "{errors} of 240: too few to be an attack");
+        sends_nonsense.store(false, Ordering::SeqCst);
+        let (_, answer, _) = ask(&resolver, "mx.isp.example".to_owned()).await;
+        assert_eq!(answer.ipv4, Ok(vec![IpAddr::from([192, 0, 2, 1])]));
     });
 }

@@ -1,7 +1,63 @@
 //! A store after an error. The database refuses everything until it is opened again, and only then
-//! shows what the failed transaction has left.
+//! shows what the failed transaction has left. A store that cannot be written when the daemon
+//! starts is in the same state: the daemon reads it, and does not wait for the disk to filter.
 
-use super::{Batch, Changes, Entries, Error, Map, Store, UnconfirmedImport, unconfirmed::Step};
+use std::path::Path;
+
+use nix::errno::Errno;
+use redb::{Database, StorageBackend as _, backends::InMemoryBackend};
+
+use super::{
+    Batch, Changes, Entries, Error, Map, Store, UnconfirmedImport, store::FILE, unconfirmed::Step,
+};
+use crate::{errors::one_line, files, private};
+
+impl Error {
+    /// Whether it is an error of the disk, or another one that may end by itself.
+    pub(super) fn is_of_the_disk(&self) -> bool {
+        let io = match self {
+            Self::Directory { source, .. } | Self::Private(private::Error::Io { source, .. }) => {
+                source
+            }
+            Self::Database { source, .. } => match &**source {
+                redb::Error::Io(error) => error,
+                error => return matches!(error, redb::Error::PreviousIo),
+            },
+            _ => return false,
+        };
+        use Errno::{EDQUOT, EFBIG, EINTR, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EROFS};
+        let passing = [EDQUOT, EFBIG, EINTR, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EROFS];
+        io.raw_os_error().is_some_and(|error| passing.contains(&Errno::from_raw(error)))
+    }
+}
+
+impl Store {
+    /// Reads the database in `directory` into memory, where redb can repair it as on the disk. The
+    /// store refuses changes, because of `error`, until it is opened again.
+    pub(super) fn read_only(directory: &Path, error: Error) -> Result<Self, Error> {
+        let path = directory.join(FILE);
+        let memory = InMemoryBackend::new();
+        match files::read(&path, u64::MAX - 1) {
+            Ok(bytes) => {
+                let written = memory.set_len(bytes.len() as u64);
+                if written.and_then(|()| memory.write(0, &bytes)).is_err() {
+                    return Err(error);
+                }
+            }
+            Err(files::Error::Missing) => {}
+            Err(_) => return Err(error),
+        }
+        let database = Database::builder().create_with_backend(memory);
+        let database = database.map_err(|error| Error::Database {
+            path: path.clone(),
+            source: Box::new(error.into()),
+        })?;
+        let store = Self::on(path, database)?;
+        tracing::error!("the store can only be read: {}", one_line(&error));
+        store.break_with(&error);
+        Ok(store)
+    }
+}
 
 impl Entries {
     /// Why the store takes no changes, if so.
@@ -9,8 +65,8 @@ impl Entries {
         self.store.broken()
     }
 
-    /// Opens the store again, and brings it to what is in memory: everything that was acknowledged,
-    /// and nothing that was refused.
+    /// Opens the store again, and restores the content of the memory: every acknowledged change,
+    /// and no refused one.
     pub fn recover(&mut self) -> Result<(), Error> {
         let Self { store, map, unconfirmed, .. } = self;
         store.reopen(|store| restore(store, map, unconfirmed.as_ref()))
@@ -41,7 +97,7 @@ mod tests {
 
     /// A store that lost everything, found when it is opened again after an error.
     #[test]
-    fn a_loss_is_told_unless_it_was_made_good() {
+    fn a_loss_is_reported_unless_it_was_repaired() {
         let directory = tempfile::tempdir().expect("a directory");
         let lose = || {
             let mut entries = open(directory.path());
@@ -60,6 +116,53 @@ mod tests {
         assert!(died.is_err() && entries.broken().is_some(), "it is tried again");
         drop(entries);
         let entries = open(directory.path());
-        assert!(entries.map.is_empty() && entries.store.loss().is_some(), "nobody made it good");
+        assert!(entries.map.is_empty() && entries.store.loss().is_some(), "nothing repaired it");
+    }
+
+    fn full(directory: &Path) -> Error {
+        let source = std::io::Error::from_raw_os_error(Errno::ENOSPC as i32);
+        Error::Directory { path: directory.into(), source }
+    }
+
+    /// As on a disk that is full when the daemon starts, and has room later.
+    #[test]
+    fn what_can_only_be_read_is_in_force_and_takes_changes_later() {
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = place.path();
+        let mut entries = open(directory);
+        add(&mut entries, vec![wanted("203.0.113.7", Some("a"))], false);
+        drop(entries);
+        let earlier = fs::read(directory.join(FILE)).expect("reads");
+
+        assert!(full(directory).is_of_the_disk());
+        let read_only = || Store::read_only(directory, full(directory)).expect("it can be read");
+        let mut entries = Entries::read(read_only()).expect("entries");
+        assert_eq!(entries.map.len(), 1);
+        assert!(entries.broken().is_some_and(|cause| cause.contains("No space left")));
+        let prefix = "203.0.113.8".parse().expect("a prefix");
+        let entry = entries.map.values().next().cloned();
+        let change = Changes::from([(prefix, entry)]);
+        assert!(matches!(entries.commit(change.clone()), Err(Error::Broken { .. })));
+        assert_eq!(fs::read(directory.join(FILE)).expect("reads"), earlier, "untouched");
+        entries.recover().expect("there is room");
+        entries.commit(change).expect("it takes changes");
+        drop(entries);
+        assert_eq!(open(directory).map.len(), 2);
+
+        // The loss is reported once the mark can be opened.
+        fs::write(directory.join(FILE), &earlier).expect("writes");
+        let mut entries = Entries::read(read_only()).expect("entries");
+        entries.recover().expect("there is room");
+        assert!(entries.store.loss().is_some());
+        drop(entries);
+
+        // Nothing is there yet.
+        let fresh = directory.join("fresh");
+        let store = Store::read_only(&fresh, full(&fresh)).expect("nothing to read");
+        let mut entries = Entries::read(store).expect("none");
+        assert!(entries.recover().is_err(), "no directory yet");
+        fs::create_dir(&fresh).expect("makes");
+        entries.recover().expect("there is room");
+        assert_eq!(entries.store.loss(), None);
     }
 }

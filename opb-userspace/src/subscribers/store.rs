@@ -28,10 +28,10 @@ use crate::{
     private::{self, Access},
 };
 
-const FILE: &str = "entries.redb";
+pub(super) const FILE: &str = "entries.redb";
 /// Keys are the bytes of prefixes, values are JSON: members can be added without another version.
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
-/// What rolls an unconfirmed import back: the entry before it at each prefix, as JSON, and at
+/// The rollback of an unconfirmed import: the earlier entry at each prefix, as JSON, and at
 /// [`DEADLINE`] the time.
 const UNCONFIRMED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("unconfirmed");
 /// No prefix has an empty key.
@@ -53,7 +53,7 @@ fn is_ours(name: &str) -> bool {
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the directory {} cannot be made or written", path.display())]
+    #[error("the directory {} cannot be created or written", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Private(#[from] private::Error),
@@ -65,9 +65,9 @@ pub enum Error {
     Content { path: PathBuf, source: serde_json::Error },
     #[error("the store {} holds a key that is not a prefix", path.display())]
     Key { path: PathBuf },
-    #[error("the store {} cannot be written since an error: {cause}", path.display())]
+    #[error("the store {} refuses changes after an error: {cause}", path.display())]
     Broken { path: PathBuf, cause: String },
-    #[error("the store {} fails", path.display())]
+    #[error("the store {} failed", path.display())]
     Database { path: PathBuf, source: Box<redb::Error> },
 }
 
@@ -77,65 +77,92 @@ pub struct Store {
     /// `None` only after opening it again has failed.
     database: Option<Database>,
     mark: Option<Mark>,
-    /// The error since which the database refuses everything.
+    /// The error after which the database refuses everything.
     broken: RefCell<Option<String>>,
 }
 
 impl Store {
-    /// Opens the database in `directory`, or makes both. Compares its content with the mark of the
-    /// last daemon.
+    /// Opens the database in `directory`, or creates both. Compares its content with the mark of
+    /// the last daemon. If the disk refuses changes, the store is [broken](Self::broken) and has
+    /// the content that could be read.
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        let path = directory.join(FILE);
-        let failed = |source| Error::Directory { path: directory.into(), source };
+        Self::open_for_changes(directory).or_else(|error| {
+            if error.is_of_the_disk() { Self::read_only(directory, error) } else { Err(error) }
+        })
+    }
+
+    fn open_for_changes(directory: &Path) -> Result<Self, Error> {
         private::directory(directory, Access::default(), is_ours)?;
-        let mark = Mark::open(directory)?;
-        let length = match fs::metadata(&path) {
+        let mut store = Self::closed(directory.join(FILE));
+        let mut mark = None;
+        let found = store.open_again(&mut mark)?;
+        mark.iter().for_each(|mark| mark.write(State { sequence: found.sequence + 1, ..found }));
+        store.mark = mark;
+        Ok(store)
+    }
+
+    /// Opens the file, or makes it, and returns its state. Without a `mark`, opens that too and
+    /// compares it with the file.
+    pub(super) fn open_again(&mut self, mark: &mut Option<Mark>) -> Result<State, Error> {
+        let directory = self.directory();
+        let failed = |source| Error::Directory { path: directory.into(), source };
+        let first = match mark {
+            None => Some(Mark::open(directory)?),
+            Some(_) => None,
+        };
+        let length = match fs::metadata(&self.path) {
             Ok(found) => Some(found.len()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
         if length == Some(0) {
             // A store gets its name when it is complete: something has truncated this one.
-            mark.compare(None);
-            fs::remove_file(&path).map_err(failed)?;
+            first.iter().for_each(|mark| mark.compare(None));
+            fs::remove_file(&self.path).map_err(failed)?;
         }
         if length.is_none_or(|length| length == 0) {
-            // A database that loses power while it is being made cannot be opened: it gets its name
+            // A database that loses power during its creation cannot be opened: it gets its name
             // when it is complete.
-            let draft = path.with_extension("redb.new");
+            let draft = self.path.with_extension("redb.new");
             match fs::remove_file(&draft) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
                 _ => drop(Self::on(draft.clone(), open_file(&draft)?)?),
             }
             let entered =
-                fs::rename(&draft, &path).and_then(|()| File::open(directory)?.sync_all());
+                fs::rename(&draft, &self.path).and_then(|()| File::open(directory)?.sync_all());
             entered.map_err(failed)?;
         }
-        let mut store = Self::unchecked(path.clone(), open_file(&path)?);
-        let found = store.check_version()?;
-        if length != Some(0) {
-            mark.compare(Some(found));
+        self.database = Some(open_file(&self.path)?);
+        *self.broken.borrow_mut() = None;
+        let found = self.check_version()?;
+        if let Some(first) = first {
+            if length != Some(0) {
+                first.compare(Some(found));
+            }
+            *mark = Some(first);
         }
-        mark.write(State { sequence: found.sequence + 1, ..found });
-        store.mark = Some(mark);
-        Ok(store)
+        Ok(found)
+    }
+
+    fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
     }
 
     /// With tables and version in it, and without a mark. `path` is for error messages.
-    fn on(path: PathBuf, database: Database) -> Result<Self, Error> {
-        let store = Self::unchecked(path, database);
+    pub(super) fn on(path: PathBuf, database: Database) -> Result<Self, Error> {
+        let store = Self { database: Some(database), ..Self::closed(path) };
         store.check_version()?;
         Ok(store)
     }
 
-    fn unchecked(path: PathBuf, database: Database) -> Self {
-        Self { path, database: Some(database), mark: None, broken: RefCell::default() }
+    fn closed(path: PathBuf) -> Self {
+        Self { path, database: None, mark: None, broken: RefCell::default() }
     }
 
     /// Returns the state before the transaction that checks.
     fn check_version(&self) -> Result<State, Error> {
         let (version, found) = self.write(|transaction| {
-            // All tables are made here, so that reading never meets a missing one.
+            // Creates all tables, so that reading never meets a missing one.
             let entries = transaction.open_table(ENTRIES)?.len()?;
             transaction.open_table(UNCONFIRMED)?;
             transaction.open_table(HOSTS)?;
@@ -167,11 +194,8 @@ impl Store {
         restore: impl FnOnce(&Self) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.database = None;
-        let database = open_file(&self.path).inspect_err(|error| self.break_with(error))?;
-        self.database = Some(database);
-        *self.broken.borrow_mut() = None;
-        let mark = self.mark.take();
-        let restored = self.check_version().and_then(|_| restore(self));
+        let mut mark = self.mark.take();
+        let restored = self.open_again(&mut mark).and_then(|_| restore(self));
         self.mark = mark;
         let restored = restored.and_then(|()| self.check_version());
         // Also if reading failed: otherwise changes would be written on top of a loss.
@@ -216,7 +240,7 @@ impl Store {
         Ok(map)
     }
 
-    /// What rolls back the unconfirmed import, if there is one.
+    /// The unconfirmed import with its rollback, if there is one.
     pub fn unconfirmed(&self) -> Result<Option<UnconfirmedImport>, Error> {
         let mut shared = Shared::default();
         let (mut confirm_by, mut before) = (None, Changes::new());
@@ -232,7 +256,7 @@ impl Store {
         Ok(confirm_by.map(|confirm_by| UnconfirmedImport { confirm_by, before }))
     }
 
-    /// Writes all of `batch` or none of it; it is on disk when this returns.
+    /// Writes all of `batch` or none of it. It is on disk when this returns.
     pub(super) fn commit(&self, batch: &Batch) -> Result<(), Error> {
         let Batch { entries, unconfirmed } = batch;
         self.write(|transaction| {
@@ -276,7 +300,7 @@ impl Store {
         })
     }
 
-    /// All keys and values of a table.
+    /// All keys and values of a table, in order.
     fn pairs(&self, table: TableDefinition<'_, &[u8], &[u8]>) -> Result<Vec<[Vec<u8>; 2]>, Error> {
         self.read(|transaction| {
             let table = transaction.open_table(table)?;
@@ -326,7 +350,7 @@ impl Store {
     }
 
     /// After any error: some leave a database that refuses everything from then on.
-    fn break_with(&self, error: &Error) {
+    pub(super) fn break_with(&self, error: &Error) {
         *self.broken.borrow_mut() = Some(one_line(error));
     }
 

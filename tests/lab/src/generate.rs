@@ -325,7 +325,7 @@ impl Generator {
             gre = gre.flags(self.of(&[0x4000, 0x8000, 0x2000, 0x0001, 0x0800, 0x0080]));
         }
         if lies && self.one_in(8) {
-            gre = gre.protocol(self.of(&[0x6558, 0x880b, 0x0800, 0x86dd, 0x8847]));
+            gre = gre.protocol(self.of(&[0x6558, 0x880b, 0x0800, 0x86dd, 0x8847, 0x883e]));
         }
         gre
     }
@@ -334,7 +334,7 @@ impl Generator {
     fn raw(&mut self, lies: bool) -> impl Payload + 'static {
         let length = self.random.usize(0..40);
         let bytes = iter::repeat_with(|| self.random.u8(..)).take(length).collect();
-        // Random bytes are no honest GRE.
+        // Random bytes are not honest GRE.
         let protocols: &[u8] =
             if lies { &[33, 47, 50, 89, 132, 136, 255] } else { &[33, 50, 89, 132] };
         Raw(self.of(protocols), bytes)
@@ -363,15 +363,24 @@ impl Generator {
         }
     }
 
-    /// An address that stands for an IPv4 address: 6to4, or behind NAT64.
+    /// An address that stands for an IPv4 address: 6to4, or in one of the policy's NAT64 prefixes (RFC
+    /// 6052, section 2.2).
     fn translated(&mut self, v4: Ipv4Addr) -> Ipv6Addr {
+        const BEHIND: u128 = u64::MAX as u128;
         let v4 = u128::from(v4.to_bits());
-        let bits = match self.random.u8(0..3) {
-            0 => 0x2002 << 112 | v4 << 80 | 9,
-            1 => 0x0064_ff9b << 96 | v4,
-            _ => 0x2001_0db8_0064 << 80 | (v4 >> 16) << 64 | (v4 & 0xffff) << 40,
-        };
-        Ipv6Addr::from_bits(bits)
+        let (prefix, length): (u128, u32) = self.of(&[
+            (0x2002 << 112 | 9, 16),
+            (0x0064_ff9b << 96, 96),
+            (0x2001_0db8_0064 << 80, 48),
+            (0x3fff_0032 << 96, 32),
+            (0x3fff_0040 << 96, 40),
+            (0x3fff_0056 << 96, 56),
+            (0x3fff_0064 << 96, 64),
+        ]);
+        let v4 = v4 << (96 - length);
+        // Bits 64 to 71 are not part of it.
+        let v4 = if length == 96 { v4 } else { v4 & !BEHIND | (v4 & BEHIND) >> 8 };
+        Ipv6Addr::from_bits(prefix | v4)
     }
 
     fn port(&mut self) -> u16 {

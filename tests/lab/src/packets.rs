@@ -27,6 +27,7 @@ mod headers;
 mod lengths;
 mod link;
 mod softwires;
+mod tunnel_tricks;
 mod tunnels;
 mod upstream;
 
@@ -112,10 +113,20 @@ exemptions:
     reason: in no group
   - prefix: 2001:db8:9000::/48
     reason: the same in IPv6
+  - prefix: 2002:cb00:710a::/48
+    reason: the 6to4 addresses of a line that is filtered
 softwires:
   transix:
     endpoints: [2001:db8:af::1, 192.0.2.64/30]
-nat64: [\"64:ff9b::/96\", \"2001:db8:64::/48\"]
+  inside:
+    endpoints: [203.0.113.254, 198.51.100.142, 2001:db8:1000:af::1, 2001:db8:25::af]
+nat64:
+  - 64:ff9b::/96
+  - 2001:db8:64::/48
+  - 3fff:32::/32
+  - 3fff:40::/40
+  - 3fff:56::/56
+  - 3fff:64::/64
 ";
 
 /// A machine with an address of each family.
@@ -147,6 +158,11 @@ pub mod hosts {
 
     /// An endpoint of softwires: AFTR, border relay.
     pub const ENDPOINT: Host = Host::new([192, 0, 2, 66], [0x2001, 0xdb8, 0xaf, 0, 0, 0, 0, 1]);
+    /// An endpoint inside a prefix of a group, and one inside a prefix of relays.
+    pub const ENDPOINT_IN_GROUP: Host =
+        Host::new([203, 0, 113, 254], [0x2001, 0xdb8, 0x1000, 0xaf, 0, 0, 0, 1]);
+    pub const ENDPOINT_IN_RELAYS: Host =
+        Host::new([198, 51, 100, 142], [0x2001, 0xdb8, 0x25, 0, 0, 0, 0, 0xaf]);
     /// What a home network has behind its line.
     pub const PRIVATE: Host = Host::new([192, 168, 1, 5], [0xfd00, 0, 0, 0, 0, 0, 0, 5]);
 
@@ -184,6 +200,7 @@ pub fn rows() -> Vec<Row> {
     headers::add(&mut table);
     tunnels::add(&mut table);
     softwires::add(&mut table);
+    tunnel_tricks::add(&mut table);
     lengths::add(&mut table);
     table.0
 }

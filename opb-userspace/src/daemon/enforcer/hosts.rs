@@ -1,6 +1,6 @@
 //! Relay hosts: answers of name servers come into force, and old addresses go.
 
-use std::{net::IpAddr, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
 use tracing::{info, warn};
 
@@ -13,38 +13,44 @@ use crate::{
 };
 
 impl Enforcer {
-    /// Takes in an answer for the relay host `name`.
-    pub(in crate::daemon) fn resolved(&mut self, name: &str, answer: DnsAnswer) {
-        if !relays::names(self.reloads.policy()).contains(name) {
-            return;
-        }
-        if self.hosts.answered(name, answer, Instant::now()) == Addresses::New {
-            let addresses = self.save_host(name);
-            let renewed = self.renew();
-            if self.active.tolerate(renewed).is_some() {
-                let generation = self.active.generation();
-                info!(generation, "relay host {name} has new addresses: {addresses:?}");
+    /// Takes in answers for relay hosts, and makes one image for all of them.
+    pub(in crate::daemon) fn resolved(&mut self, answers: Vec<(String, DnsAnswer)>) {
+        let names = relays::names(self.reloads.policy());
+        let mut changed = BTreeSet::new();
+        for (name, answer) in answers {
+            if names.contains(&name)
+                && self.hosts.answered(&name, answer, Instant::now()) == Addresses::New
+            {
+                changed.insert(name);
             }
-            self.journal.host_changed(name, addresses);
+        }
+        if !changed.is_empty() && self.take_over(changed) {
+            info!(generation = self.active.generation(), "relay hosts have new addresses");
         }
         self.report();
     }
 
     /// Removes addresses that have been missing from answers for long enough.
     pub(super) fn release(&mut self) -> Changed {
-        let released = self.hosts.release(Instant::now());
+        let released: BTreeSet<_> = self.hosts.release(Instant::now()).into_iter().collect();
         if released.is_empty() {
             return Changed::No;
         }
-        for name in released {
-            let addresses = self.save_host(&name);
-            self.journal.host_changed(&name, addresses);
-        }
-        let renewed = self.renew();
-        if self.active.tolerate(renewed).is_some() {
+        if self.take_over(released) {
             info!("addresses that relay hosts no longer have are removed");
         }
         Changed::Yes
+    }
+
+    /// Stores the addresses of these hosts, and puts them in force. Returns whether they are.
+    fn take_over(&mut self, names: BTreeSet<String>) -> bool {
+        for name in names {
+            let addresses = self.save_host(&name);
+            info!("relay host {name}: {addresses:?}");
+            self.journal.host_changed(&name, addresses);
+        }
+        let renewed = self.renew();
+        self.active.tolerate(renewed).is_some()
     }
 
     /// Stores the addresses of a host for the next daemon, and returns them.

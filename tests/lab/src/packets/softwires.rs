@@ -162,7 +162,7 @@ fn lines_by_their_packets(table: &mut Table) {
     let unknown = pass_ungrouped(Reason::Unknown);
     table.packet("line-next-to-endpoint", "next to it", &outer, UP, unknown);
     let direct = Ipv6::new(DYNAMIC.v6, ENDPOINT.v6).carrying(syn());
-    table.packet("endpoint-itself", "an endpoint is no relay", &direct, UP, denied);
+    table.packet("endpoint-itself", "an endpoint is not a relay", &direct, UP, denied);
 }
 
 fn downstream(table: &mut Table) {
@@ -331,6 +331,19 @@ fn nat64(table: &mut Table) {
         ("nat64-48-suffix", "2001:db8:64:c633:64:1900::25", relay),
         ("nat64-48-stranger", "2001:db8:64:c633:64:1a00::", denied),
         ("nat64-elsewhere", "64:ff9c::198.51.100.25", denied),
+        ("nat64-32", "3fff:32:c633:6419::", relay),
+        ("nat64-32-stranger", "3fff:32:c633:641a::", denied),
+        ("nat64-32-u-octet", "3fff:32:c633:6419:100::", denied),
+        ("nat64-40", "3fff:40:c6:3364:19::", relay),
+        ("nat64-40-u-octet", "3fff:40:c6:3364:ff19::", denied),
+        ("nat64-48-u-octet", "2001:db8:64:c633:8064:1900::", denied),
+        ("nat64-56", "3fff:56:0:c6:33:6419::", relay),
+        ("nat64-56-prefix", "3fff:56:0:c6:33:648f:ffff:ffff", relay),
+        ("nat64-56-next-to-prefix", "3fff:56:0:c6:33:6490::", denied),
+        ("nat64-56-u-octet", "3fff:56:0:c6:133:6419::", denied),
+        ("nat64-64", "3fff:64::c6:3364:1900:0", relay),
+        ("nat64-64-stranger", "3fff:64::c6:3364:1a00:0", denied),
+        ("nat64-64-u-octet", "3fff:64::1c6:3364:1900:0", denied),
     ] {
         let to: Ipv6Addr = to.parse().unwrap_or(Ipv6Addr::UNSPECIFIED);
         let packet = Ipv6::new(DYNAMIC.v6, to).carrying(Tcp::syn_to(25));

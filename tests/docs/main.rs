@@ -1,0 +1,106 @@
+//! What the pages say of the tests: each test that one of them names exists, and every case of "When things break" names one.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn page(name: &str) -> String {
+    fs::read_to_string(root().join("docs").join(name)).expect(name)
+}
+
+/// All source files below `directory`.
+fn sources(directory: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("a directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+/// Names of all functions behind `#[test]` or `#[tokio::test]`.
+fn tests() -> BTreeSet<String> {
+    let mut files = Vec::new();
+    for directory in ["tests", "opb-userspace/src", "opb-common/src"] {
+        sources(&root().join(directory), &mut files);
+    }
+    let mut names = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(&file).expect("a file");
+        let mut is_test = false;
+        for line in text.lines().map(str::trim_start) {
+            let signature = line.strip_prefix("async ").unwrap_or(line);
+            if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+                is_test = true;
+            } else if let Some(name) = signature.strip_prefix("fn ").filter(|_| is_test) {
+                names.extend(name.split_once('(').map(|(name, _)| name.to_owned()));
+                is_test = false;
+            }
+        }
+    }
+    names
+}
+
+/// What stands between backquotes in `text` and looks like the name of a test: words with three underscores or more.
+fn named(text: &str) -> impl Iterator<Item = &str> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    quoted.filter(|name| {
+        let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        name.bytes().all(is_name) && name.matches('_').count() >= 2 && !name.starts_with("opb_")
+    })
+}
+
+/// Cells of the rows of the first table behind `heading`.
+fn table(text: &str, heading: &str) -> Vec<Vec<String>> {
+    let behind = text.split_once(heading).expect(heading).1;
+    let lines = behind.lines().skip_while(|line| !line.starts_with('|')).skip(2);
+    let rows = lines.take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+        .collect()
+}
+
+#[test]
+fn every_test_that_a_page_names_exists() {
+    let tests = tests();
+    assert!(tests.len() > 300, "{} tests", tests.len());
+    for name in ["operations.md", "testing.md", "test-results.md", "troubleshooting.md"] {
+        let text = page(name);
+        let missing: Vec<_> = named(&text).filter(|test| !tests.contains(*test)).collect();
+        assert!(missing.is_empty(), "{name} names tests that do not exist: {missing:?}");
+    }
+}
+
+#[test]
+fn every_case_of_when_things_break_names_a_test_and_what_to_do() {
+    let (operations, troubleshooting) = (page("operations.md"), page("troubleshooting.md"));
+    let rows = table(&operations, "\n## When things break\n");
+    assert!(rows.len() >= 30, "{} rows", rows.len());
+    let headings =
+        troubleshooting.lines().filter_map(|line| line.trim_start_matches('#').strip_prefix(' '));
+    let anchors: BTreeSet<_> = headings.map(anchor).collect();
+    for row in rows {
+        let [case, proof] = &row[..] else { panic!("two cells are expected: {row:?}") };
+        assert!(named(proof).next().is_some(), "no test is named for: {case}");
+        let link = case.split_once("](").and_then(|(_, rest)| rest.split_once(')'));
+        let (link, _) = link.unwrap_or_else(|| panic!("no link in: {case}"));
+        let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+        match file {
+            "troubleshooting.md" => assert!(anchors.contains(anchor), "{link} leads nowhere"),
+            other => assert!(page(other).len() > 100, "{link} leads nowhere"),
+        }
+    }
+}
+
+/// As GitHub makes it of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|it| it.is_alphanumeric() || [' ', '-', '_'].contains(it));
+    kept.map(|it| if it == ' ' { '-' } else { it.to_ascii_lowercase() }).collect()
+}

@@ -1,0 +1,191 @@
+//! What a hostile member of the group `opb` can do to everybody else's daemon: little.
+
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    thread::ScopedJoinHandle,
+    time::Instant,
+};
+
+use opb_lab::process::wait_until;
+
+use super::*;
+use crate::{
+    hangs::Stopped,
+    node::{LIMIT, Node, POLICY},
+    ownership::{as_nobody, open_house},
+};
+
+/// Of the control socket, in docs/operations.md.
+const CONNECTIONS: usize = 256;
+
+/// A node whose socket is open to `nobody`, who stands for a member of the group.
+fn node() -> Result<Node> {
+    let node = Node::start("watch: off\n")?;
+    open_house(&node)?;
+    fs::set_permissions(node.path("opb.sock"), fs::Permissions::from_mode(0o666))?;
+    Ok(node)
+}
+
+fn send(node: &Node, head: &str, body: &str) -> Result<UnixStream> {
+    let mut stream = UnixStream::connect(node.path("opb.sock"))?;
+    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    let length = if head.contains("content-length") {
+        String::new()
+    } else {
+        format!("content-length: {}\r\n", body.len())
+    };
+    let json = "content-type: application/json\r\nconnection: close\r\n";
+    write!(stream, "{head}host: opb\r\n{json}{length}\r\n{body}")?;
+    Ok(stream)
+}
+
+fn memory(node: &Node, what: &str) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{}/status", node.pid()?))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(what)).context("memory")?;
+    Ok(line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>()? << 10)
+}
+
+/// A policy that takes a moment to read.
+fn write_large(node: &Node, prefixes: u32) -> Result<()> {
+    let lines = (0..prefixes).map(|number| std::net::Ipv4Addr::from(0x6440_0000 + 2 * number));
+    let lines: String = lines.map(|address| format!("{address}\n")).collect();
+    node.write("large.txt", &lines)?;
+    node.write("policy.yaml", &format!("{POLICY}  large: {{prefixes-file: large.txt}}\n"))
+}
+
+fn is_told_of_files(status: &Value) -> bool {
+    status["problems"].to_string().contains("the files cannot be read")
+}
+
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn root_finds_a_seat_whatever_others_do() -> Result<()> {
+    let mut node = node()?;
+    let head = "GET /v1/events?after=999999999&wait=30 HTTP/1.1\r\n";
+    let held = as_nobody(&node, || {
+        // Some are refused.
+        (0..CONNECTIONS + 50).filter_map(|_| send(&node, head, "").ok()).collect::<Vec<_>>()
+    })?;
+    thread::sleep(Duration::from_millis(500));
+    node.ask(&["status"])?;
+    node.ask(&["subscriber", "add", "203.0.113.9", "--exempt"])?;
+    assert!(held.len() > CONNECTIONS / 2, "{} connections: the attack is none", held.len());
+    drop(held);
+    node.stop()
+}
+
+/// A large request has its turn only as long as it comes in.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_body_that_does_not_come_keeps_nobody_waiting() -> Result<()> {
+    let mut node = node()?;
+    let head = "POST /v1/subscribers HTTP/1.1\r\ncontent-length: 100000000\r\n";
+    let held = as_nobody(&node, || send(&node, head, "{\"entries\":["))??;
+    thread::sleep(Duration::from_millis(500));
+    let list: String =
+        (0..3000).map(|host| format!("100.64.{}.{}\n", host / 250, host % 250)).collect();
+    node.write("list", &list)?;
+    let start = Instant::now();
+    node.ask(&["subscriber", "import", "list", "--exempt"])?;
+    let took = start.elapsed();
+    assert!(took > Duration::from_secs(5), "after {took:?}: the attack is none");
+    assert!(took < Duration::from_secs(40), "{took:?}");
+    drop(held);
+    node.stop()
+}
+
+/// Whoever asks for a reload and hangs up neither stops it nor makes the node say that its files hang.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_reload_that_nobody_waits_for_goes_on() -> Result<()> {
+    let mut node = node()?;
+    let generation = |status: &Value| status["policy"]["generation"].as_u64();
+    let before = generation(&node.status()?).context("a generation")?;
+    write_large(&node, 100_000)?;
+    for round in 0..6 {
+        let stream = as_nobody(&node, || send(&node, "POST /v1/reload HTTP/1.1\r\n", ""))??;
+        thread::sleep(Duration::from_millis(100));
+        drop(stream);
+        for _ in 0..3 {
+            let status = node.status()?;
+            assert!(!is_told_of_files(&status), "round {round}: {status}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+    node.wait_status("the first of them is in force", |status| {
+        generation(status) > Some(before) && status["last_reload"]["success"] == true
+    })?;
+    let last = node.json(&["reload"])?;
+    assert_eq!(last["outcome"], "unchanged");
+    assert_eq!(node.status()?["state"], "enforcing");
+    node.stop()
+}
+
+/// Each preview reads a whole policy: one after the other, or their memory adds up.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn previews_are_made_one_after_the_other() -> Result<()> {
+    let mut node = node()?;
+    write_large(&node, 60_000)?;
+    let preview = || -> Result<()> {
+        let mut answer = String::new();
+        send(&node, "GET /v1/diff HTTP/1.1\r\n", "")?.read_to_string(&mut answer)?;
+        anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "{}", &answer[..answer.len().min(200)]);
+        Ok(())
+    };
+    let at_rest = memory(&node, "VmRSS")?;
+    preview()?;
+    let one = memory(&node, "VmHWM")?.saturating_sub(at_rest);
+    // Some of them hang up, and what they asked for goes on.
+    for _ in 0..8 {
+        let stream = send(&node, "GET /v1/diff HTTP/1.1\r\n", "")?;
+        thread::sleep(Duration::from_millis(20));
+        drop(stream);
+    }
+    thread::scope(|scope| {
+        let all: Vec<ScopedJoinHandle<'_, _>> = (0..8).map(|_| scope.spawn(preview)).collect();
+        all.into_iter().try_for_each(|one| one.join().expect("no panic"))
+    })?;
+    let all = memory(&node, "VmHWM")?.saturating_sub(at_rest);
+    eprintln!("one preview: {one} bytes more than at rest; 16 of them: {all}");
+    assert!(all < 2 * one + (32 << 20), "{all} bytes for all, {one} for one");
+    assert!(!is_told_of_files(&node.status()?));
+    node.stop()
+}
+
+/// Changes whose clients have hung up wait for the enforcer like any other: so many of them.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn changes_that_nobody_waits_for_take_little_memory() -> Result<()> {
+    let mut node = node()?;
+    let entry = |number: u32| {
+        format!("{{\"prefix\":\"100.64.{}.{}\",\"exempt\":true}}", number / 250, number % 250)
+    };
+    let entries: Vec<_> = (0..1400).map(entry).collect();
+    let body = format!("{{\"entries\":[{}]}}", entries.join(","));
+    assert!(body.len() < 64 << 10, "{} bytes: it would be a large one", body.len());
+    let before = memory(&node, "VmRSS")?;
+    let stopped = Stopped::stop(node.pid()?, "kernel")?;
+    let sent = as_nobody(&node, || {
+        let head = "POST /v1/subscribers HTTP/1.1\r\n";
+        (0..400).try_for_each(|_| {
+            let stream = send(&node, head, &body)?;
+            // Until it is read.
+            thread::sleep(Duration::from_millis(40));
+            drop(stream);
+            anyhow::Ok(())
+        })
+    });
+    let peak = memory(&node, "VmHWM")?;
+    drop(stopped);
+    sent??;
+    let more = peak.saturating_sub(before);
+    eprintln!("{more} bytes more than at rest");
+    assert!(more < 48 << 20, "{more} bytes more than before");
+    let reached =
+        wait_until(LIMIT, || Ok((node.status()?["entries"]["count"] == 1400).then_some(())))?;
+    reached.context("what was read is made")?;
+    node.ask(&["subscriber", "add", "203.0.113.9", "--exempt"])?;
+    node.stop()
+}
