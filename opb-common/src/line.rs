@@ -2,10 +2,10 @@
 //!
 //! Outside a tunnel, the packet's own address names the line. In a softwire (RFC 5565: DS-Lite,
 //! MAP-E, 6rd), which ends at an endpoint that the policy names, the outer address names the line,
-//! because inner addresses are shared or private. In any other tunnel, the inner address does. If the
-//! outer header may name further hops, one of them may be an endpoint, so a packet from the subscriber
-//! counts as one in a softwire. A 6to4 address (RFC 3056) names the line of the IPv4 address inside
-//! it.
+//! because inner addresses are shared or private. In any other tunnel, the inner address does. If
+//! the outer header may name further hops, one of them may be an endpoint, so a packet from the
+//! subscriber counts as one in a softwire. A 6to4 address (RFC 3056) names the line of the IPv4
+//! address inside it.
 
 use crate::{
     frame::Frame,
@@ -159,15 +159,15 @@ pub(crate) struct Owner {
     pub(crate) class: SubscriberClass,
     /// The header that names the line.
     pub(crate) line: Line,
-    /// Whether the outer header leads to the endpoint of a softwire, may lead there by a further hop,
-    /// or comes from there.
+    /// Whether the outer header leads to the endpoint of a softwire, may lead there by a further
+    /// hop, or comes from there.
     pub(crate) in_softwire: bool,
 }
 
 /// Finds the line of a tunnelled packet.
 ///
-/// Candidate addresses are looked up in turn; the first one that is in a group or exempt names
-/// the line. Returns `None` if a policy other than that of `header` has come into force in the
+/// Candidate addresses are looked up in turn; the first one that is in a group or exempt names the
+/// line. Returns `None` if a policy other than that of `header` has come into force in the
 /// meantime.
 #[inline(always)]
 pub(crate) fn find_owner<'a, F: Frame + ?Sized, N: Nodes<'a>, T: Tables>(

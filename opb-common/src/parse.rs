@@ -200,7 +200,7 @@ fn cut_off(cursor: Cursor) -> Reason {
 
 /// Returns the mark for a length field that claims more bytes than there are.
 ///
-/// In a first fragment that is no error: it holds only the beginning of the packet inside it.
+/// In a first fragment this is not an error: it holds only the beginning of the packet inside it.
 #[inline(always)]
 fn exceeding(cursor: Cursor) -> usize {
     if cursor.has(Cursor::FRAGMENTED) { Cursor::CAPPED } else { Cursor::BAD_LENGTH }

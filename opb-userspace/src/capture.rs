@@ -195,7 +195,7 @@ type Parsed<'a, T> = IResult<&'a [u8], T, PcapError<&'a [u8]>>;
 /// An interface of a capture.
 struct Interface {
     link_type: u32,
-    /// Maximum number of captured bytes of a packet; 0 is no limit.
+    /// Maximum number of captured bytes of a packet; 0 means unlimited.
     snap_length: u32,
 }
 

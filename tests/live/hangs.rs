@@ -274,7 +274,7 @@ fn a_thread_that_does_not_move_is_not_believed() -> Result<()> {
     Ok(())
 }
 
-/// Whoever reads the log lines has stopped reading.
+/// The reader of the log lines has stopped reading.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn log_lines_that_nobody_reads_stop_nothing() -> Result<()> {

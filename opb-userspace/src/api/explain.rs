@@ -95,7 +95,7 @@ pub struct Explanation {
     pub line: IpAddr,
     /// One sentence for each step to the verdict, in order.
     pub chain: Vec<String>,
-    /// The counter that such a packet moves; none where the packet is no business of the filter.
+    /// The counter that such a packet moves; none if the filter does not judge the packet.
     pub counter: Option<CounterName>,
 }
 

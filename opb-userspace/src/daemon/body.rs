@@ -13,7 +13,7 @@ use axum::BoxError;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use super::serve::{Limits, RefusedRequests};
+use super::limits::{Limits, RefusedRequests};
 
 /// Bytes that extend the deadline by one second.
 const RATE: u64 = 4 << 20;

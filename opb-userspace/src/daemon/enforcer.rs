@@ -16,6 +16,7 @@ mod fault;
 mod group_ids;
 mod hosts;
 mod journal;
+mod preview;
 mod reload;
 mod reloads;
 mod status;
@@ -43,7 +44,7 @@ pub(super) use self::{
     changes::{ChangeError, Waiting},
     reload::{Asked, Next, ReloadError},
 };
-use super::{Error, changed::Changed, files::Stamps, reader::Loaded};
+use super::{Error, changed::Changed, files::Stamps, load::Loaded};
 use crate::{
     api::{
         counters::{By, CounterLine},

@@ -15,7 +15,7 @@ use std::{
 use nix::syslog::{Facility, LogFlags, Severity, openlog, syslog};
 use tracing::{info, warn};
 
-use super::health::{Feeds, Pulse};
+use super::{health::Feeds, pulse::Pulse};
 use crate::api::events::Event;
 use crate::{errors::one_line, files, node, text};
 

@@ -14,12 +14,12 @@ use tokio::{
 };
 
 use super::{
-    control,
+    app, control,
     health::{Board, Feeds},
     http,
+    peer::Peer,
     reader::Reader,
     serve::{self, Caller},
-    subscribers::Peer,
     worker::Worker,
 };
 use crate::api::entries::Who;
@@ -64,7 +64,7 @@ fn answer(bytes: &[u8], caller: impl Caller, app: impl FnOnce() -> Router) -> Ve
     RUNTIME.with(|runtime| {
         runtime.block_on(async {
             let (mut near, far) = duplex(1 << 20);
-            let served = serve::one(far, control::LIMITS, caller, app());
+            let served = serve::one(far, app::LIMITS, caller, app());
             let asked = async {
                 // The server may hang up before all is sent.
                 let _ = near.write_all(bytes).await;

@@ -3,15 +3,15 @@
 
 use std::{
     sync::{
-        Arc, LazyLock, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::watch;
 
-use super::{reader::Reader, serve::RefusedRequests};
+use super::{limits::RefusedRequests, pulse::Pulse, reader::Reader};
 use crate::api::status::{Subject, Trouble};
 use crate::api::{status::Check, status::State, status::Status};
 use crate::telemetry::{Telemetry, Totals};
@@ -19,28 +19,6 @@ use crate::telemetry::{Telemetry, Totals};
 /// A part without a beat for this long has failed. All parts beat every second; a large image takes
 /// a few.
 const STALE: Duration = Duration::from_secs(20);
-
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-/// The time of a part's last beat.
-#[derive(Clone, Debug)]
-pub(super) struct Pulse(Arc<AtomicU64>);
-
-impl Pulse {
-    pub(super) fn new() -> Self {
-        let pulse = Self(Arc::default());
-        pulse.beat();
-        pulse
-    }
-
-    pub(super) fn beat(&self) {
-        self.0.store(START.elapsed().as_millis() as u64, Ordering::Release);
-    }
-
-    fn age(&self) -> Duration {
-        START.elapsed().saturating_sub(Duration::from_millis(self.0.load(Ordering::Acquire)))
-    }
-}
 
 /// The current error of a part.
 #[derive(Clone, Debug, Default)]

@@ -17,22 +17,20 @@ use axum::{
 };
 use hyper::body::Bytes;
 use nix::unistd::gethostname;
-use serde::Deserialize;
 use tokio::{net::TcpListener, sync::watch, time::sleep};
 use tracing::{info, warn};
 
 use super::{
     enforcer::Enforcer,
+    form::{Form, FormError},
     health::Board,
     i18n::Texts,
-    page::{self, FormError, PageResult},
-    serve::{self, Caller, Crowd, Limits, Rate, RefusedRequests},
+    limits::{Limits, RefusedRequests},
+    page::{self, PageResult},
+    serve::{self, Caller, Crowd, Rate},
     worker::Worker,
 };
-use crate::api::{
-    explain::{Flags, Query},
-    status::State as Health,
-};
+use crate::api::status::State as Health;
 use crate::{explain::QueryError, telemetry::metrics};
 
 /// The pause before the next attempt to bind an address that is in use.
@@ -247,35 +245,6 @@ async fn health(State(app): State<App>) -> Response {
     };
     let (status, text) = app.health.get(render);
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
-}
-
-/// The fields of the form, as text: the page itself reports errors.
-#[derive(Debug, Default, Deserialize)]
-struct Form {
-    #[serde(default)]
-    lang: String,
-    #[serde(default)]
-    src: String,
-    #[serde(default)]
-    dst: String,
-    #[serde(default)]
-    dport: String,
-}
-
-impl Form {
-    fn query(&self) -> Result<Query, FormError> {
-        let dport = Some(self.dport.trim()).filter(|port| !port.is_empty());
-        Ok(Query {
-            src: self.src.trim().parse().map_err(|_| FormError::Source)?,
-            dst: self.dst.trim().parse().map_err(|_| FormError::Destination)?,
-            sport: None,
-            dport: dport.map(|port| port.parse().map_err(|_| FormError::Port)).transpose()?,
-            flags: Flags::default(),
-            direction: opb_common::outcome::Direction::Upstream,
-            outer_src: None,
-            outer_dst: None,
-        })
-    }
 }
 
 async fn show(

@@ -2,7 +2,7 @@
 
 use opb_common::outcome::{Reason, Verdict};
 
-use super::page::FormError;
+use super::form::FormError;
 use crate::api::explain::Explanation;
 
 pub(super) struct Texts {

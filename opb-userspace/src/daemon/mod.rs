@@ -6,31 +6,37 @@
 //! control socket ([`control`]) and the read-only listener ([`http`]), read the programs' events
 //! ([`observer`]) and report suspects ([`suspects`]).
 
+mod app;
+mod batches;
 mod body;
 mod changed;
 pub mod control;
 mod enforcer;
 mod event_log;
 mod files;
+mod form;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod health;
 mod http;
+mod i18n;
 pub(crate) mod interfaces;
+mod limits;
 mod links;
+mod load;
 mod logs;
 mod observer;
 mod page;
+mod peer;
+mod pulse;
 mod reader;
-
 mod serve;
 mod socket;
 mod stall;
 mod subscribers;
 mod suspects;
-mod webhook;
 mod threads;
-mod i18n;
+mod webhook;
 mod worker;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
@@ -90,7 +96,7 @@ pub enum Error {
     #[error(transparent)]
     Worker(#[from] worker::WorkerDied),
     #[error(transparent)]
-    Hang(#[from] reader::Hang),
+    Hang(#[from] load::Hang),
 }
 
 /// Enforces the node file at `path` until SIGTERM or SIGINT. The kernel goes on enforcing after

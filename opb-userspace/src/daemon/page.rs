@@ -6,7 +6,7 @@ use std::sync::Arc;
 use maud::{DOCTYPE, Markup, html};
 use opb_common::outcome::Verdict;
 
-use super::i18n::Texts;
+use super::{form::FormError, i18n::Texts};
 use crate::api::{
     events::Event, events::Kind, explain::Explanation, status::State, status::Status,
 };
@@ -36,16 +36,6 @@ pub(super) enum PageResult {
     /// The daemon refused the question.
     Failed(QueryError),
     Explained(Box<Explanation>),
-}
-
-/// The error in the form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FormError {
-    Source,
-    Destination,
-    Port,
-    /// One address is IPv4, the other IPv6.
-    Families,
 }
 
 pub(super) fn whole(

@@ -2,12 +2,11 @@
 //! such a thread.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use jiff::Timestamp;
 use tokio::{
     signal::unix::Signal,
     sync::Mutex,
@@ -18,16 +17,13 @@ use tracing::error;
 use super::{
     changed::Changed,
     enforcer::{Asked, BuildError, Enforcer, Next, ReloadError},
-    files::{Stamps, Watch, sample},
-    threads::{GivenUp, Threads},
+    files::{Stamps, sample},
+    load::{Hang, Loaded, load},
+    threads::Threads,
     worker::{Worker, WorkerDied},
 };
 use crate::api::reload::{Preview, ReloadOutcome, Trigger};
-use crate::{
-    document::Diagnostics,
-    node::{Config, PolicySource},
-    policy::Policy,
-};
+use crate::{document::Diagnostics, node::Config};
 
 /// How long reading may take. A policy of a million prefixes takes a second.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -53,20 +49,6 @@ pub(super) struct Reader {
     /// One preview after the other: each holds a whole policy in memory.
     previews: Arc<Mutex<()>>,
 }
-
-/// The content of the files.
-pub(super) struct Loaded {
-    pub(super) config: Config,
-    pub(super) files: Arc<Policy>,
-    /// The digest of the policy, computed here because it takes long.
-    pub(super) digest: [u8; 16],
-    pub(super) watch: Watch,
-}
-
-/// Reading the files timed out.
-#[derive(Debug, thiserror::Error)]
-#[error("the files cannot be read (does their file system hang?)")]
-pub struct Hang(#[from] GivenUp);
 
 impl Reader {
     pub(super) fn new(path: PathBuf) -> Self {
@@ -105,7 +87,7 @@ impl Reader {
         };
         // A hung file system is unlikely to answer one more request.
         let limit = if self.hangs() { SHORT } else { LIMIT };
-        Ok(self.threads.run(limit, work).await.map_err(Hang)??)
+        Ok(self.threads.run(limit, work).await.map_err(Hang::from)??)
     }
 
     /// Reads the files and puts them in force. If the caller drops this future, as happens when a
@@ -187,19 +169,6 @@ async fn to_its_end<R: Send + 'static>(
 ) -> Result<R, WorkerDied> {
     // The task has no result if the runtime stops.
     tokio::spawn(work).await.unwrap_or(Err(WorkerDied))
-}
-
-pub(super) fn load(
-    path: &Path,
-    started: SystemTime,
-    config: Config,
-) -> Result<Loaded, Diagnostics> {
-    let PolicySource::Path(policy) = &config.policy;
-    let files = Policy::load_within(std::slice::from_ref(policy), config.limits)?;
-    let mut paths = vec![path.to_owned(), policy.clone()];
-    paths.extend(files.files.iter().cloned());
-    let digest = files.digest_at(Timestamp::now());
-    Ok(Loaded { watch: Watch::new(paths, started), config, files: Arc::new(files), digest })
 }
 
 /// Reloads after each hangup signal, and when watched files have changed. Ends with the enforcer.

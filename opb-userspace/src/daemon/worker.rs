@@ -4,7 +4,7 @@ use std::{io, thread};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::health::Pulse;
+use super::pulse::Pulse;
 
 /// A handle to a thread that owns a `T` and runs one job at a time on it.
 pub(super) struct Worker<T> {
