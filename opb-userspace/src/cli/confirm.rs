@@ -7,7 +7,7 @@ use super::{
 };
 use opb_userspace::api::reload::{Confirmation, UnconfirmedKind};
 
-/// Keep the changes of `reload --confirm` or `subscriber import --confirm`
+/// Keep the changes of a reload or import made with `--confirm`
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  opb confirm")]
 pub(crate) struct Confirm {
