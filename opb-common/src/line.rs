@@ -3,8 +3,9 @@
 //! Outside a tunnel, the packet's own address names the line. In a softwire (RFC 5565: DS-Lite,
 //! MAP-E, 6rd), which ends at an endpoint that the policy names, the outer address names the line,
 //! because inner addresses are shared or private. In any other tunnel, the inner address does. If
-//! the outer header may name later hops, one of them may be an endpoint. A 6to4 address (RFC 3056)
-//! names the line of the IPv4 address inside it.
+//! the outer header may name further hops, one of them may be an endpoint, so a packet from the
+//! subscriber counts as one in a softwire. A 6to4 address (RFC 3056) names the line of the IPv4
+//! address inside it.
 
 use crate::{
     frame::Frame,
@@ -158,15 +159,15 @@ pub(crate) struct Owner {
     pub(crate) class: SubscriberClass,
     /// The header that names the line.
     pub(crate) line: Line,
-    /// Whether the outer header leads to or comes from the endpoint of a softwire, or may lead there
-    /// by a later hop.
+    /// Whether the outer header leads to the endpoint of a softwire, may lead there by a further
+    /// hop, or comes from there.
     pub(crate) in_softwire: bool,
 }
 
 /// Finds the line of a tunnelled packet.
 ///
-/// Candidate addresses are looked up in candidate; the first one that is in a group or exempt names
-/// the line. Returns `None` if a policy other than that of `header` has come into force in the
+/// Candidate addresses are looked up in turn; the first one that is in a group or exempt names the
+/// line. Returns `None` if a policy other than that of `header` has come into force in the
 /// meantime.
 #[inline(always)]
 pub(crate) fn find_owner<'a, F: Frame + ?Sized, N: Nodes<'a>, T: Tables>(
@@ -178,7 +179,7 @@ pub(crate) fn find_owner<'a, F: Frame + ?Sized, N: Nodes<'a>, T: Tables>(
 ) -> Option<Owner> {
     let endpoint = Lookup::new(Line::Outer, !downstream).with(Lookup::RELAYS);
     let endpoint = tables.look_up(frame, parsed, endpoint).class_in(header)?;
-    // A later hop may be an endpoint: a route must not decide whose packet it is.
+    // A further hop may be an endpoint: a route must not change the line that a packet belongs to.
     let in_softwire = is_relay_of(image, header, endpoint, ENDPOINT)
         | (parsed.is_outer_not_final() & !downstream);
     // One bit for each candidate, made opaque: the verifier would follow every combination.

@@ -168,7 +168,7 @@ fn network<F: Frame + ?Sized>(
             Next::Tunnel(..) if inside => return ParsedPacket::OTHER,
             Next::Tunnel(payload, protocol) => {
                 outer = ip;
-                // Any IPv4 options count: another loop over them costs the verifier 10,000
+                // Any IPv4 options count: a loop over them here would cost the verifier 10,000
                 // instructions, and tunnels set none.
                 let may_route = !ip.has(Cursor::IPV6) && payload.at > ip.at + IPV4_HEADER;
                 if may_route || payload.has(Cursor::NOT_FINAL) {
@@ -200,7 +200,7 @@ fn cut_off(cursor: Cursor) -> Reason {
 
 /// Returns the mark for a length field that claims more bytes than there are.
 ///
-/// In a first fragment that is no error: it holds only the beginning of the packet inside it.
+/// In a first fragment this is not an error: it holds only the beginning of the packet inside it.
 #[inline(always)]
 fn exceeding(cursor: Cursor) -> usize {
     if cursor.has(Cursor::FRAGMENTED) { Cursor::CAPPED } else { Cursor::BAD_LENGTH }

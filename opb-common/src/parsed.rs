@@ -66,7 +66,7 @@ impl Cursor {
 /// | 43–48 | offset of the outer IP header, if the packet is or may be inside another |
 /// | 49 | the outer header is IPv6 |
 /// | 50 | the outer header hides the packet |
-/// | 51 | the outer header may name later hops |
+/// | 51 | the outer header may name further hops |
 /// | 63 | set in every value but [`ParsedPacket::OTHER`] |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParsedPacket(pub u64);
@@ -143,7 +143,7 @@ impl ParsedPacket {
         (ip.at & OFFSET_MASK) as u64 | ((ip.marks & Self::MARKS) as u64) << Self::MARKS_SHIFT
     }
 
-    /// Adds the position of the outer header, if that header may name the line.
+    /// Adds the position, family and hops of the outer header, if that header may name the line.
     #[inline(always)]
     pub(crate) const fn with_outer(self, outer: Cursor) -> Self {
         if !self.is_tunnelled() {
@@ -184,7 +184,8 @@ impl ParsedPacket {
         self.0 & Self::OUTER_IPV6 != 0
     }
 
-    /// Whether the outer header may name later hops, any of which may be the end of the tunnel.
+    /// Returns whether the outer header may name further hops, any of which may be the end of the
+    /// tunnel.
     #[inline(always)]
     #[must_use]
     pub const fn is_outer_not_final(self) -> bool {

@@ -1,7 +1,7 @@
 //! The headers between an outer IP header and the packet inside it.
 //!
 //! Formats: RFC 2003 (IPv4 in IPv4), RFC 2473 (anything in IPv6), RFC 4213 (IPv6 in IPv4), RFC 2784
-//! and 2890 (GRE), and WCCP in GRE as Linux reads it.
+//! and 2890 (GRE), and WCCP in GRE as Linux reads it (net/ipv4/gre_demux.c, `gre_parse_header`).
 
 use crate::{
     frame::Frame,
@@ -30,14 +30,13 @@ pub(crate) fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Cursor, protocol: u8
         if inner.at + 4 > inner.end {
             return Tunnel::CutOff;
         }
-        // Linux discards a packet with routing (RFC 1701) or with another version
-        // (net/ipv4/gre_demux.c, `gre_parse_header`).
+        // Linux discards a packet with routing (RFC 1701) or with another version.
         const ROUTING_OR_VERSION: u16 = 0x4007;
         let flags = be16(gre, 0);
         if flags & ROUTING_OR_VERSION != 0 {
             return Tunnel::Other;
         }
-        // Linux reads WCCP as a packet of the outer family, unless any flag is set.
+        // Linux reads WCCP without flags as a packet of the outer family.
         let protocol = be16(gre, 2);
         let is_wccp = protocol == ETH_WCCP && flags == 0;
         let is_ipv6 = match protocol {
@@ -50,7 +49,7 @@ pub(crate) fn tunnel<F: Frame + ?Sized>(frame: &F, payload: Cursor, protocol: u8
         // branch: the verifier would follow both sides of each.
         let mut fields = (flags >> 15 & 1) + (flags >> 13 & 1) + (flags >> 12 & 1);
         if is_wccp {
-            // Version 2 puts four bytes before the packet; Linux tells it by the first half byte.
+            // Linux skips the four bytes of version 2 unless an IPv4 header seems to stand there.
             let Some(next) = frame.header::<2>(inner.at + 4) else { return Tunnel::CutOff };
             if inner.at + 6 > inner.end {
                 return Tunnel::CutOff;

@@ -1,8 +1,9 @@
-//! What the filter costs a packet, over an empty program, with and without writing denied packets down, how many
-//! instructions the verifier processed, and how long the counters take to read: `cargo xtask cost`.
+//! The cost of the filter per packet, compared with an empty program, with and without events. Also
+//! the instructions that the verifier processed, and the time to read the counters: `cargo xtask
+//! cost`.
 //!
-//! Every case alternates between the programs for a number of rounds in one run; the medians are compared. A machine
-//! that is busy moves all of them.
+//! Each case alternates between the programs for several rounds, and compares the medians. A busy
+//! machine affects all programs alike.
 
 use std::{process::ExitCode, time::Instant};
 
@@ -41,14 +42,17 @@ fn run() -> Result<()> {
     for (hook, kind) in [(ReplayHook::Xdp, trivial::Kind::Xdp), (ReplayHook::Tc, trivial::Kind::Tc)]
     {
         let empty = trivial::load(kind)?;
-        // As on a subscriber interface, but for the word that a replay leaves of a judged packet.
+        // As on a subscriber interface, except that a replay writes one word per packet.
         let mut off = Replay::new(&image, Settings::SUBSCRIBER, hook)?;
         let mut on = Replay::new(&image, Settings::SUBSCRIBER.with(Settings::OBSERVE), hook)?;
         let verified = |replay: &mut Replay| {
-            replay.verified_instructions()?.context("the kernel does not say")
+            replay
+                .verified_instructions()?
+                .context("the kernel does not report verified instructions")
         };
         println!(
-            "{hook:?}: {} instructions verified with `events: off`, {} with events (of 1,000,000 that a kernel allows)",
+            "{hook:?}: {} instructions verified with `events: off`, {} with events \
+             (a kernel allows 1,000,000)",
             verified(&mut off)?,
             verified(&mut on)?
         );
@@ -71,17 +75,17 @@ fn run() -> Result<()> {
     reading(&image)
 }
 
-/// With as many groups as there can be.
+/// Measures with the most groups.
 #[expect(clippy::print_stdout, reason = "as above")]
 fn reading(image: &Image) -> Result<()> {
     let names: Vec<_> = (0..Policy::MAX_GROUPS).map(|number| format!("group{number}")).collect();
-    let mut slots = GroupIds::default();
-    slots.assign(names.iter().map(String::as_str), jiff::Timestamp::now())?;
+    let mut group_ids = GroupIds::default();
+    group_ids.assign(names.iter().map(String::as_str), jiff::Timestamp::now())?;
     let replay = Replay::new(image, Settings::SUBSCRIBER, ReplayHook::Xdp)?;
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        std::hint::black_box(replay.counters(&slots));
+        std::hint::black_box(replay.counters(&group_ids));
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
     println!("reading all counters of {} groups: {:.2} ms", names.len(), median(times));

@@ -1,7 +1,8 @@
-//! How many session changes a second a daemon takes, and how long one takes: `cargo xtask sessions`.
+//! Session changes of a daemon: their rate and their latency: `cargo xtask sessions`.
 //!
-//! A real daemon in namespaces of its own. The time of a change is that from the request to the answer, when the change is on
-//! disk and in force. The disk and the kernel's grace periods are those of this machine.
+//! Runs a real daemon in its own namespaces. The latency is the time from the request to the
+//! answer, when the change is on disk and in force. It depends on the disk and the kernel's grace
+//! periods.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -20,7 +21,7 @@ use serde_json::{Value, json};
 const PREFIXES: [u32; 2] = [1000, 1_000_000];
 /// Clients at once.
 const CLIENTS: [u32; 4] = [1, 8, 64, 256];
-/// How long each of the numbers goes on.
+/// The duration of each measurement.
 const LENGTH: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
 fn run(prefixes: u32) -> Result<()> {
     let opb = Path::new(env!("CARGO_BIN_EXE_opb"));
     let mut node = Site::prepare(opb, "{name: sub0, role: subscriber}", "watch: off\n")?;
-    // Every second address, so that none joins its neighbour.
+    // Every second address, so that none merges with its neighbour.
     let pool: String = (0..prefixes)
         .map(|number| format!("{}/32\n", std::net::Ipv4Addr::from(0x0a00_0000 + 2 * number)))
         .collect();
@@ -52,7 +53,8 @@ fn run(prefixes: u32) -> Result<()> {
         let publications = publications(&node)?.saturating_sub(before);
         let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
         println!(
-            "  {clients:>3} clients: {:>6.0} changes a second; a change takes {:>6.1?} (median), {:>6.1?} (99 %), {:>6.1?} (longest); {publications} overlays",
+            "  {clients:>3} clients: {:>6.0} changes a second; a change takes {:>6.1?} (median), \
+             {:>6.1?} (99 %), {:>6.1?} (longest); {publications} overlays",
             times.len() as f64 / LENGTH.as_secs_f64(),
             at(0.5),
             at(0.99),
@@ -62,7 +64,7 @@ fn run(prefixes: u32) -> Result<()> {
     node.stop()
 }
 
-/// Sessions that come and go: the times of all changes, in order.
+/// Adds and removes sessions. Returns the latencies of all changes, sorted.
 fn storm(node: &Node, clients: u32) -> Result<Vec<Duration>> {
     let start = Instant::now();
     let mut times = thread::scope(|scope| {
@@ -99,7 +101,7 @@ fn sessions(node: &Node, client: u32, end: Instant) -> Result<Vec<Duration>> {
     Ok(times)
 }
 
-/// One request on a connection that stays open, as a session system would have it.
+/// Sends a request on a connection that stays open, as a session system does.
 fn post(connection: &mut BufReader<UnixStream>, path: &str, body: &Value) -> Result<Value> {
     let body = body.to_string();
     let request = format!(

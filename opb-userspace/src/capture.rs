@@ -1,8 +1,8 @@
 //! Capture files for `opb replay`: pcap and pcapng, in either byte order.
 //!
 //! Formats: draft-ietf-opsawg-pcap and draft-ietf-opsawg-pcapng, and the list of link types at
-//! <https://www.tcpdump.org/linktypes.html>. `pcap-parser` parses the blocks; what they mean for a replay is
-//! decided here.
+//! <https://www.tcpdump.org/linktypes.html>. `pcap-parser` parses the blocks; this
+//! module interprets them.
 
 use std::io::{self, Read};
 
@@ -17,45 +17,46 @@ use pcap_parser::{
 #[cfg(test)]
 mod tests;
 
-/// The longest packet that is made whole again: the largest IP packet behind an Ethernet header.
+/// Maximum length of a padded packet: the largest IP packet after an Ethernet header.
 pub const LONGEST: u32 = 65_550;
 
-/// What the bytes of a packet begin with.
+/// The first header of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
     Ethernet,
-    /// An IPv4 or IPv6 header, and nothing of a link layer.
+    /// An IPv4 or IPv6 header, without a link layer.
     BareIp,
 }
 
 /// One packet of a capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Its place among the packets of the file, from 1, as other tools count.
+    /// Number of the packet in the file, from 1, as in other tools.
     pub number: u64,
     pub link: Link,
-    /// What was captured. A packet that the capture cut short is filled up with zeros to its original length,
-    /// or to [`LONGEST`]: its headers are in front, and a verdict must see that more followed.
+    /// The captured bytes. A packet that the capture cut short is padded with zeros to its original
+    /// length, or to [`LONGEST`], because the verdict depends on the length.
     pub data: Vec<u8>,
-    /// Its length on the wire.
+    /// Length on the wire, in bytes.
     pub original_length: u32,
 }
 
-/// Why there is no packet, or no further one.
+/// Why a capture, or the rest of it, cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    #[error("not a capture: neither pcap nor pcapng")]
+    #[error("not a capture: expected pcap or pcapng")]
     NotACapture,
-    #[error("packet {number} has link type {link_type} ({}); Ethernet and raw IP can be read", name(*link_type))]
+    #[error("packet {number} has link type {link_type} ({}): expected Ethernet or raw \
+             IP", name(*link_type))]
     UnsupportedLink { number: u64, link_type: u32 },
-    #[error("the capture ends inside packet {number}, or before it")]
+    #[error("the capture ends in packet {number}, or before it")]
     Truncated { number: u64 },
     #[error(
         "packet {number} belongs to interface {interface}, which the capture does not describe"
     )]
     UnknownInterface { number: u64, interface: u32 },
     #[error(
-        "packet {number} is in an obsolete packet block; rewrite the capture with a current tool"
+        "packet {number} is in an obsolete packet block: rewrite the capture with a current tool"
     )]
     Obsolete { number: u64 },
     #[error("the capture is damaged at packet {number}, or before it")]
@@ -68,7 +69,7 @@ pub enum CaptureError {
 pub struct Capture<R> {
     input: Input<R>,
     format: Format,
-    /// Those described so far in this section of the file; in pcap there is one.
+    /// Interfaces described so far in this section of the file. A pcap file has one.
     interfaces: Vec<Interface>,
     packets: u64,
     ended: bool,
@@ -158,10 +159,10 @@ impl<R: Read> Iterator for Capture<R> {
     }
 }
 
-/// More than any block that a tool writes: beyond it a length is a lie, and not a reason to read on.
+/// Maximum length of a block. Tools write shorter ones, so a longer one is damage.
 const LONGEST_BLOCK: usize = 64 << 20;
 
-/// Bytes that were read and not yet parsed.
+/// The input, and the bytes that are not yet parsed.
 struct Input<R> {
     reader: R,
     buffer: Vec<u8>,
@@ -175,7 +176,7 @@ impl<R: Read> Input<R> {
         &self.buffer[self.start..]
     }
 
-    /// Whether there was more to read.
+    /// Reads more bytes. Returns whether there were any.
     fn fill(&mut self) -> io::Result<bool> {
         self.buffer.drain(..self.start);
         self.start = 0;
@@ -183,7 +184,7 @@ impl<R: Read> Input<R> {
     }
 }
 
-/// How the blocks of a file are written.
+/// The format of the file.
 enum Format {
     Pcap(fn(&[u8]) -> Parsed<'_, LegacyPcapBlock<'_>>),
     PcapNg { big_endian: bool },
@@ -194,15 +195,15 @@ type Parsed<'a, T> = IResult<&'a [u8], T, PcapError<&'a [u8]>>;
 /// An interface of a capture.
 struct Interface {
     link_type: u32,
-    /// What is kept of a packet at most; 0 for all of it.
+    /// Maximum number of captured bytes of a packet; 0 means unlimited.
     snap_length: u32,
 }
 
-/// What a block says to us.
+/// The content of a block.
 enum Content {
     Packet(RawPacket),
     Interface(Interface),
-    /// From here on interfaces are counted anew.
+    /// A new section, which numbers its interfaces from 0.
     Section,
     Obsolete,
     Other,
@@ -212,11 +213,11 @@ struct RawPacket {
     interface: u32,
     data: Vec<u8>,
     original_length: u32,
-    /// The block said how much of the packet it holds; else the interface's snap length says it.
+    /// Whether the block gives the captured length. Otherwise the snap length limits it.
     bounded: bool,
 }
 
-/// Why there is no block.
+/// Why no block can be parsed.
 enum Stop {
     Incomplete,
     Damaged,
@@ -232,8 +233,8 @@ impl<E> From<nom::Err<E>> for Stop {
 }
 
 impl Format {
-    /// Format, length of the header, and the interface that it describes. In pcapng the header is a block
-    /// like others, and stays.
+    /// Returns the format, the length of the header, and the interface that it describes. In pcapng
+    /// the header is an ordinary block and is not skipped.
     fn of(bytes: &[u8]) -> Result<(Self, usize, Vec<Interface>), Stop> {
         const SECTION: [u8; 4] = 0x0a0d_0d0a_u32.to_be_bytes();
         if bytes.starts_with(&SECTION) {
@@ -247,12 +248,12 @@ impl Format {
             _ => parse_pcap_frame,
         };
         let PcapHeader { snaplen, network, .. } = header;
-        // The upper bits say whether frames end in a checksum, and how long it is.
+        // The upper bits describe a checksum at the end of frames.
         let interface = Interface { link_type: network.0 as u32 & 0xffff, snap_length: snaplen };
         Ok((Self::Pcap(parse), bytes.len() - rest.len(), vec![interface]))
     }
 
-    /// Length and content of the block at the start of `bytes`.
+    /// Returns length and content of the block at the start of `bytes`.
     fn next(&mut self, bytes: &[u8]) -> Result<(usize, Content), Stop> {
         match self {
             Self::Pcap(parse) => {
@@ -280,19 +281,19 @@ impl Format {
     }
 }
 
-/// Whether the block claims less than its own type and its two lengths: `pcap-parser` 0.17 subtracts them from a process
-/// information block unseen, and would then wait for four gigabytes.
+/// Whether the block claims to be shorter than its own type and two lengths. `pcap-parser` 0.17
+/// subtracts them from a process information block unchecked, and would then wait for 4 GiB.
 fn is_too_short(bytes: &[u8], big_endian: bool) -> bool {
     const FRAME: u32 = 12;
     let Some(length) = bytes.get(4..8).and_then(|length| length.try_into().ok()) else {
         return false;
     };
-    // The header of a section says itself in which order its length is; in neither can it be this short.
+    // The byte order of a section header is not known yet; in neither order is it this short.
     (if big_endian { u32::from_be_bytes(length) } else { u32::from_le_bytes(length) }) < FRAME
 }
 
 fn content(block: &Block<'_>) -> Content {
-    /// The number of the packet block that the enhanced one has replaced.
+    /// The type of the packet block, which the enhanced packet block replaced.
     const PACKET_BLOCK: u32 = 2;
     match block {
         Block::SectionHeader(_) => Content::Section,
@@ -317,7 +318,7 @@ fn content(block: &Block<'_>) -> Content {
     }
 }
 
-/// What people call a link type.
+/// Returns the usual name of a link type.
 fn name(link_type: u32) -> &'static str {
     match link_type {
         0 => "BSD loopback",
@@ -330,6 +331,6 @@ fn name(link_type: u32) -> &'static str {
         127 => "802.11 with radiotap",
         239 => "NFLOG",
         276 => "Linux cooked v2, as captured on \"any\"",
-        _ => "no name known here",
+        _ => "unknown",
     }
 }

@@ -1,4 +1,5 @@
-//! A policy as it holds now, and the image of it: what the daemon publishes, and what `explain` and `replay` judge by.
+//! A policy in force and its image. The daemon publishes it; `explain` and `replay` use it for
+//! their verdicts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,17 +18,17 @@ use crate::{
     subscribers::{self, follow, overlay},
 };
 
-/// A policy without the exemptions that have expired and with what run time added, and the image of it or of what it was
-/// before the last small changes.
+/// A policy without expired exemptions and with the run-time additions, and an image. The image may
+/// be older than the last small changes of the policy.
 pub struct Compiled {
     pub policy: Arc<Policy>,
     pub image: Image,
     made: Timestamp,
-    /// When an exemption of the files runs out.
+    /// When the next exemption of the files expires.
     expires: Option<Timestamp>,
 }
 
-/// What holds beside the files.
+/// Run-time additions to the files.
 #[derive(Clone, Copy)]
 pub struct RunTime<'a> {
     pub entries: &'a subscribers::Map,
@@ -44,19 +45,20 @@ pub enum LoadError {
 }
 
 impl Compiled {
-    /// Reads and compiles the policy at `path`, with nothing from run time. Groups that `slots` knows keep their slots.
-    pub fn load(path: PathBuf, slots: &GroupIds, generation: u64) -> Result<Self, LoadError> {
+    /// Reads and compiles the policy at `path`, without run-time additions. Groups in `group_ids`
+    /// keep their ids.
+    pub fn load(path: PathBuf, group_ids: &GroupIds, generation: u64) -> Result<Self, LoadError> {
         let hosts = Hosts::new(BTreeMap::new(), Duration::ZERO);
         let run_time = RunTime { entries: &subscribers::Map::new(), hosts: &hosts };
-        Ok(Self::new(&Policy::load(&[path])?, run_time, slots, generation, Timestamp::now())?)
+        Ok(Self::new(&Policy::load(&[path])?, run_time, group_ids, generation, Timestamp::now())?)
     }
 
-    /// The image of what `files` and `run_time` say at the time `now`. Its digest is that of the files: the same on all
-    /// nodes that share them.
+    /// Compiles `files` with `run_time` as of `now`. The digest is that of the files: the same on
+    /// all nodes that share them.
     pub fn new(
         files: &Policy,
         run_time: RunTime<'_>,
-        slots: &GroupIds,
+        group_ids: &GroupIds,
         generation: u64,
         now: Timestamp,
     ) -> Result<Self, CompileError> {
@@ -65,14 +67,14 @@ impl Compiled {
         let digest = policy.digest();
         overlay(&mut policy, run_time.entries, now);
         run_time.hosts.apply(&mut policy);
-        let image = Image::compile_as(&policy, digest, slots, generation, now)?;
+        let image = Image::compile_as(&policy, digest, group_ids, generation, now)?;
         let exemptions = files.exemptions.iter().filter_map(|exemption| exemption.until);
         let expires = exemptions.filter(|&until| until > now).min();
         Ok(Self { policy: Arc::new(policy), image, made: now, expires })
     }
 
-    /// Brings the policy up to date with the entries at `changed`, and leaves the image alone. Says for which prefixes the
-    /// image is wrong now.
+    /// Applies the entries at `changed` to the policy, but not to the image. Returns the prefixes
+    /// for which the image is now wrong.
     pub fn follow(
         &mut self,
         files: &Policy,
@@ -83,24 +85,25 @@ impl Compiled {
         follow(Arc::make_mut(&mut self.policy), files, entries, changed, now)
     }
 
-    /// What an overlay on the image says, if the policy has changed at `prefixes` since.
+    /// The input of an overlay on the image, for changes of the policy at `prefixes`.
     pub fn changes<'a>(&'a self, prefixes: &'a [Prefix]) -> Changes<'a> {
         let Self { policy, image, .. } = self;
-        Changes { policy, slots: image.slots(), generation: image.generation(), prefixes }
+        Changes { policy, group_ids: image.group_ids(), generation: image.generation(), prefixes }
     }
 
-    /// When it was made. An image of later would lack exemptions that are still in force.
+    /// When it was compiled. A later image would lack exemptions that are still in force.
     pub fn made(&self) -> Timestamp {
         self.made
     }
 
-    /// Whether an exemption of the files has run out since, or the clock was set back and one may be in force again.
+    /// Whether an exemption of the files has expired since. Also true if the clock was set back,
+    /// which may put one into force again.
     pub fn is_stale(&self, now: Timestamp) -> bool {
         now < self.made || self.expires.is_some_and(|expires| now >= expires)
     }
 }
 
-/// A digest as people see it.
+/// A digest in hexadecimal, as it is shown.
 pub fn hex(digest: [u8; 16]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,7 +1,7 @@
-//! Which addresses are treated differently by two policies: exact, range by range.
+//! The addresses that two policies treat differently: exact, range by range.
 //!
-//! Both policies are flattened as for an image, and the two lists of ranges are walked together. What is compared is how a
-//! subscriber is treated: the name of its group changes no verdict.
+//! Both policies are flattened as for an image, and the two lists of ranges are merged. Ranges are
+//! equal if every packet gets the same verdict, whatever the names of their groups.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -13,7 +13,7 @@ use crate::{
     policy::{Action, Downstream, Group, Matching, Policy, Prefix},
 };
 
-/// Every range whose subscribers `new` treats differently from `old`, IPv4 first, in order.
+/// Returns every range whose subscribers `new` treats differently from `old`: IPv4 first, in order.
 pub fn diff(old: &Policy, new: &Policy, now: Timestamp) -> Vec<Change> {
     let (old, new) = (Side::new(old, now), Side::new(new, now));
     let mut reach = BTreeMap::new();
@@ -26,7 +26,7 @@ pub fn diff(old: &Policy, new: &Policy, now: Timestamp) -> Vec<Change> {
                 continue;
             }
             match differing.last_mut() {
-                // The same old and new on both sides of a bound at which something else ended.
+                // A bound that changes nothing here: extend the range before it.
                 Some((_, end, before))
                     if *before == classes && end.checked_add(1) == Some(first) =>
                 {
@@ -55,7 +55,7 @@ pub fn diff(old: &Policy, new: &Policy, now: Timestamp) -> Vec<Change> {
 }
 
 impl Endpoints {
-    /// What `new` has and `old` has not, and the other way round.
+    /// Returns the endpoints that only `new` has, and those that only `old` has.
     pub fn diff(old: &Policy, new: &Policy) -> Self {
         let mut changes = Self::default();
         for ipv6 in [false, true] {
@@ -75,12 +75,12 @@ impl Endpoints {
     }
 }
 
-/// Classes of a policy's ranges: none, exempt, or the index of a group behind them.
+/// Classes of ranges: in no group, exempt, or `FIRST_GROUP` plus the index of a group.
 const UNKNOWN: u16 = 0;
 const EXEMPT: u16 = 1;
 const FIRST_GROUP: u16 = 2;
 
-/// Where relays begin and end, IPv4 and IPv6. Equal for equal sets of addresses.
+/// The bounds of the relays of a group, for IPv4 and IPv6. Equal for equal sets of addresses.
 type Reach = [Vec<Bound<bool>>; 2];
 
 struct Side<'a> {
@@ -121,7 +121,7 @@ impl<'a> Side<'a> {
         Some(&reach[usize::from(ipv6)])
     }
 
-    /// Of addresses of one family, which no relay of the other serves.
+    /// Whether two classes get the same verdicts. Only relays of the subscribers' family count.
     fn is_same(&self, class: u16, other: &Self, others: u16, ipv6: bool) -> bool {
         match (self.group(class), other.group(others)) {
             (None, None) => class == others,
@@ -149,7 +149,7 @@ impl<'a> Side<'a> {
     }
 }
 
-/// Where the addresses of one family in `prefixes` begin and end.
+/// Returns the bounds of the addresses of one family in `prefixes`.
 fn set_of(prefixes: impl Iterator<Item = Prefix>, ipv6: bool) -> Vec<Bound<bool>> {
     let prefixes = prefixes.filter(|prefix| prefix.is_ipv6() == ipv6);
     flatten(prefixes.map(|prefix| entry(prefix, true)).collect(), false, |_, _| true)
@@ -159,7 +159,7 @@ fn entry<T>(prefix: Prefix, value: T) -> Entry<T> {
     Entry { start: prefix.bits(), length: prefix.length(), value }
 }
 
-/// The stretches on which neither list changes: first and last address, and what holds in either list.
+/// Returns the ranges in which neither list changes: first and last address, and both values.
 fn segments<T: Copy>(old: &[Bound<T>], new: &[Bound<T>]) -> Vec<(u128, u128, (T, T))> {
     let mut segments = Vec::with_capacity(old.len() + new.len());
     // Both lists start at 0.
@@ -176,7 +176,7 @@ fn segments<T: Copy>(old: &[Bound<T>], new: &[Bound<T>]) -> Vec<(u128, u128, (T,
     segments
 }
 
-/// Relays that only the new side has, and that only the old one has. Nothing where one side is no group.
+/// Returns the relays gained and lost; none if a side is not a group.
 fn relay_changes(
     ipv6: bool,
     old: Option<&[Bound<bool>]>,
@@ -195,7 +195,7 @@ fn relay_changes(
 }
 
 impl Range {
-    /// Of addresses in the upper bits, as images have them.
+    /// Converts addresses from the upper bits of a `u128`, as in images.
     fn new(ipv6: bool, first: u128, last: u128) -> Self {
         let address = |bits: u128| -> IpAddr {
             if ipv6 { IpAddr::V6(bits.into()) } else { IpAddr::V4(((bits >> 96) as u32).into()) }

@@ -1,5 +1,5 @@
-//! What could make the filter blind, or wrong, on this system: findings from what the node file wants and what the
-//! kernel says ([`Inspection`]). It judges and explains; it changes nothing.
+//! Finds what could make the filter miss or misread packets on this machine. It compares the node
+//! file with the state of the kernel ([`Inspection`]) and changes nothing.
 
 mod flow_tables;
 mod interfaces;
@@ -20,12 +20,12 @@ use crate::{
     policy::{Action, Downstream, Matching},
 };
 
-/// One thing that was found.
+/// One finding, with its consequence and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub check: Check,
     pub level: Level,
-    /// Interfaces, files, or parts of the system; sorted.
+    /// Interfaces, files or parts of the system, sorted.
     pub places: BTreeSet<String>,
     pub seen: String,
     pub consequence: String,
@@ -35,13 +35,13 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Packets are not judged as the files say, or may come not to be.
+    /// The filter does not enforce the files, or may stop doing so.
     Problem,
-    /// Harmless under these files, and worth knowing.
+    /// Harmless with these files, but worth knowing.
     Note,
 }
 
-/// What is looked at, in this order.
+/// The checks, in the order of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Check {
@@ -71,7 +71,7 @@ impl Check {
         Self::FlowTable,
     ];
 
-    /// As `--accept` and JSON write it.
+    /// Returns the name in `--accept` and JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -89,7 +89,8 @@ impl Check {
     }
 }
 
-/// Looks at everything. `daemon` is the status of the one that runs, or why none answers.
+/// Runs all checks. `daemon` is the status of the running daemon, or why none answers. Returns the
+/// findings, problems first. Fails if the kernel cannot be inspected.
 pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Finding>, Error> {
     let process = daemon.map_or_else(|_| std::process::id(), |status| status.pid);
     let inspection = Inspection::take(&config.pins, process)?;
@@ -99,7 +100,7 @@ pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Fin
     let doctor = Doctor {
         config,
         daemon,
-        wishes: Wishes::of(policy.as_ref().ok()),
+        needs: Needs::of(policy.as_ref().ok()),
         inspection: &inspection,
         plan: &plan,
     };
@@ -115,7 +116,7 @@ pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Fin
     Ok(found)
 }
 
-/// Those that say the same of several places are one.
+/// The findings so far. The same finding in several places is one finding.
 #[derive(Default)]
 struct Findings(Vec<Finding>);
 
@@ -143,17 +144,17 @@ impl Findings {
     }
 }
 
-/// What the policy wants that not every packet path can give.
+/// Requirements of the policy that not every packet path can meet.
 #[derive(Clone, Copy)]
-struct Wishes {
-    /// Some group answers the subscriber.
+struct Needs {
+    /// Some group answers with TCP resets.
     resets: bool,
-    /// Some group judges packets that follow the first of a connection.
+    /// Some group inspects packets after the first of a connection.
     later_packets: bool,
 }
 
-impl Wishes {
-    /// Of a policy that cannot be read, everything is to be expected.
+impl Needs {
+    /// Returns the requirements of `policy`, or all of them if it cannot be read.
     fn of(policy: Option<&Compiled>) -> Self {
         let Some(Compiled { policy, .. }) = policy else {
             return Self { resets: true, later_packets: true };
@@ -170,7 +171,7 @@ impl Wishes {
 struct Doctor<'a> {
     config: &'a Config,
     daemon: Result<&'a Status, &'a str>,
-    wishes: Wishes,
+    needs: Needs,
     inspection: &'a Inspection,
     plan: &'a Plan,
 }

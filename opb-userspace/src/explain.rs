@@ -1,7 +1,7 @@
-//! One packet that nobody sent, its verdict, and the reasons for it in words.
+//! The verdict on a hypothetical packet, and the reasons for it as text.
 //!
-//! The verdict comes from the same function as in the kernel, over the same image. The policy only lends the words: where the
-//! two disagree, the explanation says so.
+//! The verdict comes from the function that the kernel programs contain, with the same image. The
+//! policy only supplies the text. If the two disagree, the explanation says so.
 
 mod query;
 mod reasons;
@@ -21,7 +21,8 @@ use crate::{
     policy::Policy,
 };
 
-/// The verdict of `image` and the `overlay` on it on `query`, in the words of `policy`, from which they were compiled.
+/// Explains the verdict of `image` and its `overlay` on `query`. They must have been compiled from
+/// `policy`. Fails if no packet can have these addresses.
 pub fn explain(
     query: &Query,
     image: &Image,
@@ -38,7 +39,7 @@ pub fn explain(
     let outcome = judge::decide(frame.as_slice(), settings, &tables);
     let outer = query.outer()?;
     let line = query.line(outcome.line);
-    let group = image.slots().name(outcome.group).map(str::to_owned);
+    let group = image.group_ids().name(outcome.group).map(str::to_owned);
     let counter = CounterName {
         group: group.clone().unwrap_or_else(|| "-".to_owned()),
         direction: query.direction,

@@ -1,5 +1,5 @@
-//! Files that others may have put there: only regular ones are read, never by waiting for another
-//! process, and only so much of them.
+//! Reads files that other users may have created: only regular ones, never waiting for another
+//! process, and only up to a limit.
 
 use std::{
     fs::{File, Metadata, OpenOptions},
@@ -8,17 +8,17 @@ use std::{
     path::Path,
 };
 
-/// The most that is read of a node file. It sets the limits of all others.
+/// The most bytes of a node file, which sets the limits of all other files.
 pub const NODE_FILE: u64 = MB;
 
 const MB: u64 = 1_000_000;
 
-/// The most that is read of one file.
+/// The most bytes of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Of a policy file.
+    /// For a policy file.
     pub policy: u64,
-    /// Of a list that a `prefixes-file` names.
+    /// For a list that a `prefixes-file` names.
     pub prefixes: u64,
 }
 
@@ -54,16 +54,22 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Reads a regular file of at most `limit` bytes.
-pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+/// Opens a regular file to read.
+pub fn open(path: &Path) -> Result<File, Error> {
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    regular(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// Reads a regular file of at most `limit` bytes.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+    let file = open(path)?;
     let found = file.metadata()?;
-    regular(&found)?;
     if found.len() > limit {
         return Err(Error::TooLarge { limit });
     }
-    // It may grow meanwhile, and some files that say they are empty are not (/proc).
+    // The file may grow meanwhile, and files in /proc report the length 0.
     let mut bytes = Vec::with_capacity(usize::try_from(found.len()).unwrap_or_default() + 1);
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
@@ -72,7 +78,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// Opens a regular file to add to its end, and makes it if there is none.
+/// Opens a regular file for appending, and creates it if necessary.
 pub fn append(path: &Path, mode: u32) -> Result<File, Error> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(mode);

@@ -19,13 +19,13 @@ pub mod node;
 pub mod policy;
 // `opb check`: validates policy and node files.
 pub mod check;
-// Requests and responses of the control API, which are also the shapes of `--json`.
+// Requests and responses of the control API, which are also the format of `--json`.
 pub mod api;
 // Run-time entries: per-subscriber overrides of the policy files, kept on disk.
 pub mod subscribers;
 // Relay hosts: their addresses by DNS.
 pub mod relays;
-// The policy image: a policy compiled into what the BPF programs search.
+// The policy image: a policy compiled into the tables that the BPF programs search.
 pub mod image;
 // The policy in force: files, run-time entries and relay hosts together, and their image.
 pub mod compiled;
@@ -37,7 +37,7 @@ pub mod capture;
 pub mod explain;
 // Address ranges whose treatment differs between two policies.
 pub mod diff;
-// What the daemon remembers of denied packets, and the metrics.
+// Events and top talkers of denied packets, and the metrics.
 pub mod telemetry;
 // The daemon: reloads, changes, the control API and the status page.
 pub mod daemon;

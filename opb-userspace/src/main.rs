@@ -1,4 +1,4 @@
-//! The `opb` program: a command line over the library, which does not know of terminals.
+//! The `opb` program: the command line over the library.
 
 use std::process::ExitCode;
 

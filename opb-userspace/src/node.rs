@@ -41,7 +41,7 @@ pub struct Config {
     pub dns: Dns,
     /// Size limits of the policy's files.
     pub limits: Limits,
-    /// What is recorded of denied packets.
+    /// Records of denied packets.
     pub observe: Observe,
 }
 

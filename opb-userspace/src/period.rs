@@ -1,4 +1,4 @@
-//! Durations as people write them: `90s`, `8h`, `1d 12h`.
+//! Durations as users write them: `90s`, `8h`, `1d 12h`.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -8,12 +8,12 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Period(Duration);
 
-/// Why a text is not a [`Period`].
+/// Why a text is not a valid [`Period`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeriodError {
     #[error("invalid duration `{0}`: expected for example 90s, 8h or 30d")]
     Invalid(String),
-    #[error("`{text}` is longer than {longest}, the limit")]
+    #[error("invalid duration `{text}`: expected at most {longest}")]
     TooLong { text: String, longest: Period },
 }
 
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_people_write() {
+    fn parses_the_usual_forms() {
         let seconds = |text: &str| text.parse::<Period>().map(|it| it.duration().as_secs()).ok();
         assert_eq!(seconds("90s"), Some(90));
         assert_eq!(seconds("8h"), Some(8 * 3600));
@@ -76,11 +76,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_refused() {
+    fn refuses_longer_periods() {
         let year = Period::from_secs(400 * 86_400);
         assert_eq!(Period::within("400d", year), Ok(year));
         assert!(Period::within("999999999h", year).is_err());
         let error = Period::within("401d", year).expect_err("too long");
-        assert_eq!(error.to_string(), "`401d` is longer than 9600h, the limit");
+        assert_eq!(error.to_string(), "invalid duration `401d`: expected at most 9600h");
     }
 }

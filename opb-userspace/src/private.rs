@@ -1,5 +1,6 @@
-//! Files and directories that nobody else may touch. What a stranger can open he can lock, and what he can write to he can
-//! occupy first: then he decides whether the daemon starts.
+//! Files and directories that only the daemon's user may use. A user who can open a file can lock
+//! it, and one who can write to a directory can create its files first. Either could keep the
+//! daemon from starting.
 
 use std::{
     fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
@@ -13,26 +14,29 @@ use std::{
 use nix::unistd::{Gid, Uid, User};
 use tracing::warn;
 
-/// Rights of others than owner and group, and of these two kinds.
+/// Mode bits: all rights of group and others, their right to write, and the sticky bit.
 const OTHERS: u32 = 0o077;
 const WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// Why something is not ours alone.
+/// Why a file or directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{} belongs to {owner}, and the daemon runs as {us}: change its owner, or name another place", path.display())]
+    #[error(
+        "{} belongs to {owner}, and the daemon runs as {us}: change its owner, or use another path",
+        path.display()
+    )]
     Owner { path: PathBuf, owner: String, us: String },
-    #[error("other users may write to {}: change its mode, or name another place", path.display())]
+    #[error("other users may write to {}: change its mode, or use another path", path.display())]
     Writable { path: PathBuf },
     #[error("cannot use {}", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
 
-/// Who may use a directory besides its owner.
+/// The access to a directory besides its owner's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Access {
-    /// May look for names in it and open them, no more.
+    /// The group that may list the directory and open its files.
     pub group: Option<Gid>,
 }
 
@@ -42,11 +46,12 @@ impl Access {
     }
 }
 
-/// Makes a directory that is closed to others, or closes one that is ours: one in which every name passes `is_ours`. Any other
-/// directory stays as it is, and others must not be able to write to it.
+/// Creates a directory that is closed to other users, or closes an existing one if it is ours: if
+/// every name in it passes `is_ours`. Any other directory stays as it is, and is refused if other
+/// users can write to it.
 pub fn directory(path: &Path, access: Access, is_ours: impl Fn(&str) -> bool) -> Result<(), Error> {
     let failed = |source| Error::Io { path: path.into(), source };
-    match look(path) {
+    match examine(path) {
         Ok(found) => return check(path, &found, access, is_ours),
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
@@ -56,16 +61,17 @@ pub fn directory(path: &Path, access: Access, is_ours: impl Fn(&str) -> bool) ->
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => close(path, access).map_err(failed),
-        // Somebody was faster.
+        // Another process was faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            check(path, &look(path)?, access, is_ours)
+            check(path, &examine(path)?, access, is_ours)
         }
         Err(error) => Err(failed(error)),
     }
 }
 
-/// What is at `path`, or where a link leads that is ours: one of a stranger would have us close any directory of ours.
-fn look(path: &Path) -> Result<Metadata, Error> {
+/// The metadata of `path`. Follows a link only if a trusted user owns it: otherwise, another user
+/// could have us close any directory of ours.
+fn examine(path: &Path) -> Result<Metadata, Error> {
     let failed = |source| Error::Io { path: path.into(), source };
     let found = fs::symlink_metadata(path).map_err(failed)?;
     match found.is_symlink() {
@@ -75,12 +81,12 @@ fn look(path: &Path) -> Result<Metadata, Error> {
     }
 }
 
-/// Opens a file for reading and writing that others can neither read nor lock, or makes it.
+/// Opens or creates a file for reading and writing that other users can neither read nor lock.
 pub fn file(path: &Path) -> Result<File, Error> {
     let failed = |source| Error::Io { path: path.into(), source };
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    // A pipe in its place must not keep us waiting.
+    // Opening a pipe must not block.
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let file = options.open(path).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
@@ -96,7 +102,7 @@ pub fn file(path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Whether the owner may be trusted with whether the daemon starts.
+/// Whether the owner is root or the daemon's user.
 pub fn is_trusted(found: &Metadata) -> bool {
     [0, Uid::effective().as_raw()].contains(&found.uid())
 }
@@ -127,7 +133,7 @@ fn check(
     }
     let is_mine = found.uid() == Uid::effective().as_raw() && found.mode() & STICKY == 0;
     if is_mine && has_only(path, is_ours).map_err(failed)? {
-        warn!("{} was open to other users: closed to them now", path.display());
+        warn!("{} was open to other users: it is closed now", path.display());
         return close(path, access).map_err(failed);
     }
     if found.mode() & WRITE != 0 {
@@ -172,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ours_is_closed_and_what_is_shared_is_left_alone() {
+    fn our_directory_is_closed_and_a_shared_one_is_left_alone() {
         let place = tempfile::tempdir().expect("a directory");
         let path = place.path().join("a/state");
         let is_ours = |name: &str| name.starts_with("entries.");
@@ -197,7 +203,7 @@ mod tests {
 
     #[test]
     #[ignore = "root: cargo xtask test --lane kernel"]
-    fn a_link_of_a_stranger_leads_nowhere() {
+    fn a_link_of_another_user_is_refused() {
         let place = tempfile::tempdir().expect("a directory");
         let [target, link] = ["target", "link"].map(|name| place.path().join(name));
         fs::create_dir(&target).expect("makes");

@@ -1,9 +1,10 @@
-//! Text that others wrote, made fit to be shown: nothing in it steers a terminal, breaks a line or turns the reading direction.
+//! Escapes text from outside, so that it cannot control a terminal, break a line or change the
+//! reading direction.
 
 use std::borrow::Cow;
 
-/// Characters that are not shown as they are: control characters (C0, DEL, C1), what changes the reading direction, line
-/// separators, and what has no width of its own and hides between others.
+/// Whether a character must be escaped: control characters (C0, DEL, C1), marks of the reading
+/// direction, line separators and characters without a width.
 #[must_use]
 pub fn is_unsafe(character: char) -> bool {
     matches!(character,
@@ -12,19 +13,19 @@ pub fn is_unsafe(character: char) -> bool {
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// `text` in one line, with `\u{1b}` in the place of an escape character and the like.
+/// Escapes `text` into one line, for example an escape character as `\u{1b}`.
 #[must_use]
 pub fn line(text: &str) -> Cow<'_, str> {
     escape(text, |_| false)
 }
 
-/// The same, but lines stay lines and tabs stay tabs.
+/// As [`line()`], but keeps line feeds and tabs.
 #[must_use]
 pub fn lines(text: &str) -> Cow<'_, str> {
     escape(text, |character| matches!(character, '\n' | '\t'))
 }
 
-/// JSON with what terminals would take for a control character, and JSON does not escape by itself, escaped.
+/// Escapes the characters in a JSON text that terminals interpret and JSON itself leaves alone.
 #[must_use]
 pub fn json(text: &str) -> Cow<'_, str> {
     replace(text, is_unsafe, |character, into| {
@@ -35,7 +36,7 @@ pub fn json(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// At most `most` characters of `text`, and a mark where there are more.
+/// Cuts `text` to `most` characters, with a mark at the cut.
 #[must_use]
 pub fn short(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_steers_a_terminal_is_shown_instead() {
+    fn control_characters_are_escaped() {
         assert_eq!(line("\x1b[2Jgone\r\n\u{9b}1m"), "\\u{1b}[2Jgone\\u{d}\\u{a}\\u{9b}1m");
         assert_eq!(line("\u{202e}moc.elpmaxe\u{2066}\x7f"), "\\u{202e}moc.elpmaxe\\u{2066}\\u{7f}");
         assert_eq!(lines("a\n\tb\x07"), "a\n\tb\\u{7}");

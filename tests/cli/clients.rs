@@ -61,7 +61,7 @@ fn a_rejected_reload_exits_with_2() {
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), "rejected\n"));
     assert_eq!(
         ended.stderr,
-        "opb: error: a.yaml:1:1: wrong\nhint: the policy that was in force stays in force\n"
+        "opb: error: a.yaml:1:1: wrong\nhint: the policy in force stays in force\n"
     );
     assert_eq!(server.join().expect("answered"), "POST /v1/reload HTTP/1.1");
 }

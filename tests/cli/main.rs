@@ -14,6 +14,7 @@ use tempfile::TempDir;
 mod clients;
 mod diff;
 mod explain;
+mod help;
 mod node_file;
 
 const POLICY: &str = "\
@@ -105,11 +106,14 @@ fn wrong_use_exits_with_2_and_says_so_on_stderr() {
     assert_eq!(
         ended.stderr,
         "opb: error: invalid value 'SX' for '--flags <FLAGS>': `X` is not a TCP flag: expected letters of SAFRPU, for example S or SA\n\
-         hint: `--help` says more\n"
+         hint: `--help` lists the options\n"
     );
     let ended = bench.opb(&[]);
     assert_eq!(ended.code, Some(2));
-    assert_eq!(ended.stderr, "opb: error: no command is given\nhint: `opb --help` lists them\n");
+    assert_eq!(
+        ended.stderr,
+        "opb: error: no command is given\nhint: `opb --help` lists the commands\n"
+    );
 }
 
 #[test]

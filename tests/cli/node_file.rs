@@ -8,8 +8,7 @@ fn a_node_file_stands_for_the_policy_that_it_names() {
     let node = "version: 1\npolicy: policy.yaml\ninterfaces: [{name: eth1, role: subscriber}]\n";
     bench.write("opb.yaml", node);
     bench.write("empty.pcap", "");
-    let note =
-        "opb: note: opb.yaml is a node file: the policy that it names is used, policy.yaml\n";
+    let note = "opb: note: opb.yaml is a node file: using its policy, policy.yaml\n";
     let explain = |policy| {
         bench.opb(&["explain", "--policy", policy, "--src", "203.0.113.9", "--dst", "192.0.2.1"])
     };

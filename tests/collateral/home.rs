@@ -98,7 +98,7 @@ impl Home {
         Ok(())
     }
 
-    /// Mail from home to somebody who is no relay.
+    /// Mail from home to a server that is not a relay.
     pub(crate) fn mail_to_strangers_is_stopped(&self) -> Result<()> {
         for address in [IpAddr::V4(OUTSIDE.v4), IpAddr::V6(OUTSIDE.v6)] {
             let listener = self.internet.enter(|| Ok(TcpListener::bind((address, 25))?))?;

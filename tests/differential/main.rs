@@ -65,7 +65,7 @@ fn host_and_kernel_agree() {
                 let kernel = replay
                     .run(&sample.frame)
                     .unwrap_or_else(|error| panic!("{hook:?} {error:?}: {}", shown(&sample)));
-                let group = image.slots().name(kernel.group);
+                let group = image.group_ids().name(kernel.group);
                 let got = (kernel.verdict, kernel.reason, group, kernel.line);
                 assert_eq!(got, expected, "{hook:?}, seed {seed}: {}", shown(&sample));
                 at += 1;

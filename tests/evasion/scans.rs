@@ -27,7 +27,7 @@ enum Alone {
 #[derive(Clone, Copy, PartialEq)]
 enum Header {
     Whole,
-    /// The first fragment ends within the TCP header: no port can be told from another.
+    /// The first fragment ends within the TCP header: nmap cannot tell one port from another.
     Cut,
     /// A source route: the destination in the header need not be the last, so that none is taken for a relay.
     Routed,
@@ -137,7 +137,7 @@ impl Internet {
     fn scan<const N: usize>(&self, arguments: &str, hosts: [&str; N]) -> Result<[[State; 2]; N]> {
         let mut command = self.subscriber.command("nmap");
         command.args(["-n", "-Pn", "-p", "25,587", "-oG", "-"]);
-        // A closed door is told by time: what is let through answers within a millisecond.
+        // A filtered port shows by time: a port that is not filtered answers within a millisecond.
         command.args(["--max-retries", "2", "--initial-rtt-timeout", "250ms"]);
         command.args(["--max-rtt-timeout", "250ms"]).args(arguments.split('|')).args(hosts);
         if hosts.iter().any(|host| host.contains(':')) {
@@ -150,14 +150,14 @@ impl Internet {
             let line = lines.find(|line| line.contains("Ports: "));
             let words = line.into_iter().flat_map(|line| line.split([' ', '\t', ',']));
             let mut found = words.filter_map(|word| word.strip_prefix(&port));
-            // Not told of is not open, and told of in the complaint.
+            // A port that nmap does not report is not open; the error names it.
             let state = found.next().and_then(|rest| rest.split('/').next());
-            state.unwrap_or("not told").to_owned()
+            state.unwrap_or("not reported").to_owned()
         };
         Ok(hosts.map(|host| [state(host, 25), state(host, 587)]))
     }
 
-    /// Why [`V4`] has scans that [`BOTH`] has not. The day that this fails, they belong there.
+    /// Fails if nmap can fragment IPv6. Then the scans that only [`V4`] has belong into [`BOTH`].
     fn ipv6_has_no_fragments(&self) -> Result<()> {
         for arguments in ["-f", "-ff", "--mtu|24"] {
             let mut command = self.subscriber.command("nmap");

@@ -191,7 +191,7 @@ impl Supervisor {
                 return Ok(());
             }
             match self.answer_one() {
-                // Whoever called is dead.
+                // The caller is dead.
                 Ok(()) | Err(Errno::ENOENT | Errno::EINTR) => {}
                 Err(error) => return Err(error).context("a notification"),
             }

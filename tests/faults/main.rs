@@ -64,12 +64,12 @@ impl Wanted {
 }
 
 #[derive(Default)]
-struct Found {
+struct Tally {
     walked: BTreeMap<String, [u32; 3]>,
     failures: Vec<String>,
 }
 
-impl Found {
+impl Tally {
     fn add(&mut self, fault: Fault, took: Duration, walked: Result<Walked>) {
         match walked {
             Ok(walked) => {
@@ -88,7 +88,7 @@ impl Found {
 }
 
 /// Walks one fault, whether it fails. Where any fault will do, one that is not met is tried again nearer by.
-fn walk(walker: &mut Walker, mut fault: Fault, sampled: bool, found: &Mutex<Found>) -> bool {
+fn walk(walker: &mut Walker, mut fault: Fault, sampled: bool, found: &Mutex<Tally>) -> bool {
     loop {
         let begin = Instant::now();
         let walked = walker.walk(fault);
@@ -109,7 +109,7 @@ fn no_call_that_fails_makes_a_gap_or_a_false_claim() -> Result<()> {
     let calls = Walker::new()?.count().context("without a fault")?;
     eprintln!("calls without a fault: {calls:?}");
     let Wanted { faults, needed, sampled } = Wanted::new(&calls)?;
-    let (next, found) = (AtomicUsize::new(0), Mutex::new(Found::default()));
+    let (next, found) = (AtomicUsize::new(0), Mutex::new(Tally::default()));
     thread::scope(|scope| {
         let nodes = (0..NODES).map(|_| {
             scope.spawn(|| -> Result<()> {
@@ -131,7 +131,7 @@ fn no_call_that_fails_makes_a_gap_or_a_false_claim() -> Result<()> {
         let nodes: Vec<_> = nodes.collect();
         nodes.into_iter().try_for_each(|node| node.join().expect("no panic"))
     })?;
-    let Found { walked, failures } = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Tally { walked, failures } = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     eprintln!("{:.0?}; of each kind [walked, met, did not start]: {walked:?}", start.elapsed());
     ensure!(
         failures.is_empty(),

@@ -126,7 +126,7 @@ fn suffer(field: &mut Field, fault: Fault, walked: &mut Walked) -> Result<()> {
     field.restart().context("the next daemon")
 }
 
-/// What is done to a node: each is answered in time, if it is not the answering that fails for good.
+/// The requests to a node. Each is answered in time, unless the fault hits the answers and stays.
 fn steps(field: &mut Field, lasts: bool) -> Result<()> {
     for (number, step) in [reload, add, another, appear, remove].into_iter().enumerate() {
         let answer = step(field).with_context(|| format!("step {number}"))?;

@@ -17,7 +17,7 @@ use crate::judges::{named, takes};
 
 const OPB: &str = env!("CARGO_BIN_EXE_opb");
 
-/// What `opb replay` can be told of an interface.
+/// The options of `opb replay` for an interface.
 const ROLES: [(Settings, [&str; 4]); 4] = [
     (Settings::SUBSCRIBER, ["--role", "subscriber", "--direction", "upstream"]),
     (

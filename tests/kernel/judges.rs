@@ -64,7 +64,7 @@ pub(crate) fn takes(hook: ReplayHook, frame: &[u8]) -> bool {
 /// An outcome in words, with the group by name.
 pub(crate) fn words(outcome: Outcome, image: &Image) -> String {
     let Outcome { verdict, reason, group, .. } = outcome;
-    named(verdict.name(), reason.name(), image.slots().name(group))
+    named(verdict.name(), reason.name(), image.group_ids().name(group))
 }
 
 pub(crate) fn named(verdict: &str, reason: &str, group: Option<&str>) -> String {

@@ -1,4 +1,4 @@
-//! What is no business of the filter causes no map lookup.
+//! Packets that the filter does not judge cause no map lookup.
 
 use opb_common::{
     image::ImageNode,
@@ -89,7 +89,7 @@ fn without_an_image_only_what_is_judged_is_counted() {
 }
 
 fn counted(replay: &Replay, image: &Image) -> Vec<(&'static str, &'static str, u64)> {
-    let rows = replay.counters(image.slots());
+    let rows = replay.counters(image.group_ids());
     rows.iter().map(|row| (row.verdict.name(), row.reason.name(), row.packets)).collect()
 }
 

@@ -38,9 +38,9 @@ fn every_setting() -> Vec<(ReplayHook, Settings)> {
         [Settings(0), Settings::OBSERVE, Settings::OBSERVE.with(Settings::NO_ADDRESSES)];
     for role in [Role::Subscriber, Role::Core] {
         for direction in Direction::ALL {
-            let comes_in = (role == Role::Subscriber) == (direction == Direction::Upstream);
+            let is_ingress = (role == Role::Subscriber) == (direction == Direction::Upstream);
             for hook in [Hook::Xdp, Hook::XdpGeneric, Hook::Tcx] {
-                if hook != Hook::Tcx && !comes_in {
+                if hook != Hook::Tcx && !is_ingress {
                     continue;
                 }
                 // Devices without a link header have drivers without XDP.

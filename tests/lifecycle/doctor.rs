@@ -72,7 +72,7 @@ fn a_node_from_its_first_day_to_its_last() -> Result<()> {
 
     node.stop()?;
     let report = finds(&node, "with the daemon stopped", &[&no_daemon])?;
-    ensure!(report.to_string().contains("goes on enforcing"), "{report:#}");
+    ensure!(report.to_string().contains("continues to enforce"), "{report:#}");
     node.run()?;
 
     // Somebody takes the program off, which the daemon does not notice.
@@ -81,7 +81,7 @@ fn a_node_from_its_first_day_to_its_last() -> Result<()> {
     process::check(Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin))?;
     node.enforces_nothing("with the link taken off")?;
     let report = finds(&node, "with the link taken off", &["interface access"])?;
-    ensure!(report.to_string().contains("somebody took the upstream program"), "{report:#}");
+    ensure!(report.to_string().contains("the upstream program of opb was detached"), "{report:#}");
     Ok(())
 }
 
@@ -214,7 +214,7 @@ fn redirects_past_the_egress_hook() -> Result<()> {
     let report = finds(&node, "with a redirect", &["foreign uplink"])?;
     let named = format!("program `{}`", trivial::NAME);
     ensure!(report.to_string().contains(&named), "{report:#}");
-    ensure!(report.to_string().contains("XDP hook of access has it in a device map"), "{report:#}");
+    ensure!(report.to_string().contains("belong to opb, contains this interface"), "{report:#}");
     drop(redirecting);
     node.enforces("without the redirect")
 }

@@ -1,4 +1,4 @@
-//! Which hook a program ends up on, and what is said about it.
+//! The hook that a program is attached to, and the status of it.
 
 use std::{fs, process::Command};
 

@@ -48,7 +48,7 @@ fn large_policy(node: &Node) -> Result<()> {
     node.write("policy.yaml", &format!("{POLICY}  large: {{prefixes-file: pool.txt}}\n"))
 }
 
-/// Whoever can open the map cannot change what is in force.
+/// A process that can open the map cannot change the policy in force.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn images_in_force_are_frozen() -> Result<()> {

@@ -82,7 +82,7 @@ fn a_program_moves_to_another_hook_without_a_gap() -> Result<()> {
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn links_that_lost_their_pins_are_found_and_adopted() -> Result<()> {
-    // A filter on clsact is no link, and needs no pin to stay.
+    // A filter on clsact is not a link, and needs no pin to stay.
     let hooks: &[&str] =
         if release::has_tcx()? { &["xdp", "xdp-generic", "tc"] } else { &["xdp", "xdp-generic"] };
     for hook in hooks {
@@ -152,7 +152,7 @@ fn a_second_daemon_is_refused() -> Result<()> {
     node.detach()
 }
 
-/// Sends what is denied and what is allowed for as long as `work` takes, and a moment before and after.
+/// Sends denied and allowed packets while `work` runs, and for a moment before and after.
 fn under_traffic(ends: &opb_lab::line::Ends, work: impl FnOnce() -> Result<()>) -> Result<()> {
     const AROUND: Duration = Duration::from_millis(50);
     let over = AtomicBool::new(false);

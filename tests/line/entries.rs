@@ -1,4 +1,4 @@
-//! Changes made at run time name the lines of packets in tunnels as well: the overlay is looked up first.
+//! Run-time changes apply to packets in tunnels as well: the programs look up each address in the overlay first.
 
 use anyhow::{Context, Result, anyhow, ensure};
 use jiff::Timestamp;
@@ -20,7 +20,7 @@ use opb_userspace::{
 
 use crate::gate::{Gate, INGRESS};
 
-/// The line becomes exempt.
+/// They exempt the line.
 const CHANGES: &str = "\
 exemptions:
   - {prefix: 203.0.113.9/32, reason: changed}
@@ -31,7 +31,7 @@ fn syn() -> Tcp {
     Tcp::syn_to(25)
 }
 
-/// Packets of the line: its own, in softwires of either family, in GRE, and from its 6to4 address.
+/// Packets of the line: in no tunnel, in softwires of either family, in GRE, and from its 6to4 address.
 fn packets() -> Vec<(&'static str, Vec<u8>)> {
     let private4 = || Ipv4::new(PRIVATE.v4, OUTSIDE.v4).carrying(syn());
     let private6 = Ipv6::new(PRIVATE.v6, OUTSIDE.v6).carrying(syn());
@@ -48,7 +48,7 @@ fn packets() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// An image of an odd generation and one of an even one, because an overlay has a header for each.
+/// Runs with an odd and an even generation, because an overlay has a header for each.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn a_change_names_the_line_of_a_packet_in_a_tunnel() -> Result<()> {
@@ -56,7 +56,7 @@ fn a_change_names_the_line_of_a_packet_in_a_tunnel() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("policy.yaml");
     std::fs::write(&file, &policy)?;
-    let policy = Policy::load(&[file]).map_err(|found| anyhow!("{found:?}"))?;
+    let policy = Policy::load(&[file]).map_err(|errors| anyhow!("{errors}"))?;
     let prefixes: Vec<Prefix> = ["203.0.113.9/32", "2001:db8:1000:9::/64"]
         .map(str::parse)
         .into_iter()
@@ -81,13 +81,13 @@ fn a_change_names_the_line_of_a_packet_in_a_tunnel() -> Result<()> {
                 without.is_empty(),
                 "{hook:?}, {generation}: {without:?} pass before the change"
             );
-            let slots = image.slots();
-            let changes = Changes { policy: &policy, slots, generation, prefixes: &prefixes };
+            let group_ids = image.group_ids();
+            let changes = Changes { policy: &policy, group_ids, generation, prefixes: &prefixes };
             let overlay = Overlay::compile(Timestamp::now(), &[changes]).context("an overlay")?;
             gate.programs.kernel()?.publish_overlay(&overlay)?;
             let with = passed(&mut gate)?;
             ensure!(with.len() == packets().len(), "{hook:?}, {generation}: only {with:?} pass");
-            // Of another generation, it changes nothing.
+            // An overlay of another generation changes nothing.
             let stale = Changes { generation: generation + 2, ..changes };
             let overlay = Overlay::compile(Timestamp::now(), &[stale]).context("an overlay")?;
             gate.programs.kernel()?.publish_overlay(&overlay)?;

@@ -79,7 +79,7 @@ fn hides(reason: Reason) -> bool {
     matches!(reason, Reason::Link | Reason::Headers | Reason::Fragment)
 }
 
-/// The counters that may move: none for what is no business of the filter, and a drop in place of a reset that is
+/// The counters that may move: none for packets that the filter does not judge, and a drop in place of a reset that is
 /// one too many for its source.
 fn counters(row: &Row) -> Vec<String> {
     let Expected { verdict, reason, group } = row.expected;

@@ -127,7 +127,7 @@ fn a_hook_that_is_taken_meanwhile_degrades_the_state() -> Result<()> {
     node.stop()
 }
 
-/// Sessions come and go all day: that is no alarm.
+/// Sessions come and go all day: that is not an alarm.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn an_interface_that_goes_is_no_detachment() -> Result<()> {

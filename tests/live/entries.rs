@@ -53,7 +53,7 @@ fn entries_win_survive_and_run_out() -> Result<()> {
     assert_eq!(verdict(&node, "198.18.7.7")?, "pass unknown");
     assert_eq!(node.status()?["entries"], json!({"count": 3, "orphaned": 2}));
     assert!(
-        node.ask(&["subscriber", "list"])?.contains("does nothing: the policy has no group `dyn`")
+        node.ask(&["subscriber", "list"])?.contains("no effect: the policy has no group `dyn`")
     );
     node.write("policy.yaml", POLICY)?;
     node.ask(&["reload"])?;
@@ -79,7 +79,7 @@ fn an_import_is_all_or_nothing_unless_partial() -> Result<()> {
     for place in ["list.txt:3: ", "list.txt:5: ", "list.txt:7: "] {
         assert!(refused.stderr.contains(place), "{}", refused.stderr);
     }
-    assert!(refused.stderr.ends_with("hint: nothing has been changed\n"));
+    assert!(refused.stderr.ends_with("hint: nothing was changed\n"));
     assert_eq!(node.status()?["entries"]["count"], 0);
 
     let partial = node.opb(&[&import[..], &["--partial"]].concat())?;

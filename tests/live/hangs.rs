@@ -187,6 +187,31 @@ fn an_event_log_that_nobody_reads_loses_events_alone() -> Result<()> {
     stops_within_a_second(&mut node)
 }
 
+/// The file system of the events hangs, and there are none to write: the node says so all the same.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn an_event_log_on_a_file_system_that_hangs_is_told() -> Result<()> {
+    let node = Node::prepare("")?;
+    let path = node.path("logs/events");
+    fs::create_dir(node.path("logs"))?;
+    let text = fs::read_to_string(node.path("opb.yaml"))?;
+    node.write("opb.yaml", &format!("{text}events: {}\n", path.display()))?;
+    let mut node = node;
+    node.run()?;
+    let mut hanging = Hanging::mount(&node.path("logs"))?;
+    node.wait_status("it says that the event log hangs", |status| {
+        status["state"] == "degraded"
+            && status["problems"]
+                .to_string()
+                .contains("the thread that writes the events has not moved")
+    })?;
+    let took = time(&node, &["subscriber", "add", "203.0.113.10", "--exempt"])?;
+    ensure!(took < Duration::from_secs(1), "an addition took {took:?}");
+    hanging.end()?;
+    node.wait_status("it is over", |status| status["state"] == "enforcing")?;
+    stops_within_a_second(&mut node)
+}
+
 /// One thread of the daemon, stopped by a debugger.
 pub(crate) struct Stopped(libc::pid_t);
 
@@ -227,7 +252,7 @@ fn a_thread_that_does_not_move_is_not_believed() -> Result<()> {
     node.wait_status("it says so", |status| {
         let problems = status["problems"].to_string();
         status["state"] == "degraded"
-            && problems.contains("the thread that talks to the kernel has not moved")
+            && problems.contains("the thread that talks to the kernel has not responded")
     })?;
     assert_eq!(node.opb(&["status"])?.status.code(), Some(1));
     drop(stopped);
@@ -249,7 +274,7 @@ fn a_thread_that_does_not_move_is_not_believed() -> Result<()> {
     Ok(())
 }
 
-/// Whoever reads the log lines has stopped reading.
+/// The reader of the log lines has stopped reading.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn log_lines_that_nobody_reads_stop_nothing() -> Result<()> {

@@ -41,7 +41,7 @@ fn sessions_of_pppd_come_and_go() -> Result<()> {
     Ok(())
 }
 
-/// The address is handed out again before the old session's end is told.
+/// The address is assigned again before the end of the old session is reported.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn a_session_that_ends_late_leaves_the_next_one_alone() -> Result<()> {
@@ -68,7 +68,7 @@ fn a_session_that_ends_late_leaves_the_next_one_alone() -> Result<()> {
     Ok(())
 }
 
-/// A peer chooses its name, and whoever may write a policy its keys.
+/// A peer chooses its name, and the author of a policy its keys.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn no_name_steers_a_terminal() -> Result<()> {

@@ -95,7 +95,8 @@ fn a_body_that_does_not_come_keeps_nobody_waiting() -> Result<()> {
     node.stop()
 }
 
-/// Whoever asks for a reload and hangs up neither stops it nor makes the node say that its files hang.
+/// A client that asks for a reload and hangs up does not stop it, and does not make the node report
+/// that its files hang.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn a_reload_that_nobody_waits_for_goes_on() -> Result<()> {

@@ -101,7 +101,7 @@ fn a_full_disk_is_told_and_got_over() -> Result<()> {
     node.stop()
 }
 
-/// Nobody has tried to change anything: that nobody could is told all the same.
+/// The status reports that changes are impossible before anybody tries one.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn a_disk_that_somebody_else_filled_is_told() -> Result<()> {

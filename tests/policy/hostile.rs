@@ -44,7 +44,7 @@ fn bombs_are_refused_at_their_fuse() {
         ("{a: ".repeat(100_000), deep),
         ("[{a: ".repeat(50_000), deep),
         ("- ".repeat(100_000), deep),
-        ("? ".repeat(100_000), deep),
+        ("? ".repeat(100_000), "a key must be text, not a map"),
         (aliases(10_000), "aliases stand for more than 100000 values"),
         (nested(30), "aliases stand for more than 100000 values"),
         (

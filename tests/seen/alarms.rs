@@ -35,6 +35,6 @@ fn a_command_that_hangs_ends_with_all_that_it_started() -> Result<()> {
     };
     ensure!(processes.split_whitespace().all(alive), "{processes}");
     node.wait("the end of both", || Ok((!processes.split_whitespace().any(alive)).then_some(())))?;
-    ensure!(fs::read_to_string(node.path("opb.log"))?.contains("not within 10s"));
+    ensure!(fs::read_to_string(node.path("opb.log"))?.contains("timed out after 10s"));
     node.end()
 }

@@ -33,10 +33,10 @@ fn explain_names_what_holds_and_the_counter_that_moves() -> Result<()> {
         (
             9,
             STRANGER,
-            &["drop", "203.0.113.0/25 of group dynamic", "no relay", "isp", "`action: drop`"],
+            &["drop", "203.0.113.0/25 of group dynamic", "not a relay", "isp", "`action: drop`"],
         ),
         (9, RELAY, &["pass", "198.51.100.25/32 of relay set isp"]),
-        (77, STRANGER, &["pass", "203.0.113.77/32, an exemption for good (fixed address)"]),
+        (77, STRANGER, &["pass", "203.0.113.77/32, a permanent exemption (fixed address)"]),
         (
             50,
             STRANGER,
@@ -47,7 +47,7 @@ fn explain_names_what_holds_and_the_counter_that_moves() -> Result<()> {
                 "`action: monitor`",
             ],
         ),
-        (51, STRANGER, &["pass", "an exemption for good (paid), a run-time entry by root"]),
+        (51, STRANGER, &["pass", "a permanent exemption (paid), a run-time entry by root"]),
         (255, STRANGER, &["drop", "203.0.113.192/26 of group served"]),
     ];
     let wire = Wire::open(&node.subscribers, "far0")?;

@@ -72,13 +72,13 @@ fn off_is_off() -> Result<()> {
     // A program writes a talker down just after it has counted the packet: when the second is counted, the first has been.
     for (events, is_written) in [("on", true), ("off", false)] {
         let node = Node::start("auto", &format!("events: {events}\n"))?;
-        ensure!(!books(&node)?, "{events}: the books are new");
+        ensure!(!has_talkers(&node)?, "{events}: the tables are new");
         let wire = Wire::open(&node.subscribers, "far0")?;
         for number in 1..=2 {
             wire.send(&syn(SUBSCRIBER, OUTSIDE))?;
             node.wait("a counted packet", || Ok((node.counted("drop")? == number).then_some(())))?;
         }
-        ensure!(books(&node)? == is_written, "events: {events}");
+        ensure!(has_talkers(&node)? == is_written, "events: {events}");
         if !is_written {
             let events = node.metric("opb_events_total")? + node.metric("opb_events_lost_total")?;
             ensure!(events == 0 && node.opb(&["events", "--json"])?.stdout.is_empty());
@@ -90,13 +90,13 @@ fn off_is_off() -> Result<()> {
 }
 
 /// Whether anything stands in the programs' tables of talkers.
-fn books(node: &Node) -> Result<bool> {
+fn has_talkers(node: &Node) -> Result<bool> {
     let pin = node.pins().join("v1/talker-slots");
     let mut command = Command::new("bpftool");
     command.args(["-j", "map", "dump", "pinned"]).arg(pin);
     let dump = process::check(&mut command)?;
     let entries: Vec<Value> = serde_json::from_str(&dump).context("bpftool map dump")?;
-    ensure!(!entries.is_empty(), "no books");
+    ensure!(!entries.is_empty(), "no tables");
     let words = entries.iter().filter_map(|entry| entry["value"].as_array()).flatten();
     Ok(words.filter_map(Value::as_str).any(|byte| byte != "0x00"))
 }

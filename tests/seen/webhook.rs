@@ -116,13 +116,13 @@ fn a_webhook_over_https_is_verified() -> Result<()> {
         suspect(&mut node, &keys, last)?;
         let counted = node.wait(&format!("a report to {host}:{port}"), || {
             let alarm = alarm(&node, "webhook")?;
-            Ok((alarm["told"] != 0 || alarm["failed"] != 0).then_some(alarm))
+            Ok((alarm["delivered"] != 0 || alarm["failed"] != 0).then_some(alarm))
         })?;
         let after = fs::read_to_string(&posts).unwrap_or_default();
         if let Some(failure) = failure {
-            ensure!(counted["told"] == 0 && after == before, "{keys}: {counted}\n{after}");
+            ensure!(counted["delivered"] == 0 && after == before, "{keys}: {counted}\n{after}");
             let log = fs::read_to_string(node.path("opb.log"))?;
-            let reported = format!("webhook https://{host}:{port} was not told of a suspect: ");
+            let reported = format!("webhook https://{host}:{port}: a report of a suspect failed: ");
             let reported = log.lines().any(|it| it.contains(&reported) && it.contains(failure));
             ensure!(reported && !log.contains("s3cret"), "no {failure} in {log}");
             let metric = "opb_alarms_total{outcome=\"failed\",to=\"webhook\"}";
@@ -152,7 +152,7 @@ fn a_server_that_never_answers_over_tls_delays_nothing_else() -> Result<()> {
     let keys = format!("webhook: \"https://127.0.0.1:{SILENT}/\", command: {}", command.display());
     let started = Instant::now();
     suspect(&mut node, &keys, 9)?;
-    node.wait("the command", || Ok((alarm(&node, "command")?["told"] == 1).then_some(())))?;
+    node.wait("the command", || Ok((alarm(&node, "command")?["delivered"] == 1).then_some(())))?;
     let denied = node.counted("drop")?;
     Wire::open(&node.subscribers, "far0")?.send(&syn([203, 0, 113, 10].into(), OUTSIDE))?;
     node.wait("one more", || Ok((node.counted("drop")? == denied + 1).then_some(())))?;
@@ -164,10 +164,11 @@ fn a_server_that_never_answers_over_tls_delays_nothing_else() -> Result<()> {
     let webhook = node.wait("the end of the time", || {
         Ok(Some(alarm(&node, "webhook")?).filter(|alarm| alarm["waiting"] == 0))
     })?;
-    ensure!(webhook["told"] == 0 && webhook["failed"] == 1, "{webhook}");
+    ensure!(webhook["delivered"] == 0 && webhook["failed"] == 1, "{webhook}");
     let log = fs::read_to_string(node.path("opb.log"))?;
-    let reported =
-        format!("webhook https://127.0.0.1:{SILENT} was not told of a suspect: not within");
+    let reported = format!(
+        "webhook https://127.0.0.1:{SILENT}: a report of a suspect failed: timed out after"
+    );
     ensure!(log.contains(&reported), "{log}");
     node.end()
 }

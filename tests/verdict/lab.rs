@@ -148,7 +148,7 @@ fn agree(policy: &Naive, address: IpAddr) {
     assert_eq!(SubscriberClass(class), policy.subscriber(address), "{address}");
     let relay = lookup(nodes, header.relays[family], high, low);
     let mut groups = nodes[(header.relay_groups + u32::from(relay)) as usize].0;
-    // Group 0 is no group: its relays are the endpoints of softwires.
+    // Group 0 stands for no group: its relays are the endpoints of softwires.
     assert_eq!(relay != 0 && groups[0] & 1 != 0, policy.is_endpoint(address), "{address}");
     groups[0] &= !1;
     let count = match relay {

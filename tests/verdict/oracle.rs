@@ -141,7 +141,7 @@ fn downstream<'a>(segment: &Segment, policy: &'a Naive) -> Judgement<'a> {
 }
 
 /// The class of the line of a subscriber whose address is `own`, in a tunnel between the addresses `outer`: the
-/// subscriber's first. `leads_on` if the far one is not the last.
+/// subscriber's first. `leads_on`: the far one may not be the last.
 fn line(
     policy: &Naive,
     own: IpAddr,
@@ -253,7 +253,7 @@ fn has_more_hops(ip: &IpSlice<'_>) -> bool {
     }
 }
 
-/// Of an outer header, whose IPv4 options are not looked into.
+/// Whether an outer header may name further hops: any IPv4 options count.
 fn may_have_more_hops(ip: &IpSlice<'_>) -> bool {
     match ip {
         IpSlice::Ipv4(slice) => !slice.header().options().is_empty(),

@@ -13,7 +13,7 @@ pub(crate) struct Args {
     /// Writes the last full runs of all parts into docs/benchmarks.md
     #[arg(long, conflicts_with = "quick")]
     record: bool,
-    /// Parts to measure, such as `verdict` or `drop`; all of them unless told which
+    /// Parts to measure, such as `verdict` or `drop`; all of them by default
     parts: Vec<String>,
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn root() -> &'static Path {
     xtask.parent().unwrap_or(xtask)
 }
 
-/// Where cargo builds, whoever decided that: we were built there, as TARGET/debug/xtask.
+/// The directory where cargo builds: this program was built there, as TARGET/debug/xtask.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     let xtask = env::current_exe().context("cannot tell where xtask is")?;
     Ok(xtask.ancestors().nth(2).context("xtask is not in a target directory")?.to_owned())

@@ -36,7 +36,7 @@ enum Task {
     Build,
     /// Formatting, clippy on host and BPF target, undeclared tests
     Lint,
-    /// Runs the test lanes: all of them unless told which
+    /// Runs the test lanes, all of them by default
     Test(test::Args),
     /// Runs tests on Debian's kernels, in virtual machines
     Vm(vm::Args),

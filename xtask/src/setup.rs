@@ -1,5 +1,5 @@
 //! Installs what is missing, and only that. The way that always works takes Debian's packages and crates.io;
-//! other distributions are told what to install.
+//! on other distributions it prints what to install.
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
@@ -180,7 +180,7 @@ fn install(packages: &[&str]) -> Result<()> {
 
     eprintln!("xtask: installing from Debian: {}", packages.join(" "));
     if let Err(error) = update() {
-        // A foreign source that does not answer is no reason to stop; a package that is not found is.
+        // Go on if a third-party source does not answer; stop if a package is not found.
         eprintln!("xtask: warning: {error:#}");
     }
     if packages.contains(&"postfix") {

@@ -12,7 +12,7 @@ pub struct CountersQuery {
     pub by: By,
 }
 
-/// What packets are counted by.
+/// The key of counters: group or interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum By {
@@ -35,7 +35,7 @@ pub struct CounterLine {
     pub reason: Reason,
     pub packets: u64,
     pub bytes: u64,
-    /// When the counters of the group were at zero, where that is known.
+    /// When the counters of the group started at zero, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
 }

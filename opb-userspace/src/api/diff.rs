@@ -1,4 +1,4 @@
-//! What differs between two policies: `GET /v1/diff` and `opb diff --json`.
+//! The differences between two policies: `GET /v1/diff` and `opb diff --json`.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ pub struct Change {
     pub range: Range,
     pub old: Treatment,
     pub new: Treatment,
-    /// Addresses that are relays of the new group and were none of the old one.
+    /// Addresses that are relays of the new group but not of the old one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub relays_gained: Vec<Range>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -27,7 +27,7 @@ pub struct Range {
     pub last: IpAddr,
 }
 
-/// What happens to the mail of a subscriber that goes to no relay.
+/// The treatment of a subscriber's mail to servers that are not relays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "treatment", rename_all = "lowercase")]
 pub enum Treatment {
@@ -44,7 +44,8 @@ pub enum Treatment {
     },
 }
 
-/// Addresses at which softwires end in one of two policies only: packets in a tunnel to them are judged by another address.
+/// Endpoints of softwires in only one of the two policies. The verdict on packets in a tunnel to
+/// them depends on another address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -25,7 +25,7 @@ pub struct Row {
     pub until: Option<Timestamp>,
     pub created: Timestamp,
     pub by: Arc<Who>,
-    /// What the policy files say about the same prefix; the entry replaces it.
+    /// The rule of the policy files for the same prefix, which the entry replaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overrides: Option<String>,
     /// Why the entry does nothing, if so.
@@ -59,7 +59,7 @@ fn is_zero(value: &usize) -> bool {
     *value == 0
 }
 
-/// Elements of one request. In memory, a small one takes several times what it takes as JSON.
+/// The most elements of one request. In memory, an element takes several times its JSON text.
 pub const MOST: usize = 2_000_000;
 
 fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
@@ -97,7 +97,7 @@ pub struct Addition {
     /// Adds the valid entries although others are not.
     #[serde(default)]
     pub partial: bool,
-    /// Only examines the entries: the response says what would happen, and nothing changes.
+    /// Only validates: the response is that of the real request, but nothing changes.
     #[serde(default)]
     pub validate_only: bool,
 }
@@ -131,21 +131,21 @@ pub struct ChangeResponse {
     /// Failures beyond those that are listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unlisted: usize,
-    /// The daemon rolls all of it back at this time unless somebody confirms it.
+    /// The daemon rolls all of it back at this time unless it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_by: Option<Timestamp>,
 }
 
-/// What is wrong with one element of a request.
+/// The error of one element of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Its place in the request, from 0.
+    /// Its index in the request, from 0.
     pub index: usize,
     pub prefix: String,
     pub error: String,
 }
 
-/// Who made an entry: the peer of the control socket, by the kernel's word.
+/// The author of an entry: the peer of the control socket, as reported by the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Who {
     pub uid: u32,

@@ -1,4 +1,4 @@
-//! `GET /v1/events` and `GET /v1/talkers`: denied packets, and who sends them.
+//! `GET /v1/events` and `GET /v1/talkers`: denied packets, and their senders.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -12,7 +12,7 @@ use super::entries::Who;
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventsQuery {
-    /// Number of the last event that is known.
+    /// The number of the last event that the client has.
     #[serde(default)]
     pub after: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,7 +33,7 @@ pub struct TalkersQuery {
     pub limit: Option<usize>,
 }
 
-/// Something that happened to a subscriber's packets or to a relay host, or that somebody changed.
+/// An event: a denied packet, a suspect, new addresses of a relay host, or a requested change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Rises by one from event to event.
@@ -68,16 +68,16 @@ pub struct Event {
     /// The name of a relay host.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub host: String,
-    /// What is allowed because of that host, from then on.
+    /// The addresses of the host from then on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
-    /// Name of a change that somebody asked for.
+    /// The name of a requested change.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub action: String,
-    /// Who asked for it.
+    /// The user who requested it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Who>,
-    /// What came of it.
+    /// The result.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub outcome: String,
 }
@@ -101,7 +101,7 @@ pub enum Kind {
     Suspect,
     /// A relay host has other addresses.
     Relay,
-    /// Somebody changed something.
+    /// A requested change.
     Change,
 }
 
@@ -109,13 +109,13 @@ pub enum Kind {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Page {
     pub events: Vec<Arc<Event>>,
-    /// What to ask for with `after` next time.
+    /// The value of `after` for the next request.
     pub next: u64,
     /// Number of the newest event: there are more pages while `next` is smaller.
     pub last: u64,
     /// Events after the `after` of the question that are forgotten already.
     pub missed: u64,
-    /// Denied packets for which there never was an event, since the pins were made.
+    /// Denied packets without an event, since the pins were created.
     pub lost: u64,
 }
 

@@ -93,9 +93,9 @@ pub struct Explanation {
     pub direction: Direction,
     /// The address that names the subscriber's line: in a tunnel it may be the outer one.
     pub line: IpAddr,
-    /// One sentence a step, in the order in which the verdict is made.
+    /// One sentence for each step to the verdict, in order.
     pub chain: Vec<String>,
-    /// The counter that such a packet moves; none where the packet is no business of the filter.
+    /// The counter that such a packet moves; none if the filter does not judge the packet.
     pub counter: Option<CounterName>,
 }
 

@@ -1,6 +1,6 @@
-//! What goes over the wire: requests and answers of the control API, which are also the shapes of `--json`, of events in the journal
-//! and of what commands and webhooks are told. Daemon and command line share these types; docs/openapi.yaml describes them, and the
-//! tests compare every answer with it.
+//! Requests and answers of the control API. `--json`, events in the journal, and reports to
+//! commands and webhooks have the same format. Daemon and command line share these types.
+//! docs/openapi.yaml describes them, and the tests compare every answer with it.
 
 pub mod counters;
 pub mod diff;
@@ -12,7 +12,7 @@ pub mod status;
 
 use serde::{Deserialize, Serialize};
 
-/// Body of every answer that is neither a success nor a rejected reload.
+/// The body of every answer except successes and rejected reloads.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ApiError {
     pub error: String,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::diff::{Change, Endpoints};
 use crate::document::Diagnostic;
 
-/// What caused a reload.
+/// The cause of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trigger {
@@ -18,7 +18,7 @@ pub enum Trigger {
     Files,
     /// An exemption or a run-time entry ran out.
     Expiry,
-    /// Nobody confirmed a reload or an import in time.
+    /// A reload or an import was not confirmed in time.
     Rollback,
 }
 
@@ -26,7 +26,7 @@ pub enum Trigger {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "lowercase")]
 pub enum ReloadOutcome {
-    /// The files equal what is in force.
+    /// The files equal the policy in force.
     Unchanged,
     /// The files are in force now.
     Applied { generation: u64, digest: String },
@@ -40,7 +40,7 @@ impl ReloadOutcome {
     }
 }
 
-/// What a reload would change. Answer of `GET /v1/diff`.
+/// The changes that a reload would make: the answer of `GET /v1/diff`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Preview {
     /// The digest of the files.
@@ -57,14 +57,14 @@ pub struct Preview {
 pub struct Confirmation {
     /// False if nothing was unconfirmed.
     pub confirmed: bool,
-    /// What was unconfirmed.
+    /// The commit that was unconfirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<UnconfirmedKind>,
     /// The generation in force.
     pub generation: u64,
 }
 
-/// One error, for people (`text`) and, if it has a place in a file, for programs.
+/// One error, for people (`text`) and, if it has a position in a file, for programs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Problem {
     pub text: String,
@@ -93,7 +93,7 @@ impl From<&Diagnostic> for Problem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnconfirmedStatus {
     pub kind: UnconfirmedKind,
-    /// The daemon rolls it back at this time unless somebody confirms it.
+    /// The daemon rolls it back at this time unless it is confirmed.
     pub confirm_by: Timestamp,
 }
 

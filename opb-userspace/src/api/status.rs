@@ -1,4 +1,4 @@
-//! `GET /v1/status`: what the daemon enforces, where, and what is wrong.
+//! `GET /v1/status`: the policy in force, the covered interfaces, and all problems.
 
 use std::{fmt, net::IpAddr};
 
@@ -37,7 +37,7 @@ pub struct Status {
     /// Whether the parts of the daemon work, at the time of the request.
     #[serde(default)]
     pub checks: Vec<Check>,
-    /// The commit that is rolled back unless somebody confirms it.
+    /// The commit that is rolled back unless it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unconfirmed: Option<UnconfirmedStatus>,
     /// Why the state is not `enforcing`.
@@ -90,7 +90,7 @@ pub enum Subject {
     Disk,
     /// The policy in force lacks changes.
     Image,
-    /// A commit that nobody confirmed in time is still in force.
+    /// A commit that was not confirmed in time is still in force.
     Rollback,
     /// An interface does not exist, or has no program.
     Interface,
@@ -106,7 +106,7 @@ pub struct Check {
     /// Seconds since its last sign of life, if it gives any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age: Option<f64>,
-    /// What is wrong.
+    /// The subject of the problem.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -153,7 +153,7 @@ pub struct EntriesStatus {
 pub struct StoreStatus {
     /// Whether it takes changes.
     pub writable: bool,
-    /// Whether it has lost acknowledged changes, and nobody has cleared that.
+    /// Whether it has lost acknowledged changes and the loss is not cleared.
     pub lost: bool,
 }
 
@@ -198,9 +198,9 @@ pub struct InterfaceStatus {
 pub struct LastReload {
     pub time: Timestamp,
     pub trigger: Trigger,
-    /// False if the files differ from what is in force.
+    /// False if the files differ from the policy in force.
     pub success: bool,
-    /// Who asked for it, if somebody did.
+    /// The user who requested it, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Who>,
     #[serde(flatten)]
@@ -216,12 +216,12 @@ pub struct AlarmStatus {
     pub name: String,
     /// Reports that wait or are being delivered.
     pub waiting: u64,
-    /// Deliveries since the daemon started.
-    pub told: u64,
+    /// Successful deliveries since the daemon started.
+    pub delivered: u64,
     /// Failed deliveries.
     pub failed: u64,
     /// Dropped: the queue was full.
-    pub left_out: u64,
+    pub dropped: u64,
 }
 
 /// One host for people and programs.

@@ -1,4 +1,4 @@
-//! Captures made in code, in every flavour.
+//! Captures built by the tests, in all formats and byte orders.
 
 use super::{Capture, CaptureError, LONGEST, Link, Packet};
 
@@ -116,7 +116,7 @@ fn pcap_in_every_flavour() {
 
 #[test]
 fn pcap_of_bare_ip() {
-    // The upper bits speak of a frame checksum.
+    // The upper bits describe a frame checksum.
     for link_type in [101, 228, 229, 0x4000_0000 | 101] {
         let packets = File::pcap(false, MICROSECONDS, link_type).record(b"E", 1).packets();
         assert_eq!(packets, [packet(1, Link::BareIp, b"E")]);
@@ -134,7 +134,7 @@ fn pcapng_with_a_link_type_per_interface() {
             packet(2, Link::Ethernet, b"ether"),
             packet(3, Link::Ethernet, b"simple"),
         ];
-        assert_eq!(file.packets(), expected, "an interface that nobody uses may be of any type");
+        assert_eq!(file.packets(), expected, "an unused interface may be of any type");
     }
 }
 
@@ -152,7 +152,7 @@ fn pcapng_of_several_sections() {
 }
 
 #[test]
-fn short_captures_are_filled_up() {
+fn short_captures_are_padded() {
     let check = |packet: &Packet, original_length, length| {
         assert_eq!((packet.original_length, packet.data.len()), (original_length, length));
         assert!(packet.data.starts_with(b"head"));
@@ -165,7 +165,8 @@ fn short_captures_are_filled_up() {
     check(&packets[1], 65_550, longest);
     check(&packets[2], u32::MAX, longest);
 
-    // Of a simple packet only the interface tells how much was kept: here 4 bytes, and not the padding.
+    // For a simple packet, only the snap length says how much was captured: here 4 bytes,
+    // without the padding.
     let file = File::new(true).section().interface(1, 4).enhanced(0, b"head", 99);
     let packets = file.simple(b"head", 98).packets();
     check(&packets[0], 99, 99);
@@ -175,14 +176,14 @@ fn short_captures_are_filled_up() {
 }
 
 #[test]
-fn longer_than_the_wire_said_stays_as_it_is() {
+fn data_longer_than_the_original_length_is_kept() {
     let packets = File::pcap(false, MICROSECONDS, ETHERNET).record(b"whole", 2).packets();
     assert_eq!((&*packets[0].data, packets[0].original_length), (&b"whole"[..], 2));
 }
 
 #[test]
 fn big_captures_do_not_depend_on_the_reader() {
-    /// Gives one odd piece at a time.
+    /// Returns small pieces of odd lengths.
     struct Drip<'a>(&'a [u8]);
 
     impl std::io::Read for Drip<'_> {
@@ -205,10 +206,10 @@ fn big_captures_do_not_depend_on_the_reader() {
 }
 
 #[test]
-fn no_capture_is_told_at_once() {
+fn other_files_are_refused_at_once() {
     for bytes in [&b""[..], b"\xa1", b"not a capture at all", &[0; 100]] {
         let error = Capture::new(bytes).err().expect("an error");
-        assert_eq!(error.to_string(), "not a capture: neither pcap nor pcapng");
+        assert_eq!(error.to_string(), "not a capture: expected pcap or pcapng");
     }
 }
 
@@ -238,10 +239,11 @@ fn unsupported_links_are_named() {
     assert_eq!(before.len(), 1);
     assert_eq!(
         error.to_string(),
-        "packet 2 has link type 113 (Linux cooked, as captured on \"any\"); Ethernet and raw IP can be read"
+        "packet 2 has link type 113 (Linux cooked, as captured on \"any\"): expected Ethernet \
+         or raw IP"
     );
     let (_, error) = File::pcap(true, NANOSECONDS, 147).record(b"x", 1).until_error();
-    assert!(error.to_string().contains("link type 147 (no name known here)"), "{error}");
+    assert!(error.to_string().contains("link type 147 (unknown)"), "{error}");
 }
 
 #[test]
@@ -280,7 +282,7 @@ fn damage_never_panics() {
     }
 }
 
-/// What a fuzzer once found: an error, soon, and no panic.
+/// Inputs that a fuzzer found: each ends with an error, without a panic and without a long read.
 #[test]
 fn found_by_fuzzing() {
     for entry in std::fs::read_dir("../tests/fixtures/captures").expect("fixtures") {

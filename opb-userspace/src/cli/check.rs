@@ -7,10 +7,11 @@ use super::{
     output::{Format, Output},
 };
 
-/// Validates policy and node files
+/// Validate policy and node files
 ///
 /// All policy paths together are one policy. A node file is checked with the policy that it names.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb check /etc/opb/opb.yaml")]
 pub(crate) struct Check {
     /// Policy files, directories of them, or node files
     #[arg(value_name = "PATH", required = true)]
@@ -39,7 +40,8 @@ impl Check {
             let paths = paths.join(" ");
             let Some(policy) = &checked.policy else { continue };
             output.line(format_args!(
-                "{paths}: valid (groups: {}, IPv4 prefixes: {}, IPv6 prefixes: {}, relay sets: {}, exemptions: {}, digest: {})",
+                "{paths}: valid (groups: {}, IPv4 prefixes: {}, IPv6 prefixes: {}, relay sets: \
+                 {}, exemptions: {}, digest: {})",
                 policy.groups,
                 policy.prefixes_ipv4,
                 policy.prefixes_ipv6,

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use super::{failure::Failure, upload::Upload};
 use opb_userspace::api::{ApiError, reload::ReloadOutcome};
 
-/// Where the daemon answers.
+/// The option that names the control socket.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Control {
     /// Control socket of the daemon
@@ -19,7 +19,7 @@ pub(crate) struct Control {
     control: PathBuf,
 }
 
-/// An answer, or that the files are not valid.
+/// A response, or a rejection because the files are invalid.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Rejectable<T> {
@@ -32,7 +32,7 @@ impl Control {
         Self { control }
     }
 
-    /// Asks for `path`, query included.
+    /// Sends a GET request for `path`, which includes the query.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.call(Method::GET, path, Upload::default())
     }
@@ -41,7 +41,7 @@ impl Control {
         self.call(Method::POST, path, Upload::default())
     }
 
-    /// Sends JSON along.
+    /// Sends a POST request with a JSON body.
     pub(crate) fn send<T: DeserializeOwned>(&self, path: &str, body: Upload) -> Result<T, Failure> {
         self.call(Method::POST, path, body)
     }
@@ -62,7 +62,8 @@ impl Control {
         let (status, body) =
             runtime.block_on(exchange(stream, method, path, body)).map_err(|error| {
                 let socket = self.control.display();
-                Failure::new(format!("the daemon at {socket} broke off")).caused_by(Some(&error))
+                Failure::new(format!("the daemon at {socket} closed the connection"))
+                    .caused_by(Some(&error))
             })?;
         if !status.is_success()
             && let Ok(refusal) = serde_json::from_slice::<ApiError>(&body)
@@ -70,9 +71,9 @@ impl Control {
             return Err(refused(refusal, status));
         }
         serde_json::from_slice(&body).map_err(|error| {
-            Failure::new(format!("the daemon's answer to {path} is not understood ({status})"))
+            Failure::new(format!("cannot parse the daemon's response to {path} ({status})"))
                 .caused_by(Some(&error))
-                .hint("restart the daemon if opb was upgraded since it started")
+                .hint("if opb was upgraded since the daemon started, restart the daemon")
         })
     }
 
@@ -81,7 +82,7 @@ impl Control {
             .caused_by(Some(error));
         match error.kind() {
             io::ErrorKind::PermissionDenied => {
-                failure.hint("the socket is open to root and to members of the group opb")
+                failure.hint("only root and members of the group opb may use the socket")
             }
             _ => failure.hint("start it with `opb run`, or name its socket with --control"),
         }
@@ -98,7 +99,7 @@ async fn exchange(
     tokio::spawn(connection);
     let mut request = Request::new(body);
     *request.method_mut() = method;
-    // Paths are ours, and what goes into a query has been parsed before.
+    // The paths are constants, and queries are URL-encoded, so parsing cannot fail.
     *request.uri_mut() = path.parse().unwrap_or_default();
     request
         .headers_mut()

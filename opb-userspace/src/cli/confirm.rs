@@ -7,8 +7,9 @@ use super::{
 };
 use opb_userspace::api::reload::{Confirmation, UnconfirmedKind};
 
-/// Keep what `reload --confirm` or `subscriber import --confirm` put in force
+/// Keep the changes of a reload or import made with `--confirm`
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb confirm")]
 pub(crate) struct Confirm {
     #[command(flatten)]
     control: Control,
@@ -37,16 +38,16 @@ impl Confirm {
             return if confirmed { Ok(()) } else { Err(Failure::NEGATIVE) };
         }
         Err(Failure::new("nothing is unconfirmed")
-            .hint("`opb status` says when and why a policy was last put in force"))
+            .hint("`opb status` shows the time and the trigger of the last reload"))
     }
 }
 
-/// What to do about an unconfirmed commit.
+/// Returns the line that reminds of an unconfirmed commit.
 pub(super) fn reminder(timeout: Period) -> String {
-    format!("unconfirmed: rolls back in {timeout} unless `opb confirm` comes before")
+    format!("unconfirmed: rolls back in {timeout} unless `opb confirm` comes first")
 }
 
-/// The query that requests a confirmation timeout.
+/// Returns the query string that requests a confirmation timeout.
 pub(super) fn query(timeout: Option<Period>) -> String {
     timeout.map(|timeout| format!("?confirm={}", timeout.duration().as_secs())).unwrap_or_default()
 }

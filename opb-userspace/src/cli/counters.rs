@@ -13,23 +13,24 @@ use super::{
 };
 use opb_userspace::api::{counters::By, counters::CounterLine, counters::CountersQuery};
 
-/// Shows how many packets got which verdict, by group (or interface) and reason
+/// Show packet counts by group (or interface), verdict and reason
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb counters --watch --interval 10")]
 pub(crate) struct Counters {
-    /// By interface in place of group
+    /// Count by interface instead of by group
     #[arg(long)]
     by_interface: bool,
 
-    /// Shows what was added, again and again, until it is interrupted
+    /// Print the differences at every interval, until interrupted
     #[arg(long)]
     watch: bool,
 
-    /// Seconds between two looks of --watch
+    /// Refresh interval of --watch, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 2, requires = "watch",
           value_parser = clap::value_parser!(u64).range(1..))]
     interval: u64,
 
-    /// Ends after this many looks of --watch
+    /// End after this many intervals of --watch
     #[arg(long, value_name = "N", requires = "watch")]
     count: Option<u64>,
 
@@ -50,7 +51,7 @@ impl Counters {
         if self.format.json {
             lines.iter().try_for_each(|line| output.json(line))?;
         } else if lines.is_empty() {
-            output.line("nothing has been counted yet")?;
+            output.line("no packets have been counted yet")?;
         } else {
             self.table(&mut output, lines)?;
         }
@@ -85,15 +86,15 @@ impl Counters {
     fn watch(&self) -> Result<(), Failure> {
         let mut before = self.ask()?;
         let mut since = Instant::now();
-        let mut looks = 0;
-        while self.count.is_none_or(|count| looks < count) {
+        let mut intervals = 0;
+        while self.count.is_none_or(|count| intervals < count) {
             sleep(Duration::from_secs(self.interval));
             let lines = self.ask()?;
             let seconds = since.elapsed().as_secs_f64();
             since = Instant::now();
             self.show(&changes(&before, &lines, seconds))?;
             before = lines;
-            looks += 1;
+            intervals += 1;
         }
         Ok(())
     }
@@ -105,7 +106,7 @@ impl Counters {
             return output.finish();
         }
         if changes.is_empty() {
-            output.line("nothing was counted")?;
+            output.line("no packets in this interval")?;
         }
         output.table(
             [
@@ -143,13 +144,13 @@ impl Counters {
         self.control.get(&format!("/v1/counters?{query}"))
     }
 
-    /// Header of the first column.
+    /// Returns the header of the first column.
     fn name(&self) -> &'static str {
         if self.by_interface { "interface" } else { "group" }
     }
 }
 
-/// A row that moved between two looks.
+/// A counter that increased within an interval.
 #[derive(Debug, Serialize)]
 struct Change<'a> {
     #[serde(flatten)]
@@ -170,7 +171,7 @@ fn changes<'a>(before: &[CounterLine], after: &'a [CounterLine], seconds: f64) -
         before.iter().map(|line| (key(line), (line.packets, line.bytes))).collect();
     let change = |line: &'a CounterLine| {
         let (packets, bytes) = known.get(&key(line)).copied().unwrap_or_default();
-        // After `opb detach` counting starts again.
+        // `opb detach` resets the counters, so they may be lower than before.
         let added_packets = line.packets.saturating_sub(packets);
         let added_bytes = line.bytes.saturating_sub(bytes);
         (added_packets > 0).then(|| Change {
@@ -192,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_moved_is_a_change() {
+    fn only_counters_that_increased_are_changes() {
         let line = |group: &str, packets| CounterLine {
             group: Some(group.to_owned()),
             interface: None,

@@ -7,8 +7,11 @@ use super::{
     run::NodeFile,
 };
 
-/// Removes every program, link, map and pin of opb, daemon or not: nothing is filtered after that
+/// Remove all programs, links, maps and pins of opb
+///
+/// Afterwards nothing is filtered. Fails while a daemon runs, because it would attach again.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb detach --config /etc/opb/opb.yaml")]
 pub(crate) struct Detach {
     #[command(flatten)]
     node: NodeFile,
@@ -25,7 +28,7 @@ impl Detach {
         if self.format.json {
             output.json(&json!({ "removed": removed }))?;
         } else if removed.is_empty() {
-            output.line("there was nothing to remove")?;
+            output.line("nothing to remove")?;
         } else {
             removed.iter().try_for_each(|what| output.line(format_args!("removed {what}")))?;
         }

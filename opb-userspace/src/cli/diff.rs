@@ -10,15 +10,16 @@ use super::{
 };
 use opb_userspace::api::{diff::Change, diff::Endpoints, diff::Range};
 
-/// Shows which address ranges two policies treat differently: exact, range by range
+/// Show which address ranges two policies treat differently
 ///
-/// What the daemon would change is shown by `opb reload --dry-run`.
+/// The list is exact. `opb reload --dry-run` shows what the daemon would change.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb diff /etc/opb/policy.yaml new.yaml")]
 pub(crate) struct Diff {
-    /// Policy file or directory before, or a node file that names one
+    /// Old policy: a file, a directory, or a node file that names one
     old: PathBuf,
 
-    /// Policy file or directory after, or a node file that names one
+    /// New policy: a file, a directory, or a node file that names one
     new: PathBuf,
 
     #[command(flatten)]
@@ -36,7 +37,7 @@ impl Diff {
     }
 }
 
-/// JSON Lines, or a table.
+/// Prints changes as JSON Lines or as a table.
 pub(super) fn show(
     output: &mut Output,
     changes: &[Change],
@@ -53,8 +54,8 @@ pub(super) fn show(
         output.line(format_args!("endpoints of softwires: {}", ranges.join(" ")))?;
     }
     if changes.is_empty() {
-        let only = if endpoints.is_empty() { "" } else { " outside of softwires" };
-        return output.line(format_args!("no address is treated differently{only}"));
+        let scope = if endpoints.is_empty() { "" } else { " outside of softwires" };
+        return output.line(format_args!("no address is treated differently{scope}"));
     }
     output.table(
         ["addresses", "old", "new", "relays"],

@@ -15,15 +15,16 @@ use super::{
     run::NodeFile,
 };
 
-/// Looks for what could make the filter blind here; exits with 0 only if there is no problem
+/// Find what could make the filter miss packets on this machine
 ///
-/// Works with and without a daemon, and changes nothing.
+/// Works with and without a daemon, and changes nothing. The exit code is 0 if there is no problem.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb doctor --accept foreign")]
 pub(crate) struct Doctor {
     #[command(flatten)]
     node: NodeFile,
 
-    /// A check whose problems are known, and do not change the exit status; may be given more than once
+    /// Ignore problems of this check in the exit code; may be given several times
     #[arg(long = "accept", value_name = "CHECK", value_parser = checks())]
     accepted: Vec<Check>,
 
@@ -88,7 +89,7 @@ impl Doctor {
     }
 }
 
-/// A handful of them, and how many more.
+/// Returns the first five places, and the number of the others.
 fn listed(places: &BTreeSet<String>) -> String {
     const SHOWN: usize = 5;
     let shown: Vec<_> = places.iter().take(SHOWN).map(String::as_str).collect();

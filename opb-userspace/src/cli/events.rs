@@ -6,19 +6,20 @@ use super::{
 use opb_common::outcome::{Direction, Reason, Verdict};
 use opb_userspace::api::{events::Event, events::EventsQuery, events::Kind, events::Page};
 
-/// Seconds that one request waits.
+/// Seconds that a request waits for new events.
 const WAIT: u64 = 20;
 
-/// Shows denied packets, suspects, and relay hosts that change, as they happen
+/// Show denied packets, suspects and changes, recent or as they come
 ///
-/// A sample: the kernel limits how many events there are. `opb counters` is exact.
+/// Denied packets are a sample, because the kernel limits the rate. `opb counters` is exact.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb events --follow --group flets-dynamic")]
 pub(crate) struct Events {
-    /// Goes on with what happens from now on, until it is interrupted
+    /// Continue with new events until interrupted
     #[arg(long)]
     follow: bool,
 
-    /// Only events of this group
+    /// Show only events of this group
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
 
@@ -73,7 +74,8 @@ fn line(event: &Event) -> String {
         Kind::Suspect => {
             let packets = event.packets.unwrap_or_default();
             format!(
-                "{time:.0} suspect {subscriber} group {group}: {packets} packets denied within a minute"
+                "{time:.0} suspect {subscriber} group {group}: {packets} packets denied within a \
+                 minute"
             )
         }
         Kind::Relay => {
@@ -94,7 +96,8 @@ fn line(event: &Event) -> String {
             let direction = event.direction.map_or("-", Direction::name);
             let reason = event.reason.map_or("-", Reason::name);
             format!(
-                "{time:.0} {verdict} {subscriber}{inner} {peer} port {port} {direction} on {interface}, group {group} ({reason})"
+                "{time:.0} {verdict} {subscriber}{inner} {peer} port {port} {direction} on \
+                 {interface}, group {group} ({reason})"
             )
         }
     }

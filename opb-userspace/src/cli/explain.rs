@@ -14,10 +14,12 @@ use opb_userspace::api::{
     explain::CounterName, explain::Explanation, explain::Flags, explain::Query,
 };
 
-/// Tells what would happen to a TCP packet, and why
+/// Show what would happen to a TCP packet, and why
 ///
-/// Asks the image that is in force in the kernel, or with --policy the files, without a daemon.
+/// Uses the policy now in the kernel, which needs the daemon. With --policy, uses the given files,
+/// which needs no daemon.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb explain --src 203.0.113.9 --dst 192.0.2.25")]
 pub(crate) struct Explain {
     /// Source address of the packet
     #[arg(long, value_name = "ADDRESS")]
@@ -35,23 +37,23 @@ pub(crate) struct Explain {
     #[arg(long, value_name = "PORT")]
     dport: Option<u16>,
 
-    /// TCP flags that are set: letters of S, A, F, R, P, U
+    /// TCP flags to set: letters of S, A, F, R, P, U
     #[arg(long, default_value_t)]
     flags: Flags,
 
-    /// Which way the packet travels
+    /// Direction of the packet
     #[arg(long, value_enum, default_value_t)]
     direction: Way,
 
-    /// Source address of the packet around it, for a packet in a tunnel
+    /// Outer source address, for a packet in a tunnel
     #[arg(long, value_name = "ADDRESS", requires = "outer_dst")]
     outer_src: Option<IpAddr>,
 
-    /// Destination address of the packet around it
+    /// Outer destination address, for a packet in a tunnel
     #[arg(long, value_name = "ADDRESS", requires = "outer_src")]
     outer_dst: Option<IpAddr>,
 
-    /// Policy file or directory to ask instead of the daemon, or a node file that names one
+    /// Policy file or directory to use instead of the daemon, or a node file that names one
     #[arg(long, value_name = "PATH")]
     policy: Option<PathBuf>,
 
@@ -107,6 +109,6 @@ fn describe(output: &mut Output, query: &Query, explained: &Explanation) -> Resu
         Some(CounterName { group, direction, verdict, reason }) => {
             output.line(format_args!("counted as: group {group}, {direction}, {verdict}, {reason}"))
         }
-        None => output.line("counted nowhere"),
+        None => output.line("not counted"),
     }
 }

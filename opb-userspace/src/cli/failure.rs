@@ -1,4 +1,4 @@
-//! How a command ends that did not do what it was asked for: what is printed, and the exit code.
+//! Failures of commands: the messages and the exit code.
 
 use std::{
     error::Error,
@@ -9,22 +9,22 @@ use std::{
 
 use opb_userspace::document::Diagnostics;
 
-/// Whose fault it is.
+/// The kind of failure, which decides the exit code.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
-    /// The work could not be done.
+    /// The command failed.
     Failed,
-    /// Wrong use, or a policy or node file that is not valid.
+    /// Wrong usage, or an invalid policy or node file.
     Invalid,
-    /// The answer is no, and everything there is to say has been said.
+    /// The answer is no, and the output already says why.
     Negative,
-    /// The same, for a policy or node file that is not valid.
+    /// As `Negative`, for an invalid policy or node file.
     NegativeInvalid,
-    /// No error: help was asked for, or whoever read the output has seen enough.
+    /// No error: help was printed, or the reader closed the pipe.
     Done,
 }
 
-/// Everything that is said about it, on stderr.
+/// A failure, with everything to print on stderr.
 #[derive(Debug)]
 pub(crate) struct Failure {
     kind: Kind,
@@ -50,12 +50,12 @@ impl Failure {
         Self { kind: Kind::Invalid, ..Self::new(message) }
     }
 
-    /// Several errors of equal rank, all of them in files.
+    /// Several errors in files.
     pub(crate) fn invalid_files(messages: Vec<String>) -> Self {
         Self { kind: Kind::Invalid, messages, causes: vec![], hints: vec![] }
     }
 
-    /// `error` and everything that caused it.
+    /// Describes `error` and its causes.
     pub(crate) fn from_error(error: &dyn Error) -> Self {
         Self::new(error.to_string()).caused_by(error.source())
     }
@@ -77,13 +77,13 @@ impl Failure {
         self
     }
 
-    /// Says it on stderr, and gives the exit code.
+    /// Prints the failure on stderr and returns the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         let Self { kind, messages, causes, hints } = self;
         let lines = (messages.iter().map(|text| format!("opb: error: {text}\n")))
             .chain(causes.iter().map(|text| format!("caused by: {text}\n")))
             .chain(hints.iter().map(|text| format!("hint: {text}\n")));
-        say(&lines.collect::<String>());
+        print(&lines.collect::<String>());
         match kind {
             Kind::Done => ExitCode::SUCCESS,
             Kind::Failed | Kind::Negative => ExitCode::from(1),
@@ -100,7 +100,7 @@ impl Display for Failure {
     }
 }
 
-/// What the standard output could not take.
+/// Describes an error of writing to standard output. A closed pipe is not an error.
 pub(crate) fn output(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Failure::DONE;
@@ -119,15 +119,15 @@ impl From<Diagnostics> for Failure {
     }
 }
 
-/// Says each of `warnings` on stderr.
+/// Prints `warnings` on stderr, one a line.
 pub(crate) fn warn<T: Display>(warnings: impl IntoIterator<Item = T>) {
     for warning in warnings {
-        say(&format!("opb: {warning}\n"));
+        print(&format!("opb: {warning}\n"));
     }
 }
 
-/// A closed stderr is no reason to stop.
-fn say(text: &str) {
+/// Prints `text` on stderr. Ignores errors: a closed stderr must not stop the command.
+fn print(text: &str) {
     let text = opb_userspace::text::lines(text);
     drop(io::Write::write_all(&mut io::stderr().lock(), text.as_bytes()));
 }

@@ -1,5 +1,5 @@
-//! Log lines on stderr, written by a thread of their own: whoever has stopped reading them stops nothing. What others wrote is
-//! in them, too, so nothing in them steers a terminal.
+//! Log lines on stderr, written by a thread of their own, so that a blocked stderr does not block
+//! the daemon. Control characters in them are escaped.
 
 use std::{
     io::{self, Write as _},
@@ -15,22 +15,22 @@ use std::{
 use opb_userspace::text;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that may wait. Others are lost, and that is said when there is room again.
+/// Capacity of the queue, in lines. Further lines are dropped; a later line gives their number.
 const WAITING: usize = 8192;
-/// How long the last lines may take at the end.
+/// Maximum time to write the last lines at exit.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Where `tracing` writes to.
+/// The writer for `tracing`.
 #[derive(Clone)]
 pub(super) struct Lines {
     queue: SyncSender<String>,
     lost: Arc<AtomicU64>,
 }
 
-/// Waits a moment for the last lines when it is dropped.
+/// Waits up to [`PATIENCE`] for the last lines when dropped.
 pub(super) struct Guard(SyncSender<String>, Receiver<()>);
 
-/// One line.
+/// One line, queued when dropped.
 pub(super) struct Line<'a> {
     lines: &'a Lines,
     bytes: Vec<u8>,
@@ -48,18 +48,18 @@ pub(super) fn start() -> io::Result<(Lines, Guard)> {
     Ok((lines, Guard(queue, end)))
 }
 
-/// An empty line is the last.
+/// Writes lines until an empty one, which ends the log.
 fn write_all(waiting: &Receiver<String>, lost: &AtomicU64) {
     while let Ok(line) = waiting.recv() {
         if line.is_empty() {
             break;
         }
         let mut stderr = io::stderr().lock();
-        // Nobody there to be told.
+        // There is nowhere to report an error of stderr.
         let _ = stderr.write_all(line.as_bytes());
         let lost = lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let _ = writeln!(stderr, "{lost} log lines are lost: nobody read them in time");
+            let _ = writeln!(stderr, "dropped {lost} log lines: stderr was blocked");
         }
     }
 }
@@ -97,7 +97,7 @@ impl Drop for Line<'_> {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // No room: nobody reads anyway.
+        // A full queue means a blocked stderr: do not wait.
         if self.0.try_send(String::new()).is_ok() {
             let _: Result<(), RecvTimeoutError> = self.1.recv_timeout(PATIENCE);
         }

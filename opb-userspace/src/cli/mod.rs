@@ -1,4 +1,4 @@
-//! The command line: arguments in, text or JSON out, errors and hints at the edge. One file a command.
+//! The command line: one file for each command, and what they share.
 
 mod check;
 mod client;
@@ -10,6 +10,7 @@ mod doctor;
 mod events;
 mod explain;
 mod failure;
+mod help;
 mod log;
 mod output;
 mod policy;
@@ -23,14 +24,17 @@ mod top;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{
+    CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, error::ErrorKind,
+};
 use opb_common::outcome::Direction;
 
 use self::failure::Failure;
 
-/// Outbound port 25 blocking in the kernel's packet path
+/// Block outbound port 25 in the kernel's packet path
 #[derive(Debug, Parser)]
 #[command(name = "opb", version, disable_help_subcommand = true)]
+#[command(after_help = "`opb COMMAND --help` describes a command and gives an example.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -55,7 +59,7 @@ enum Command {
     Top(top::Top),
 }
 
-/// Does what the process was started for.
+/// Parses the arguments, runs the command and returns the exit code.
 pub(crate) fn main() -> ExitCode {
     match parse().and_then(Command::execute) {
         Ok(()) => ExitCode::SUCCESS,
@@ -63,9 +67,12 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// The command; help and version end here.
+/// Parses the arguments. Prints help or version itself, and then returns [`Failure::DONE`].
 fn parse() -> Result<Command, Failure> {
-    let error = match Arguments::try_parse() {
+    let parsed = help::grouped(Arguments::command())
+        .try_get_matches()
+        .and_then(|matches| Arguments::from_arg_matches(&matches));
+    let error = match parsed {
         Ok(Arguments { command }) => return Ok(command),
         Err(error) => error,
     };
@@ -75,13 +82,13 @@ fn parse() -> Result<Command, Failure> {
             Err(Failure::DONE)
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            Err(Failure::invalid("no command is given").hint("`opb --help` lists them"))
+            Err(Failure::invalid("no command is given").hint("`opb --help` lists the commands"))
         }
         _ => {
             let text = error.render().to_string();
             let text = text.strip_prefix("error: ").unwrap_or(&text);
             let text = text.split("\n\nFor more information").next().unwrap_or(text).trim_end();
-            Err(Failure::invalid(text).hint("`--help` says more"))
+            Err(Failure::invalid(text).hint("`--help` lists the options"))
         }
     }
 }
@@ -107,7 +114,7 @@ impl Command {
     }
 }
 
-/// A direction as an argument.
+/// A direction, as an argument.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum Way {
     #[default]

@@ -1,4 +1,5 @@
-//! Standard output: tables for people, JSON for programs. What others wrote is in both, so nothing in them steers a terminal.
+//! Standard output: tables for people, JSON for programs. Both contain text from outside, so
+//! control characters are escaped.
 
 use std::io::{self, BufWriter, StdoutLock, Write as _};
 
@@ -8,15 +9,16 @@ use serde::Serialize;
 
 use super::failure::{self, Failure};
 
-/// How the output is written.
+/// The option that selects the output format.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Format {
-    /// Writes JSON instead of text for people
+    /// Write JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// The locked standard output. Call [`Output::finish`], or the end of it is lost without a word.
+/// The locked standard output, buffered. Without [`Output::finish`], errors of the last write are
+/// lost.
 pub(crate) struct Output(BufWriter<StdoutLock<'static>>);
 
 impl Output {
@@ -29,13 +31,13 @@ impl Output {
         writeln!(self.0, "{}", text::lines(&text)).map_err(failure::output)
     }
 
-    /// One line of JSON.
+    /// Writes a value as one line of JSON.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let line = serde_json::to_string(value).map_err(|error| failure::output(error.into()))?;
         writeln!(self.0, "{}", text::json(&line)).map_err(failure::output)
     }
 
-    /// Columns under `header`; nothing at all where there are no rows.
+    /// Writes rows as columns under `header`. Without rows, writes nothing.
     pub(crate) fn table<const N: usize>(
         &mut self,
         header: [&str; N],
@@ -50,7 +52,7 @@ impl Output {
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
-        // The padding of the last column would be white space at the end of a line.
+        // The padding of the last column is white space at the end of the line.
         table.lines().try_for_each(|line| self.line(line.trim_end()))
     }
 

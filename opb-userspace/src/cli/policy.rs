@@ -1,4 +1,4 @@
-//! Where a policy is asked for, the node file that names one will do.
+//! Policy arguments, which may also name a node file.
 
 use std::path::PathBuf;
 
@@ -6,15 +6,13 @@ use opb_userspace::node::{self, Config, PolicySource};
 
 use super::failure::{self, Failure};
 
-/// The policy at `path`, or the one that the node file at `path` names; then says so.
+/// Returns `path`. If it is a node file, prints a note and returns the policy that it names.
 pub(super) fn at(path: PathBuf) -> Result<PathBuf, Failure> {
     if !node::is_node_file(&path) {
         return Ok(path);
     }
     let PolicySource::Path(policy) = Config::load(&path)?.policy;
     let (shown, named) = (path.display(), policy.display());
-    failure::warn([format!(
-        "note: {shown} is a node file: the policy that it names is used, {named}"
-    )]);
+    failure::warn([format!("note: {shown} is a node file: using its policy, {named}")]);
     Ok(policy)
 }

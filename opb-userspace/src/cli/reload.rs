@@ -10,6 +10,7 @@ use opb_userspace::api::{reload::Preview, reload::ReloadOutcome};
 
 /// Tell the daemon to re-read its files and print the result
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb reload --confirm 5m")]
 pub(crate) struct Reload {
     /// Change nothing: show which address ranges would be treated differently
     #[arg(long)]
@@ -67,7 +68,7 @@ impl Reload {
         } else {
             diff::show(&mut output, &preview.changes, &preview.endpoints, self.format)?;
             if preview.interfaces {
-                output.line("the node file wants other interfaces")?;
+                output.line("the list of interfaces would change")?;
             }
         }
         output.finish()
@@ -77,5 +78,5 @@ impl Reload {
 fn rejected(outcome: ReloadOutcome) -> Failure {
     let ReloadOutcome::Rejected { errors } = outcome else { return Failure::NEGATIVE };
     let texts = errors.into_iter().map(|problem| problem.text).collect();
-    Failure::invalid_files(texts).hint("the policy that was in force stays in force")
+    Failure::invalid_files(texts).hint("the policy in force stays in force")
 }

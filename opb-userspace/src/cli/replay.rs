@@ -25,26 +25,29 @@ use super::{
     policy,
 };
 
-/// Runs every packet of a capture through the kernel program, without an interface
+/// Run every packet of a capture through the kernel program
+///
+/// Needs root, but no interface and no daemon. The running filter is not touched.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb replay yesterday.pcap --policy /etc/opb/policy.yaml")]
 pub(crate) struct Replay {
-    /// Capture file, pcap or pcapng, of Ethernet frames or bare IP packets
+    /// Capture file (pcap or pcapng) of Ethernet frames or raw IP packets
     #[arg(value_name = "CAPTURE")]
     capture: PathBuf,
 
-    /// Policy file or directory to judge by, or a node file that names one
+    /// Policy file or directory to apply, or a node file that names one
     #[arg(long, value_name = "PATH")]
     policy: PathBuf,
 
-    /// Role of the interface that the packets are seen on
+    /// Role of the interface that captured the packets
     #[arg(long, value_enum, default_value_t)]
     role: Role,
 
-    /// Which way the packets travel
+    /// Direction of the packets
     #[arg(long, value_enum, default_value_t)]
     direction: Way,
 
-    /// Where the program runs [default: xdp where packets of this direction come in, else tc]
+    /// Hook of the program [default: xdp if this direction comes in on that role, else tc]
     #[arg(long, value_enum)]
     hook: Option<Hook>,
 
@@ -89,7 +92,7 @@ impl Replay {
                 .as_ref()
                 .ok()
                 .and_then(|outcome| self.line(&packet.data, packet.link, *outcome, &tables));
-            let row = Row::new(packet.number, &result, line, image.slots());
+            let row = Row::new(packet.number, &result, line, image.group_ids());
             if self.format.json { output.json(&row)? } else { output.line(row)? }
         }
         if self.format.json {
@@ -100,11 +103,11 @@ impl Replay {
         output.finish()?;
         match summary.errors {
             0 => end,
-            errors => Err(Failure::new(format!("packets that could not be run: {errors}"))),
+            errors => Err(Failure::new(format!("packets that the kernel could not run: {errors}"))),
         }
     }
 
-    /// The address that names the line, where it is not that of the packet that was judged.
+    /// Returns the address that names the line, if it is not the subscriber address of the packet.
     fn line(
         &self,
         frame: &[u8],
@@ -127,12 +130,13 @@ impl Replay {
     }
 
     fn hook(&self) -> ReplayHook {
-        // XDP sees what comes in: from subscribers on their side, towards them on the other.
-        let comes_in = (self.role == Role::Subscriber) == matches!(self.direction, Way::Upstream);
+        // XDP sees only incoming packets: upstream on the subscriber side, downstream on the core
+        // side.
+        let is_ingress = (self.role == Role::Subscriber) == matches!(self.direction, Way::Upstream);
         match self.hook {
             Some(Hook::Xdp) => ReplayHook::Xdp,
             Some(Hook::Tc) => ReplayHook::Tc,
-            None if comes_in => ReplayHook::Xdp,
+            None if is_ingress => ReplayHook::Xdp,
             None => ReplayHook::Tc,
         }
     }
@@ -148,11 +152,11 @@ impl Replay {
     }
 
     fn unreadable(&self, error: &dyn Error) -> Failure {
-        Failure::new(format!("{} cannot be read", self.capture.display())).caused_by(Some(error))
+        Failure::new(format!("cannot read {}", self.capture.display())).caused_by(Some(error))
     }
 }
 
-/// The kernel programs, each loaded when the first packet wants it: one capture may hold two kinds of links.
+/// The kernel programs, one for each kind of link. Each is loaded for its first packet.
 struct Programs<'a> {
     replay: &'a Replay,
     image: &'a Image,
@@ -162,15 +166,15 @@ struct Programs<'a> {
 impl Programs<'_> {
     fn on(&mut self, link: Link) -> Result<&mut Program, Failure> {
         let settings = self.replay.settings(link);
-        let place = &mut self.loaded[usize::from(settings.has(Settings::BARE_IP))];
-        match place {
+        let loaded = &mut self.loaded[usize::from(settings.has(Settings::BARE_IP))];
+        match loaded {
             Some(program) => Ok(program),
-            None => Ok(place.insert(Program::new(self.image, settings, self.replay.hook())?)),
+            None => Ok(loaded.insert(Program::new(self.image, settings, self.replay.hook())?)),
         }
     }
 }
 
-/// What came of one packet.
+/// The result of one packet.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Row {

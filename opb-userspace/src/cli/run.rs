@@ -5,7 +5,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{failure::Failure, log};
 
-/// Which node this is.
+/// The option that names the node file.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct NodeFile {
     /// Node file
@@ -13,11 +13,12 @@ pub(crate) struct NodeFile {
     pub(crate) config: PathBuf,
 }
 
-/// Enforces the policy of this node until SIGTERM, in the foreground
+/// Run the daemon in the foreground until SIGTERM
 ///
-/// SIGHUP reloads. When the process ends, however it ends, the kernel goes on enforcing: see `opb detach`.
-/// OPB_LOG selects the log lines, as RUST_LOG does elsewhere.
+/// SIGHUP reloads the files. When the process ends, for whatever reason, the kernel continues to
+/// enforce; `opb detach` ends that. OPB_LOG selects the log lines, in the syntax of RUST_LOG.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb run --config /etc/opb/opb.yaml")]
 pub(crate) struct Run {
     #[command(flatten)]
     node: NodeFile,
@@ -27,7 +28,7 @@ impl Run {
     pub(crate) fn execute(self) -> Result<(), Failure> {
         end_with_the_main_thread();
         give_back_memory();
-        // Until the last line is written.
+        // Dropping the guard waits for the last lines.
         let _lines = log()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -35,19 +36,19 @@ impl Run {
             .build()
             .map_err(|error| Failure::from_error(&error))?;
         let result = runtime.block_on(daemon::run(self.node.config));
-        // Something may hang that asks for a name or reads a file: nobody waits for that.
+        // A DNS query or a file system may hang: do not wait for it.
         runtime.shutdown_background();
         result.map_err(Failure::from)
     }
 }
 
-/// Tells the allocator to return large blocks to the kernel at once, and not to keep a heap for each thread. Threads that read and
-/// compile a policy come and go, and each would leave behind a heap of the size of a policy.
+/// Makes the allocator return large blocks to the kernel at once, and limits the number of heaps.
+/// Otherwise each short-lived thread that compiles a policy leaves a heap of that size behind.
 #[cfg(target_env = "gnu")]
 fn give_back_memory() {
-    /// Bytes from which on a block has a mapping of its own (mallopt(3)).
+    /// Blocks of at least this many bytes get a mapping of their own (mallopt(3)).
     const LARGE: libc::c_int = 256 << 10;
-    // SAFETY: sets two numbers of the allocator, before there are other threads.
+    // SAFETY: mallopt sets two parameters of the allocator; no other thread runs yet.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
         libc::mallopt(libc::M_ARENA_MAX, 2);
@@ -57,9 +58,10 @@ fn give_back_memory() {
 #[cfg(not(target_env = "gnu"))]
 fn give_back_memory() {}
 
-/// Ends the process when its main thread panics. A runtime that cannot start a thread panics, and then waits for ever for threads
-/// that never were; a process that ended is started again by whoever started it, and the kernel goes on enforcing.
-#[expect(clippy::disallowed_methods, reason = "what is pinned stays; unwinding is what hangs")]
+/// Ends the process when its main thread panics. A runtime that cannot start a thread panics, and
+/// unwinding then waits forever for threads that never started. After an exit, the service manager
+/// restarts the daemon, and the kernel continues to enforce meanwhile.
+#[expect(clippy::disallowed_methods, reason = "pins survive an exit; unwinding can hang")]
 fn end_with_the_main_thread() {
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -70,7 +72,7 @@ fn end_with_the_main_thread() {
     }));
 }
 
-/// Log lines go to stderr. The journal has times of its own.
+/// Starts the log on stderr, without time stamps under systemd's journal, which has its own.
 fn log() -> Result<log::Guard, Failure> {
     let filter = EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
@@ -79,7 +81,9 @@ fn log() -> Result<log::Guard, Failure> {
     let filter = match filter {
         Ok(filter) => filter,
         Err(error) if std::env::var_os("OPB_LOG").is_some() => {
-            return Err(Failure::invalid("OPB_LOG is not a filter").caused_by(Some(&error)));
+            return Err(Failure::invalid("invalid value of OPB_LOG")
+                .caused_by(Some(&error))
+                .hint("expected the syntax of RUST_LOG, for example info or debug,hyper=warn"));
         }
         Err(_) => EnvFilter::new("info,opb_ebpf=trace"),
     };

@@ -11,6 +11,7 @@ use opb_userspace::api::{
 
 /// Show the policy in force, the interfaces and all problems
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb status")]
 pub(crate) struct Status {
     #[command(flatten)]
     control: Control,
@@ -62,7 +63,10 @@ fn describe(output: &mut Output, status: &Report) -> Result<(), Failure> {
     run_time(output, status)?;
 
     if status.detachments > 0 {
-        output.line(format_args!("programs taken off and put back: {}", status.detachments))?;
+        output.line(format_args!(
+            "programs detached by others and attached again: {}",
+            status.detachments
+        ))?;
     }
     if !status.interfaces.is_empty() {
         output.line("")?;
@@ -92,7 +96,7 @@ fn describe(output: &mut Output, status: &Report) -> Result<(), Failure> {
     )
 }
 
-/// Whether the parts of the daemon work.
+/// Prints whether the parts of the daemon work.
 fn checks(output: &mut Output, checks: &[Check]) -> Result<(), Failure> {
     let words: Vec<_> = (checks.iter())
         .map(|Check { name, ok, .. }| format!("{name} {}", if *ok { "works" } else { "FAILS" }))
@@ -104,7 +108,7 @@ fn checks(output: &mut Output, checks: &[Check]) -> Result<(), Failure> {
     }
 }
 
-/// What is in force besides the files.
+/// Prints what is in force besides the policy files.
 fn run_time(output: &mut Output, status: &Report) -> Result<(), Failure> {
     if let Some(UnconfirmedStatus { kind, confirm_by }) = status.unconfirmed {
         let kind = kind.name();
@@ -115,16 +119,17 @@ fn run_time(output: &mut Output, status: &Report) -> Result<(), Failure> {
     let EntriesStatus { count, orphaned } = status.entries;
     let orphaned = match orphaned {
         0 => String::new(),
-        some => format!(" ({some} do nothing)"),
+        some => format!(" ({some} without effect)"),
     };
     output.line(format_args!("run-time entries: {count}{orphaned}"))?;
     for HostStatus { host, addresses, .. } in &status.hosts {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         output.line(format_args!("relay host {host}: {}", addresses.join(", ")))?;
     }
-    for AlarmStatus { name, waiting, told, failed, left_out, .. } in &status.alarms {
+    for AlarmStatus { name, waiting, delivered, failed, dropped, .. } in &status.alarms {
         output.line(format_args!(
-            "suspects to {name}: {told} told, {failed} failed, {left_out} left out, {waiting} wait"
+            "suspects to {name}: {delivered} delivered, {failed} failed, {dropped} dropped, \
+             {waiting} waiting"
         ))?;
     }
     Ok(())
@@ -137,7 +142,7 @@ fn last_reload(output: &mut Output, last: &LastReload) -> Result<(), Failure> {
     let word = match outcome {
         ReloadOutcome::Unchanged => "unchanged",
         ReloadOutcome::Applied { .. } => "applied",
-        ReloadOutcome::Rejected { .. } => "REJECTED, the files are not in force",
+        ReloadOutcome::Rejected { .. } => "REJECTED, the previous policy is in force",
     };
     output.line(format_args!("last reload: {time:.0} ({trigger}): {word}"))?;
     if let ReloadOutcome::Rejected { errors } = outcome {

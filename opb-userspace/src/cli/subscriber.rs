@@ -20,7 +20,7 @@ use opb_userspace::api::{
     entries::Removal, entries::Row,
 };
 
-/// The most errors that are listed; more are counted.
+/// Maximum number of errors to list; the others are counted.
 const LISTED: usize = 100;
 
 /// Add, remove and list per-subscriber overrides of the policy files
@@ -29,6 +29,8 @@ const LISTED: usize = 100;
 /// reboots, until they are removed or expire. Adding the same entry again changes nothing and is
 /// not an error.
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "Example:\n  opb subscriber add 203.0.113.9 --exempt --for 30d --reason \
+                  ticket-1234")]
 pub(crate) enum Subscriber {
     Add(Add),
     Remove(Remove),
@@ -36,8 +38,10 @@ pub(crate) enum Subscriber {
     Import(Import),
 }
 
-/// Add prefixes to a group, or exempt them from all
+/// Add prefixes to a group, or exempt them
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb subscriber add 203.0.113.9 --exempt --for 30d --reason \
+                  ticket-1234")]
 pub(crate) struct Add {
     /// Prefixes, or single addresses
     #[arg(value_name = "PREFIX", required = true)]
@@ -53,14 +57,14 @@ pub(crate) struct Add {
     format: Format,
 }
 
-/// What the entries do, and how long.
+/// Effect and end of the entries.
 #[derive(Debug, clap::Args)]
 struct Target {
     /// Group of the policy to add them to
     #[arg(long, value_name = "GROUP", conflicts_with = "exempt")]
     group: Option<Arc<str>>,
 
-    /// Let them pass, whatever group they are in
+    /// Pass all their packets, whatever group they are in
     #[arg(long)]
     exempt: bool,
 
@@ -72,19 +76,20 @@ struct Target {
     #[arg(long, value_name = "TIME")]
     until: Option<Timestamp>,
 
-    /// Reason, shown in the list
+    /// Reason, shown by `opb subscriber list`
     #[arg(long, value_name = "TEXT")]
     reason: Option<Arc<str>>,
 }
 
-/// Remove entries: the policy files apply again
+/// Remove entries, so that the policy files apply again
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb subscriber remove 203.0.113.9")]
 pub(crate) struct Remove {
     /// Prefixes, or single addresses, as they were added
     #[arg(value_name = "PREFIX", required = true)]
     prefixes: Vec<String>,
 
-    /// Keep entries that were added for another reason
+    /// Remove only entries with this reason
     #[arg(long, value_name = "TEXT")]
     if_reason: Option<String>,
 
@@ -95,8 +100,9 @@ pub(crate) struct Remove {
     format: Format,
 }
 
-/// List all entries, what they override, and which do nothing
+/// List all entries, what they override, and which have no effect
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb subscriber list --json")]
 pub(crate) struct List {
     #[command(flatten)]
     control: Control,
@@ -105,16 +111,17 @@ pub(crate) struct List {
     format: Format,
 }
 
-/// Add the entries of a file: all of them, or none if a line is invalid
+/// Add the entries of a file
 ///
 /// A line is a prefix, to which the options apply, or one line of `opb subscriber list --json`. `#`
-/// starts a comment.
+/// starts a comment. If a line is invalid, no entry is added, except with --partial.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb subscriber import entries.jsonl --confirm 5m")]
 pub(crate) struct Import {
     /// File, or - for standard input
     file: PathBuf,
 
-    /// Add the valid lines although others are invalid
+    /// Add the valid lines even if others are invalid
     #[arg(long)]
     partial: bool,
 
@@ -152,7 +159,11 @@ impl Target {
         let Some(period) = self.period else { return Ok(self.until) };
         let until = SignedDuration::try_from(period.duration())
             .and_then(|length| Timestamp::now().checked_add(length));
-        until.map(Some).map_err(|_| Failure::invalid(format!("{period} is too long a time")))
+        until.map(Some).map_err(|_| {
+            Failure::invalid(format!(
+                "invalid time {period}: the end must be before the year 10000"
+            ))
+        })
     }
 
     fn entry(&self, prefix: &str, until: Option<Timestamp>) -> NewEntry {
@@ -166,7 +177,7 @@ impl Add {
     fn execute(self) -> Result<(), Failure> {
         let Self { prefixes, target, control, format } = self;
         if !target.is_given() {
-            return Err(Failure::invalid("either --group or --exempt is needed")
+            return Err(Failure::invalid("no effect is given: expected --group GROUP or --exempt")
                 .hint("`opb status` lists the groups"));
         }
         let until = target.until()?;
@@ -195,7 +206,7 @@ impl List {
         if self.format.json {
             rows.iter().try_for_each(|row| output.json(row))?;
         } else if rows.is_empty() {
-            output.line("there are no run-time entries")?;
+            output.line("no run-time entries")?;
         } else {
             let header = ["prefix", "entry", "until", "by", "created", "reason", "note"];
             output.table(header, rows.into_iter().map(columns))?;
@@ -211,7 +222,7 @@ fn columns(row: Row) -> [String; 7] {
     let by = by.user.clone().unwrap_or_else(|| by.uid.to_string());
     let reason = reason.as_deref().unwrap_or_default().to_owned();
     let overrides = overrides.map(|what| format!("overrides {what}"));
-    let orphaned = orphaned.map(|why| format!("does nothing: {why}"));
+    let orphaned = orphaned.map(|why| format!("no effect: {why}"));
     let notes: Vec<_> = orphaned.into_iter().chain(overrides).collect();
     [prefix.to_string(), entry, until, by, format!("{created:.0}"), reason, notes.join("; ")]
 }
@@ -292,16 +303,16 @@ impl Import {
     }
 }
 
-/// What is wrong with a line of an import.
+/// Why a line of an import is invalid.
 #[derive(Debug, thiserror::Error)]
 enum LineError {
     #[error(transparent)]
     Json(#[from] serde_json::Error),
-    #[error("a line that is not JSON needs --group or --exempt")]
+    #[error("a line with a prefix alone needs --group GROUP or --exempt")]
     NoTarget,
 }
 
-/// Shown on a terminal only.
+/// Returns a progress bar. It is visible only on a terminal.
 fn progress(bytes: usize) -> ProgressBar {
     let bar = ProgressBar::new(bytes as u64);
     let style = ProgressStyle::with_template(
@@ -341,7 +352,8 @@ fn conclude(
     let mut output = Output::new();
     if format.json {
         let mut object = json!({
-            "added": added, "changed": changed, "removed": removed, "unchanged": unchanged, "errors": failed,
+            "added": added, "changed": changed, "removed": removed, "unchanged": unchanged,
+            "errors": failed,
         });
         if let Some(time) = confirm_by {
             object["confirm_by"] = json!(time);
@@ -381,5 +393,5 @@ fn conclude(
         failure::warn(failed);
         return Err(Failure::NEGATIVE);
     }
-    Err(Failure::invalid_files(failed).hint("nothing has been changed"))
+    Err(Failure::invalid_files(failed).hint("nothing was changed"))
 }

@@ -17,22 +17,25 @@ use super::{
 };
 use opb_userspace::api::{events::TalkerLine, events::TalkersQuery};
 
-/// Rows that are asked for, to be sorted here.
+/// Rows to request for the live view, which sorts them.
 const ROWS: usize = 1000;
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// Shows who is denied most: live, or with --once as a table
+/// Show the subscribers with the most denied packets
+///
+/// On a terminal this is a live view. With --once or --json it prints a list and ends.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb top --once --limit 5")]
 pub(crate) struct Top {
-    /// Prints a table and ends
+    /// Print a table and end
     #[arg(long)]
     once: bool,
 
-    /// Only subscribers of this group
+    /// Show only subscribers of this group
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
 
-    /// The most rows that are printed
+    /// Maximum number of rows to print
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
 
@@ -45,14 +48,14 @@ pub(crate) struct Top {
 
 impl Top {
     pub(crate) fn execute(self) -> Result<(), Failure> {
-        // JSON is for programs, which have no screen.
+        // Programs read JSON and have no screen.
         if self.once || self.format.json {
             return self.print();
         }
         let first = ask(&self.control, self.group.as_deref(), ROWS)?;
         let mut view = View::new(first, self.group.clone());
         let terminal = ratatui::try_init().map_err(|error| {
-            Failure::new("this is no terminal")
+            Failure::new("standard output is not a terminal")
                 .caused_by(Some(&error))
                 .hint("`opb top --once` prints a table")
         })?;
@@ -67,7 +70,7 @@ impl Top {
         if self.format.json {
             rows.iter().try_for_each(|row| output.json(row))?;
         } else if rows.is_empty() {
-            output.line("nobody has been denied")?;
+            output.line("no packets have been denied")?;
         } else {
             output.table(HEADER, rows.iter().map(cells))?;
         }
@@ -76,7 +79,7 @@ impl Top {
 
     fn run(&self, mut terminal: DefaultTerminal, view: &mut View) -> Result<(), Failure> {
         let failed =
-            |error: std::io::Error| Failure::new("the terminal broke").caused_by(Some(&error));
+            |error: std::io::Error| Failure::new("the terminal failed").caused_by(Some(&error));
         let mut asked = Instant::now();
         loop {
             terminal.draw(|frame| view.draw(frame)).map_err(failed)?;
@@ -118,13 +121,13 @@ fn cells(row: &TalkerLine) -> [String; 7] {
     [subscriber, group, direction, packets, rate, peers, last]
 }
 
-/// Packets, packets a second, peers.
+/// Returns packets, packets per second and peers.
 fn numbers(row: &TalkerLine) -> [String; 3] {
     let peers = if row.peers >= 266 { "266+".to_owned() } else { row.peers.to_string() };
     [row.packets.to_string(), format!("{:.1}", row.rate), peers]
 }
 
-/// Seconds, minutes, hours or days, in four characters.
+/// Returns an age in seconds, minutes, hours or days, in four characters.
 fn age(of: Timestamp, now: Timestamp) -> String {
     let seconds = (now - of).get_seconds().max(0);
     match seconds {
@@ -135,7 +138,7 @@ fn age(of: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// What rows are sorted by.
+/// The column to sort by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     Packets,
@@ -153,7 +156,7 @@ struct View {
     order: Order,
     paused: bool,
     group: Option<String>,
-    /// The group that is being typed.
+    /// The group name being typed.
     typing: Option<String>,
     first: usize,
 }
@@ -164,7 +167,7 @@ impl View {
         Self { rows, now, order: Order::Packets, paused: false, group, typing: None, first: 0 }
     }
 
-    /// Whether that was the last key.
+    /// Handles a key. Returns whether it ends the view.
     fn press(&mut self, key: KeyCode, control: bool) -> bool {
         if control && key == KeyCode::Char('c') {
             return true;
@@ -199,7 +202,7 @@ impl View {
     }
 
     fn sorted(&self) -> Vec<&TalkerLine> {
-        // What is shown while paused may still be of another group.
+        // While paused, the rows may still be of another group.
         let mut rows: Vec<_> = (self.rows.iter())
             .filter(|row| self.group.as_ref().is_none_or(|group| *group == row.group))
             .collect();
@@ -227,7 +230,7 @@ impl View {
             Paragraph::new(title).style(Style::new().add_modifier(Modifier::BOLD)),
             head,
         );
-        // An address is no use without its end: the name of the group gives way.
+        // An address must not be cut: a long group name is cut instead.
         let longest = rows.iter().map(|row| row.subscriber.len()).max().unwrap_or(0);
         let widths = [
             Constraint::Length(longest.clamp(10, 39) as u16),
@@ -248,7 +251,7 @@ impl View {
         let header = Row::new(header).style(Style::new().add_modifier(Modifier::REVERSED));
         frame.render_widget(Table::new(lines, widths).header(header).column_spacing(1), body);
         let keys = match &self.typing {
-            Some(text) => format!("group: {text}_   (Enter: show it, empty: all, Esc: as it was)"),
+            Some(text) => format!("group: {text}_   (Enter: show it, empty: all, Esc: cancel)"),
             None => "sort p r d l s: packets rate peers last subscriber  g group  space pause  q"
                 .to_owned(),
         };

@@ -1,4 +1,4 @@
-//! The body of a request: sent in pieces, so that somebody can watch it go.
+//! The body of a request, sent in pieces so that a progress bar can follow.
 
 use std::{
     convert::Infallible,
@@ -9,9 +9,10 @@ use std::{
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use indicatif::ProgressBar;
 
+/// Bytes of a piece.
 const PIECE: usize = 64 << 10;
 
-/// Bytes to send, and the bar that shows how far they have come.
+/// The bytes still to send, and their progress bar.
 pub(crate) struct Upload {
     rest: Bytes,
     bar: ProgressBar,

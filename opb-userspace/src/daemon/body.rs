@@ -1,5 +1,5 @@
-//! The body of a request, which must come in time. A client that announces one and does not send it would otherwise keep its seat,
-//! and the turn of large requests, for as long as a request may take.
+//! A request body with a deadline. Otherwise, a client that announces a body and does not send it
+//! would keep its connection, and the turn of large requests, for as long as a request may take.
 
 use std::{
     io,
@@ -13,22 +13,22 @@ use axum::BoxError;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use super::serve::{Limits, Refusals};
+use super::limits::{Limits, RefusedRequests};
 
-/// Bytes that buy a second more.
+/// Bytes that extend the deadline by one second.
 const RATE: u64 = 4 << 20;
 
-/// A body with a deadline, which runs from the moment at which somebody begins to read.
+/// A body with a deadline. The time starts with the first read.
 pub(super) struct Timely<B = Incoming> {
     body: B,
     limits: Limits,
-    refusals: Arc<Refusals>,
+    refused: Arc<RefusedRequests>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> Timely<B> {
-    pub(super) fn new(body: B, limits: Limits, refusals: Arc<Refusals>) -> Self {
-        Self { body, limits, refusals, deadline: None }
+    pub(super) fn new(body: B, limits: Limits, refused: Arc<RefusedRequests>) -> Self {
+        Self { body, limits, refused, deadline: None }
     }
 }
 
@@ -39,12 +39,12 @@ where
     type Data = Bytes;
     type Error = BoxError;
 
-    /// Fails with [`io::ErrorKind::TimedOut`] once the time is over.
+    /// Fails with [`io::ErrorKind::TimedOut`] after the deadline.
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Self { body, limits, refusals, deadline } = &mut *self;
+        let Self { body, limits, refused, deadline } = &mut *self;
         let deadline = deadline.get_or_insert_with(|| Box::pin(sleep(limits.body_time)));
         if let Poll::Ready(frame) = Pin::new(body).poll_frame(context) {
             let frame = frame.transpose().map_err(Into::into)?;
@@ -55,8 +55,8 @@ where
             return Poll::Ready(frame.map(Ok));
         }
         ready!(deadline.as_mut().poll(context));
-        refusals.count(limits.name, "slow");
-        let error = io::Error::new(io::ErrorKind::TimedOut, "the body did not come in time");
+        refused.count(limits.name, "slow");
+        let error = io::Error::new(io::ErrorKind::TimedOut, "the request body timed out");
         Poll::Ready(Some(Err(error.into())))
     }
 

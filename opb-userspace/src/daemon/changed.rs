@@ -2,7 +2,7 @@
 
 use std::ops::BitOr;
 
-/// The answer of a step that may have nothing to do. The caller reports, logs or reloads on
+/// The result of a step that may have nothing to do. The caller reports, logs or reloads on
 /// [`Changed::Yes`].
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ impl From<bool> for Changed {
     }
 }
 
-/// Both sides run; the result is [`Changed::Yes`] if either is.
+/// Evaluates both sides; the result is [`Changed::Yes`] if either is.
 impl BitOr for Changed {
     type Output = Self;
 

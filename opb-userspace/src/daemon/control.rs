@@ -1,6 +1,6 @@
 //! The local API: HTTP and JSON on the control socket. docs/control-api.md describes it.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -9,56 +9,26 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use serde::Deserialize;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Semaphore, watch},
 };
 
 use super::{
+    app::{App, EXPLAINED, ErrorResponse, How, LIMITS, LISTS},
+    batches::BatchQueue,
     enforcer::{Asked, Enforcer},
     health::Board,
-    serve::{self, Limits, Rate},
-    subscribers::{self, BatchQueue, Peer, Users},
-    worker::{Worker, WorkerDied},
+    peer::{Peer, Users},
+    serve::{self, Rate},
+    subscribers,
+    worker::Worker,
 };
 use crate::api::{
-    ApiError,
     counters::CountersQuery,
     events::{EventsQuery, TalkersQuery},
 };
 use crate::api::{explain::Query, reload::ReloadOutcome, reload::Trigger};
-use crate::errors::causes;
-
-#[derive(Clone)]
-pub(super) struct App {
-    pub(super) enforcer: Worker<Enforcer>,
-    pub(super) batches: BatchQueue,
-    pub(super) board: Board,
-    explained: Arc<Rate>,
-    /// Turns for lists of entries: each list is in memory until the client has received it.
-    pub(super) lists: Arc<Semaphore>,
-}
-
-/// The most lists of entries at a time.
-const LISTS: usize = 2;
-
-pub(super) const LIMITS: Limits = Limits {
-    name: "control",
-    connections: 256,
-    // One member of the group leaves seats for the others.
-    of_one: 192,
-    // Root always finds a seat.
-    reserve: 16,
-    head: 16 << 10,
-    head_time: Duration::from_secs(10),
-    body_time: Duration::from_secs(10),
-    // An import of a million entries.
-    request: Duration::from_secs(120),
-    stall: Duration::from_secs(30),
-};
-/// Explanations per second, and in a burst.
-const EXPLAINED: (u32, u32) = (200, 400);
 
 /// Serves the control socket until `stop`.
 pub(super) async fn serve(
@@ -70,8 +40,8 @@ pub(super) async fn serve(
     let limits = LIMITS.within_descriptors();
     let users = Users::new();
     let caller = |io: &UnixStream, _: &_| Peer::of(io, &users);
-    let refusals = Arc::clone(&board.refusals);
-    serve::serve(listener, limits, refusals, caller, router(enforcer, board), stop).await;
+    let refused = Arc::clone(&board.refused);
+    serve::serve(listener, limits, refused, caller, router(enforcer, board), stop).await;
 }
 
 pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
@@ -86,7 +56,7 @@ pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
         .merge(subscribers::routes())
         .route("/v1/events", get(events))
         .route("/v1/talkers", get(talkers))
-        .fallback(async || ErrorResponse::new(StatusCode::NOT_FOUND, "there is no such endpoint"))
+        .fallback(async || ErrorResponse::new(StatusCode::NOT_FOUND, "no such endpoint"))
         .method_not_allowed_fallback(async || {
             ErrorResponse::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
         })
@@ -99,28 +69,9 @@ pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
         })
 }
 
-/// Never waits for the enforcer: it may be compiling.
+/// Does not wait for the enforcer, which may be busy.
 async fn show_status(State(app): State<App>) -> Response {
     Json(app.board.status()).into_response()
-}
-
-/// Parameters of commits that can be unconfirmed.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct How {
-    /// The confirmation timeout in seconds.
-    confirm: Option<NonZeroU32>,
-}
-
-impl How {
-    /// The confirmation timeout, if one was requested.
-    pub(super) fn timeout(
-        how: Result<Parameters<Self>, QueryRejection>,
-    ) -> Result<Option<Duration>, ErrorResponse> {
-        let Parameters(Self { confirm }) =
-            how.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-        Ok(confirm.map(|seconds| Duration::from_secs(seconds.get().into())))
-    }
 }
 
 async fn reload(
@@ -162,7 +113,7 @@ async fn explain(
     let Parameters(query) =
         query.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     if !app.explained.allows() {
-        app.board.refusals.count(LIMITS.name, "rate");
+        app.board.refused.count(LIMITS.name, "rate");
         let error = format!("too many requests: at most {} explanations per second", EXPLAINED.0);
         return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));
     }
@@ -203,33 +154,4 @@ async fn talkers(
     let Parameters(TalkersQuery { group, limit }) =
         query.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     Ok(Json(app.board.telemetry.top(limit.unwrap_or(TALKERS), group.as_deref())).into_response())
-}
-
-/// An [`ApiError`] and its HTTP status.
-pub(super) struct ErrorResponse {
-    status: StatusCode,
-    body: ApiError,
-}
-
-impl ErrorResponse {
-    pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, body: ApiError { error: error.into(), causes: Vec::new() } }
-    }
-
-    fn from(status: StatusCode, error: &dyn std::error::Error) -> Self {
-        let causes = causes(error).map(ToString::to_string).collect();
-        Self { status, body: ApiError { error: error.to_string(), causes } }
-    }
-}
-
-impl From<WorkerDied> for ErrorResponse {
-    fn from(error: WorkerDied) -> Self {
-        Self::from(StatusCode::INTERNAL_SERVER_ERROR, &error)
-    }
-}
-
-impl IntoResponse for ErrorResponse {
-    fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
-    }
 }

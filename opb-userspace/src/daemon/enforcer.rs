@@ -16,6 +16,7 @@ mod fault;
 mod group_ids;
 mod hosts;
 mod journal;
+mod preview;
 mod reload;
 mod reloads;
 mod status;
@@ -43,7 +44,7 @@ pub(super) use self::{
     changes::{ChangeError, Waiting},
     reload::{Asked, Next, ReloadError},
 };
-use super::{Error, changed::Changed, files::Stamps, reader::Loaded};
+use super::{Error, changed::Changed, files::Stamps, load::Loaded};
 use crate::{
     api::{
         counters::{By, CounterLine},
@@ -166,7 +167,7 @@ impl Enforcer {
     }
 
     pub(super) fn counters(&self, by: By) -> Vec<CounterLine> {
-        let ids = self.active.image().slots();
+        let ids = self.active.image().group_ids();
         let rows = match by {
             By::Group => self.kernel.counters(ids),
             By::Interface => self.kernel.interface_counters(),
@@ -176,19 +177,19 @@ impl Enforcer {
 
     /// Counters, group ids, and the news since the last sample.
     pub(super) fn sample(&mut self) -> Sample {
-        let slots = self.slots();
+        let group_ids = self.group_ids();
         let (actions, hosts) = self.journal.take();
         Sample {
-            by_group: self.kernel.counters(&slots),
+            by_group: self.kernel.counters(&group_ids),
             by_interface: self.kernel.interface_counters(),
-            slots,
+            group_ids,
             hosts,
             actions,
         }
     }
 
-    pub(super) fn slots(&self) -> GroupIds {
-        self.active.image().slots().clone()
+    pub(super) fn group_ids(&self) -> GroupIds {
+        self.active.image().group_ids().clone()
     }
 
     /// The reading end of events and talkers.

@@ -1,5 +1,5 @@
-//! Writes events to a file, the journal or syslog, on a thread of its own: if the destination
-//! hangs, events are lost and nothing waits.
+//! Writes events to a file, the journal or syslog, on a thread of its own. If the destination
+//! hangs, events are lost, and nothing else waits.
 
 use std::{
     io::{self, Write as _},
@@ -15,16 +15,16 @@ use std::{
 use nix::syslog::{Facility, LogFlags, Severity, openlog, syslog};
 use tracing::{info, warn};
 
-use super::health::Feeds;
+use super::{health::Feeds, pulse::Pulse};
 use crate::api::events::Event;
 use crate::{errors::one_line, files, node, text};
 
-/// The most waiting lines.
+/// The length of the queue, in lines.
 const WAITING: usize = 4096;
 /// The most lines in one write.
 const TOGETHER: usize = 256;
-/// How often an idle destination is tested.
-const LOOK: Duration = Duration::from_secs(5);
+/// The interval between tests of an idle destination.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// Why events are lost.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ enum WriteError {
     File { path: PathBuf, error: files::Error },
 }
 
-/// The writing end.
+/// The sending end of the queue.
 pub(super) struct EventLog {
     lines: Option<SyncSender<String>>,
     feeds: Feeds,
@@ -49,21 +49,21 @@ enum Destination {
 
 impl EventLog {
     pub(super) fn start(events: &node::EventLog, feeds: &Feeds) -> Self {
-        let place = match events {
+        let destination = match events {
             node::EventLog::Off | node::EventLog::Memory => None,
             node::EventLog::Journal => Some(Destination::Journal),
             node::EventLog::Syslog => Some(Destination::Syslog),
             node::EventLog::File(path) => Some(Destination::File(path.clone())),
         };
-        let lines = place.and_then(|place| {
+        let lines = destination.and_then(|destination| {
             let (sender, receiver) = sync_channel(WAITING);
             let of_thread = feeds.clone();
-            let body = move || place.write_all(&receiver, &of_thread);
+            let body = move || destination.write_all(&receiver, &of_thread);
             match thread::Builder::new().name("events".to_owned()).spawn(body) {
                 Ok(_) => Some(sender),
                 Err(error) => {
-                    warn!("events are not written anywhere: no thread for that: {error}");
-                    feeds.log.set(Some(format!("no thread: {error}")));
+                    warn!("events are not written: cannot start a thread: {error}");
+                    feeds.log.set(Some(format!("cannot start a thread: {error}")));
                     None
                 }
             }
@@ -71,7 +71,7 @@ impl EventLog {
         Self { lines, feeds: feeds.clone() }
     }
 
-    /// Never waits: an event that does not fit the queue is lost and counted.
+    /// Queues an event. Never waits: if the queue is full, the event is lost and counted.
     pub(super) fn write(&self, event: &Event) {
         let Some(lines) = &self.lines else { return };
         let Ok(line) = serde_json::to_string(event) else { return };
@@ -80,21 +80,22 @@ impl EventLog {
             self.feeds.unwritten.fetch_add(1, Ordering::Relaxed);
             self.feeds
                 .log
-                .set(Some(format!("{WAITING} events wait to be written: others are lost")));
+                .set(Some(format!("the queue of {WAITING} events is full: further ones are lost")));
         }
     }
 }
 
 impl Destination {
     fn write_all(&self, lines: &Receiver<String>, feeds: &Feeds) {
+        let pulse = feeds.writer.get_or_init(Pulse::new);
         if let Self::Syslog = self
             && let Err(error) = openlog(Some(c"opb"), LogFlags::LOG_PID, Facility::LOG_DAEMON)
         {
-            warn!("events go to syslog without a name: {error}");
+            warn!("events in syslog have no program name: {error}");
         }
-        // Logged when it begins, not for each of thousands of events.
+        // An error is logged when it starts, not for each of thousands of events.
         let mut wrong = String::new();
-        // Tested while idle, so that the first events are not the ones that discover an error.
+        // An empty batch tests an idle destination, so that errors show before events are lost.
         let mut batch = Vec::new();
         loop {
             let error = self.write(&batch).err().map(|error| one_line(&error));
@@ -106,8 +107,9 @@ impl Destination {
             }
             wrong = error.clone().unwrap_or_default();
             feeds.log.set(error);
+            pulse.beat();
             batch.clear();
-            match lines.recv_timeout(LOOK) {
+            match lines.recv_timeout(IDLE) {
                 Ok(first) => {
                     batch.extend(std::iter::once(first).chain(lines.try_iter().take(TOGETHER)))
                 }

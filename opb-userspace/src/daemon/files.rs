@@ -1,7 +1,7 @@
-//! Whether files have changed since they were read.
+//! Detects changes of files since they were read.
 //!
-//! Polling once a second beats inotify: it works with replaced links, mounts that come and go and
-//! network file systems, and has no queue that can overflow.
+//! Polls once a second instead of using inotify: polling works with replaced links, mounts that
+//! come and go, and network file systems, and it has no queue that can overflow.
 
 use std::{
     collections::BTreeMap,
@@ -26,22 +26,22 @@ pub(super) type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
 pub(super) struct Watch {
     paths: Vec<PathBuf>,
     seen: Seen,
-    /// Their stamps at the last look, if those were different.
+    /// The stamps of the last sample, if they differed.
     moving: Option<Stamps>,
 }
 
 #[derive(Debug, Default)]
 enum Seen {
-    /// Nothing reliable: the next stable state is a change.
+    /// Not known reliably: the next stable state is a change.
     #[default]
     Nothing,
     This(Stamps),
-    /// The next look, whatever it finds.
+    /// Any state that the next sample finds.
     Next,
 }
 
 impl Watch {
-    /// For files that have been read since `started`. A file that changed meanwhile counts as not
+    /// Watches files that were read since `started`. A file that changed meanwhile counts as not
     /// seen.
     pub(super) fn new(paths: Vec<PathBuf>, started: SystemTime) -> Self {
         Self::at(paths, started, SystemTime::now())
@@ -49,13 +49,13 @@ impl Watch {
 
     /// As [`Self::new`], at the time `now`.
     fn at(paths: Vec<PathBuf>, started: SystemTime, now: SystemTime) -> Self {
-        let stamps = look(&paths);
+        let stamps = sample(&paths);
         let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let as_stamp = |time: Duration| (time.as_secs() as i64, i64::from(time.subsec_nanos()));
         let limit = as_stamp(since(started).saturating_sub(GRAIN));
-        // The clock was set back since, or another machine wrote the file. Nobody knows whether
-        // that was meanwhile; waiting for the clock would mean reading again and again until it
-        // gets there.
+        // A later time means that the clock was set back, or that another machine wrote the file.
+        // It may have changed meanwhile or not. Treating it as changed would reload once a second
+        // until the clock has caught up.
         let future = as_stamp(since(now) + GRAIN);
         let is_settled = |stamp: &Stamp| {
             let changed = (stamp.3[2], stamp.3[3]);
@@ -73,8 +73,8 @@ impl Watch {
         &self.paths
     }
 
-    /// Compares the files with `now`. [`Changed::Yes`] once for each change, after it has stayed
-    /// the same for one look.
+    /// Compares the files with the sample `now`. Returns [`Changed::Yes`] once for each change,
+    /// when two samples in a row are the same.
     pub(super) fn observe(&mut self, now: Stamps) -> Changed {
         match &self.seen {
             Seen::This(seen) if *seen == now => {
@@ -96,7 +96,7 @@ impl Watch {
         Changed::Yes
     }
 
-    /// Counts whatever the next look finds as seen.
+    /// Accepts the state of the next sample as seen.
     pub(super) fn forget(&mut self) {
         (self.seen, self.moving) = (Seen::Next, None);
     }
@@ -104,7 +104,7 @@ impl Watch {
 
 /// The stamps of `paths`, and of the policy files in directories: a rejected policy may not have
 /// listed them.
-pub(super) fn look(paths: &[PathBuf]) -> Stamps {
+pub(super) fn sample(paths: &[PathBuf]) -> Stamps {
     let mut stamps = Stamps::new();
     for path in paths {
         stamps.insert(path.clone(), stamp(path));
@@ -130,12 +130,12 @@ mod tests {
     use super::*;
 
     fn again(watch: &mut Watch) -> bool {
-        let now = look(watch.paths());
+        let now = sample(watch.paths());
         watch.observe(now) == Changed::Yes
     }
 
     #[test]
-    fn a_change_is_told_once_and_when_it_has_settled() {
+    fn a_change_is_reported_once_and_when_it_has_settled() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("a.yaml");
         fs::write(&path, "one").expect("writes");
@@ -165,15 +165,14 @@ mod tests {
         assert!(!again(&mut watch));
     }
 
-    /// A clock that is behind the file's: as far as anybody can know, the file will never have been
-    /// there before.
+    /// The clock is behind the file's time.
     #[test]
-    fn what_comes_from_the_future_is_read_once_more_at_most() {
+    fn a_file_from_the_future_is_not_read_again_until_it_changes() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("a.yaml");
         fs::write(&path, "one").expect("writes");
         let mut times = 0;
-        // What the daemon does: it reads, and watches from then on.
+        // As the daemon does: it reads, then watches.
         let mut watch = Watch::at(vec![path.clone()], EARLIER, EARLIER);
         for _ in 0..10 {
             if again(&mut watch) {
@@ -183,7 +182,7 @@ mod tests {
         }
         assert_eq!(times, 0);
         fs::write(&path, "other").expect("writes");
-        assert!(!again(&mut watch) && again(&mut watch), "a change is one at any time");
+        assert!(!again(&mut watch) && again(&mut watch), "later changes count");
     }
 
     const EARLIER: SystemTime = UNIX_EPOCH;

@@ -1,5 +1,5 @@
-//! Both listeners with nobody behind them, for `fuzz/`: requests are read, routed and answered as in a daemon whose enforcer is
-//! gone.
+//! Both listeners without an enforcer, for `fuzz/`. Requests are read, routed and answered as in a
+//! daemon whose enforcer has died.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -14,12 +14,12 @@ use tokio::{
 };
 
 use super::{
-    control,
+    app, control,
     health::{Board, Feeds},
     http,
+    peer::Peer,
     reader::Reader,
     serve::{self, Caller},
-    subscribers::Peer,
     worker::Worker,
 };
 use crate::api::entries::Who;
@@ -28,29 +28,29 @@ use crate::{
     telemetry::{Telemetry, privacy::Privacy},
 };
 
-/// Answers to whatever `bytes` ask of the read-only listener.
+/// The answer of the read-only listener to `bytes`.
 pub fn http(bytes: &[u8]) -> Vec<u8> {
     let caller = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-    answer(bytes, caller, || http::app(Worker::gone(), board(), Vec::new()))
+    answer(bytes, caller, || http::app(Worker::dead(), board(), Vec::new()))
 }
 
-/// Answers to whatever `bytes` ask of the control socket.
+/// The answer of the control socket to `bytes`.
 pub fn control(bytes: &[u8]) -> Vec<u8> {
     let caller = Peer::named(Who { uid: 0, pid: None, user: Some("root".to_owned()) });
-    answer(bytes, caller, || control::router(Worker::gone(), board()))
+    answer(bytes, caller, || control::router(Worker::dead(), board()))
 }
 
 fn board() -> Board {
     let telemetry = Arc::new(Telemetry::new(&Observe::default(), Privacy::None, Vec::new()));
-    // Nobody waits for events.
+    // So that no request waits for events.
     telemetry.close();
     Board {
         status: watch::channel(None).1,
         telemetry,
-        enforcer: Worker::<()>::gone().pulse().clone(),
+        enforcer: Worker::<()>::dead().pulse().clone(),
         feeds: Feeds::new(),
         reader: Reader::new("/nonexistent/opb.yaml".into()),
-        refusals: Arc::default(),
+        refused: Arc::default(),
     }
 }
 
@@ -64,9 +64,9 @@ fn answer(bytes: &[u8], caller: impl Caller, app: impl FnOnce() -> Router) -> Ve
     RUNTIME.with(|runtime| {
         runtime.block_on(async {
             let (mut near, far) = duplex(1 << 20);
-            let served = serve::one(far, control::LIMITS, caller, app());
+            let served = serve::one(far, app::LIMITS, caller, app());
             let asked = async {
-                // It may hang up before all is said.
+                // The server may hang up before all is sent.
                 let _ = near.write_all(bytes).await;
                 let _ = near.shutdown().await;
                 let mut answer = Vec::new();

@@ -1,51 +1,31 @@
-//! Whether the parts of the daemon do their work. A status is what the enforcer last said; here it is compared with the time.
+//! Checks of the daemon's parts. The enforcer publishes the status; this module adds whether it and
+//! the other parts still work.
 
 use std::{
     sync::{
-        Arc, LazyLock, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::watch;
 
-use super::{reader::Reader, serve::Refusals};
+use super::{limits::RefusedRequests, pulse::Pulse, reader::Reader};
 use crate::api::status::{Subject, Trouble};
 use crate::api::{status::Check, status::State, status::Status};
 use crate::telemetry::{Telemetry, Totals};
 
-/// A part that has not moved for this long does not work. All are made to move every second; an image of millions takes a few.
+/// A part without a beat for this long has failed. All parts beat every second; a large image takes
+/// a few.
 const STALE: Duration = Duration::from_secs(20);
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-/// When something last showed that it works.
-#[derive(Clone, Debug)]
-pub(super) struct Pulse(Arc<AtomicU64>);
-
-impl Pulse {
-    pub(super) fn new() -> Self {
-        let pulse = Self(Arc::default());
-        pulse.beat();
-        pulse
-    }
-
-    pub(super) fn beat(&self) {
-        self.0.store(START.elapsed().as_millis() as u64, Ordering::Release);
-    }
-
-    fn age(&self) -> Duration {
-        START.elapsed().saturating_sub(Duration::from_millis(self.0.load(Ordering::Acquire)))
-    }
-}
-
-/// What is wrong with something, as long as it is.
+/// The current error of a part.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fault(Arc<Mutex<Option<String>>>);
 
 impl Fault {
-    /// Whether that is news.
+    /// Replaces the error. Returns whether it has changed.
     pub(super) fn set(&self, error: Option<String>) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = *known != error;
@@ -58,27 +38,30 @@ impl Fault {
     }
 }
 
-/// What telemetry is fed by.
+/// The state of the threads and tasks that feed the telemetry.
 #[derive(Clone, Debug)]
 pub(super) struct Feeds {
-    /// Counters and talkers are read.
+    /// Beats when counters and talkers are read.
     pub(super) telemetry: Pulse,
-    /// They, or events, cannot be read any more.
+    /// Why counters, talkers or events cannot be read.
     pub(super) fault: Fault,
-    /// Events cannot be written where the node file wants them.
+    /// Why events cannot be written to the destination in the node file.
     pub(super) log: Fault,
-    /// Events that were not.
+    /// Beats while the thread that writes events works; empty if there is none.
+    pub(super) writer: Arc<OnceLock<Pulse>>,
+    /// Events that were not written.
     pub(super) unwritten: Arc<AtomicU64>,
 }
 
 impl Feeds {
     pub(super) fn new() -> Self {
         let (fault, log) = (Fault::default(), Fault::default());
-        Self { telemetry: Pulse::new(), fault, log, unwritten: Arc::default() }
+        let (writer, unwritten) = (Arc::default(), Arc::default());
+        Self { telemetry: Pulse::new(), fault, log, writer, unwritten }
     }
 }
 
-/// Everything that is shown of the state, for all who show it.
+/// The state of the daemon, for the control API, the metrics and the page.
 #[derive(Clone)]
 pub(super) struct Board {
     pub(super) status: watch::Receiver<Option<Status>>,
@@ -86,17 +69,17 @@ pub(super) struct Board {
     pub(super) enforcer: Pulse,
     pub(super) feeds: Feeds,
     pub(super) reader: Reader,
-    pub(super) refusals: Arc<Refusals>,
+    pub(super) refused: Arc<RefusedRequests>,
 }
 
 impl Board {
-    /// What the enforcer last said, unless that is too long ago to be believed. Waits for nobody.
+    /// The status that the enforcer last published, with the checks. Does not wait.
     pub(super) fn status(&self) -> Option<Status> {
         let mut status = self.status.borrow().clone()?;
         status.alarms = self.telemetry.alarms();
         status.checks = self.checks();
         for check in status.checks.iter().filter(|check| !check.ok) {
-            let error = check.error.as_deref().unwrap_or("it does not work");
+            let error = check.error.as_deref().unwrap_or("failed");
             let text = format!("{}: {error}", check.name);
             status.problems.push(Trouble::new(Subject::Check, text));
             status.state = State::Degraded;
@@ -107,14 +90,14 @@ impl Board {
     pub(super) fn totals(&self) -> Totals {
         Totals {
             unwritten: self.feeds.unwritten.load(Ordering::Relaxed),
-            refused: self.refusals.counts(),
+            refused: self.refused.counts(),
             ..self.telemetry.totals()
         }
     }
 
     fn checks(&self) -> Vec<Check> {
         let files = self.reader.hangs().then(|| {
-            "the files cannot be read (does their file system hang?): what is in force stays in force"
+            "the files cannot be read (does their file system hang?): the policy in force stays"
                 .to_owned()
         });
         vec![
@@ -122,10 +105,18 @@ impl Board {
             alive(
                 "telemetry",
                 &self.feeds.telemetry,
-                "what reads the counters",
+                "the task that reads the counters",
                 self.feeds.fault.get(),
             ),
-            check("event-log", None, self.feeds.log.get()),
+            match self.feeds.writer.get() {
+                Some(writer) => alive(
+                    "event-log",
+                    writer,
+                    "the thread that writes the events",
+                    self.feeds.log.get(),
+                ),
+                None => check("event-log", None, self.feeds.log.get()),
+            },
             check("files", None, files),
         ]
     }
@@ -133,7 +124,7 @@ impl Board {
 
 fn alive(name: &str, pulse: &Pulse, what: &str, fault: Option<String>) -> Check {
     let age = pulse.age();
-    let stale = || format!("{what} has not moved for {} seconds", age.as_secs());
+    let stale = || format!("{what} has not responded for {} seconds", age.as_secs());
     check(name, Some(age.as_secs_f64()), fault.or_else(|| (age >= STALE).then(stale)))
 }
 

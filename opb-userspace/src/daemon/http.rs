@@ -17,25 +17,23 @@ use axum::{
 };
 use hyper::body::Bytes;
 use nix::unistd::gethostname;
-use serde::Deserialize;
 use tokio::{net::TcpListener, sync::watch, time::sleep};
 use tracing::{info, warn};
 
 use super::{
     enforcer::Enforcer,
+    form::{Form, FormError},
     health::Board,
     i18n::Texts,
-    page::{self, FormError, PageResult},
-    serve::{self, Caller, Crowd, Limits, Rate, Refusals},
+    limits::{Limits, RefusedRequests},
+    page::{self, PageResult},
+    serve::{self, Caller, Crowd, Rate},
     worker::Worker,
 };
-use crate::api::{
-    explain::{Flags, Query},
-    status::State as Health,
-};
+use crate::api::status::State as Health;
 use crate::{explain::QueryError, telemetry::metrics};
 
-/// The pause before an address that is taken is tried again.
+/// The pause before the next attempt to bind an address that is in use.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Only content of this listener, and nothing inline.
@@ -51,7 +49,7 @@ struct App {
     metrics: Arc<Fresh<Result<Bytes, (StatusCode, String)>>>,
 }
 
-/// An answer that is made at most once in [`Fresh::FOR`], however many ask for it.
+/// A cached response, made at most once in [`Fresh::FOR`].
 struct Fresh<T>(Mutex<Option<(Instant, T)>>);
 
 impl<T> Default for Fresh<T> {
@@ -83,7 +81,7 @@ const LIMITS: Limits = Limits {
     request: Duration::from_secs(10),
     stall: Duration::from_secs(10),
 };
-/// Requests for the page per second, and in a burst: it sends three every few seconds.
+/// Requests for the page per second, and in a burst. A page sends three every few seconds.
 const ASKED: (u32, u32) = (100, 200);
 /// Explanations per second, and in a burst.
 const EXPLAINED: (u32, u32) = (20, 40);
@@ -99,8 +97,8 @@ impl Caller for SocketAddr {
     }
 }
 
-/// Listens at `address`, if there is one, as long as the process lives. If the address is taken,
-/// the daemon filters all the same, and tries again.
+/// Listens at `address`, if there is one, as long as the process lives. While the address is in
+/// use, the daemon filters, and tries again every second.
 pub(super) fn start(
     address: Option<SocketAddr>,
     names: Vec<String>,
@@ -108,7 +106,7 @@ pub(super) fn start(
     board: Board,
 ) {
     let Some(address) = address else { return };
-    let refusals = Arc::clone(&board.refusals);
+    let refused = Arc::clone(&board.refused);
     let app = app(enforcer, board, names);
     tokio::spawn(async move {
         let mut complained = false;
@@ -127,12 +125,12 @@ pub(super) fn start(
         let caller = |_: &_, address: &SocketAddr| *address;
         // The listener only reads: the daemon does not wait for its end.
         let (_never, stop) = watch::channel(false);
-        serve::serve(listener, LIMITS.within_descriptors(), refusals, caller, app, stop).await;
+        serve::serve(listener, LIMITS.within_descriptors(), refused, caller, app, stop).await;
     });
 }
 
 pub(super) fn app(enforcer: Worker<Enforcer>, board: Board, names: Vec<String>) -> Router {
-    let asked = Asked { rate: Rate::new(ASKED.0, ASKED.1), refusals: Arc::clone(&board.refusals) };
+    let asked = Asked { rate: Rate::new(ASKED.0, ASKED.1), refused: Arc::clone(&board.refused) };
     let explained = Arc::new(Rate::new(EXPLAINED.0, EXPLAINED.1));
     let app = App { enforcer, board, explained, health: Arc::default(), metrics: Arc::default() };
     let page = Router::new()
@@ -142,7 +140,7 @@ pub(super) fn app(enforcer: Worker<Enforcer>, board: Board, names: Vec<String>) 
         .route("/style.css", get(async || asset("text/css", include_str!("page/style.css"))))
         .route("/page.js", get(async || asset("text/javascript", include_str!("page/page.js"))))
         .layer(from_fn_with_state(Arc::new(asked), not_too_often));
-    // Without a rate: anybody on this machine could use it up, and then nobody would see what the node does.
+    // Without a rate limit: any local user could exhaust it and blind the monitoring.
     let watched = Router::new().route("/metrics", get(show_metrics)).route("/healthz", get(health));
     page.merge(watched)
         .layer(from_fn_with_state(Arc::new(Names::new(names)), only_by_name))
@@ -150,23 +148,23 @@ pub(super) fn app(enforcer: Worker<Enforcer>, board: Board, names: Vec<String>) 
         .with_state(app)
 }
 
-/// The limit for all clients together.
+/// The rate limit for all clients together.
 struct Asked {
     rate: Rate,
-    refusals: Arc<Refusals>,
+    refused: Arc<RefusedRequests>,
 }
 
 async fn not_too_often(State(asked): State<Arc<Asked>>, request: Request, next: Next) -> Response {
     if asked.rate.allows() {
         return next.run(request).await;
     }
-    asked.refusals.count(LIMITS.name, "rate");
+    asked.refused.count(LIMITS.name, "rate");
     (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")]).into_response()
 }
 
-/// The accepted host names. A foreign web page can make its own name resolve to our address and
-/// have a browser inside the network read our answers (DNS rebinding); such a browser sends the
-/// foreign name.
+/// The accepted host names. A web page elsewhere can make its own name resolve to our address and
+/// have a browser inside the network read our answers (DNS rebinding). Such a browser sends that
+/// name.
 struct Names(Vec<String>);
 
 impl Names {
@@ -196,9 +194,7 @@ async fn only_by_name(State(names): State<Arc<Names>>, request: Request, next: N
     if names.allow(&host) {
         return next.run(request).await;
     }
-    let text = format!(
-        "opb does not answer to the name {host:?}: list it under `http-names` in the node file\n"
-    );
+    let text = format!("unknown host name {host:?}: list it under `http-names` in the node file\n");
     (StatusCode::MISDIRECTED_REQUEST, text).into_response()
 }
 
@@ -235,7 +231,7 @@ async fn show_metrics(State(app): State<App>) -> Response {
 
 /// 200 while the state is `enforcing`, otherwise 503 with the problems.
 async fn health(State(app): State<App>) -> Response {
-    let look = || match app.board.status() {
+    let render = || match app.board.status() {
         Some(status) if matches!(status.state, Health::Enforcing) => {
             (StatusCode::OK, Bytes::from_static(b"enforcing\n"))
         }
@@ -247,37 +243,8 @@ async fn health(State(app): State<App>) -> Response {
         }
         None => (StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"starting\n")),
     };
-    let (status, text) = app.health.get(look);
+    let (status, text) = app.health.get(render);
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
-}
-
-/// The fields of the form. Text, because the page itself shows what is wrong.
-#[derive(Debug, Default, Deserialize)]
-struct Form {
-    #[serde(default)]
-    lang: String,
-    #[serde(default)]
-    src: String,
-    #[serde(default)]
-    dst: String,
-    #[serde(default)]
-    dport: String,
-}
-
-impl Form {
-    fn query(&self) -> Result<Query, FormError> {
-        let dport = Some(self.dport.trim()).filter(|port| !port.is_empty());
-        Ok(Query {
-            src: self.src.trim().parse().map_err(|_| FormError::Source)?,
-            dst: self.dst.trim().parse().map_err(|_| FormError::Destination)?,
-            sport: None,
-            dport: dport.map(|port| port.parse().map_err(|_| FormError::Port)).transpose()?,
-            flags: Flags::default(),
-            direction: opb_common::outcome::Direction::Upstream,
-            outer_src: None,
-            outer_dst: None,
-        })
-    }
 }
 
 async fn show(
@@ -285,18 +252,16 @@ async fn show(
     headers: HeaderMap,
     Parameters(form): Parameters<Form>,
 ) -> Response {
-    let texts = words(&form, &headers);
+    let texts = texts(&form, &headers);
     let answer = if form.src.is_empty() && form.dst.is_empty() {
         PageResult::Unasked
     } else {
         match form.query() {
             Err(error) => PageResult::Invalid(error),
             Ok(_) if !app.explained.allows() => {
-                app.board.refusals.count(LIMITS.name, "rate");
-                let text = format!(
-                    "too many requests: at most {} questions per second are answered\n",
-                    EXPLAINED.0
-                );
+                app.board.refused.count(LIMITS.name, "rate");
+                let text =
+                    format!("too many requests: at most {} explanations per second\n", EXPLAINED.0);
                 let wait = [(header::RETRY_AFTER, "1")];
                 return (StatusCode::TOO_MANY_REQUESTS, wait, text).into_response();
             }
@@ -314,19 +279,19 @@ async fn show(
     Html(page.into_string()).into_response()
 }
 
-/// The part that scripts fetch again and again.
+/// The part of the page that its script refreshes.
 async fn live(
     State(app): State<App>,
     headers: HeaderMap,
     Parameters(form): Parameters<Form>,
 ) -> Response {
     let status = app.board.status();
-    let part = page::live(words(&form, &headers), status.as_ref(), &app.board.telemetry);
+    let part = page::live(texts(&form, &headers), status.as_ref(), &app.board.telemetry);
     Html(part.into_string()).into_response()
 }
 
-/// The requested language, or that of the browser.
-fn words(form: &Form, headers: &HeaderMap) -> &'static Texts {
+/// The texts in the requested language, or in that of the browser.
+fn texts(form: &Form, headers: &HeaderMap) -> &'static Texts {
     let accepts = headers.get(header::ACCEPT_LANGUAGE).and_then(|it| it.to_str().ok());
     match (form.lang.as_str(), accepts) {
         ("ja", _) => &Texts::JAPANESE,
@@ -372,9 +337,9 @@ mod tests {
         }
     }
 
-    /// A name of ours behind something else, or in front of it, is another name.
+    /// One of our names with a prefix or a suffix is another name.
     #[test]
-    fn a_name_that_only_ends_or_begins_like_ours_is_foreign() {
+    fn a_name_that_only_ends_or_begins_like_ours_is_refused() {
         let names = Names::new(vec!["noc.example.net".to_owned()]);
         for host in [
             "evilnoc.example.net",
@@ -389,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_made_once_in_a_while() {
+    fn an_answer_is_cached_for_a_while() {
         let (kept, mut made) = (Fresh::default(), 0);
         let mut get = || {
             kept.get(|| {

@@ -1,13 +1,13 @@
-//! The words of the status page, in English and in Japanese.
+//! The texts of the status page, in English and Japanese.
 
 use opb_common::outcome::{Reason, Verdict};
 
-use super::page::FormError;
+use super::form::FormError;
 use crate::api::explain::Explanation;
 
 pub(super) struct Texts {
     pub(super) lang: &'static str,
-    /// The other language, and how its own speakers call it.
+    /// The code and the own name of the other language.
     pub(super) other: (&'static str, &'static str),
     pub(super) title: &'static str,
     pub(super) enforcing: &'static str,
@@ -20,7 +20,7 @@ pub(super) struct Texts {
     pub(super) port: &'static str,
     pub(super) ask: &'static str,
     form_errors: FormErrors,
-    /// Before the error of the daemon.
+    /// Precedes an error of the daemon.
     pub(super) failed: &'static str,
     pub(super) unavailable: &'static str,
     pub(super) advice: &'static str,
@@ -45,12 +45,12 @@ pub(super) struct Texts {
     pub(super) counter_columns: [&'static str; 6],
     pub(super) talker_columns: [&'static str; 7],
     pub(super) event_columns: [&'static str; 5],
-    /// Passed, denied, only watched.
+    /// Passed, denied, would be denied.
     pub(super) series: [&'static str; 3],
     answers: &'static Answers,
 }
 
-/// What to enter instead, by [`FormError`].
+/// What to enter, by [`FormError`].
 struct FormErrors {
     source: &'static str,
     destination: &'static str,
@@ -82,7 +82,7 @@ impl Texts {
         }
     }
 
-    /// What to tell the customer: whether the mail passes, and what to do.
+    /// The verdict in a sentence, and the advice for the customer.
     pub(super) fn answer(&self, explained: &Explanation, port: u16) -> [&'static str; 2] {
         let answers = self.answers;
         match (explained.verdict, explained.reason) {
@@ -102,25 +102,30 @@ impl Texts {
         lang: "en",
         other: ("ja", "日本語"),
         title: "Outbound port 25 blocking",
-        enforcing: "Enforcing: every interface that should be covered is.",
+        enforcing: "Enforcing: all configured interfaces are covered.",
         degraded: "Degraded: see the problems below.",
         starting: "Starting.",
         form_title: "Why can't this customer send mail?",
-        form_intro: "Enter the customer's address and that of the mail server. The policy in force answers.",
+        form_intro: "Enter the customer's address and that of the mail server. The policy in \
+            force answers.",
         source: "Customer's IP address",
         destination: "Mail server's IP address",
         port: "Port",
         ask: "Ask",
         form_errors: FormErrors {
-            source: "The customer's address is not an IP address. Enter for example 203.0.113.7 or 2001:db8::7.",
-            destination: "The mail server's address is not an IP address. Enter an address, not a name: for example 198.51.100.25.",
+            source: "The customer's address is not an IP address. Enter for example 203.0.113.7 \
+                or 2001:db8::7.",
+            destination: "The mail server's address is not an IP address. Enter an address, not \
+                a name: for example 198.51.100.25.",
             port: "The port is not a number from 0 to 65535. Mail uses 25.",
-            families: "One address is IPv4, the other IPv6: no packet carries both. Enter two addresses of the same family.",
+            families: "One address is IPv4, the other IPv6: no packet carries both. Enter two \
+                addresses of the same family.",
         },
         failed: "The daemon cannot answer this question:",
-        unavailable: "The daemon cannot answer now: the part that knows the policy has stopped. The filter goes on. Restart opb and ask again.",
+        unavailable: "The daemon cannot answer now: its policy thread has stopped. The kernel \
+            still filters. Restart opb and ask again.",
         advice: "What to tell the customer",
-        steps: "How the verdict came about",
+        steps: "Steps to the verdict",
         interfaces: "Interfaces",
         policy: "Policy",
         generation: "Generation",
@@ -153,15 +158,18 @@ impl Texts {
         answers: &Answers {
             relay: [
                 "This mail passes: the server is a relay designated for this customer.",
-                "Blocking is not the cause. Check the settings of the mail program (server name, SMTP authentication), and whether there is a disruption.",
+                "Blocking is not the cause. Check the settings of the mail program (server name, \
+                 SMTP authentication), and whether there is a disruption.",
             ],
             exempt: [
-                "This mail passes: the customer's address is exempt (for example a fixed IP address).",
+                "This mail passes: the customer's address is exempt (for example a fixed IP \
+                 address).",
                 "Blocking is not the cause. Check the settings of the mail program or server.",
             ],
             unknown: [
-                "This mail passes: the address is in no group that is blocked.",
-                "If the customer connects through another provider, that provider may block port 25: use the submission port, 587, of your mail service.",
+                "This mail passes: the address is not in a blocked group.",
+                "If the customer connects through another provider, that provider may block port \
+                 25: use the submission port, 587, of your mail service.",
             ],
             other_port: [
                 "This passes: the port is not filtered. Web mail is not affected either.",
@@ -169,24 +177,26 @@ impl Texts {
             ],
             submission: [
                 "This passes: the submission port is never blocked.",
-                "This is the right way. SMTP authentication must be switched on in the mail program; otherwise check its other settings.",
+                "This is the right way. SMTP authentication must be switched on in the mail \
+                 program; otherwise check its other settings.",
             ],
             not_syn: [
-                "This packet passes: it belongs to a connection that is open already.",
+                "This packet passes: it belongs to an open connection.",
                 "Blocking is not the cause.",
             ],
             denied: [
-                "This mail is blocked: from a dynamic address, port 25 leads to the provider's own relays only.",
-                "With another provider's mail service: set the mail program to the submission port, 587, with SMTP authentication. With a mail server of one's own: have it send through the provider's relay, or take a fixed IP address. Web mail is not affected.",
+                "This mail is blocked: from a dynamic address, port 25 leads to the provider's \
+                 own relays only.",
+                "With another provider's mail service: set the mail program to the submission \
+                 port, 587, with SMTP authentication. With an own mail server: send through the \
+                 provider's relay, or get a fixed IP address. Web mail is not affected.",
             ],
             watched: [
                 "This mail passes for now, but would be blocked once the group enforces.",
-                "Before that, change to the submission port, 587, with SMTP authentication, or have one's own mail server send through the provider's relay.",
+                "Before that, change to the submission port, 587, with SMTP authentication. With \
+                 an own mail server: send through the provider's relay.",
             ],
-            no_policy: [
-                "Everything passes: no policy is in force.",
-                "Tell the network's operators.",
-            ],
+            no_policy: ["All mail passes: no policy is in force.", "Inform the network operators."],
         },
     };
 
@@ -198,19 +208,25 @@ impl Texts {
         degraded: "一部異常: 下の問題を確認してください。",
         starting: "起動中です。",
         form_title: "このお客さまはなぜメールを送信できないのか",
-        form_intro: "お客さまとメールサーバの IP アドレスを入力してください。現在有効なポリシーで判定します。",
+        form_intro: "お客さまとメールサーバの IP アドレスを入力してください。\
+            現在有効なポリシーで判定します。",
         source: "お客さまの IP アドレス",
         destination: "メールサーバの IP アドレス",
         port: "ポート番号",
         ask: "調べる",
         form_errors: FormErrors {
-            source: "お客さまの IP アドレスが正しくありません。203.0.113.7 や 2001:db8::7 のように入力してください。",
-            destination: "メールサーバの IP アドレスが正しくありません。サーバ名ではなく、198.51.100.25 のように IP アドレスを入力してください。",
-            port: "ポート番号が正しくありません。0 から 65535 までの数字を入力してください (メールは 25 です)。",
-            families: "IPv4 と IPv6 のアドレスが混在しています。両方とも IPv4、または両方とも IPv6 で入力してください。",
+            source: "お客さまの IP アドレスが正しくありません。203.0.113.7 や 2001:db8::7 \
+                のように入力してください。",
+            destination: "メールサーバの IP アドレスが正しくありません。サーバ名ではなく、\
+                198.51.100.25 のように IP アドレスを入力してください。",
+            port: "ポート番号が正しくありません。0 から 65535 までの数字を入力してください \
+                (メールは 25 です)。",
+            families: "IPv4 と IPv6 のアドレスが混在しています。両方とも IPv4、または両方とも \
+                IPv6 で入力してください。",
         },
         failed: "この内容にはお答えできません:",
-        unavailable: "現在お答えできません。ポリシーを管理する処理が停止しています (フィルターは動作を続けています)。opb を再起動してから、もう一度お試しください。",
+        unavailable: "現在お答えできません。ポリシーを管理する処理が停止しています \
+            (フィルターは動作を続けています)。opb を再起動してから、もう一度お試しください。",
         advice: "お客さまへのご案内",
         steps: "判定の経緯",
         interfaces: "インターフェース",
@@ -245,35 +261,47 @@ impl Texts {
         answers: &Answers {
             relay: [
                 "通過します。このお客さまに指定された送信用メールサーバ宛です。",
-                "Outbound Port 25 Blocking の影響ではありません。メールソフトの設定 (サーバ名、SMTP 認証) と、障害情報をご確認ください。",
+                "Outbound Port 25 Blocking の影響ではありません。メールソフトの設定 (サーバ名、\
+                 SMTP 認証) と、障害情報をご確認ください。",
             ],
             exempt: [
                 "通過します。固定 IP アドレスなど、規制の対象外のアドレスです。",
-                "Outbound Port 25 Blocking の影響ではありません。メールソフトやメールサーバの設定をご確認ください。",
+                "Outbound Port 25 Blocking の影響ではありません。\
+                 メールソフトやメールサーバの設定をご確認ください。",
             ],
             unknown: [
                 "通過します。規制の対象となるグループに含まれないアドレスです。",
-                "他社プロバイダの回線をご利用の場合は、そのプロバイダが Port25 を規制している可能性があります。サブミッションポート (Port587) をご利用ください。",
+                "他社プロバイダの回線をご利用の場合は、そのプロバイダが Port25 \
+                 を規制している可能性があります。サブミッションポート (Port587) \
+                 をご利用ください。",
             ],
             other_port: [
                 "通過します。規制の対象ではないポートです。Web メールも影響を受けません。",
-                "Outbound Port 25 Blocking の影響ではありません。メールソフトの設定をご確認ください。",
+                "Outbound Port 25 Blocking の影響ではありません。\
+                 メールソフトの設定をご確認ください。",
             ],
             submission: [
                 "通過します。サブミッションポートは規制されません。",
-                "正しい設定です。メールソフトで SMTP 認証を有効にし、そのほかの設定をご確認ください。",
+                "正しい設定です。メールソフトで SMTP 認証を有効にし、\
+                 そのほかの設定をご確認ください。",
             ],
             not_syn: [
                 "通過します。すでに確立した接続のパケットです。",
                 "Outbound Port 25 Blocking の影響ではありません。",
             ],
             denied: [
-                "遮断されます。動的 IP アドレスからの Port25 は、指定の送信用メールサーバ宛に限られます。",
-                "他社のメールサービスをご利用の場合は、メールソフトでサブミッションポート (Port587) と SMTP 認証を設定してください。ご自身でメールサーバを構築されている場合は、指定の送信用メールサーバを中継する設定にするか、固定 IP アドレスをご利用ください。Web メールは影響を受けません。",
+                "遮断されます。動的 IP アドレスからの Port25 は、\
+                 指定の送信用メールサーバ宛に限られます。",
+                "他社のメールサービスをご利用の場合は、メールソフトでサブミッションポート \
+                 (Port587) と SMTP 認証を設定してください。\
+                 ご自身でメールサーバを構築されている場合は、\
+                 指定の送信用メールサーバを中継する設定にするか、固定 IP \
+                 アドレスをご利用ください。Web メールは影響を受けません。",
             ],
             watched: [
                 "現在は通過しますが、規制の開始後は遮断されます。",
-                "規制の開始までに、サブミッションポート (Port587) と SMTP 認証の設定、または指定の送信用メールサーバを中継する設定への変更をお願いします。",
+                "規制の開始までに、サブミッションポート (Port587) と SMTP 認証の設定、\
+                 または指定の送信用メールサーバを中継する設定への変更をお願いします。",
             ],
             no_policy: [
                 "有効なポリシーがないため、すべて通過します。",

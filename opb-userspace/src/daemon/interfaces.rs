@@ -1,4 +1,4 @@
-//! Which programs the node file wants on which of the interfaces that there are.
+//! The programs that the node file wants on each present interface.
 
 use std::{collections::BTreeMap, io};
 
@@ -9,18 +9,19 @@ use crate::{
     node::{Config, Interface, NamePattern, UnknownSource},
 };
 
-/// What should be covered, and what cannot be because it is not there.
+/// The interfaces to cover, and those that are missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) wanted: Vec<Wanted>,
     /// Interfaces that the node file names and that do not exist.
     pub(crate) missing: Vec<String>,
-    /// What frames start with, by the interface's number. It can change in an interface's life.
+    /// The link type by interface index. It can change while the interface exists.
     pub(crate) links: BTreeMap<u32, Result<LinkType, Unreadable>>,
 }
 
 impl Plan {
-    /// For the interfaces of this network namespace. `/sys/class/net` would show those of whoever mounted it.
+    /// The plan for the interfaces of this network namespace. They come from netlink, because
+    /// `/sys/class/net` shows the namespace in which it was mounted.
     pub(crate) fn current(config: &Config) -> io::Result<Self> {
         let devices = kernel::devices_now()?;
         let names = devices.iter().map(|device| (device.name.as_str(), device.index));
@@ -31,7 +32,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// What the node file wants of every interface that may ever match, in the form of interfaces that do not exist.
+    /// The programs for every entry of the node file, with the index 0: for any interface that may
+    /// match.
     pub(crate) fn rules(config: &Config) -> Vec<Wanted> {
         let interfaces = config.interfaces.iter();
         interfaces.flat_map(|interface| programs(interface, interface.name.as_str(), 0)).collect()

@@ -1,7 +1,7 @@
-//! Tells when interfaces come, go or change.
+//! Notifications when interfaces appear, disappear or change.
 //!
-//! The kernel's messages are only a reason to look: what there is, is always listed anew. A message that got lost because
-//! there were too many is a reason like any other.
+//! The content of the messages is not used: after any of them, all interfaces are listed. So
+//! messages lost to a full buffer do no harm.
 
 use std::{
     io,
@@ -29,12 +29,12 @@ impl Links {
         let socket =
             socket(AddressFamily::Netlink, SockType::Raw, flags, Some(SockProtocol::NetlinkRoute))?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, RTMGRP_LINK))?;
-        // SAFETY: the descriptor goes with its owner, which stays inside and is never exchanged.
+        // SAFETY: `AsyncFd` owns the descriptor and never replaces it.
         let socket = unsafe { AsyncFd::register(socket)? };
         Ok(Self(socket))
     }
 
-    /// Waits until something has happened, and takes in all messages about it.
+    /// Waits for a message, then discards all that have arrived.
     pub(super) async fn changed(&self) -> io::Result<()> {
         let mut ready = self.0.readable().await?;
         let mut buffer = [0; 8192];
@@ -42,7 +42,7 @@ impl Links {
             match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(Errno::ENOBUFS) => {
-                    info!("messages about interfaces were lost: all are listed anew");
+                    info!("messages about interfaces were lost: listing all interfaces");
                 }
                 Err(Errno::EAGAIN) => break ready.clear_ready(),
                 Err(error) => return Err(error.into()),

@@ -1,4 +1,4 @@
-//! Debug lines of the kernel programs, on their way into the log.
+//! Forwards the debug lines of the kernel programs to the log.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::kernel::Logs;
 
-/// Forwards what comes out of each of `logs`, as long as more of them can come.
+/// Forwards the lines of each of `logs`, until the channel closes.
 pub(super) async fn forward_all(mut logs: UnboundedReceiver<Logs>) {
     while let Some(log) = logs.recv().await {
         tokio::spawn(async {
@@ -22,7 +22,7 @@ pub(super) async fn forward_all(mut logs: UnboundedReceiver<Logs>) {
 }
 
 async fn forward(log: Logs) -> io::Result<()> {
-    // SAFETY: the logger owns the file descriptor of its ring buffer, and always names that one.
+    // SAFETY: the logger owns the descriptor of its ring buffer, and never replaces it.
     let mut log = unsafe { AsyncFd::register_with_interest(log, Interest::READABLE)? };
     loop {
         let mut ready = log.readable_mut().await?;

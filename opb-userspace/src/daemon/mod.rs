@@ -1,36 +1,42 @@
 //! The daemon: reads the node file, puts the policy in force, and keeps it there through reloads
 //! and changing interfaces.
 //!
-//! What blocks — compiling, the kernel — is done by [`enforcer`] on a thread of its own, one thing
-//! after the other; files are read by others ([`reader`]), which may hang. The rest of the process
-//! waits for signals, answers on the control socket and on the read-only listener, and reads what
-//! the programs write down ([`observer`]), of which it tells others ([`suspects`]).
+//! [`enforcer`] owns the kernel objects, on a thread of its own, and does one job at a time.
+//! [`reader`] reads files on threads that may hang. The other tasks wait for signals, serve the
+//! control socket ([`control`]) and the read-only listener ([`http`]), read the programs' events
+//! ([`observer`]) and report suspects ([`suspects`]).
 
+mod app;
+mod batches;
 mod body;
 mod changed;
 pub mod control;
 mod enforcer;
 mod event_log;
 mod files;
+mod form;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod health;
 mod http;
+mod i18n;
 pub(crate) mod interfaces;
+mod limits;
 mod links;
+mod load;
 mod logs;
 mod observer;
 mod page;
+mod peer;
+mod pulse;
 mod reader;
-
 mod serve;
 mod socket;
 mod stall;
 mod subscribers;
 mod suspects;
-mod webhook;
 mod threads;
-mod i18n;
+mod webhook;
 mod worker;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
@@ -58,11 +64,12 @@ use crate::{
     telemetry::Telemetry,
 };
 
-/// How often interfaces are compared with what the node file wants.
+/// The interval between comparisons of the interfaces with the node file.
 const RESYNC: Duration = Duration::from_secs(1);
-/// Name servers that answer with other addresses each time keep the enforcer busy for at most so large a part of the time.
+/// DNS answers may keep the enforcer busy for one part in so many of the time, even if name servers
+/// change their addresses each time.
 const SHARE: u32 = 10;
-/// Answers that make one image.
+/// The most DNS answers in one image.
 const TOGETHER: usize = 1024;
 /// How long requests may take to end once the daemon stops.
 const DRAIN: Duration = Duration::from_millis(800);
@@ -89,11 +96,11 @@ pub enum Error {
     #[error(transparent)]
     Worker(#[from] worker::WorkerDied),
     #[error(transparent)]
-    Hang(#[from] reader::Hang),
+    Hang(#[from] load::Hang),
 }
 
-/// Enforces what the node file at `path` says until SIGTERM or SIGINT. The kernel goes on enforcing
-/// after that.
+/// Enforces the node file at `path` until SIGTERM or SIGINT. The kernel goes on enforcing after
+/// that.
 pub async fn run(path: PathBuf) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
     let started = tokio::select! {
@@ -104,11 +111,11 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
     let mut daemon = match started {
         Ok(daemon) => daemon,
         Err(name) => {
-            info!("{name}: stopping before anything was changed, or in the middle of it");
+            info!("{name}: stopping during the start");
             return Ok(());
         }
     };
-    // Whatever the daemon waits for, it can be told to stop.
+    // A signal stops the daemon, whatever it is waiting for.
     let end = tokio::select! {
         biased;
         name = signals.stop() => {
@@ -121,16 +128,16 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
     end.inspect_err(|_| error!("the kernel goes on enforcing"))
 }
 
-/// Everything that runs.
+/// The running daemon.
 struct Daemon {
     enforcer: Worker<Enforcer>,
     links: Links,
     answers: mpsc::UnboundedReceiver<(String, DnsAnswer)>,
-    /// Answers wait until then.
+    /// DNS answers wait until then.
     next_answers: Instant,
     resync: Interval,
-    /// The kernel's messages about interfaces cannot be read just now.
-    blind: bool,
+    /// The kernel's messages about interfaces cannot be read at the moment.
+    links_failed: bool,
     telemetry: Arc<Telemetry>,
     server: JoinHandle<()>,
     stop: watch::Sender<bool>,
@@ -142,10 +149,9 @@ impl Daemon {
         let hangups = signal(SignalKind::hangup()).map_err(Error::Signals)?;
         let reader = Reader::new(path);
         let config = reader.config().await?.map_err(Error::Config)?;
-        // Before anything is touched in the kernel: that another daemon is at work must not come
-        // out halfway.
+        // Before any change in the kernel, so that a second daemon fails here.
         let (socket, listener) = Socket::bind(&config.control, socket::group().await)?;
-        // So must most mistakes, which are in the files.
+        // Also before any change: most errors are in the files.
         let loaded = reader.policy(config.clone()).await?.map_err(LoadError::from)?;
 
         let (status, reports) = watch::channel(None);
@@ -153,7 +159,7 @@ impl Daemon {
         tokio::spawn(logs::forward_all(lines));
         let (hosts, tasks) = watch::channel(resolver::Task::default());
         let channels = Channels { status, logs, hosts };
-        // Before interfaces are listed for the first time: what comes later is told.
+        // Before interfaces are first listed, so that no later change is missed.
         let links = Links::new().map_err(Error::Links)?;
         let enforcer = Worker::start(move || Enforcer::start(loaded, channels)).await??;
         let (resolved, answers) = mpsc::unbounded_channel();
@@ -168,7 +174,7 @@ impl Daemon {
             enforcer: enforcer.pulse().clone(),
             feeds,
             reader,
-            refusals: Arc::default(),
+            refused: Arc::default(),
         };
         let (stop, stopped) = watch::channel(false);
         http::start(config.http, config.http_names, enforcer.clone(), board.clone());
@@ -181,7 +187,7 @@ impl Daemon {
             answers,
             next_answers: Instant::now(),
             resync,
-            blind: false,
+            links_failed: false,
             telemetry,
             server,
             stop,
@@ -189,24 +195,24 @@ impl Daemon {
         })
     }
 
-    /// Ends with an error alone.
+    /// Works until an error.
     async fn work(&mut self) -> Error {
         loop {
-            // The resync comes before the links: in a storm of interfaces, there is always something new of these.
+            // The resync comes before the links, which always have news in a storm of interfaces.
             let next = tokio::select! {
                 biased;
                 ended = &mut self.server => {
                     let ended = ended.map_or_else(io::Error::other, |()| {
-                        io::Error::other("it stopped listening")
+                        io::Error::other("the listener ended")
                     });
                     return Error::Serve(ended);
                 }
                 _ = self.resync.tick() => Event::Resync,
-                changed = self.links.changed(), if !self.blind => {
+                changed = self.links.changed(), if !self.links_failed => {
                     if let Err(error) = changed {
-                        // The resync follows, within a second.
+                        // The resync tries again within a second.
                         warn!("changes of interfaces cannot be followed: {error}");
-                        self.blind = true;
+                        self.links_failed = true;
                         continue;
                     }
                     Event::Links
@@ -218,7 +224,7 @@ impl Daemon {
             let start = Instant::now();
             let done = match next {
                 Event::Resync => {
-                    self.blind = false;
+                    self.links_failed = false;
                     self.enforcer.call(Enforcer::resync).await
                 }
                 Event::Links => self.enforcer.call(Enforcer::follow_interfaces).await,
@@ -228,8 +234,8 @@ impl Daemon {
                     done
                 }
             };
-            if let Err(gone) = done {
-                return gone.into();
+            if let Err(died) = done {
+                return died.into();
             }
         }
     }
@@ -243,14 +249,15 @@ impl Daemon {
     }
 }
 
-/// What the daemon reacts to.
+/// The events that the daemon reacts to.
 enum Event {
     Resync,
     Links,
     Resolved(Vec<(String, DnsAnswer)>),
 }
 
-/// Waits until `from`, and then for answers. Returns all that are there, or `None` once nobody resolves any more.
+/// Waits until `from`, and then for answers. Returns all that have arrived, or `None` once the
+/// resolver has ended.
 async fn next_answers(
     answers: &mut mpsc::UnboundedReceiver<(String, DnsAnswer)>,
     from: Instant,
@@ -273,7 +280,7 @@ impl Signals {
         })
     }
 
-    /// Waits until somebody wants the daemon to stop.
+    /// Waits for SIGTERM or SIGINT, and returns its name.
     async fn stop(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

@@ -18,10 +18,10 @@ use crate::{
     telemetry::{Telemetry, privacy::Privacy},
 };
 
-/// How often counters and talkers are read.
-const LOOK: Duration = Duration::from_secs(1);
+/// The interval between samples of counters and talkers.
+const SAMPLE: Duration = Duration::from_secs(1);
 
-/// Starts to observe. What cannot be opened is left out with a warning: the filter matters more.
+/// Starts the telemetry. Parts that cannot be opened only cause a warning: the filter matters more.
 pub(super) async fn start(
     enforcer: &Worker<Enforcer>,
     observe: &Observe,
@@ -29,11 +29,11 @@ pub(super) async fn start(
     feeds: &Feeds,
 ) -> Arc<Telemetry> {
     let privacy = Privacy::open(observe.addresses, state).unwrap_or_else(|error| {
-        warn!("the key of the pseudonyms cannot be used, so addresses are not recorded: {error}");
+        warn!("the key of the pseudonyms cannot be used, addresses are not recorded: {error}");
         Privacy::None
     });
     let alarms = Alarms::start(observe.suspect.as_ref());
-    let telemetry = Arc::new(Telemetry::new(observe, privacy, alarms.tallies()));
+    let telemetry = Arc::new(Telemetry::new(observe, privacy, alarms.counts()));
     let Ok(Ok(observations)) = enforcer.call(|it| it.observations()).await else {
         warn!("events and talkers cannot be read");
         feeds.fault.set(Some("events and talkers cannot be read".to_owned()));
@@ -69,11 +69,11 @@ async fn sample_every_second(
     (feeds, log): (Feeds, Arc<EventLog>),
     alarms: Alarms,
 ) {
-    let mut tick = interval(LOOK);
+    let mut tick = interval(SAMPLE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        // Nobody there: the daemon stops.
+        // Without an enforcer, the daemon stops.
         let Ok(sample) = enforcer.call(|it| it.sample()).await else { return };
         let events = telemetry.take_sample(sample, &statistics);
         events.iter().for_each(|event| log.write(event));
@@ -81,7 +81,7 @@ async fn sample_every_second(
             events.into_iter().filter(|event| event.kind == Kind::Suspect).collect();
         for suspect in &suspects {
             let (group, packets) = (&suspect.group, suspect.packets);
-            info!(group, packets, "suspect: a subscriber was denied too often within a minute");
+            info!(group, packets, "suspect: a subscriber has too many denied packets in a minute");
         }
         alarms.raise(&suspects);
         feeds.telemetry.beat();
@@ -94,15 +94,15 @@ async fn drain(
     events: Events,
     log: &EventLog,
 ) -> io::Result<()> {
-    // SAFETY: the ring owns its descriptor, and always names that one.
+    // SAFETY: the ring owns its descriptor, and never replaces it.
     let mut events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE)? };
     loop {
         let mut ready = events.readable_mut().await?;
         while let Some(event) = ready.get_inner_mut().next_event() {
             if !telemetry.knows(&event)
-                && let Ok(slots) = enforcer.call(|it| it.slots()).await
+                && let Ok(group_ids) = enforcer.call(|it| it.group_ids()).await
             {
-                telemetry.learn(slots);
+                telemetry.learn(group_ids);
             }
             log.write(&telemetry.denied(&event));
         }

@@ -1,12 +1,12 @@
 //! The status page, for the network's operators and the support desk. It is complete without
-//! scripts; with them its live part is fetched again every few seconds.
+//! scripts; with them, its live part is refreshed every few seconds.
 
 use std::sync::Arc;
 
 use maud::{DOCTYPE, Markup, html};
 use opb_common::outcome::Verdict;
 
-use super::i18n::Texts;
+use super::{form::FormError, i18n::Texts};
 use crate::api::{
     events::Event, events::Kind, explain::Explanation, status::State, status::Status,
 };
@@ -27,25 +27,15 @@ pub(super) struct Question<'a> {
     pub(super) dport: &'a str,
 }
 
-/// What the page says below its form.
+/// The result below the form.
 pub(super) enum PageResult {
     Unasked,
     Invalid(FormError),
-    /// The daemon cannot answer now.
+    /// The enforcer has died.
     Unavailable,
     /// The daemon refused the question.
     Failed(QueryError),
     Explained(Box<Explanation>),
-}
-
-/// What is wrong in the form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FormError {
-    Source,
-    Destination,
-    Port,
-    /// One address is IPv4, the other IPv6.
-    Families,
 }
 
 pub(super) fn whole(
@@ -68,12 +58,15 @@ pub(super) fn whole(
             body {
                 header {
                     h1 { (texts.title) }
-                    a href={ "/?lang=" (texts.other.0) } lang=(texts.other.0) hreflang=(texts.other.0) { (texts.other.1) }
+                    @let (lang, name) = texts.other;
+                    a href={ "/?lang=" (lang) } lang=(lang) hreflang=(lang) { (name) }
                 }
                 main {
                     (form(texts, question))
                     (answered(texts, question, answer))
-                    p { button type="button" id="pause" data-resume=(texts.resume) hidden { (texts.pause) } }
+                    p {
+                        button type="button" id="pause" data-resume=(texts.resume) hidden { (texts.pause) }
+                    }
                     div id="live" data-lang=(texts.lang) { (live(texts, status, telemetry)) }
                 }
             }
@@ -81,7 +74,7 @@ pub(super) fn whole(
     }
 }
 
-/// The part that scripts fetch again and again.
+/// The part of the page that its script refreshes.
 pub(super) fn live(texts: &Texts, status: Option<&Status>, telemetry: &Telemetry) -> Markup {
     html! {
         (state(texts, status))
@@ -101,9 +94,20 @@ fn form(texts: &Texts, question: &Question<'_>) -> Markup {
             p { (texts.form_intro) }
             form action="/" method="get" {
                 input type="hidden" name="lang" value=(texts.lang);
-                label { (texts.source) input name="src" value=(question.src) required autocomplete="off" spellcheck="false"; }
-                label { (texts.destination) input name="dst" value=(question.dst) required autocomplete="off" spellcheck="false"; }
-                label class="short" { (texts.port) input name="dport" value=(port) inputmode="numeric" autocomplete="off"; }
+                @let addresses = [
+                    (texts.source, "src", question.src),
+                    (texts.destination, "dst", question.dst),
+                ];
+                @for (label, name, value) in addresses {
+                    label {
+                        (label)
+                        input name=(name) value=(value) required autocomplete="off" spellcheck="false";
+                    }
+                }
+                label class="short" {
+                    (texts.port)
+                    input name="dport" value=(port) inputmode="numeric" autocomplete="off";
+                }
                 button type="submit" { (texts.ask) }
             }
         }
@@ -155,7 +159,7 @@ fn state(texts: &Texts, status: Option<&Status>) -> Markup {
     }
 }
 
-/// Bars in SVG. The style sheet has the colours; the text has the numbers, for screen readers.
+/// Bars in SVG. The style sheet has the colours. The text has the numbers, for screen readers.
 fn chart(texts: &Texts, hour: &[Minute]) -> Markup {
     const HEIGHT: u64 = 100;
     let total = |minute: &Minute| minute.passed + minute.denied + minute.watched;
@@ -179,19 +183,30 @@ fn chart(texts: &Texts, hour: &[Minute]) -> Markup {
                 svg viewBox="0 0 600 100" preserveAspectRatio="none" role="img" aria-label=(summary) {
                     @for (index, minute) in hour.iter().enumerate() {
                         @let x = index * 10;
-                        @let denied = height(minute.denied);
-                        @let watched = height(minute.watched);
-                        @let passed = height(minute.passed);
-                        rect class="denied" x=(x) y=(format!("{:.1}", 100.0 - denied)) width="9" height=(format!("{denied:.1}")) {}
-                        rect class="watched" x=(x) y=(format!("{:.1}", 100.0 - denied - watched)) width="9" height=(format!("{watched:.1}")) {}
-                        rect class="passed" x=(x) y=(format!("{:.1}", 100.0 - denied - watched - passed)) width="9" height=(format!("{passed:.1}")) {}
+                        @let [denied, watched, passed] =
+                            [minute.denied, minute.watched, minute.passed].map(height);
+                        @let bars = [
+                            ("denied", denied, denied),
+                            ("watched", watched, denied + watched),
+                            ("passed", passed, denied + watched + passed),
+                        ];
+                        @for (class, height, top) in bars {
+                            @let (y, height) = (format!("{:.1}", 100.0 - top), format!("{height:.1}"));
+                            rect class=(class) x=(x) y=(y) width="9" height=(height) {}
+                        }
                     }
                 }
                 figcaption {
                     span class="axis" { span { (texts.minutes_ago) } span { (texts.now) } }
                     span class="legend" {
-                        @for ((name, sum), class) in texts.series.iter().zip(sums).zip(["passed", "denied", "watched"]) {
-                            span { svg class="key" viewBox="0 0 10 10" aria-hidden="true" { rect class=(class) width="10" height="10" {} } (name) ": " (sum) " " }
+                        @let classes = ["passed", "denied", "watched"];
+                        @for ((name, sum), class) in texts.series.iter().zip(sums).zip(classes) {
+                            span {
+                                svg class="key" viewBox="0 0 10 10" aria-hidden="true" {
+                                    rect class=(class) width="10" height="10" {}
+                                }
+                                (name) ": " (sum) " "
+                            }
                         }
                     }
                 }

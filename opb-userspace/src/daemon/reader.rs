@@ -1,13 +1,12 @@
-//! Reads the files of the policy on threads of their own: a file system that hangs keeps a thread,
-//! and nothing else.
+//! Reads the policy files on threads of their own, so that a file system that hangs blocks only
+//! such a thread.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use jiff::Timestamp;
 use tokio::{
     signal::unix::Signal,
     sync::Mutex,
@@ -18,54 +17,38 @@ use tracing::error;
 use super::{
     changed::Changed,
     enforcer::{Asked, BuildError, Enforcer, Next, ReloadError},
-    files::{Stamps, Watch, look},
-    threads::{GivenUp, Threads},
+    files::{Stamps, sample},
+    load::{Hang, Loaded, load},
+    threads::Threads,
     worker::{Worker, WorkerDied},
 };
 use crate::api::reload::{Preview, ReloadOutcome, Trigger};
-use crate::{
-    document::Diagnostics,
-    node::{Config, PolicySource},
-    policy::Policy,
-};
+use crate::{document::Diagnostics, node::Config};
 
 /// How long reading may take. A policy of a million prefixes takes a second.
 const LIMIT: Duration = Duration::from_secs(30);
 /// The limit while another read hangs, and for stamps of files.
 const SHORT: Duration = Duration::from_secs(5);
 
-/// The interval between two looks at watched files.
-const LOOK: Duration = Duration::from_secs(1);
-/// The interval while the files do not answer: each look may keep a thread.
+/// The interval between samples of watched files.
+const SAMPLE: Duration = Duration::from_secs(1);
+/// The interval while the file system hangs: each sample may keep a thread.
 const REST: Duration = Duration::from_secs(30);
 
-/// Reads the node file at `path` and the files that it names. Clones share the threads, and so know
-/// which hang.
+/// Reads the node file at `path` and the files that it names. Clones share the threads and their
+/// state.
 #[derive(Clone)]
 pub(super) struct Reader {
     path: PathBuf,
     threads: Threads,
     /// Threads that compile policies.
     compiling: Threads,
-    /// One reload after the other: files that are read later come into force later.
+    /// One reload after the other, so that files come into force in the order in which they are
+    /// read.
     turn: Arc<Mutex<()>>,
     /// One preview after the other: each holds a whole policy in memory.
     previews: Arc<Mutex<()>>,
 }
-
-/// The content of the files.
-pub(super) struct Loaded {
-    pub(super) config: Config,
-    pub(super) files: Arc<Policy>,
-    /// The digest of the policy, computed here because it takes long.
-    pub(super) digest: [u8; 16],
-    pub(super) watch: Watch,
-}
-
-/// The files do not answer.
-#[derive(Debug, thiserror::Error)]
-#[error("the files cannot be read (does their file system hang?)")]
-pub struct Hang(#[from] GivenUp);
 
 impl Reader {
     pub(super) fn new(path: PathBuf) -> Self {
@@ -95,20 +78,20 @@ impl Reader {
         Ok(self.threads.run(LIMIT, move || load(&path, SystemTime::now(), config)).await?)
     }
 
-    /// Everything, or why it is not valid.
+    /// The node file and its policy, or why they are not valid.
     async fn load(&self) -> Result<Loaded, ReloadError> {
         let path = self.path.clone();
         let work = move || {
             let started = SystemTime::now();
             Config::load(&path).and_then(|config| load(&path, started, config))
         };
-        // A file system that hangs hardly answers because of another request.
+        // A hung file system is unlikely to answer one more request.
         let limit = if self.hangs() { SHORT } else { LIMIT };
-        Ok(self.threads.run(limit, work).await.map_err(Hang)??)
+        Ok(self.threads.run(limit, work).await.map_err(Hang::from)??)
     }
 
-    /// Reads the files and puts them in force. A reload that has begun goes on to its end when the
-    /// caller drops this future, as a client does that hangs up. One that waits for its turn does
+    /// Reads the files and puts them in force. If the caller drops this future, as happens when a
+    /// client hangs up, a reload that has begun still completes. One that waits for its turn does
     /// not begin.
     pub(super) async fn reload(
         &self,
@@ -124,7 +107,7 @@ impl Reader {
         .await
     }
 
-    /// The slow parts run here, while the enforcer goes on.
+    /// Runs the slow parts here, so that the enforcer stays available.
     async fn reload_now(
         &self,
         enforcer: &Worker<Enforcer>,
@@ -144,8 +127,8 @@ impl Reader {
         }
     }
 
-    /// Returns what a reload would change. Clients wait for each other, and one that hangs up while its preview is made
-    /// does not let the next one begin.
+    /// Returns what a reload would change. Clients wait for each other. If one hangs up, its
+    /// preview still completes before the next begins.
     pub(super) async fn preview(
         &self,
         enforcer: &Worker<Enforcer>,
@@ -174,38 +157,25 @@ impl Reader {
         })
     }
 
-    /// The present stamps of the files. `None` if they do not answer.
-    pub(super) async fn look(&self, paths: Vec<PathBuf>) -> Option<Stamps> {
-        self.threads.run(SHORT, move || look(&paths)).await.ok()
+    /// The current stamps of the files. `None` if reading them timed out.
+    pub(super) async fn sample(&self, paths: Vec<PathBuf>) -> Option<Stamps> {
+        self.threads.run(SHORT, move || sample(&paths)).await.ok()
     }
 }
 
-/// Runs `work` in a task of its own, which ends when the work does, whoever still waits for it.
+/// Runs `work` to its end in a task of its own, even if the caller is dropped.
 async fn to_its_end<R: Send + 'static>(
     work: impl Future<Output = Result<R, WorkerDied>> + Send + 'static,
 ) -> Result<R, WorkerDied> {
-    // A task ends without a result when the runtime stops.
+    // The task has no result if the runtime stops.
     tokio::spawn(work).await.unwrap_or(Err(WorkerDied))
-}
-
-pub(super) fn load(
-    path: &Path,
-    started: SystemTime,
-    config: Config,
-) -> Result<Loaded, Diagnostics> {
-    let PolicySource::Path(policy) = &config.policy;
-    let files = Policy::load_within(std::slice::from_ref(policy), config.limits)?;
-    let mut paths = vec![path.to_owned(), policy.clone()];
-    paths.extend(files.files.iter().cloned());
-    let digest = files.digest_at(Timestamp::now());
-    Ok(Loaded { watch: Watch::new(paths, started), config, files: Arc::new(files), digest })
 }
 
 /// Reloads after each hangup signal, and when watched files have changed. Ends with the enforcer.
 pub(super) async fn follow(reader: Reader, enforcer: Worker<Enforcer>, mut hangups: Signal) {
-    let mut tick = interval(LOOK);
+    let mut tick = interval(SAMPLE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // No look before then, after one that hung.
+    // After a sample that hung, the next one waits until then.
     let mut rest = Instant::now();
     loop {
         let trigger = tokio::select! {
@@ -220,10 +190,10 @@ pub(super) async fn follow(reader: Reader, enforcer: Worker<Enforcer>, mut hangu
                 }
                 let Ok(watched) = enforcer.call(|it| it.watched()).await else { return };
                 let Some(paths) = watched else { continue };
-                let Some(stamps) = reader.look(paths).await else {
+                let Some(stamps) = reader.sample(paths).await else {
                     rest = Instant::now() + REST;
-                    error!("the files do not answer: does their file system hang? \
-                            What is in force stays in force");
+                    error!("the files cannot be read (does their file system hang?): \
+                            the policy in force stays");
                     continue;
                 };
                 match enforcer.call(|it| it.observe_files(stamps)).await {

@@ -1,14 +1,13 @@
-//! HTTP with a price for everything: how many connections there are, how long and how large a request may be, and how long
-//! somebody may take to read the answer. docs/operations.md has the numbers.
+//! HTTP with limits: the number of connections, the size and the duration of requests, and the time
+//! to read the answer. docs/operations.md has the numbers.
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use axum::{
@@ -24,89 +23,27 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use nix::sys::resource::{Resource, getrlimit};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
     time::timeout,
 };
 
-use super::{body::Timely, stall::Stall};
+use super::{
+    body::Timely,
+    limits::{Limits, RefusedRequests},
+    stall::Stall,
+};
 
-/// What a listener allows.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    /// Of the listener, in metrics.
-    pub(super) name: &'static str,
-    /// At a time. With one more, that goes which has been without a request for longest.
-    pub(super) connections: usize,
-    /// The same for one [`Crowd`].
-    pub(super) of_one: usize,
-    /// Connections beyond these, for callers that are in no crowd.
-    pub(super) reserve: usize,
-    /// Bytes of request line and headers.
-    pub(super) head: usize,
-    /// To send them; also how long a connection may be without a request.
-    pub(super) head_time: Duration,
-    /// To send a body, and a second more for each 4 MiB of it.
-    pub(super) body_time: Duration,
-    /// For a request as a whole, from the end of its headers to the beginning of the answer.
-    pub(super) request: Duration,
-    /// In which the other end must take in some of the answer.
-    pub(super) stall: Duration,
-}
-
-/// Fields of a request.
+/// The most header fields of a request.
 const HEADERS: usize = 64;
-/// Descriptors that connections leave for everything else: each program instance has about 14, and there may be 16.
-const RESERVED: u64 = 256;
-/// Connections that are possible however few descriptors there are.
-const FEWEST: usize = 4;
 
-impl Limits {
-    /// With no more connections than a quarter of the descriptors that there are room for.
-    #[must_use]
-    pub(super) fn within_descriptors(mut self) -> Self {
-        if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
-            let room = usize::try_from(soft.saturating_sub(RESERVED) / 4).unwrap_or(usize::MAX);
-            self.connections = self.connections.min(room.max(FEWEST));
-            self.of_one = self.of_one.min(self.connections);
-        }
-        self
-    }
-}
-
-/// What has been refused since the daemon started.
-#[derive(Debug)]
-pub(super) struct Refusals(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
-
-/// Zeros are shown, too: an alert can tell the first refusal from a metric that has just appeared.
-impl Default for Refusals {
-    fn default() -> Self {
-        let reasons = ["crowded", "deadline", "full", "lists", "malformed", "rate", "slow"];
-        let of = |listener| reasons.map(|why| ((listener, why), 0));
-        Self(Mutex::new(["control", "http"].into_iter().flat_map(of).collect()))
-    }
-}
-
-impl Refusals {
-    pub(super) fn count(&self, listener: &'static str, why: &'static str) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry((listener, why)).or_default() += 1;
-    }
-
-    pub(super) fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.iter().map(|(&(listener, why), &count)| (listener, why, count)).collect()
-    }
-}
-
-/// Whose connections are counted together.
+/// Callers whose connections count together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Crowd {
-    /// An IPv4 address, or the /64 of an IPv6 address: whoever has one address of it has them all.
+    /// An IPv4 address, or the /64 of an IPv6 address, since one host can use all of a /64.
     Address(IpAddr),
-    /// Number of a user.
+    /// The id of a user.
     User(u32),
 }
 
@@ -119,19 +56,20 @@ impl Crowd {
     }
 }
 
-/// Who is at the other end: a crowd for the limit, and what requests are told by [`ConnectInfo`].
+/// The other end of a connection. Handlers get it as [`ConnectInfo`].
 pub(super) trait Caller: Clone + Send + Sync + 'static {
-    /// `None` for those who must find a seat whatever others do.
+    /// The crowd for the limits. `None` for callers that may use the reserve.
     fn crowd(&self) -> Option<Crowd>;
-    /// May take a moment. Not asked for before the connection has its place.
+    /// Looks up the caller's name, which may take a moment. Called after the connection is
+    /// admitted.
     fn identify(self) -> impl Future<Output = Self> + Send;
 }
 
-/// Answers at `listener` until `stop` says so or is gone, and then until the requests under way are answered.
+/// Serves `listener` until `stop` is true or closed, then completes the requests under way.
 pub(super) async fn serve<L: Listener, C: Caller>(
     mut listener: L,
     limits: Limits,
-    refusals: Arc<Refusals>,
+    refused: Arc<RefusedRequests>,
     caller: impl Fn(&L::Io, &L::Addr) -> C,
     app: Router,
     mut stop: watch::Receiver<bool>,
@@ -146,50 +84,50 @@ pub(super) async fn serve<L: Listener, C: Caller>(
         };
         while tasks.try_join_next().is_some() {}
         let caller = caller(&io, &address);
-        let place = match open.admit(&limits, caller.crowd()) {
-            Ok((place, evicted)) => {
+        let permit = match open.admit(&limits, caller.crowd()) {
+            Ok((permit, evicted)) => {
                 if evicted {
-                    refusals.count(limits.name, "crowded");
+                    refused.count(limits.name, "crowded");
                 }
-                place
+                permit
             }
             Err(Full) => {
-                refusals.count(limits.name, "full");
+                refused.count(limits.name, "full");
                 continue;
             }
         };
-        let (app, stop, refusals) = (app.clone(), stop.clone(), Arc::clone(&refusals));
+        let (app, stop, refused) = (app.clone(), stop.clone(), Arc::clone(&refused));
         tasks.spawn(async move {
             let caller = caller.identify().await;
             let io = Stall::new(io, limits.stall);
-            connection(io, place, limits, &refusals, caller, app, stop).await;
+            connection(io, permit, limits, &refused, caller, app, stop).await;
         });
     }
     while tasks.join_next().await.is_some() {}
 }
 
-/// Serves one connection alone.
+/// Serves a single connection.
 #[cfg(fuzzing)]
 pub(super) async fn one<Io, C: Caller>(io: Io, limits: Limits, caller: C, app: Router)
 where
     Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let Ok((place, _)) = Arc::new(Open::default()).admit(&limits, None) else { return };
+    let Ok((permit, _)) = Arc::new(Open::default()).admit(&limits, None) else { return };
     let (_never, stop) = watch::channel(false);
     let io = Stall::new(io, limits.stall);
-    connection(io, place, limits, &Arc::default(), caller.identify().await, app, stop).await;
+    connection(io, permit, limits, &Arc::default(), caller.identify().await, app, stop).await;
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // Nobody there who could say so: then it is time, too.
+    // A closed channel means stop, too.
     drop(stop.wait_for(|stop| *stop).await);
 }
 
 async fn connection<Io, C: Caller>(
     io: Stall<Io>,
-    place: ConnectionPermit,
+    permit: ConnectionPermit,
     limits: Limits,
-    refusals: &Arc<Refusals>,
+    refused: &Arc<RefusedRequests>,
     caller: C,
     app: Router,
     mut stop: watch::Receiver<bool>,
@@ -197,9 +135,9 @@ async fn connection<Io, C: Caller>(
     Stall<Io>: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let app = TowerToHyperService::new(app);
-    let seat = &place.0;
+    let seat = &permit.0;
     let service = service_fn(|request: Request<Incoming>| {
-        let timely = |body| Timely::new(body, limits, Arc::clone(refusals));
+        let timely = |body| Timely::new(body, limits, Arc::clone(refused));
         let mut request = request.map(|body| Body::new(timely(body)));
         request.extensions_mut().insert(ConnectInfo(caller.clone()));
         let answer = hyper::service::Service::call(&app, request);
@@ -209,7 +147,7 @@ async fn connection<Io, C: Caller>(
             Ok::<Response, std::convert::Infallible>(match answered {
                 Ok(answer) => answer?,
                 Err(_) => {
-                    refusals.count(limits.name, "deadline");
+                    refused.count(limits.name, "deadline");
                     StatusCode::REQUEST_TIMEOUT.into_response()
                 }
             })
@@ -228,8 +166,8 @@ async fn connection<Io, C: Caller>(
         }
     };
     match ended {
-        Err(error) if error.is_timeout() => refusals.count(limits.name, "slow"),
-        Err(error) if error.is_parse() => refusals.count(limits.name, "malformed"),
+        Err(error) if error.is_timeout() => refused.count(limits.name, "slow"),
+        Err(error) if error.is_parse() => refused.count(limits.name, "malformed"),
         Err(_) | Ok(()) => {}
     }
 }
@@ -238,24 +176,25 @@ async fn connection<Io, C: Caller>(
 #[derive(Default)]
 struct Open(Mutex<Vec<Arc<Seat>>>);
 
-/// One of them.
+/// One connection.
 struct Seat {
     crowd: Option<Crowd>,
-    /// Somebody works on a request.
+    /// A request is under way.
     busy: AtomicBool,
-    /// Since when nobody does.
+    /// Since when none is.
     idle: Mutex<Instant>,
     leave: Notify,
 }
 
-/// Every connection is at work.
+/// The limit is reached, and every connection is busy.
 struct Full;
 
-/// A seat, which is free again when this is dropped.
+/// A permit for one connection. Dropping it frees the seat.
 struct ConnectionPermit(Arc<Seat>, Arc<Open>);
 
 impl Open {
-    /// Finds a place, if need be by sending one away that has been without a request for longest. Says whether it was.
+    /// Admits a connection, if necessary by evicting the one that has been idle for longest.
+    /// Returns the permit, and whether one was evicted.
     fn admit(
         self: &Arc<Self>,
         limits: &Limits,
@@ -303,7 +242,7 @@ impl Seat {
         *self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Until the answer is made.
+    /// Marks the seat as busy until the guard is dropped.
     fn busy(&self) -> Busy<'_> {
         self.busy.store(true, Ordering::Release);
         Busy(self)
@@ -325,7 +264,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// So many requests a second, and so many at once after a pause.
+/// A token bucket: a rate limit per second, with bursts.
 pub(super) struct Rate {
     each_second: f64,
     most: f64,
@@ -339,7 +278,7 @@ impl Rate {
         Self { each_second: f64::from(each_second), most, left }
     }
 
-    /// Whether there is room for one more.
+    /// Takes a token. Returns false if there is none.
     pub(super) fn allows(&self) -> bool {
         let mut state = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let (left, since) = *state;
@@ -353,6 +292,8 @@ impl Rate {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const LIMITS: Limits = Limits {
@@ -372,34 +313,34 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_longest_gives_way_and_whoever_works_does_not() {
+    fn the_longest_idle_connection_is_evicted_and_busy_ones_are_not() {
         let open = Arc::new(Open::default());
         let admit = |last| open.admit(&LIMITS, address(last));
         let (first, _) = admit(1).ok().expect("room");
         let (second, evicted) = admit(1).ok().expect("room");
         assert!(!evicted);
         let busy = first.0.busy();
-        let (_third, evicted) = admit(1).ok().expect("one of its own goes");
+        let (_third, evicted) = admit(1).ok().expect("an idle one of the crowd is evicted");
         assert!(evicted && !open.seats().iter().any(|seat| Arc::ptr_eq(seat, &second.0)));
         let _others: Vec<_> = (2..4).map(|last| admit(last).ok().expect("room")).collect();
-        assert!(admit(9).ok().expect("one goes").1);
-        assert!(open.seats().iter().any(|seat| Arc::ptr_eq(seat, &first.0)), "it is at work");
+        assert!(admit(9).ok().expect("an idle one is evicted").1);
+        assert!(open.seats().iter().any(|seat| Arc::ptr_eq(seat, &first.0)), "it is busy");
         drop(busy);
-        // The ninth has gone by itself.
+        // The permit of the ninth was dropped at once.
         assert_eq!(open.seats().len(), 3);
         drop(first);
         assert_eq!(open.seats().len(), 2);
-        let places: Vec<_> = (10..14).map(|last| admit(last).ok().expect("room")).collect();
-        let _busy: Vec<_> = places.iter().map(|(place, _)| place.0.busy()).collect();
-        assert!(admit(1).is_err(), "all of them work");
+        let permits: Vec<_> = (10..14).map(|last| admit(last).ok().expect("room")).collect();
+        let _busy: Vec<_> = permits.iter().map(|(permit, _)| permit.0.busy()).collect();
+        assert!(admit(1).is_err(), "all are busy");
         let (reserved, evicted) = open.admit(&LIMITS, None).ok().expect("the reserve");
         assert!(!evicted);
         let _busy_too = reserved.0.busy();
-        assert!(open.admit(&LIMITS, None).is_err(), "the reserve has its end, too");
+        assert!(open.admit(&LIMITS, None).is_err(), "the reserve is limited, too");
     }
 
     #[test]
-    fn an_ipv6_line_is_one_crowd() {
+    fn an_ipv6_64_is_one_crowd() {
         let crowd = |address: &str| Crowd::at(address.parse().expect("an address"));
         assert_eq!(crowd("2001:db8:0:1::7"), crowd("2001:db8:0:1:ffff::"));
         assert_ne!(crowd("2001:db8:0:1::7"), crowd("2001:db8:0:2::7"));
@@ -407,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_lets_so_many_through() {
+    fn a_rate_allows_a_burst_and_refills() {
         let rate = Rate::new(1, 3);
         assert_eq!((0..10).filter(|_| rate.allows()).count(), 3);
         *rate.left.lock().expect("not poisoned") = (0.0, Instant::now() - Duration::from_secs(2));

@@ -1,4 +1,4 @@
-//! The control socket as a file: who may open it, and whether another daemon has it.
+//! The control socket as a file: its permissions, and a lock against a second daemon.
 
 use std::{
     fs::{self, File, Permissions, TryLockError},
@@ -20,7 +20,7 @@ use crate::private::{self, Access};
 
 const GROUP: &str = "opb";
 
-/// Why there is no control socket.
+/// Why the control socket cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("another daemon answers at {}", path.display())]
@@ -33,15 +33,16 @@ pub enum Error {
     Io { path: PathBuf, source: io::Error },
 }
 
-/// Removes the socket when it is dropped.
+/// The bound socket. Dropping it removes the file.
 pub(super) struct Socket {
     path: PathBuf,
-    /// Held as long as the socket is ours: of two daemons that find a stale socket, one removes that of the other.
+    /// Held as long as the socket is ours. Without it, of two daemons that find a stale socket, one
+    /// would remove the socket of the other.
     _lock: File,
 }
 
-/// The group whose members may use the control socket, if there is one. Whoever knows the groups may be far away (LDAP) and hang:
-/// then the socket is root's alone.
+/// The group whose members may use the control socket, if there is one. If the lookup hangs (LDAP),
+/// only root may use the socket.
 pub(super) async fn group() -> Option<Gid> {
     const PATIENCE: Duration = Duration::from_secs(2);
     let found = Threads::new("groups").run(PATIENCE, || Group::from_name(GROUP)).await;
@@ -60,14 +61,14 @@ fn without_group(error: &str) -> Option<Gid> {
 }
 
 impl Socket {
-    /// Members of `group` may use it, and root.
+    /// Binds the socket at `path`, for root and the members of `group`.
     pub(super) fn bind(path: &Path, group: Option<Gid>) -> Result<(Self, UnixListener), Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         if let Some(directory) = path.parent() {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             private::directory(directory, Access { group }, |found| found.starts_with(name))?;
         }
-        // A file that others could open, they could lock.
+        // If others could open the file, they could lock it.
         let lock = private::file(&with_suffix(path, ".lock"))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -90,12 +91,12 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // The next daemon replaces what is left.
+        // If this fails, the next daemon replaces the file.
         drop(fs::remove_file(&self.path));
     }
 }
 
-/// Listens under another name until the permissions are right, then takes the place of what is there.
+/// Binds under a temporary name, sets the permissions, then renames it to `path`.
 fn listen(path: &Path, group: Option<Gid>) -> io::Result<UnixListener> {
     let draft = with_suffix(path, ".new");
     match fs::remove_file(&draft) {

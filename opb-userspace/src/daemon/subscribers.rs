@@ -1,9 +1,8 @@
 //! Run-time entries in the control API.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{
@@ -19,20 +18,15 @@ use axum::{
     routing::{get, post},
 };
 use http_body_util::BodyExt as _;
-use nix::unistd::{Uid, User};
-use tokio::{
-    net::UnixStream,
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-};
+use tokio::sync::Semaphore;
 
 use super::{
-    control::{self, App, ErrorResponse, How},
-    enforcer::{ChangeError, Enforcer, Waiting},
-    serve::{Caller, Crowd},
-    threads::Threads,
-    worker::{Worker, WorkerDied},
+    app::{App, ErrorResponse, How, LIMITS},
+    enforcer::ChangeError,
+    peer::Peer,
+    serve::{Caller as _, Crowd},
 };
-use crate::api::{entries::Addition, entries::ChangeResponse, entries::Removal, entries::Who};
+use crate::api::{entries::Addition, entries::Removal};
 use crate::{errors::one_line, subscribers::changes::Request};
 
 /// Room for a request with a million entries.
@@ -40,11 +34,9 @@ const LARGEST_BODY: usize = 256 << 20;
 /// Larger requests wait for each other: each is in memory as a whole, and what is read from JSON
 /// takes a multiple of it.
 const LARGE_BODY: u64 = 64 << 10;
-/// Large requests of one user, waiting or under way. A user that sends slowly delays the others by
-/// no more than these.
+/// The most large requests of one user, waiting or under way. A user that sends slowly delays the
+/// others by no more than these.
 const LARGE_OF_ONE: usize = 4;
-/// Kibibytes of all requests that wait for the enforcer. A larger one waits alone.
-const WAITING: u32 = 16 << 10;
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -54,7 +46,7 @@ pub(super) fn routes() -> Router<App> {
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
 }
 
-/// The turn of large requests, and who has such requests, waiting or under way.
+/// The turn of large requests, and the users that have such requests, waiting or under way.
 struct Large {
     turn: Semaphore,
     of: Mutex<Vec<Crowd>>,
@@ -67,7 +59,7 @@ impl Default for Large {
 }
 
 impl Large {
-    /// `None` if the crowd has as many as it may.
+    /// Counts a request. `None` if the crowd has reached its limit.
     fn enter(self: &Arc<Self>, crowd: Crowd) -> Option<Entered> {
         let mut of = self.of();
         if of.iter().filter(|&&it| it == crowd).count() >= LARGE_OF_ONE {
@@ -82,7 +74,7 @@ impl Large {
     }
 }
 
-/// Ends when it is dropped.
+/// A counted request, until it is dropped.
 struct Entered(Arc<Large>, Crowd);
 
 impl Drop for Entered {
@@ -109,7 +101,7 @@ async fn one_large_at_a_time(
         Some(crowd) => match large.enter(crowd) {
             Some(entered) => Some(entered),
             None => {
-                let error = format!("{LARGE_OF_ONE} large requests of this user wait already");
+                let error = format!("too many large requests: at most {LARGE_OF_ONE} per user");
                 return ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error).into_response();
             }
         },
@@ -118,132 +110,19 @@ async fn one_large_at_a_time(
     next.run(request).await
 }
 
-/// Collects requests while the enforcer is busy: one commit and one publication serve all of them.
-/// A client that hangs up leaves its request behind: hence the limit of [`WAITING`].
-#[derive(Clone)]
-pub(super) struct BatchQueue {
-    waiting: Arc<Mutex<Vec<(Waiting, OwnedSemaphorePermit)>>>,
-    room: Arc<Semaphore>,
-}
-
-impl Default for BatchQueue {
-    fn default() -> Self {
-        Self { waiting: Arc::default(), room: Arc::new(Semaphore::new(WAITING as usize)) }
-    }
-}
-
-impl BatchQueue {
-    async fn ask(
-        &self,
-        enforcer: &Worker<Enforcer>,
-        request: Request,
-        confirm: Option<Duration>,
-    ) -> Result<Result<ChangeResponse, ChangeError>, WorkerDied> {
-        let size = u32::try_from(request.size().div_ceil(1024)).unwrap_or(u32::MAX).min(WAITING);
-        let room = Arc::clone(&self.room).acquire_many_owned(size).await.map_err(|_| WorkerDied)?;
-        let (reply, answer) = oneshot::channel();
-        self.lock().push((Waiting { request, confirm, reply }, room));
-        let batches = self.clone();
-        // The first of these jobs serves all waiting requests, the others find none. Nobody waits
-        // for the end of the job: it may answer this request first and serve later ones after it.
-        let job = move |it: &mut Enforcer| {
-            let (waiting, _room): (_, Vec<_>) =
-                std::mem::take(&mut *batches.lock()).into_iter().unzip();
-            it.serve(waiting);
-        };
-        enforcer.post(job).inspect_err(|_| self.lock().clear())?;
-        answer.await.map_err(|_| WorkerDied)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Waiting, OwnedSemaphorePermit)>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The client at the other end of a connection.
-#[derive(Clone)]
-pub(super) struct Peer(pub(super) Arc<Who>, pub(super) Users);
-
-impl Peer {
-    /// Without a name yet.
-    pub(super) fn of(stream: &UnixStream, users: &Users) -> Self {
-        let who = match stream.peer_cred() {
-            Ok(peer) => Who { uid: peer.uid(), pid: peer.pid(), user: None },
-            // Does not happen: the kernel always knows the peer.
-            Err(_) => Who { uid: u32::MAX, pid: None, user: None },
-        };
-        Self(Arc::new(who), users.clone())
-    }
-}
-
-#[cfg(fuzzing)]
-impl Peer {
-    pub(super) fn named(who: Who) -> Self {
-        let users = Users::new();
-        users.lock().insert(who.uid, (who.user.clone(), Instant::now()));
-        Self(Arc::new(who), users)
-    }
-}
-
-impl Caller for Peer {
-    fn crowd(&self) -> Option<Crowd> {
-        let trusted = [0, Uid::effective().as_raw()];
-        Some(self.0.uid).filter(|uid| !trusted.contains(uid)).map(Crowd::User)
-    }
-
-    async fn identify(self) -> Self {
-        let Self(who, users) = self;
-        let user = users.name(who.uid).await;
-        Self(Arc::new(Who { user, ..Who::clone(&who) }), users)
-    }
-}
-
-/// Names by number, and when they were looked up.
-type Known = BTreeMap<u32, (Option<String>, Instant)>;
-
-/// Names of users. A remote directory (LDAP) may hang: then users have numbers only.
-#[derive(Clone)]
-pub(super) struct Users {
-    threads: Threads,
-    known: Arc<Mutex<Known>>,
-}
-
-impl Users {
-    /// The longest wait for a name.
-    const PATIENCE: Duration = Duration::from_secs(1);
-    /// How long a name, or its absence, is cached.
-    const KEPT: Duration = Duration::from_secs(60);
-    /// The most cached names.
-    const MOST: usize = 1024;
-
-    pub(super) fn new() -> Self {
-        Self { threads: Threads::new("users"), known: Arc::default() }
-    }
-
-    async fn name(&self, uid: u32) -> Option<String> {
-        let fresh = |(_, since): &&(Option<String>, Instant)| since.elapsed() < Self::KEPT;
-        if let Some((name, _)) = self.lock().get(&uid).filter(fresh) {
-            return name.clone();
-        }
-        let ask = move || User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
-        let name = self.threads.run(Self::PATIENCE, ask).await.ok().flatten();
-        let mut known = self.lock();
-        if known.len() >= Self::MOST {
-            known.clear();
-        }
-        known.insert(uid, (name.clone(), Instant::now()));
-        name
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-async fn list(State(app): State<App>) -> Result<Response, ErrorResponse> {
-    let Ok(turn) = Arc::clone(&app.lists).try_acquire_owned() else {
-        app.board.refusals.count(control::LIMITS.name, "lists");
-        let error = "other lists are still being sent: ask again";
+async fn list(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Result<Response, ErrorResponse> {
+    let lists = Arc::clone(&app.lists);
+    let turn = match peer.crowd() {
+        // Root has the next turn, so that others cannot keep it from the list.
+        None => lists.acquire_owned().await.ok(),
+        Some(_) => lists.try_acquire_owned().ok(),
+    };
+    let Some(turn) = turn else {
+        app.board.refused.count(LIMITS.name, "lists");
+        let error = "too many lists are being sent: try again";
         return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));
     };
     let response = Json(app.enforcer.call(|it| it.entries()).await?).into_response();
@@ -305,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_user_has_so_many_large_requests() {
+    fn large_requests_of_one_user_are_limited() {
         let (large, one, other) = (Arc::new(Large::default()), Crowd::User(1), Crowd::User(2));
         let mut entered: Vec<_> = (0..LARGE_OF_ONE).map(|_| large.enter(one)).collect();
         assert!(entered.iter().all(Option::is_some) && large.enter(one).is_none());

@@ -47,13 +47,13 @@ enum Error {
     Webhook(#[from] webhook::Error),
 }
 
-/// Where suspects are reported, as the node file has it.
+/// A destination of reports, as in the node file.
 enum Listener {
     Command(PathBuf),
     Webhook(Webhook),
 }
 
-/// The same, ready for reports.
+/// A destination that is ready for reports.
 enum Target {
     Command(PathBuf),
     Webhook(Client),
@@ -73,24 +73,26 @@ impl Alarms {
     }
 
     /// The counts of each queue.
-    pub(super) fn tallies(&self) -> Vec<Arc<Alarm>> {
+    pub(super) fn counts(&self) -> Vec<Arc<Alarm>> {
         self.0.iter().map(|(alarm, _)| Arc::clone(alarm)).collect()
     }
 
-    /// Queues reports. Never waits: what does not fit a queue is dropped and counted.
+    /// Queues reports. Never waits: if a queue is full, the report is dropped and counted.
     pub(super) fn raise(&self, suspects: &[Arc<Event>]) {
         for (alarm, queue) in &self.0 {
-            let mut left_out = 0;
+            let mut dropped = 0;
             for suspect in suspects {
                 alarm.raise();
                 if queue.try_send(Arc::clone(suspect)).is_err() {
-                    alarm.settle(Outcome::LeftOut);
-                    left_out += 1;
+                    alarm.settle(Outcome::Dropped);
+                    dropped += 1;
                 }
             }
-            if left_out > 0 {
+            if dropped > 0 {
                 let name = alarm.name();
-                warn!("{name} is not told of suspects, {left_out} of them: {WAITING} others wait");
+                warn!(
+                    "{name}: {dropped} reports of suspects dropped: its queue of {WAITING} is full"
+                );
             }
         }
     }
@@ -105,17 +107,17 @@ impl Listener {
             Self::Webhook(webhook) => Target::Webhook(Client::open(webhook).await),
         };
         while let Some(suspect) = queue.recv().await {
-            let failure = match timeout(LIMIT, target.tell(&suspect)).await {
+            let failure = match timeout(LIMIT, target.report(&suspect)).await {
                 Ok(Ok(())) => {
-                    alarm.settle(Outcome::Told);
+                    alarm.settle(Outcome::Delivered);
                     continue;
                 }
                 Ok(Err(error)) => one_line(&error),
-                Err(_) => format!("not within {LIMIT:?}"),
+                Err(_) => format!("timed out after {LIMIT:?}"),
             };
             alarm.settle(Outcome::Failed);
             let name = alarm.name();
-            warn!("{name} was not told of a suspect: {failure}");
+            warn!("{name}: a report of a suspect failed: {failure}");
         }
     }
 
@@ -128,7 +130,7 @@ impl Listener {
 }
 
 impl Target {
-    async fn tell(&self, suspect: &Event) -> Result<(), Error> {
+    async fn report(&self, suspect: &Event) -> Result<(), Error> {
         let body = serde_json::to_vec(suspect).map_err(io::Error::from)?;
         match self {
             Self::Command(command) => Ok(run(command, &body).await?),
@@ -159,7 +161,7 @@ async fn run(command: &Path, body: &[u8]) -> io::Result<()> {
         drop(input.write_all(body).await);
     }
     let status = child.wait().await?;
-    // Processes that a finished command leaves behind may go on.
+    // Processes that a finished command has left may continue.
     group.0 = None;
     if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }
 }

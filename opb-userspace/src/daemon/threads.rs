@@ -1,4 +1,5 @@
-//! Work that may never end, such as reading from a file system that hangs: it keeps a thread, and whoever waits for it gives up.
+//! Work that may hang, such as reading from a network file system: it blocks a thread of its own,
+//! and the caller gives up after a while.
 
 use std::{
     sync::{
@@ -11,18 +12,18 @@ use std::{
 
 use tokio::{sync::oneshot, time::timeout};
 
-/// So many threads of a kind may hang. Then no new one is started until one of them ends.
+/// The most hanging threads of a kind. No new one starts until one of them ends.
 const HANGING: usize = 4;
 
-/// A kind of work. Clones count together.
+/// The threads for one kind of work. Clones count together.
 #[derive(Clone)]
 pub(super) struct Threads {
     name: &'static str,
-    /// Threads that have been given up and have not ended.
+    /// Threads that were given up and have not ended.
     hanging: Arc<AtomicUsize>,
 }
 
-/// It has not ended in time, or was not started because too much has not.
+/// The work did not end in time, or did not start because too many threads hang.
 #[derive(Debug, thiserror::Error)]
 #[error("not done within {} seconds", .0.as_secs())]
 pub struct GivenUp(Duration);
@@ -32,7 +33,7 @@ impl Threads {
         Self { name, hanging: Arc::default() }
     }
 
-    /// Whether something hangs now.
+    /// Whether a thread hangs now.
     pub(super) fn hang(&self) -> bool {
         self.hanging.load(Ordering::Acquire) > 0
     }
@@ -51,7 +52,7 @@ impl Threads {
         let body = move || end.send(Some(work()));
         let spawned = thread::Builder::new().name(self.name.to_owned()).spawn(body);
         if spawned.is_err() {
-            // Its end was dropped, and nobody had given it up.
+            // `End` was dropped without being given up, so nothing is counted.
             return Err(GivenUp(limit));
         }
         let mut waiting = Waiting { result, hanging: &self.hanging, answered: false };
@@ -65,7 +66,8 @@ impl Threads {
     }
 }
 
-/// The end of the work: sends the result, or `None` after a panic. Whoever gave the thread up counted it as hanging.
+/// The end of the work: sends the result, or `None` after a panic. If the caller has given up, it
+/// has counted the thread as hanging; this takes it off the count.
 struct End<R> {
     done: Option<oneshot::Sender<Option<R>>>,
     hanging: Arc<AtomicUsize>,
@@ -85,7 +87,7 @@ impl<R> Drop for End<R> {
     }
 }
 
-/// Counts the thread as hanging if whoever waits goes away before its end.
+/// The waiting caller. Counts the thread as hanging if it is dropped before the result.
 struct Waiting<'a, R> {
     result: oneshot::Receiver<Option<R>>,
     hanging: &'a AtomicUsize,
@@ -97,7 +99,7 @@ impl<R> Drop for Waiting<'_, R> {
         if self.answered {
             return;
         }
-        // Counted first, so that the thread finds itself counted when it finds nobody waiting.
+        // Counted first, so that the thread is counted when it finds the channel closed.
         self.hanging.fetch_add(1, Ordering::AcqRel);
         self.result.close();
         if self.result.try_recv().is_ok() {
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_panics_after_it_was_given_up_hangs_no_more() {
+    async fn work_that_panics_after_it_was_given_up_no_longer_counts() {
         let threads = Threads::new("test");
         let (gate, waits) = mpsc::channel::<()>();
         let work = move || {

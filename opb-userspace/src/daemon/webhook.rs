@@ -30,7 +30,7 @@ use tracing::warn;
 
 use crate::{errors::one_line, files, node::Webhook};
 
-/// Bytes of a `ca-file`. The list of all public authorities has a quarter of that.
+/// The most bytes of a `ca-file`. The list of all public authorities takes a quarter of that.
 const CA_FILE: u64 = 1_000_000;
 
 /// A webhook and the certificates that it is verified with.
@@ -43,7 +43,7 @@ enum Tls {
     /// The URL starts with `http://`.
     Off,
     Ready(TlsConnector),
-    /// Why no certificate can be verified. Nothing is sent then.
+    /// Why certificates cannot be verified. Nothing is sent then.
     Failed(String),
 }
 
@@ -65,7 +65,7 @@ pub(super) enum Error {
     Refused(StatusCode),
 }
 
-/// Why the certificates that are trusted cannot be read.
+/// Why the trusted certificates cannot be read.
 #[derive(Debug, thiserror::Error)]
 enum TrustError {
     #[error("`ca-file`")]
@@ -129,7 +129,7 @@ where
     TokioIo<S>: Read + Write,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with this function, whatever the other end does.
+    // Dropped with this function, which ends the connection.
     let mut tasks = JoinSet::new();
     tasks.spawn(connection);
     let answer = sender.send_request(request).await?;
@@ -145,7 +145,7 @@ impl fmt::Display for Client {
 /// Trusts the authorities of the system, and those of `ca_file` as well.
 fn trust(ca_file: Option<&Path>) -> Result<ClientConfig, TrustError> {
     let mut roots = RootCertStore::empty();
-    // Some systems have certificates that no library reads; the others count.
+    // Some systems have certificates that rustls cannot parse; those are skipped.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = ca_file {
         let before = roots.len();
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ca_file_that_is_none_is_refused_with_its_cause() {
+    fn an_invalid_ca_file_is_refused_with_its_cause() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("ca.pem");
         let refusal = || trust(Some(&path)).map(drop).map_err(|error| one_line(&error));

@@ -1,12 +1,12 @@
-//! A thread of its own for work that blocks.
+//! A thread that owns a value and runs jobs on it.
 
 use std::{io, thread};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::health::Pulse;
+use super::pulse::Pulse;
 
-/// Owns a `T` on a thread of its own and does one thing after the other with it.
+/// A handle to a thread that owns a `T` and runs one job at a time on it.
 pub(super) struct Worker<T> {
     jobs: mpsc::UnboundedSender<Job<T>>,
     pulse: Pulse,
@@ -14,13 +14,14 @@ pub(super) struct Worker<T> {
 
 type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
 
-/// The thread has ended, which only a panic on it can do.
+/// The thread has ended, which only happens by a panic.
 #[derive(Debug, thiserror::Error)]
 #[error("the thread that talks to the kernel has ended")]
 pub struct WorkerDied;
 
 impl<T: 'static> Worker<T> {
-    /// Makes the `T` on the new thread. The thread ends when the last clone of the worker is dropped.
+    /// Starts a thread and makes the `T` on it. The thread ends when the last clone of the worker
+    /// is dropped.
     pub(super) async fn start<E: Send + 'static>(
         make: impl FnOnce() -> Result<T, E> + Send + 'static,
     ) -> Result<Result<Self, E>, WorkerDied> {
@@ -30,7 +31,7 @@ impl<T: 'static> Worker<T> {
         let beats = pulse.clone();
         spawn(move || match make() {
             Ok(mut it) => {
-                // Whoever asked may have given up; then the queue is closed, too.
+                // If the caller has given up, the queue is closed, too.
                 let _ = ready.send(Ok(()));
                 beats.beat();
                 while let Some(job) = queue.blocking_recv() {
@@ -44,13 +45,13 @@ impl<T: 'static> Worker<T> {
         Ok(made.await.map_err(|_| WorkerDied)?.map(|()| Self { jobs, pulse }))
     }
 
-    /// One whose thread has ended already.
+    /// A worker whose thread has ended.
     #[cfg(fuzzing)]
-    pub(super) fn gone() -> Self {
+    pub(super) fn dead() -> Self {
         Self { jobs: mpsc::unbounded_channel().0, pulse: Pulse::new() }
     }
 
-    /// Waits for its turn, and for the result.
+    /// Runs `work` on the thread, and returns its result.
     pub(super) async fn call<R: Send + 'static>(
         &self,
         work: impl FnOnce(&mut T) -> R + Send + 'static,
@@ -60,12 +61,12 @@ impl<T: 'static> Worker<T> {
         result.await.map_err(|_| WorkerDied)
     }
 
-    /// When it last finished something. Somebody has to ask something of it for that to be young.
+    /// Beats after each job.
     pub(super) fn pulse(&self) -> &Pulse {
         &self.pulse
     }
 
-    /// Waits for nothing.
+    /// Queues `work`, and does not wait for it.
     pub(super) fn post(
         &self,
         work: impl FnOnce(&mut T) + Send + 'static,

@@ -11,7 +11,8 @@ use crate::{
     policy::{Action, Downstream, Exemption, Group, Matching, Policy, Prefix, RelaySet},
 };
 
-/// A small world, so that random prefixes meet: 203.0.113.0/28 and 2001:db8::/124, relays in 192.0.2.0/29.
+/// Few addresses, so that random prefixes overlap: 203.0.113.0/28 and 2001:db8::/124, relays in
+/// 192.0.2.0/29.
 fn random(seed: &mut fastrand::Rng) -> Policy {
     let mut taken = std::collections::BTreeSet::new();
     let mut prefixes = |seed: &mut fastrand::Rng, network: &str, most: usize| {
@@ -62,7 +63,7 @@ fn random(seed: &mut fastrand::Rng) -> Policy {
     Policy { groups, relays, exemptions, ..Policy::default() }
 }
 
-/// Verdicts on every packet that can make a difference for one subscriber.
+/// Returns the verdicts on every packet that can make a difference for one subscriber.
 fn verdicts(policy: &Policy, image: &Image, subscriber: IpAddr) -> Vec<(Verdict, bool)> {
     let others: Vec<IpAddr> = match subscriber {
         IpAddr::V4(_) => (0..=16).map(|host| [192, 0, 2, host].into()).collect(),
@@ -86,7 +87,8 @@ fn verdicts(policy: &Policy, image: &Image, subscriber: IpAddr) -> Vec<(Verdict,
             let query: Query = serde_json::from_value(query).expect("a query");
             let explained =
                 explain(&query, image, None, policy, Timestamp::now()).expect("one family");
-            // `unknown-source: drop` tells the unknown from the others, on the port that every group has.
+            // `unknown-source: drop` tells unknown subscribers from the others, on the port of every
+            // group.
             let unknown = port == 25 && upstream && explained.reason == Reason::Unknown;
             verdicts.push((explained.verdict, unknown));
         }
@@ -137,10 +139,12 @@ fn relays_and_ranges_are_named() {
         Policy::load(&[path]).expect("valid")
     };
     let old = policy(
-        "{version: 1, relays: {r: {addresses: [192.0.2.1]}}, groups: {a: {prefixes: [203.0.113.0/25, 203.0.113.128/25], relays: [r]}}}",
+        "{version: 1, relays: {r: {addresses: [192.0.2.1]}}, groups: {a: {prefixes: \
+         [203.0.113.0/25, 203.0.113.128/25], relays: [r]}}}",
     );
     let new = policy(
-        "{version: 1, relays: {r: {addresses: [192.0.2.0/31]}}, groups: {b: {prefixes: [203.0.113.0/24], relays: [r]}}, exemptions: [{prefix: 203.0.113.8/32}]}",
+        "{version: 1, relays: {r: {addresses: [192.0.2.0/31]}}, groups: {b: {prefixes: \
+         [203.0.113.0/24], relays: [r]}}, exemptions: [{prefix: 203.0.113.8/32}]}",
     );
     let lines: Vec<_> = (diff(&old, &new, Timestamp::now()).iter())
         .map(|change| {
@@ -166,12 +170,14 @@ fn loaded(text: &str) -> Policy {
     Policy::load(&[path]).expect("valid")
 }
 
-const RAN_OUT: &str = "{version: 1, relays: {r: {addresses: [192.0.2.0/31]}}, groups: {a: {prefixes: [203.0.113.0/24], relays: [r]}}, exemptions: [{prefix: 203.0.113.8/32, until: 2026-01-01T00:00:00Z}]}";
+const RAN_OUT: &str = "{version: 1, relays: {r: {addresses: [192.0.2.0/31]}}, groups: {a: \
+                       {prefixes: [203.0.113.0/24], relays: [r]}}, exemptions: [{prefix: \
+                       203.0.113.8/32, until: 2026-01-01T00:00:00Z}]}";
 
 #[test]
-fn an_exemption_that_has_run_out_makes_no_difference() {
+fn an_expired_exemption_makes_no_difference() {
     let (old, now) = (loaded(RAN_OUT), Timestamp::now());
-    // It has run out: neither taking it away nor the same for good is as if it were in force.
+    // It has expired: it counts neither as in force nor as permanent.
     let without =
         loaded(&RAN_OUT.replace("{prefix: 203.0.113.8/32, until: 2026-01-01T00:00:00Z}", ""));
     assert_eq!(diff(&old, &without, now), []);

@@ -1,4 +1,4 @@
-//! Flow tables of nftables.
+//! nftables flow tables that bypass the filter.
 
 use std::collections::BTreeSet;
 
@@ -9,42 +9,41 @@ use super::{
 use crate::kernel::FlowTable;
 
 impl Doctor<'_> {
-    /// Flows in a flow table leave the usual path after their first packets.
+    /// Reports flow tables: their flows leave the normal forwarding path after the first packets.
     pub(super) fn flow_tables(&self, found: &mut Findings) {
         let names: BTreeSet<&str> =
             self.plan.wanted.iter().map(|wanted| wanted.interface.as_str()).collect();
         for table in &self.inspection.flow_tables {
             for name in &names {
                 let Some(how) = self.bypass(table, name) else { continue };
-                let (level, consequence) = match (how, self.wishes.later_packets) {
+                let (level, consequence) = match (how, self.needs.later_packets) {
                     (Bypass::None, _) => (
                         Note,
-                        "nothing is missed: XDP and TC ingress come before the table, TC egress behind it",
+                        "none: XDP and TC ingress run before the flow table, TC egress after it",
                     ),
                     (_, false) => (
                         Note,
-                        "packets of offloaded flows do not meet opb; the first of each connection does, and no \
-                         group judges others. Counters are those of first packets",
+                        "the flow table bypasses the filter after the first packet; no group \
+                         inspects later packets, so only counters are lower",
                     ),
                     (_, true) => (
                         Problem,
-                        "packets of offloaded flows do not meet opb: `match: any` and `downstream` miss what \
-                         follows the first packets, and connections from before a change stay",
+                        "the flow table bypasses the filter after the first packet, and some \
+                         group inspects later packets (`match: any` or `downstream`); established \
+                         connections also continue after a policy change",
                     ),
                 };
                 let seen = match how {
-                    Bypass::Hardware => "takes its flows into hardware (`flags offload`)",
-                    Bypass::Above => {
-                        "is on a device below, and forwards without the devices above it"
-                    }
-                    Bypass::None => "has it among its devices, in software",
+                    Bypass::Hardware => "offloads its flows to hardware (`flags offload`)",
+                    Bypass::Above => "is on a device below this interface, and forwards without it",
+                    Bypass::None => "has this interface among its devices, in software",
                 };
                 let seen = format!("flow table {} of table {} {seen}", table.name, table.table);
                 let action = match level {
                     Note => "none".to_owned(),
                     Problem => format!(
-                        "filter on the devices of the table ({}), without `flags offload`; or keep TCP of the \
-                         filtered ports out of it",
+                        "filter on the devices of the flow table ({}), without `flags offload`; \
+                         or keep TCP of the filtered ports out of it",
                         table.devices.join(", ")
                     ),
                 };
@@ -53,7 +52,7 @@ impl Doctor<'_> {
         }
     }
 
-    /// How flows of `table` pass the hooks of an interface; nothing if they have nothing to do with it.
+    /// Returns how flows of `table` bypass the hooks of an interface. `None`: they are unrelated.
     fn bypass(&self, table: &FlowTable, interface: &str) -> Option<Bypass> {
         if table.devices.iter().any(|device| device == interface) {
             return Some(if table.hardware { Bypass::Hardware } else { Bypass::None });
@@ -61,11 +60,11 @@ impl Doctor<'_> {
         self.is_above(interface, &table.devices, 8).then_some(Bypass::Above)
     }
 
-    /// Whether packets of `interface` travel through one of `devices` below it.
+    /// Whether packets of `interface` go through one of `devices` below it.
     fn is_above(&self, interface: &str, devices: &[String], depth: usize) -> bool {
         let all = &self.inspection.devices;
         let Some(device) = all.iter().find(|device| device.name == interface) else { return false };
-        // Nothing says on which device a PPPoE session is.
+        // The kernel does not show the device of a PPPoE session: assume the worst.
         if device.kind.as_deref() == Some("ppp") {
             return true;
         }

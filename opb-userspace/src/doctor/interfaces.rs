@@ -1,4 +1,5 @@
-//! Each interface that the node file names: whether it is covered, and what could keep packets from the program.
+//! The interfaces of the node file: whether each is covered, and what could hide packets from the
+//! program.
 
 use super::{
     Check, Doctor, Findings,
@@ -15,9 +16,10 @@ impl Doctor<'_> {
             found.add(
                 (Check::Interface, Problem),
                 name,
-                "the node file names it, and it does not exist",
-                "what comes in by another name is not filtered",
-                "correct the name, or bring the interface up; a pattern such as ppp* may match nothing",
+                "the interface does not exist",
+                "if the interface has another name, it is not filtered",
+                "correct the name in the node file, or create the interface; a pattern such as \
+                 ppp* may match none",
             );
         }
         for interface in &self.config.interfaces {
@@ -26,9 +28,9 @@ impl Doctor<'_> {
                 found.add(
                     (Check::Interface, Note),
                     pattern.as_str(),
-                    "no interface has such a name now",
-                    "those that come are covered when they come",
-                    "none, if there are no sessions",
+                    "no interface matches this pattern now",
+                    "interfaces that appear later are covered then",
+                    "none, if no session is up",
                 );
             }
         }
@@ -37,9 +39,9 @@ impl Doctor<'_> {
             let ours = self.inspection.attachment(wanted);
             let device = self.inspection.device(wanted.index);
             if let Some(Err(unreadable)) = device.map(|device| &device.link) {
-                // Also where a program stands on it: it judges nothing.
+                // Even with a program attached, it would read no packet.
                 let consequence =
-                    "opb refuses it: a program would judge nothing; its mail passes unfiltered";
+                    "opb cannot read its packets and does not attach: its mail passes unfiltered";
                 let (seen, action) = (unreadable.to_string(), unreadable.hint());
                 found.add(
                     (Check::Interface, Problem),
@@ -59,7 +61,8 @@ impl Doctor<'_> {
         Ok(())
     }
 
-    /// Packets of an interface that has just come pass until the daemon has covered it, unless a second filter awaits them.
+    /// Notes patterns without a second filter: packets of a new interface pass until the daemon
+    /// covers it, unless a core interface filters them too.
     fn open_door(&self, found: &mut Findings) {
         let patterns = self.config.interfaces.iter().filter(|interface| {
             matches!(interface.name, NamePattern::Glob(_)) && interface.role == Role::Subscriber
@@ -80,10 +83,16 @@ impl Doctor<'_> {
                 found.add(
                     (Check::Interface, Note),
                     pattern.name.as_str(),
-                    format!("interfaces come and go by this pattern, and no core interface filters {direction}"),
-                    "what a new interface sends before it is covered (about a millisecond) passes; with `match: syn` \
-                     a connection that begins then is never judged again",
-                    format!("filter {direction} on the core interfaces too: `role: core, filter: [{direction}]`"),
+                    format!(
+                        "interfaces of this pattern come and go, and no core interface \
+                         filters {direction}"
+                    ),
+                    "packets of a new interface pass until it is covered (about a millisecond); \
+                     with `match: syn` a connection opened in that time is never filtered",
+                    format!(
+                        "filter {direction} on the core interfaces as well: `role: core, \
+                         filter: [{direction}]`"
+                    ),
                 );
             }
         }
@@ -104,20 +113,21 @@ impl Doctor<'_> {
         });
         let reason = of_it.and_then(|trouble| trouble.cause.as_deref());
         let (seen, action) = match (pinned, reason) {
-            (_, Some(reason)) => (reason.to_owned(), "take away what the reason names"),
+            (_, Some(reason)) => (reason.to_owned(), "remove the cause"),
             (Some(Attachment { hook, .. }), None) => (
                 format!(
-                    "somebody took the {direction} program of opb off its {} hook",
+                    "the {direction} program of opb was detached from its {} hook",
                     hook.name()
                 ),
-                "find out who (`bpftool link`, `tc filter`); a restart of the daemon puts it on again",
+                "find out what detached it (`bpftool link`, `tc filter`); a restart of the daemon \
+                 attaches it again",
             ),
             (None, None) => (
-                format!("it has no {direction} program of opb"),
-                "start the daemon, or see its log",
+                format!("no {direction} program of opb is attached"),
+                "start the daemon, or read its log",
             ),
         };
-        let consequence = format!("{direction} mail passes it unfiltered");
+        let consequence = format!("{direction} mail passes unfiltered");
         found.add((Check::Interface, Problem), name, seen, consequence, action);
     }
 
@@ -128,16 +138,19 @@ impl Doctor<'_> {
         found: &mut Findings,
     ) -> Result<(), Error> {
         for foreign in self.inspection.foreign(wanted)? {
-            let seen = format!("{} of somebody else stands on {}", foreign.what, foreign.hook);
+            let seen =
+                format!("{}, which does not belong to opb, runs on {}", foreign.what, foreign.hook);
             let xdp = matches!(wanted.hook, node::Hook::Xdp | node::Hook::XdpGeneric);
             let (consequence, action) = match ours {
                 None if xdp => (
-                    "opb finds the hook taken and does not replace it: the interface is not filtered",
-                    "`hook: tc` coexists, or take the program off",
+                    "the hook is occupied, and opb does not replace the program: the interface is \
+                     not filtered",
+                    "use `hook: tc`, which works beside it, or detach the program",
                 ),
                 _ => (
-                    "it sees packets before opb does: what it accepts, redirects or sends by itself is not judged",
-                    "if it only counts or drops, it is harmless: --accept foreign; otherwise take it off",
+                    "it sees packets before opb: packets that it accepts, redirects or sends \
+                     bypass the filter",
+                    "if it only counts or drops packets, use --accept foreign; otherwise detach it",
                 ),
             };
             found.add((Check::Foreign, Problem), &wanted.interface, seen, consequence, action);
@@ -156,7 +169,7 @@ impl Doctor<'_> {
         if !wanted.is_ingress() {
             return;
         }
-        // Devices without a driver's features (ppp) have none.
+        // Devices without driver features, such as ppp, have no offloads.
         let Ok(offloads) = device.offloads() else { return };
         let hook = ours.map(|ours| ours.hook);
         if hook == Some(Hook::Xdp) && device.kind.as_deref() == Some("veth") {
@@ -164,9 +177,9 @@ impl Doctor<'_> {
                 (Check::Interface, Note),
                 name,
                 "native XDP on a veth",
-                "while the device goes down, its driver passes what is in its queue at that moment by the program: less \
-                 than one SYN in a hundred times, under a flood",
-                "none where it stays up; else `hook: xdp-generic` or `hook: tc`",
+                "when the device goes down, its driver passes the packets in its queue without \
+                 the program: measured under a flood, less than one SYN in a hundred times",
+                "none if the device stays up; otherwise `hook: xdp-generic` or `hook: tc`",
             );
         }
         let on_xdp = matches!(hook, Some(Hook::Xdp | Hook::XdpGeneric));
@@ -175,36 +188,38 @@ impl Doctor<'_> {
                 other.below == Some(device.index) && other.kind.as_deref() == Some("vlan")
             });
             let seen = match vlans.count() {
-                0 => "rx-vlan-offload is on: the outermost VLAN tag is taken out of the frame before XDP"
+                0 => "rx-vlan-offload is on: the outermost VLAN tag is removed from the frame \
+                      before XDP"
                     .to_owned(),
                 count => format!(
-                    "rx-vlan-offload is on, with {count} VLAN devices above: the outermost tag is taken out of \
-                     the frame before XDP"
+                    "rx-vlan-offload is on, with {count} VLAN devices above: the outermost tag is \
+                     removed from the frame before XDP"
                 ),
             };
-            // Generic XDP sends the socket buffer back, which keeps the tag beside the frame.
-            let (level, consequence) = if self.wishes.resets && hook == Some(Hook::Xdp) {
+            // Generic XDP sends back the socket buffer, which keeps the tag in its metadata.
+            let (level, consequence) = if self.needs.resets && hook == Some(Hook::Xdp) {
                 (
                     Problem,
-                    "packets are judged rightly, but the resets of `action: reject` go back without the tag and \
-                     do not arrive",
+                    "filtering is not affected, but the resets of `action: reject` go back \
+                     without the tag and do not arrive",
                 )
             } else {
-                (Note, "packets are judged rightly; one tag less counts towards the limit of eight")
+                (Note, "no effect on filtering")
             };
             let action = format!("ethtool -K {name} rxvlan off, or `hook: tc`");
             found.add((Check::RxVlan, level), name, seen, consequence, action);
         }
         if offloads.lro {
-            let consequence = "the device merges packets before anybody sees them: they are judged and counted \
-                               as one and cannot be forwarded as they came; many drivers refuse native XDP";
+            let consequence = "the device merges packets before XDP and TC: they are filtered and \
+                               counted as one and cannot be forwarded unchanged; many drivers \
+                               refuse native XDP";
             let action = format!("ethtool -K {name} lro off");
             let seen = "large-receive-offload is on";
             found.add((Check::Lro, Problem), name, seen, consequence, action);
         }
         if offloads.gro_hw && hook != Some(Hook::Xdp) {
             let consequence =
-                "packets are judged and counted as merged; a driver may refuse native XDP for it";
+                "merged packets are filtered and counted as one; some drivers refuse native XDP";
             let action = format!("ethtool -K {name} rx-gro-hw off");
             let seen = "rx-gro-hw is on";
             found.add((Check::Lro, Note), name, seen, consequence, action);

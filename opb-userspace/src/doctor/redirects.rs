@@ -1,4 +1,4 @@
-//! Programs of others that send packets out past our egress hooks.
+//! XDP programs of others that redirect packets past the egress hooks of opb.
 
 use super::{
     Check, Doctor, Findings,
@@ -20,24 +20,29 @@ impl Doctor<'_> {
                 found.add(
                     (Check::Foreign, Problem),
                     &wanted.interface,
-                    format!("{what} of somebody else on the XDP hook of {from} has it in a device map"),
-                    "what it redirects leaves by the driver, and passes the egress hook of opb unjudged",
                     format!(
-                        "filter on the way in, on {from}, too; or see that it redirects no mail: --accept foreign"
+                        "a device map of {what} on the XDP hook of {from}, which does not \
+                         belong to opb, contains this interface"
+                    ),
+                    "packets that it redirects go straight to the driver and bypass the egress \
+                     hook of opb",
+                    format!(
+                        "filter incoming packets on {from} as well; if it redirects no mail, use \
+                         --accept foreign"
                     ),
                 );
             }
-            // Where opb filters itself, the program is named as one that stands before ours.
-            let is_named =
+            // On an interface that opb filters, `foreign` already reports the program.
+            let is_reported =
                 self.plan.wanted.iter().any(|it| it.is_ingress() && it.interface == *from);
-            if !is_certain && !is_named {
+            if !is_certain && !is_reported {
                 found.add(
                     (Check::Foreign, Note),
                     from,
-                    format!("{what} of somebody else stands on XDP"),
-                    "if it redirects packets into an interface that is filtered on the way out, they pass unjudged; \
-                     nothing in its maps says so",
-                    "none, if it redirects nothing there",
+                    format!("{what}, which does not belong to opb, runs on the XDP hook"),
+                    "if it redirects packets into an interface where opb filters outgoing \
+                     packets, they bypass the filter; its maps do not show whether it does",
+                    "none, if it does not redirect to such an interface",
                 );
             }
         }

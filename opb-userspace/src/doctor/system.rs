@@ -1,4 +1,4 @@
-//! What does not depend on an interface: files, pins, kernel, memory, the daemon.
+//! Checks that do not depend on an interface: files, pins, kernel, memory and the daemon.
 
 use super::{
     Check, Doctor, Findings,
@@ -19,14 +19,14 @@ impl Doctor<'_> {
             found.add(
                 (Check::Files, Problem),
                 path.display().to_string(),
-                format!("the policy is not valid: {}", one_line(error)),
-                "a daemon that starts refuses it, and a reload is rejected; what is in force stays",
-                "`opb check` names every error with its place",
+                format!("invalid policy: {}", one_line(error)),
+                "a start of the daemon or a reload would fail; the policy in force stays in force",
+                "`opb check` shows every error with its place",
             );
         }
     }
 
-    /// What does not depend on an interface.
+    /// Checks pins, kernel and memory.
     pub(super) fn system(&self, policy: Option<&Compiled>, found: &mut Findings) {
         let Inspection { release, lacks, pins, memory, .. } = self.inspection;
         if let Some(error) = pins {
@@ -34,13 +34,14 @@ impl Doctor<'_> {
                 (Check::Pins, Problem),
                 self.config.pins.display().to_string(),
                 one_line(error),
-                "a daemon does not start; one that runs holds the filter, which would end with it",
-                "mount -t bpf bpf /sys/fs/bpf (systemd does it at boot), or name a directory on one as `pins`",
+                "the daemon cannot start; if one runs, filtering ends when it ends",
+                "mount -t bpf bpf /sys/fs/bpf (systemd does it at boot), or set `pins` to a \
+                 directory on a BPF file system",
             );
         }
         for need in lacks {
             let (level, consequence, action) = lacking(*need);
-            let seen = format!("{} not there", need.name());
+            let seen = format!("{} missing", need.name());
             found.add(
                 (Check::Kernel, level),
                 format!("Linux {release}"),
@@ -49,9 +50,9 @@ impl Doctor<'_> {
                 action,
             );
         }
-        // Old and new image are there together during a swap.
+        // During a swap, the old and the new image exist together.
         let image = policy.map_or(0, |compiled| compiled.image.bytes() as u64);
-        let wanted = 2 * image + BOOKS;
+        let wanted = 2 * image + STATISTICS;
         let limits = [
             memory.locked.map(|bytes| ("RLIMIT_MEMLOCK".to_owned(), bytes)),
             memory.group.as_ref().map(|(path, left)| (path.display().to_string(), *left)),
@@ -60,12 +61,13 @@ impl Doctor<'_> {
             found.add(
                 (Check::Memory, Problem),
                 place,
-                format!("{left} bytes are left for maps in the kernel"),
+                format!("{left} bytes are left for BPF maps"),
                 format!(
-                    "a policy of this size needs up to {wanted} bytes while it is replaced: the kernel may \
-                     refuse it, and what is in force stays"
+                    "a change of a policy of this size needs up to {wanted} bytes: it may fail, \
+                     and the policy in force stays in force"
                 ),
-                "raise the limit: `LimitMEMLOCK=` before Linux 5.11, `MemoryMax=` since, in the service's unit",
+                "raise the limit in the service's unit: `MemoryMax=`, or `LimitMEMLOCK=` before \
+                 Linux 5.11",
             );
         }
     }
@@ -78,8 +80,8 @@ impl Doctor<'_> {
                 let consequence = if self.inspection.ours.is_empty() {
                     "nothing is filtered"
                 } else {
-                    "the kernel goes on enforcing the last policy; expiry, new interfaces, relay hosts and \
-                     changes stand still"
+                    "the kernel continues to enforce the last policy; expiry, new interfaces, \
+                     relay hosts and changes wait for a daemon"
                 };
                 let place = self.config.control.display().to_string();
                 return found.add(check(Problem), place, why, consequence, "start it: `opb run`");
@@ -91,47 +93,47 @@ impl Doctor<'_> {
                 check(Problem),
                 place(),
                 "the last reload was rejected",
-                "the files say something else than what is in force",
-                "`opb check` names the errors; then `opb reload`",
+                "the files differ from the policy in force",
+                "correct the errors that `opb check` shows, then run `opb reload`",
             );
         }
-        // Those of interfaces are found below, with what the kernel says.
+        // The interface checks report problems of interfaces, with the state of the kernel.
         let ours = |trouble: &&Trouble| trouble.about != Subject::Interface;
         for trouble in status.problems.iter().filter(ours) {
-            let consequence = "the daemon calls itself degraded";
-            found.add(check(Problem), place(), &trouble.text, consequence, "see its log");
+            let consequence = "the state of the daemon is `degraded`";
+            found.add(check(Problem), place(), &trouble.text, consequence, "read its log");
         }
         for text in &status.warnings {
-            let consequence = "the daemon warns of it, and enforces";
-            found.add(check(Note), place(), text, consequence, "none at once");
+            let consequence = "the daemon warns about it and enforces the policy";
+            found.add(check(Note), place(), text, consequence, "none is urgent");
         }
     }
 }
 
-/// Bytes of maps beside the images: counters, events, talkers.
-const BOOKS: u64 = 16 << 20;
+/// Bytes of maps besides the images: counters, events and talkers.
+const STATISTICS: u64 = 16 << 20;
 
 fn lacking(need: Need) -> (Level, &'static str, &'static str) {
-    const NEWER: &str = "a newer kernel: docs/compatibility.md says which are tested";
+    const NEWER: &str = "use a newer kernel: docs/compatibility.md lists the tested ones";
     match need {
         Need::XdpPrograms | Need::TcPrograms | Need::MapsOfMaps | Need::RingBuffers => {
-            (Problem, "the programs do not load", NEWER)
+            (Problem, "the BPF programs cannot be loaded", NEWER)
         }
         Need::Tcx => (
             Note,
-            "`hook: tc`, and all that goes out, is a filter on clsact: other tools can remove it, and the daemon \
-             does not notice",
+            "`hook: tc` and filters of outgoing packets use clsact: other tools can remove such a \
+             filter, and the daemon does not notice",
             NEWER,
         ),
         Need::Jit => (
             Problem,
-            "programs are interpreted: every packet costs several times as much",
+            "the kernel interprets the programs: each packet costs several times as much",
             "sysctl net.core.bpf_jit_enable=1",
         ),
         Need::Btf => (
             Note,
-            "opb does without; bpftool shows less of its programs and maps",
-            "a kernel with CONFIG_DEBUG_INFO_BTF",
+            "no effect on filtering; bpftool shows less about programs and maps",
+            "use a kernel with CONFIG_DEBUG_INFO_BTF, if you want these details",
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! A packet to ask about.
+//! The packet to explain.
 
 use std::{fmt, net::IpAddr};
 
@@ -7,21 +7,21 @@ use opb_common::outcome::{Direction, Line};
 
 use crate::api::explain::{Flags, Query};
 
-/// The port at the end that does not decide.
+/// The default for the port that does not decide.
 const ANY_PORT: u16 = 50_000;
 const SMTP: u16 = 25;
 
-/// Not a packet.
+/// Why no packet matches a query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    #[error("{0} and {1} are of different families: no packet carries both")]
+    #[error("invalid addresses {0} and {1}: expected two IPv4 or two IPv6 addresses")]
     MixedFamilies(IpAddr, IpAddr),
-    #[error("an outer packet has two addresses: give both its source and its destination")]
+    #[error("incomplete outer addresses: expected both a source and a destination")]
     HalfOuter,
 }
 
 impl Query {
-    /// Source and destination port.
+    /// Returns source and destination port.
     pub(super) fn ports(&self) -> (u16, u16) {
         let (source, destination) = match self.direction {
             Direction::Upstream => (ANY_PORT, SMTP),
@@ -30,7 +30,7 @@ impl Query {
         (self.sport.unwrap_or(source), self.dport.unwrap_or(destination))
     }
 
-    /// The subscriber's address, and that of the other end.
+    /// Returns the subscriber's address and the address of the other end.
     pub(super) const fn ends(&self) -> (IpAddr, IpAddr) {
         match self.direction {
             Direction::Upstream => (self.src, self.dst),
@@ -38,7 +38,7 @@ impl Query {
         }
     }
 
-    /// The address that `line` says.
+    /// Returns the address that names the line, as `line` selects it.
     pub(super) fn line(&self, line: Line) -> IpAddr {
         let (own, _) = self.ends();
         let outer = match self.direction {
@@ -55,7 +55,7 @@ impl Query {
         }
     }
 
-    /// Addresses of the packet around it.
+    /// Returns outer source and destination, if there are any.
     pub(super) fn outer(&self) -> Result<Option<(IpAddr, IpAddr)>, QueryError> {
         match (self.outer_src, self.outer_dst) {
             (None, None) => Ok(None),
@@ -64,7 +64,7 @@ impl Query {
         }
     }
 
-    /// The packet in an Ethernet frame.
+    /// Returns the packet in an Ethernet frame.
     pub(super) fn frame(&self) -> Result<Vec<u8>, QueryError> {
         let (source, destination) = self.ports();
         let header = self.flags.header(source, destination);

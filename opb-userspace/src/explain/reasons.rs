@@ -1,4 +1,4 @@
-//! The reasons for a verdict in words, in the order in which it is made.
+//! The reasons for a verdict as text, in the order of the decision.
 
 use std::net::IpAddr;
 
@@ -8,16 +8,16 @@ use opb_common::outcome::{Direction, Line, Outcome, Reason, Verdict};
 use crate::api::explain::Query;
 use crate::policy::{Downstream, Group, Matching, Owner, Policy, RelaySet};
 
-/// What there is to say about one outcome.
+/// The facts behind one outcome.
 pub(super) struct Reasons<'a> {
     pub(super) query: &'a Query,
     pub(super) policy: &'a Policy,
     pub(super) outcome: Outcome,
     /// The address that names the subscriber's line.
     pub(super) line: IpAddr,
-    /// Source and destination of the packet around it.
+    /// Outer source and destination, for a packet in a tunnel.
     pub(super) outer: Option<(IpAddr, IpAddr)>,
-    /// Name of the outcome's group, as the image has it.
+    /// Name of the outcome's group in the image.
     pub(super) group: Option<&'a str>,
 }
 
@@ -34,12 +34,12 @@ impl Reasons<'_> {
             Some((prefix, Owner::Exemption(index))) => {
                 let exemption = &self.policy.exemptions[index];
                 let reason = exemption.reason.as_deref().unwrap_or("no reason given");
-                let until = match exemption.until {
-                    Some(until) => format!("until {until}"),
-                    None => "for good".to_owned(),
+                let kind = match exemption.until {
+                    Some(until) => format!("an exemption until {until}"),
+                    None => "a permanent exemption".to_owned(),
                 };
                 format!(
-                    "the longest prefix that covers {subscriber} is {prefix}, an exemption {until} ({reason})"
+                    "the longest prefix that covers {subscriber} is {prefix}, {kind} ({reason})"
                 )
             }
             Some((prefix, Owner::Group(index))) => format!(
@@ -49,7 +49,8 @@ impl Reasons<'_> {
         });
         if !self.agrees(owner.map(|(_, owner)| owner)) {
             chain.push(format!(
-                "but the image says otherwise (group {}, reason {}): it was compiled from another policy than this",
+                "but the compiled policy differs (group {}, reason {}): it was compiled from \
+                 another policy",
                 self.group.unwrap_or("-"),
                 self.outcome.reason.name(),
             ));
@@ -57,19 +58,22 @@ impl Reasons<'_> {
         }
         match owner {
             None if self.outcome.verdict == Verdict::Pass => chain.push(
-                "what comes from no group passes, unless the interface says `unknown-source: drop`"
+                "packets of a subscriber in no group pass, unless the interface has \
+                 `unknown-source: drop`"
                     .to_owned(),
             ),
             None => {}
             Some((_, Owner::Exemption(_))) => {
-                chain.push("what is exempt passes".to_owned());
+                chain.push("packets of an exempt subscriber pass".to_owned());
             }
-            Some((_, Owner::Group(index))) => self.judged(&self.policy.groups[index], &mut chain),
+            Some((_, Owner::Group(index))) => {
+                self.group_rules(&self.policy.groups[index], &mut chain)
+            }
         }
         chain
     }
 
-    /// Which address of a packet in a tunnel names the line, and why.
+    /// Tells which address of a packet in a tunnel names the line, and why.
     fn tunnel(&self) -> Option<String> {
         let (source, destination) = self.outer?;
         let (inner, _) = self.query.ends();
@@ -89,16 +93,17 @@ impl Reasons<'_> {
                 format!("{inner} is a 6to4 address: {line} in it names the line")
             }
             (Line::Own, Some(softwire)) => format!(
-                "{far} is an endpoint of softwire {}, but the outer address is in no group: the inner address {line} names the line",
+                "{far} is an endpoint of softwire {}, but the outer address is in no group: the \
+                 inner address {line} names the line",
                 softwire.name
             ),
             (Line::Own, None) => format!(
-                "{far} is no endpoint of a softwire: the inner address {line} names the line"
+                "{far} is not an endpoint of a softwire: the inner address {line} names the line"
             ),
         })
     }
 
-    /// The port that decides, with its name.
+    /// Returns the port that decides, with its name.
     fn port(&self) -> (&'static str, u16) {
         let (source, destination) = self.query.ports();
         match self.query.direction {
@@ -111,11 +116,12 @@ impl Reasons<'_> {
         let (what, port) = self.port();
         let direction = self.query.direction.name();
         format!(
-            "no group filters {what} {port} {direction}: the packet passes before any address is looked at, and is counted nowhere"
+            "no group filters {what} {port} {direction}: the packet passes whatever its addresses \
+             are, and is not counted"
         )
     }
 
-    /// Whether the image puts the subscriber where the policy does.
+    /// Whether image and policy agree about the subscriber.
     fn agrees(&self, owner: Option<Owner>) -> bool {
         let reason = self.outcome.reason;
         match owner {
@@ -128,8 +134,8 @@ impl Reasons<'_> {
         }
     }
 
-    /// From the group on.
-    fn judged(&self, group: &Group, chain: &mut Vec<String>) {
+    /// Appends the reasons that follow from the group.
+    fn group_rules(&self, group: &Group, chain: &mut Vec<String>) {
         let name = &group.name;
         let (what, port) = self.port();
         let upstream = self.query.direction == Direction::Upstream;
@@ -145,12 +151,17 @@ impl Reasons<'_> {
         if upstream {
             let flags = &self.query.flags;
             chain.push(match (group.matching, flags.opens()) {
-                (Matching::Any, _) => "`match: any`: every TCP packet is judged".to_owned(),
+                (Matching::Any, _) => "`match: any`: the group inspects every TCP \
+                                       packet"
+                    .to_owned(),
                 (Matching::Syn, true) => {
-                    "`match: syn`: the packet opens a connection, so it is judged".to_owned()
+                    "`match: syn`: the packet opens a connection, so the group inspects \
+                     it"
+                    .to_owned()
                 }
                 (Matching::Syn, false) => format!(
-                    "`match: syn`: a packet with flags {flags} opens no connection, so it passes"
+                    "`match: syn`: a packet with flags {flags} does not open a connection, so it \
+                     passes"
                 ),
             });
         }
@@ -164,13 +175,19 @@ impl Reasons<'_> {
         let key = if upstream { "action" } else { "downstream" };
         chain.push(match self.outcome.verdict {
             Verdict::Drop => format!("`{key}: drop`: the packet is dropped"),
-            Verdict::Reject => format!("`{key}: reject`: dropped, and answered with a TCP reset"),
-            Verdict::WouldDrop => format!("`{key}: monitor`: it passes, counted as would-drop"),
+            Verdict::Reject => format!(
+                "`{key}: reject`: the packet is dropped and answered with \
+                                        a TCP reset"
+            ),
+            Verdict::WouldDrop => format!(
+                "`{key}: monitor`: the packet passes and is counted as \
+                                           would-drop"
+            ),
             Verdict::Pass => "the packet passes".to_owned(),
         });
     }
 
-    /// Which relay set the other end is in, and whether that helps.
+    /// Tells which relay set contains the other end, and whether the group lists that set.
     fn relay(&self, group: &Group) -> String {
         let (_, other) = self.query.ends();
         let name = &group.name;
@@ -191,8 +208,8 @@ impl Reasons<'_> {
         }
         let names: Vec<_> = listed.map(|set| set.name.as_str()).collect();
         if names.is_empty() {
-            return format!("{other} is no relay of group {name}, which has none");
+            return format!("{other} is not a relay of group {name}, which has no relays");
         }
-        format!("{other} is no relay of group {name} (its relay sets: {})", names.join(", "))
+        format!("{other} is not a relay of group {name} (its relay sets: {})", names.join(", "))
     }
 }

@@ -71,13 +71,13 @@ fn every_group_has_relays_of_its_own() {
     }
 }
 
-/// However long the prefix is: what stands in front of it and behind it is nobody's business.
+/// For any prefix length, the overlay leaves the addresses before and after the prefix unchanged.
 #[test]
 fn an_overlay_ends_where_its_prefix_does() {
-    let (now, slots) = (Timestamp::now(), {
-        let mut slots = GroupIds::default();
-        slots.assign(["a"], Timestamp::now()).expect("room");
-        slots
+    let (now, group_ids) = (Timestamp::now(), {
+        let mut group_ids = GroupIds::default();
+        group_ids.assign(["a"], Timestamp::now()).expect("room");
+        group_ids
     });
     for network in
         ["2001:db8:1234:5678:9abc:def0:1234:5678", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]
@@ -89,8 +89,12 @@ fn an_overlay_ends_where_its_prefix_does() {
                 groups: vec![group("a".to_owned(), vec![prefix], Vec::new())],
                 ..Policy::default()
             };
-            let changes =
-                Changes { policy: &policy, slots: &slots, generation: 7, prefixes: &[prefix] };
+            let changes = Changes {
+                policy: &policy,
+                group_ids: &group_ids,
+                generation: 7,
+                prefixes: &[prefix],
+            };
             let overlay = Overlay::compile(now, &[changes]).expect("small");
             let header: &image::Header = overlay.nodes()[image::overlay_header(7) as usize].view();
             let class = |address: u128| {
@@ -132,8 +136,12 @@ fn an_exemption_that_has_run_out_is_in_no_image() {
         let image = Image::compile(&policy(until), &GroupIds::default(), 7, now).expect("it fits");
         let changed = [prefix("203.0.113.7/32")];
         let policy = policy(until);
-        let changes =
-            Changes { policy: &policy, slots: image.slots(), generation: 7, prefixes: &changed };
+        let changes = Changes {
+            policy: &policy,
+            group_ids: image.group_ids(),
+            generation: 7,
+            prefixes: &changed,
+        };
         let overlay = Overlay::compile(now, &[changes]).expect("small");
         for (nodes, header) in [(image.nodes(), 0), (overlay.nodes(), image::overlay_header(7))] {
             assert_eq!(SubscriberClass(class(nodes, header)).is_exempt(), is_exempt, "{until:?}");

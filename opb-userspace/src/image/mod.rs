@@ -1,8 +1,8 @@
-//! The policy image: a policy compiled into what the kernel program searches.
+//! The policy image: a policy compiled into the tables that the kernel program searches.
 //!
-//! [`ranges`] flattens nested prefixes, [`tree`] makes a search tree of the ranges, [`group_ids`] numbers the groups;
-//! [`overlay`] does the same for a few changes.
-//! The layout is [`opb_common::image`]'s; nothing here touches the kernel.
+//! [`ranges`] flattens nested prefixes, [`tree`] makes a search tree of the ranges, [`group_ids`]
+//! numbers the groups, and [`overlay`] compiles a few changes. [`tables`] runs the verdict function
+//! on the host. [`opb_common::image`] defines the layout. Nothing here touches the kernel.
 
 mod overlay;
 pub(crate) mod ranges;
@@ -46,17 +46,17 @@ pub struct Image {
     notes: Notes,
 }
 
-/// What user space keeps in the image beside what the program reads: it makes a live image readable without
-/// the daemon that published it.
+/// The part of an image that only user space reads. With it, a live image can be read without the
+/// daemon that published it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Notes {
     #[serde(flatten)]
-    slots: GroupIds,
+    group_ids: GroupIds,
     upstream_ports: Vec<u16>,
     downstream_ports: Vec<u16>,
 }
 
-/// The policy cannot be compiled.
+/// Why a policy cannot be compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     #[error(transparent)]
@@ -66,11 +66,11 @@ pub enum CompileError {
         NodeRef::MAX_NODES
     )]
     TooLarge { nodes: usize },
-    #[error("the relays of this policy overlap in more than 65535 different ways")]
+    #[error("the relays of this policy overlap in more than 65535 combinations")]
     RelayClasses,
 }
 
-/// What is in the kernel is no image of this version.
+/// Why bytes are not an image of this version.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     #[error("it does not start with the magic number of a policy image")]
@@ -84,39 +84,43 @@ pub enum FormatError {
 }
 
 impl Image {
-    /// Compiles `policy`. `slots` must hold every group name that counters were ever kept for; names that are new
-    /// get a slot in the image's own table. Exemptions that have expired at `now` are left out.
+    /// Compiles `policy`, without exemptions that have expired at `now`. `group_ids` must have
+    /// every group name that has counters; new names get an id in the image's own table.
     pub fn compile(
         policy: &Policy,
-        slots: &GroupIds,
+        group_ids: &GroupIds,
         generation: u64,
         now: Timestamp,
     ) -> Result<Self, CompileError> {
-        Self::compile_as(policy, policy.digest(), slots, generation, now)
+        Self::compile_as(policy, policy.digest(), group_ids, generation, now)
     }
 
-    /// The same under the digest of another policy: that of the files, of which `policy` is what is in force.
+    /// As [`Self::compile`], with the digest of another policy: that of the files, from which
+    /// `policy` was derived.
     pub fn compile_as(
         policy: &Policy,
         digest: [u8; 16],
-        slots: &GroupIds,
+        group_ids: &GroupIds,
         generation: u64,
         now: Timestamp,
     ) -> Result<Self, CompileError> {
-        let mut slots = slots.clone();
-        slots.assign(policy.groups.iter().map(|group| group.name.as_str()), now)?;
-        let id_of: Vec<u16> =
-            policy.groups.iter().map(|group| slots.get(&group.name).unwrap_or_default()).collect();
+        let mut group_ids = group_ids.clone();
+        group_ids.assign(policy.groups.iter().map(|group| group.name.as_str()), now)?;
+        let id_of: Vec<u16> = policy
+            .groups
+            .iter()
+            .map(|group| group_ids.get(&group.name).unwrap_or_default())
+            .collect();
         let notes = Notes {
             upstream_ports: ports(policy, |_| true),
             downstream_ports: ports(policy, |downstream| downstream != Downstream::Off),
-            slots,
+            group_ids,
         };
 
         let mut nodes = vec![ImageNode([0; 8])];
         let groups = group_table(&mut nodes, policy, &id_of);
         let relay_table = relay_table(&mut nodes, policy, &id_of)?;
-        // Subscribers last: what they need may be large, and the rest is better off in the first block.
+        // Subscribers last: their tables may be large, and the others should be in the first block.
         let relays = relay_table.bounds.map(|bounds| tree::build(&mut nodes, &bounds).0);
         let subscribers = [false, true].map(|ipv6| {
             let bounds =
@@ -143,7 +147,7 @@ impl Image {
         Ok(Self { nodes, notes })
     }
 
-    /// Reads back an image, from kernel memory for example.
+    /// Reads an image back, for example from kernel memory.
     pub fn from_nodes(mut nodes: Vec<ImageNode>) -> Result<Self, FormatError> {
         let header: Header = *nodes.first().map(ImageNode::view).ok_or(FormatError::Magic)?;
         if header.magic != MAGIC {
@@ -158,7 +162,7 @@ impl Image {
             .and_then(|bytes| bytes.get(..header.notes_length as usize))
             .ok_or(FormatError::Notes)?;
         let notes = serde_json::from_slice(text)?;
-        // They come last. What the kernel has behind them fills its last block.
+        // The notes come last. In the kernel, padding follows to the end of the block.
         let notes_nodes = (header.notes_length as usize).div_ceil(size_of::<ImageNode>());
         nodes.truncate(header.notes as usize + notes_nodes);
         Ok(Self { nodes, notes })
@@ -185,30 +189,30 @@ impl Image {
     }
 
     #[must_use]
-    pub fn slots(&self) -> &GroupIds {
-        &self.notes.slots
+    pub fn group_ids(&self) -> &GroupIds {
+        &self.notes.group_ids
     }
 
-    /// Size in the kernel.
+    /// The size in the kernel, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.nodes.len().div_ceil(BLOCK_NODES) * size_of::<Block>()
     }
 
-    /// Destination ports that some group filters, in order.
+    /// The destination ports that any group filters, sorted.
     #[must_use]
     pub fn upstream_ports(&self) -> &[u16] {
         &self.notes.upstream_ports
     }
 
-    /// Source ports that some group filters towards subscribers, in order.
+    /// The source ports that any group filters towards subscribers, sorted.
     #[must_use]
     pub fn downstream_ports(&self) -> &[u16] {
         &self.notes.downstream_ports
     }
 }
 
-/// The ports of all groups for whose `downstream` setting `wanted` holds.
+/// The ports of all groups with a `wanted` setting of `downstream`.
 fn ports(policy: &Policy, wanted: impl Fn(Downstream) -> bool) -> Vec<u16> {
     let groups = policy.groups.iter().filter(|group| wanted(group.downstream));
     let mut ports: Vec<u16> = groups.flat_map(|group| group.ports.iter().copied()).collect();
@@ -217,15 +221,15 @@ fn ports(policy: &Policy, wanted: impl Fn(Downstream) -> bool) -> Vec<u16> {
     ports
 }
 
-/// One node a slot, up to the largest in use.
+/// Appends one node for each group id, up to the largest in use. Returns the first node.
 fn group_table(nodes: &mut Vec<ImageNode>, policy: &Policy, id_of: &[u16]) -> u32 {
     let first = nodes.len();
     let largest = id_of.iter().copied().max().unwrap_or(0);
     nodes.resize(first + usize::from(largest) + 1, ImageNode([0; 8]));
-    for (group, &slot) in policy.groups.iter().zip(id_of) {
+    for (group, &id) in policy.groups.iter().zip(id_of) {
         let mut ports = [group.ports[0]; MAX_PORTS];
         ports[..group.ports.len()].copy_from_slice(&group.ports);
-        nodes[first + usize::from(slot)] = bytemuck::cast(Group {
+        nodes[first + usize::from(id)] = bytemuck::cast(Group {
             action: match group.action {
                 Action::Drop => Verdict::Drop,
                 Action::Reject => Verdict::Reject,
@@ -245,15 +249,15 @@ fn group_table(nodes: &mut Vec<ImageNode>, policy: &Policy, id_of: &[u16]) -> u3
     first as u32
 }
 
-/// Group prefixes and exemptions of one family, as subscriber classes.
+/// The group prefixes and exemptions of one family, with their subscriber classes.
 fn subscriber_entries(
     policy: &Policy,
     id_of: &[u16],
     ipv6: bool,
     now: Timestamp,
 ) -> Vec<Entry<u16>> {
-    let groups = policy.groups.iter().zip(id_of).flat_map(|(group, &slot)| {
-        let class = SubscriberClass::new(slot, false).0;
+    let groups = policy.groups.iter().zip(id_of).flat_map(|(group, &id)| {
+        let class = SubscriberClass::new(id, false).0;
         group.prefixes.iter().map(move |&prefix| (prefix, class))
     });
     let exemptions = policy.exemptions.iter().filter(|exemption| exemption.in_force(now));
@@ -261,10 +265,10 @@ fn subscriber_entries(
     groups.chain(exemptions).filter(|(prefix, _)| prefix.is_ipv6() == ipv6).map(entry).collect()
 }
 
-/// The class of an exemption, before it is known in which group it lies.
+/// The class of an exemption before its group is known.
 const EXEMPT: u16 = SubscriberClass::new(0, true).0;
 
-/// An exemption keeps the group around it: its packets are counted there.
+/// An exemption keeps the group around it, where its packets are counted.
 fn inner_subscriber_class(outer: u16, inner: u16) -> u16 {
     if inner == EXEMPT {
         SubscriberClass::new(SubscriberClass(outer).group(), true).0
@@ -273,29 +277,29 @@ fn inner_subscriber_class(outer: u16, inner: u16) -> u16 {
     }
 }
 
-/// What the class of a softwire's endpoint has instead of a group.
+/// The class of a softwire's endpoint: a bit that is not a group's.
 const ENDPOINTS: GroupSet = [1 << ENDPOINT, 0, 0, 0, 0, 0, 0, 0];
 
-/// Which groups may reach which relays, and where softwires end.
+/// The groups that may reach each relay, and the endpoints of softwires.
 struct RelayTable {
-    /// First node of the table: the groups of each class.
+    /// The first node of the table, which has the groups of each class.
     first: u32,
-    /// Classes of addresses, IPv4 and IPv6.
+    /// The classes of addresses, for IPv4 and IPv6.
     bounds: [Vec<Bound<u16>>; 2],
 }
 
-/// Fills the table, and says which class each range of addresses has.
+/// Fills the table, and returns the class of each range of addresses.
 ///
-/// A relay address counts for every group that lists a set holding it, whichever prefix is the longest.
+/// A group may reach an address if any of its relay sets has it, whatever prefix is the longest.
 fn relay_table(
     nodes: &mut Vec<ImageNode>,
     policy: &Policy,
     id_of: &[u16],
 ) -> Result<RelayTable, CompileError> {
     let mut reach = vec![GroupSet::default(); policy.relays.len()];
-    for (group, &slot) in policy.groups.iter().zip(id_of) {
+    for (group, &id) in policy.groups.iter().zip(id_of) {
         for &relay in &group.relays {
-            reach[relay][usize::from(slot / 64)] |= 1 << (slot % 64);
+            reach[relay][usize::from(id / 64)] |= 1 << (id % 64);
         }
     }
     let mut classes = HashMap::from([(GroupSet::default(), 0u16)]);
@@ -335,7 +339,7 @@ fn entry<T>((prefix, value): (Prefix, T)) -> Entry<T> {
     Entry { start: prefix.bits(), length: prefix.length(), value }
 }
 
-/// Puts the notes behind everything else, and says where.
+/// Appends the notes. Returns their first node and their length in bytes.
 fn append_notes(nodes: &mut Vec<ImageNode>, notes: &Notes) -> (u32, u32) {
     let text = serde_json::to_vec(notes)
         .unwrap_or_else(|error| unreachable!("plain lists and maps: {error}"));

@@ -1,7 +1,8 @@
-//! What has changed since an image was compiled, as a small image of its own.
+//! The changes since an image was compiled, as a small image of its own.
 //!
-//! Changing one subscriber among a million must not cost a compilation of a million. The overlay holds the new
-//! class of every address under a changed prefix, and [`UNCHANGED`] for all others; the program looks there first.
+//! Changing one subscriber among a million must not cost a compilation of a million. The overlay
+//! has the new class of every address under a changed prefix, and [`UNCHANGED`] for all others. The
+//! program searches it first.
 
 use jiff::Timestamp;
 use opb_common::{
@@ -18,31 +19,31 @@ use super::{
 };
 use crate::policy::{Exemption, Policy, Prefix};
 
-/// Above this a compilation of everything is the better deal.
+/// With more entries, compiling a whole image costs less.
 const MOST_ENTRIES: usize = 50_000;
 
-/// Changes to the image of one generation, or to two that follow each other.
+/// The changes to one image, or to two of consecutive generations.
 pub struct Overlay {
     nodes: Vec<ImageNode>,
 }
 
-/// What has changed since an image was compiled.
+/// The changes since an image was compiled.
 #[derive(Clone, Copy)]
 pub struct Changes<'a> {
-    /// With the changes.
+    /// The policy after the changes.
     pub policy: &'a Policy,
-    /// Of the image.
-    pub slots: &'a GroupIds,
+    /// The group ids of the image.
+    pub group_ids: &'a GroupIds,
     pub generation: u64,
     pub prefixes: &'a [Prefix],
 }
 
 impl Overlay {
-    /// The classes that each policy gives to all addresses under the prefixes that have changed, for an image that was compiled from
-    /// that policy before those changes, or between them: what it holds already, the overlay says once more.
+    /// Compiles the classes of all addresses under the changed prefixes, for each image.
     ///
-    /// `None` if that is too much for an overlay, or if a policy has a group that the image does not know: then only
-    /// a new image will do.
+    /// An image may have been compiled before the changes or between them: the overlay repeats
+    /// those that the image already has. `None` if there are too many changes for an overlay, or if
+    /// a policy has a group that is not in the image: both need a new image.
     #[must_use]
     pub fn compile(now: Timestamp, images: &[Changes<'_>]) -> Option<Self> {
         let mut nodes = vec![ImageNode([0; 8]); OVERLAY_HEADERS];
@@ -59,14 +60,14 @@ impl Overlay {
         Some(Self { nodes })
     }
 
-    /// No change to any image.
+    /// An overlay without changes.
     #[must_use]
     pub fn none() -> Self {
         let header = Header { magic: MAGIC, abi: ABI_VERSION, ..bytemuck::Zeroable::zeroed() };
         Self { nodes: vec![bytemuck::cast(header); OVERLAY_HEADERS] }
     }
 
-    /// Reads one back from kernel memory.
+    /// Reads an overlay back from kernel memory.
     #[must_use]
     pub fn from_nodes(nodes: Vec<ImageNode>) -> Self {
         Self { nodes }
@@ -81,11 +82,11 @@ impl Overlay {
 impl Changes<'_> {
     /// Appends a tree for each family, and returns their roots.
     fn build(&self, nodes: &mut Vec<ImageNode>, now: Timestamp) -> Option<[u32; 2]> {
-        let Self { policy, slots, prefixes, .. } = *self;
+        let Self { policy, group_ids, prefixes, .. } = *self;
         let id_of = policy
             .groups
             .iter()
-            .map(|group| slots.get(&group.name))
+            .map(|group| group_ids.get(&group.name))
             .collect::<Option<Vec<u16>>>()?;
         let tables = Tables { policy, id_of: &id_of, now };
         let mut room = MOST_ENTRIES;
@@ -100,7 +101,7 @@ impl Changes<'_> {
     }
 }
 
-/// A policy, and where to find what it says of one prefix without looking at all of it.
+/// A policy that can be searched for one prefix without reading all of it.
 struct Tables<'a> {
     policy: &'a Policy,
     id_of: &'a [u16],
@@ -108,16 +109,16 @@ struct Tables<'a> {
 }
 
 impl Tables<'_> {
-    /// What holds around `prefix`, and all entries that are it or lie in it.
+    /// The entry around `prefix` that applies to it, and all entries at or inside it.
     fn around_and_under(&self, prefix: Prefix) -> Vec<Entry<u16>> {
         let Self { policy, id_of, now } = *self;
         let exemptions = &policy.exemptions;
         let mut entries = Vec::new();
-        // Of what covers the prefix, only the longest of all groups counts, and an exemption in it.
+        // Only the longest covering prefix of all groups counts, and an exemption inside that.
         let groups = policy.groups.iter().zip(id_of);
-        let around = groups.filter_map(|(group, &slot)| {
+        let around = groups.filter_map(|(group, &id)| {
             let at = covering(&group.prefixes, |&prefix| prefix, prefix, |_| true)?;
-            Some((group.prefixes[at], SubscriberClass::new(slot, false).0))
+            Some((group.prefixes[at], SubscriberClass::new(id, false).0))
         });
         entries.extend(around.max_by_key(|(prefix, _)| prefix.length()));
         let exempt = |exemption: &Exemption| exemption.in_force(now);
@@ -129,8 +130,8 @@ impl Tables<'_> {
             exemptions[under..].iter().take_while(|exemption| prefix.covers(&exemption.prefix));
         let in_it = in_it.filter(|exemption| exemption.in_force(now));
         entries.extend(in_it.map(|exemption| (exemption.prefix, EXEMPT)));
-        for (group, &slot) in policy.groups.iter().zip(id_of) {
-            let class = SubscriberClass::new(slot, false).0;
+        for (group, &id) in policy.groups.iter().zip(id_of) {
+            let class = SubscriberClass::new(id, false).0;
             let under = group.prefixes.partition_point(|other| *other < prefix);
             let in_it = group.prefixes[under..].iter().take_while(|other| prefix.covers(other));
             entries.extend(in_it.map(|&prefix| (prefix, class)));
@@ -139,9 +140,11 @@ impl Tables<'_> {
     }
 }
 
-/// Place of the longest prefix of a sorted list that is shorter than `inner`, covers it, and `counts`.
+/// The index of the longest prefix in a sorted list that is shorter than `inner`, covers it, and
+/// `counts`.
 ///
-/// Looks at the neighbour below: either it covers, or whatever does covers both, and is found below what they have in common.
+/// Examines the neighbour below. Either that covers `inner`, or any covering prefix covers both,
+/// and is found below their common prefix.
 fn covering<T>(
     list: &[T],
     prefix: impl Fn(&T) -> Prefix,
@@ -158,13 +161,13 @@ fn covering<T>(
             return Some(at);
         }
         below = if covers { found } else { found.common(&below)? };
-        // The common prefix itself may be in the list, too.
+        // The common prefix itself may be in the list.
         let is_below = |item: &T| if covers { prefix(item) < below } else { prefix(item) <= below };
         end = list[..at].partition_point(is_below);
     }
 }
 
-/// In order, without those that lie in another.
+/// The prefixes in order, without those inside another.
 fn outermost(prefixes: &[Prefix]) -> Vec<Prefix> {
     let mut sorted = prefixes.to_vec();
     sorted.sort_unstable();
@@ -172,7 +175,7 @@ fn outermost(prefixes: &[Prefix]) -> Vec<Prefix> {
     sorted
 }
 
-/// Appends what `all` says within `prefix` to `bounds`, and that nothing is known behind it.
+/// Appends the bounds of `all` within `prefix` to `bounds`, and [`UNCHANGED`] behind them.
 fn replace_end(bounds: &mut Vec<Bound<u16>>, all: &[Bound<u16>], prefix: Prefix) {
     let first = prefix.bits();
     let last = first | u128::MAX.checked_shr(prefix.length().into()).unwrap_or(0);

@@ -1,6 +1,6 @@
 //! From prefixes to disjoint ranges.
 
-/// A prefix and what holds in it. IPv4 addresses stand in the upper 32 bits.
+/// A prefix and its value. IPv4 addresses are in the upper 32 bits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry<T> {
     pub(crate) start: u128,
@@ -14,13 +14,13 @@ impl<T> Entry<T> {
     }
 }
 
-/// One address from which on a value holds, up to the next.
+/// The first address of a range and its value. The range ends before the next bound.
 pub(crate) type Bound<T> = (u128, T);
 
-/// Flattens nested prefixes into ranges that cover the whole address space: the first starts at 0.
+/// Flattens nested prefixes into ranges that cover the whole address space, from address 0 on.
 ///
-/// `combine(outer, inner)` says what holds in a prefix inside another; outside of all prefixes it is `outside`.
-/// Neighbours with the same value become one range, however many prefixes they came from.
+/// `combine(outer, inner)` is the value of a prefix inside another; addresses in no prefix have the
+/// value `outside`. Adjacent ranges with the same value become one.
 pub(crate) fn flatten<T: Copy + PartialEq>(
     mut entries: Vec<Entry<T>>,
     outside: T,
@@ -29,7 +29,7 @@ pub(crate) fn flatten<T: Copy + PartialEq>(
     entries.sort_unstable_by_key(|entry| (entry.start, entry.length));
     let mut bounds = Bounds(Vec::with_capacity(entries.len() * 2 + 1));
     bounds.push(0, outside);
-    // The prefixes that the sweep is inside of, outermost first, each with its last address.
+    // The prefixes around the current address, outermost first, each with its last address.
     let mut open: Vec<(u128, T)> = Vec::new();
     for entry in entries {
         close(&mut open, &mut bounds, outside, Some(entry.start));
@@ -41,7 +41,7 @@ pub(crate) fn flatten<T: Copy + PartialEq>(
     bounds.0
 }
 
-/// Leaves every open prefix that ends before `next`; all of them if there is no next.
+/// Closes every open prefix that ends before `next`, or all if there is no next.
 fn close<T: Copy + PartialEq>(
     open: &mut Vec<(u128, T)>,
     bounds: &mut Bounds<T>,

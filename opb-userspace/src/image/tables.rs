@@ -1,4 +1,4 @@
-//! The tables of a verdict on the host: an image in memory.
+//! The tables of the verdict function on the host: an image in memory.
 
 use opb_common::{
     image::ImageNode,
@@ -8,7 +8,7 @@ use opb_common::{
 
 use super::{Image, Overlay};
 
-/// An image and its ports, and what has changed since it was compiled.
+/// An image, its ports, and an overlay with later changes.
 pub struct Tables<'a> {
     nodes: &'a [ImageNode],
     overlay: Option<&'a [ImageNode]>,
@@ -51,11 +51,11 @@ impl opb_common::judge::Tables for Tables<'_> {
         self.overlay
     }
 
-    /// What is asked on the host is no traffic.
+    /// Counts nothing: a question is not traffic.
     fn record(&self, _direction: Direction, _outcome: Outcome, _bytes: usize) {}
 }
 
-/// The set of `ports`, one bit a port.
+/// The set of `ports`, with one bit for each port.
 #[must_use]
 pub fn port_set(ports: &[u16]) -> Box<PortSet> {
     let mut set = Box::new([0; PORTS / 8]);

@@ -9,7 +9,7 @@ use super::{
     tree,
 };
 
-/// Longest match by looking at every prefix.
+/// The longest match, found by comparing every prefix.
 fn naive(entries: &[Entry<u16>], address: u128) -> u16 {
     let covers = |entry: &&Entry<u16>| {
         entry.length == 0 || (address ^ entry.start) >> (128 - u32::from(entry.length)) == 0
@@ -65,7 +65,7 @@ fn keep(bits: u128, length: u8) -> u128 {
     if length == 0 { 0 } else { bits & u128::MAX << (128 - u32::from(length)) }
 }
 
-/// Where answers change, and their neighbours; and random addresses.
+/// Addresses where the class changes, their neighbours, and random addresses.
 fn addresses(entries: &[Entry<u16>], random: Vec<u128>, lowest_bit: u32) -> Vec<u128> {
     let unit = 1u128 << lowest_bit;
     let edges = entries.iter().flat_map(|entry| {
@@ -92,7 +92,7 @@ proptest! {
         check(&entries, addresses(&entries, random, 0))?;
     }
 
-    /// Of every key, and beside it.
+    /// Addresses at every key, and next to it.
     #[test]
     fn a_leaf_takes_the_last_key_that_is_not_larger(mut keys in any::<[u16; Leaf::CLASSES]>()) {
         keys.sort_unstable();
@@ -141,7 +141,7 @@ mod overlay {
     use super::*;
     use crate::policy::{Action, Downstream, Exemption, Group, Matching, Policy, Prefix};
 
-    /// Who has a prefix: group 0 or 1, or an exemption.
+    /// The owner of a prefix: group 0 or 1, or an exemption.
     type Owners = BTreeMap<Prefix, u8>;
 
     fn policy(owners: &Owners) -> Policy {
@@ -207,15 +207,16 @@ mod overlay {
                 }
                 owners
             };
-            // What an image knows already, the overlay may say once more. The image that follows comes from other files.
+            // The overlay may repeat changes that an image already has. The next image comes from
+            // other files.
             let other = |owners: &Owners| -> Owners {
                 owners.iter().map(|(&prefix, owner)| (prefix, 2 - owner)).collect()
             };
             let (before, after) = (after_some(known), after_some(changes.len()));
             let changed: Vec<Prefix> = changes.iter().map(|&(prefix, _)| prefix).collect();
-            let slots = GroupIds::default();
+            let group_ids = GroupIds::default();
             let image = |owners: &Owners, generation| {
-                Image::compile(&policy(owners), &slots, generation, now).expect("an image")
+                Image::compile(&policy(owners), &group_ids, generation, now).expect("an image")
             };
             let sides = [(7, before.clone(), after.clone()), (8, other(&before), other(&after))]
                 .map(|(generation, before, after)| {
@@ -224,7 +225,7 @@ mod overlay {
                 });
             let both = sides.each_ref().map(|(generation, old, _, policy)| Changes {
                 policy,
-                slots: old.slots(),
+                group_ids: old.group_ids(),
                 generation: *generation,
                 prefixes: &changed,
             });

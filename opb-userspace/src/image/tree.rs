@@ -1,24 +1,25 @@
-//! From ranges to the search tree that [`opb_common::image::lookup`] walks.
+//! Builds the search tree that [`opb_common::image::lookup`] descends, from ranges.
 
 use opb_common::image::{Fork, ImageNode, Index, Leaf, NodeRef, WideLeaf, wide_key};
 
 use super::ranges::Bound;
 
-/// Bits of a search in a leaf.
+/// The bits that a leaf compares.
 const LEAF_BITS: u32 = 16;
-/// Bounds that a slot of an index should have on average, so that most subtrees fit one leaf, or one wide leaf.
+/// The average number of bounds for each child of an index, so that most subtrees fit one leaf, or
+/// one wide leaf.
 const BOUNDS_A_LEAF: usize = 8;
 const BOUNDS_A_WIDE_LEAF: usize = 2;
-/// The fewest bits that an index or a fork takes at once: what bounds the steps of a lookup.
+/// The fewest bits that an index or a fork consumes. This limits the steps of a lookup.
 const SMALLEST_STEP: u32 = 4;
-/// The most bits that an index takes at once.
+/// The most bits that an index consumes.
 const LARGEST_INDEX: u32 = 20;
-/// Bytes of index that a bound may cost where that spares a fork in front of it.
+/// Bytes of index that a bound may cost if that saves a fork in front of it.
 const INDEX_BYTES_A_BOUND: usize = 32;
-/// The fewest bits that a fork between two blocks must spare in either.
+/// The fewest bits that a fork between two blocks must save in each.
 const WORTH_A_FORK: u32 = 8;
 
-/// Appends the tree of `bounds` to `nodes`; the first bound starts at 0.
+/// Appends the tree of `bounds` to `nodes`, and returns its root. The first bound starts at 0.
 pub(super) fn build(nodes: &mut Vec<ImageNode>, bounds: &[Bound<u16>]) -> NodeRef {
     let (inherited, bounds) = match bounds {
         [(0, class), rest @ ..] => (*class, rest),
@@ -37,40 +38,41 @@ struct Block<'a> {
     consumed: u32,
     /// The class at the first address of the block.
     inherited: u16,
-    /// What changes behind the first address, in order.
+    /// The bounds after the first address, in order.
     bounds: &'a [Bound<u16>],
 }
 
 impl<'a> Block<'a> {
-    /// Bits that are left in this half of the address.
+    /// The bits that remain in this half of the address.
     fn bits_in_half(&self) -> u32 {
         64 - self.consumed % 64
     }
 
-    /// Bits that a leaf searches.
+    /// The bits that a leaf can compare here.
     fn leaf_bits(&self) -> u32 {
         self.bits_in_half().min(LEAF_BITS)
     }
 
-    /// Bits that a wide leaf or a fork tells apart.
+    /// The bits that a wide leaf or a fork can compare here.
     fn wide_bits(&self) -> u32 {
         self.bits_in_half().min(63)
     }
 
-    /// What is left of this half of an address, highest bit first, as [`opb_common::image::lookup`] sees it.
+    /// The remaining bits of this half of an address, highest bit first, as in
+    /// [`opb_common::image::lookup`].
     fn rest(&self, address: u128) -> u64 {
         let half = if self.consumed < 64 { (address >> 64) as u64 } else { address as u64 };
         half << (self.consumed % 64)
     }
 
-    /// Bits of this block up to and including the last that any bound has set.
+    /// The number of bits of this block up to the lowest one that any bound has set.
     fn depth(&self) -> u32 {
         let lowest = self.bounds.iter().map(|&(start, _)| start.trailing_zeros()).min();
         128 - self.consumed - lowest.unwrap_or(0)
     }
 
-    /// Cuts off the bounds before `end`, as a block of its own behind `bits` more bits, whose first
-    /// address is `start`. What holds at its end is inherited by what is left.
+    /// Splits off the bounds before `end`, as a block that starts at `start` and has consumed
+    /// `bits` more bits. The rest inherits the class at the end of that block.
     fn split(&mut self, start: u128, end: Option<u128>, bits: u32) -> Block<'a> {
         let count = end.map_or(self.bounds.len(), |end| {
             self.bounds.partition_point(|&(bound, _)| bound < end)
@@ -95,7 +97,7 @@ impl Builder<'_> {
             return NodeRef::class(block.inherited);
         }
         let depth = block.depth();
-        let slot = if block.bounds.len() < Leaf::CLASSES && depth <= block.leaf_bits() {
+        let node = if block.bounds.len() < Leaf::CLASSES && depth <= block.leaf_bits() {
             self.leaf(block)
         } else if block.bounds.len() < WideLeaf::CLASSES && depth <= block.wide_bits() {
             self.wide_leaf(block)
@@ -105,11 +107,11 @@ impl Builder<'_> {
                 Step::Fork(tines) => self.fork(block, &tines),
             }
         };
-        if block.consumed == 64 { slot.in_second_half() } else { slot }
+        if block.consumed == 64 { node.in_second_half() } else { node }
     }
 
     fn leaf(&mut self, block: Block<'_>) -> NodeRef {
-        // Places behind the last key repeat its class under the largest key, which changes no answer.
+        // Unused entries repeat the last class under the largest key, which changes no answer.
         let last = block.bounds.last().map_or(block.inherited, |&(_, class)| class);
         let mut leaf = Leaf { keys: [u16::MAX; Leaf::CLASSES], classes: [last; Leaf::CLASSES] };
         (leaf.keys[0], leaf.classes[0]) = (0, block.inherited);
@@ -132,7 +134,7 @@ impl Builder<'_> {
         NodeRef::wide_leaf(self.push(bytemuck::cast(leaf)))
     }
 
-    /// Everything that changes lies in the `tines`: before, between and behind them is one class each.
+    /// All bounds lie in the `tines`: before, between and after these there is one class each.
     fn fork(&mut self, mut block: Block<'_>, tines: &[Tine]) -> NodeRef {
         let number = self.push(ImageNode([0; 8]));
         let mut fork = Fork { keys: [NO_KEY; _], children: [0; _], skips: [0; _], padding: [0; _] };
@@ -142,7 +144,7 @@ impl Builder<'_> {
             behind = tine.end();
             let inside = block.split(tine.start, behind, tine.skip);
             fork.keys[2 * at] = wide_key(block.rest(tine.start));
-            // What ends with the block has no end that could be compared.
+            // A tine at the end of the block has no end to compare.
             let end = behind.map_or(0, |end| block.rest(end));
             fork.keys[2 * at + 1] = if end == 0 { NO_KEY } else { wide_key(end) };
             fork.children[2 * at] = NodeRef::class(before.inherited).0;
@@ -165,9 +167,9 @@ impl Builder<'_> {
         for number in 0..count {
             let start = prefix | (number as u128) << shift;
             let end = (number + 1 < count).then(|| prefix | (number as u128 + 1) << shift);
-            let slot = self.block(block.split(start, end, bits));
+            let child = self.block(block.split(start, end, bits));
             let index: &mut Index = bytemuck::cast_mut(&mut self.nodes[first + number / 16]);
-            index.children[number % 16] = slot.0;
+            index.children[number % 16] = child.0;
         }
         NodeRef::index(first as u32, bits)
     }
@@ -178,23 +180,23 @@ impl Builder<'_> {
     }
 }
 
-/// A key that is larger than whatever it is compared with.
+/// A key that is larger than any value compared with it.
 const NO_KEY: u64 = 1 << 63;
 
-/// What a fork leads on to: the addresses that have `skip` more bits in common than their block.
+/// One target of a fork: addresses that share `skip` more bits than their block.
 #[derive(Clone, Copy)]
 struct Tine {
     start: u128,
     skip: u32,
-    /// Bits that are left.
+    /// The remaining bits.
     free: u32,
 }
 
 impl Tine {
-    /// Around everything that changes among `bounds`.
+    /// The smallest tine around all of `bounds`.
     fn around(block: &Block<'_>, bounds: &[Bound<u16>]) -> Self {
         let (first, last) = (bounds[0].0, bounds[bounds.len() - 1].0);
-        // What changes with the last bound may end with the address in front of it.
+        // The range before the last bound ends with the address in front of it.
         let different = block.rest(first) ^ block.rest(last - 1);
         let skip = different.leading_zeros().min(block.wide_bits());
         let free = 128 - block.consumed - skip;
@@ -206,7 +208,7 @@ impl Tine {
     }
 }
 
-/// How the tree goes on where no leaf will do.
+/// How the tree continues where a leaf does not suffice.
 enum Step {
     Index { bits: u32 },
     Fork(Vec<Tine>),
@@ -233,14 +235,15 @@ fn step(block: &Block<'_>, depth: u32) -> Step {
     Step::Index { bits }
 }
 
-/// How many bits an index over this block should take, `skip` of which are the same everywhere.
+/// The bits that an index over this block should consume. `skip` of them are the same everywhere.
 fn index_bits(block: &Block<'_>, depth: u32, skip: u32) -> u32 {
     let bounds = block.bounds.len();
-    let bits =
-        |bounds_a_slot: usize| bounds.div_ceil(bounds_a_slot).next_power_of_two().trailing_zeros();
+    let bits = |bounds_a_child: usize| {
+        bounds.div_ceil(bounds_a_child).next_power_of_two().trailing_zeros()
+    };
     let wide = skip + bits(BOUNDS_A_WIDE_LEAF);
     let narrow = (skip + bits(BOUNDS_A_LEAF)).max(depth.saturating_sub(LEAF_BITS));
-    // The smaller one, because less of it misses the cache.
+    // The smaller index causes fewer cache misses.
     if narrow <= LARGEST_INDEX && bytes(narrow, bounds) < bytes(wide, bounds) {
         narrow
     } else {
@@ -248,11 +251,12 @@ fn index_bits(block: &Block<'_>, depth: u32, skip: u32) -> u32 {
     }
 }
 
-/// About what an index of `bits` occupies with its leaves, if the bounds are spread as by chance.
+/// The approximate size in bytes of an index of `bits` and its leaves, for random bounds.
 fn bytes(bits: u32, bounds: usize) -> usize {
-    let slots = 1usize.checked_shl(bits).unwrap_or(usize::MAX / 128);
-    4 * slots
-        + size_of::<ImageNode>() * (bounds as f64 / (1.0 + bounds as f64 / slots as f64)) as usize
+    let children = 1usize.checked_shl(bits).unwrap_or(usize::MAX / 128);
+    4 * children
+        + size_of::<ImageNode>()
+            * (bounds as f64 / (1.0 + bounds as f64 / children as f64)) as usize
 }
 
 /// The lowest `bits` bits.

@@ -196,7 +196,7 @@ fn fall_back(hook: Hook, failures: &[(Hook, Error)]) -> Option<String> {
             "packets are judged after the driver and taps: correct, but slower under a flood"
         }
         Hook::Clsact => {
-            "kernel before 6.6: the filter is no pinned link, other tools can remove it unnoticed"
+            "kernel before 6.6: the filter is not a pinned link: other tools can remove it unnoticed"
         }
     };
     Some(format!("{} instead of {}: {}; {consequence}", hook.name(), first.name(), one_line(error)))

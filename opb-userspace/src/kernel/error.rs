@@ -20,7 +20,10 @@ pub enum Error {
     Private(#[from] private::Error),
     #[error("another opb holds {}", path.display())]
     Locked { path: PathBuf },
-    #[error("{} is pinned with another shape: {found}, but this version (ABI {ABI_VERSION}) makes {expected}", path.display())]
+    #[error(
+        "{} is pinned with another shape: {found}, but this version (ABI {ABI_VERSION}) makes {expected}",
+        path.display()
+    )]
     Shape { path: PathBuf, found: String, expected: String },
     #[error("the image in the kernel cannot be read")]
     Format(#[from] FormatError),

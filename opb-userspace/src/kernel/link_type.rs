@@ -23,7 +23,8 @@ pub enum Unreadable {
     )]
     Type { number: u16 },
     #[error(
-        "a `{kind}` device without a unicast `remote` address is not supported: its packets begin with the tunnel's own header"
+        "a `{kind}` device without a unicast `remote` address is not supported: \
+         its packets begin with the tunnel's own header"
     )]
     Hub { kind: &'static str },
 }
@@ -147,7 +148,7 @@ mod tests {
         let far = "2001:db8::1".parse::<Ipv6Addr>().expect("an address").octets();
         assert_eq!(of(823, Some("ip6gre"), &far), Ok(LinkType::BareIp));
         assert_eq!(of(823, Some("ip6gre"), &[0; 16]), Err(Unreadable::Hub { kind: "ip6gre" }));
-        // Others have no link header, whatever they are told.
+        // Others have no link header, whatever their options say.
         assert_eq!(of(776, Some("sit"), &[0; 4]), Ok(LinkType::BareIp));
         assert_eq!(of(1, Some("gretap"), &[0; 4]), Ok(LinkType::Ethernet));
     }

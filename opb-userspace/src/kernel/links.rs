@@ -1,6 +1,6 @@
 //! Pinned links: one pin for each program on a hook, named after the hook and the interface.
 //!
-//! A filter on clsact is no link and cannot be pinned. Its program is pinned instead.
+//! A filter on clsact is not a link and cannot be pinned. Its program is pinned instead.
 
 use std::{
     fmt, fs,

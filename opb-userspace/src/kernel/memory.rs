@@ -31,7 +31,7 @@ impl<T: bytemuck::Pod> Table<T> {
         let memory = MmapOptions::new()
             .len(count * size_of::<T>())
             .map_raw(map.as_raw_fd())
-            .map_err(Error::call("to map counters, talkers and ledgers"))?;
+            .map_err(Error::call("to map counters, talkers and statistics"))?;
         Ok(Self { memory, count, _entries: PhantomData })
     }
 

@@ -6,16 +6,16 @@
 //! | modules | purpose |
 //! |---|---|
 //! | [`netlink`], [`sys`] | requests over netlink; bpf(2) and other raw system calls |
-//! | [`link_type`], [`error`] | what frames of an interface start with; errors |
-//! | [`memory`], [`pins`], [`descriptors`] | maps read through memory; the pin directory; limits of descriptors |
-//! | [`map_of_maps`], [`policy`], [`presence`] | arrays of maps; the image in force; the daemon responsible for it |
+//! | [`link_type`], [`error`] | the first header of an interface's frames; errors |
+//! | [`memory`], [`pins`], [`descriptors`] | mapped maps; the pin directory; descriptor limits |
+//! | [`map_of_maps`], [`policy`], [`presence`] | arrays of maps; the image in force; its daemon |
 //! | [`programs`] | loads the BPF programs |
-//! | [`interfaces`], [`counters`], [`observation`] | interfaces with counters of their own; counters; events and talkers |
-//! | [`hook`], [`rtnetlink`], [`loaded`] | hooks of an interface; devices and filters; programs of anybody |
-//! | [`clsact`], [`unpinned`], [`links`] | filters on old kernels; links without a pin; links with one |
+//! | [`interfaces`], [`counters`], [`observation`] | the interface table; counters; events |
+//! | [`hook`], [`rtnetlink`], [`loaded`] | hooks; devices and filters; loaded programs |
+//! | [`clsact`], [`unpinned`], [`links`] | filters on old kernels; unpinned links; pinned links |
 //! | [`pin_guard`], [`attach`] | keeps everything pinned; attaches and detaches programs |
-//! | [`redirects`], [`flow_tables`], [`inspect`] | what bypasses the filter; the state of the system, for `opb doctor` |
-//! | [`replay`] | single packets through programs of its own |
+//! | [`redirects`], [`flow_tables`], [`inspect`] | bypasses of the filter; `opb doctor` |
+//! | [`replay`] | runs single packets through separate program instances |
 
 mod netlink;
 mod sys;

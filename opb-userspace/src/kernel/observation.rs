@@ -1,5 +1,5 @@
-//! What the programs write down of denied packets: the ring of events, the talkers, the statistics of
-//! each CPU.
+//! Records of denied packets by the programs: the ring of events, the talkers, and the statistics
+//! of each CPU.
 
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -18,7 +18,7 @@ use super::{
     sys::{self, MapShape},
 };
 
-/// Makes what is missing. It outlives programs and policies, like the counters.
+/// Creates missing maps. They outlive programs and policies, like the counters.
 pub(super) fn open(pins: &ObservationPins) -> Result<(), Error> {
     let ring = MapShape {
         kind: bpf_map_type::BPF_MAP_TYPE_RINGBUF,
@@ -79,7 +79,7 @@ impl Observations {
         })
     }
 
-    /// The events for whoever waits for them, the statistics for whoever looks into them.
+    /// Splits into the events, which are waited for, and the statistics, which are read.
     #[must_use]
     pub fn split(self) -> (Events, Statistics) {
         (Events(self.ring), self.statistics)

@@ -273,7 +273,7 @@ fn is_hollow(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Names of the pins in `directory`. Directories among them are left out.
+/// Names of the pins in `directory`. Directories are skipped.
 fn objects(directory: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {

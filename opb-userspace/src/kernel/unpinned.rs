@@ -25,7 +25,7 @@ pub(super) enum LinkHook {
 }
 
 /// An unpinned link of ours on a hook of an interface in this network namespace. `pinned` returns
-/// the ids of pinned links. Links whose policy map belongs to another running daemon are left out;
+/// the ids of pinned links. Links whose policy map belongs to another running daemon are skipped;
 /// `policy` is the id of this process's policy map, if it has one.
 pub(super) fn find(
     interface: &str,

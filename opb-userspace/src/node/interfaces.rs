@@ -7,7 +7,7 @@ use crate::document::{Decoder, Fields, Spot, YamlNode};
 /// Linux keeps interface names in 16 bytes, the last of which is NUL.
 const NAME_BYTES: usize = 15;
 
-/// One entry of `interfaces`, which may stand for many interfaces.
+/// One entry of `interfaces`, which may match many interfaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     pub name: NamePattern,
@@ -24,7 +24,7 @@ pub enum NamePattern {
     Glob(glob::Pattern),
 }
 
-/// What an interface leads to.
+/// The network behind an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {

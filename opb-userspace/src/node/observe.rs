@@ -62,7 +62,7 @@ pub enum Addresses {
     None,
 }
 
-/// When a subscriber is a suspect, and where that is reported.
+/// The limit above which a subscriber is a suspect, and the receivers of reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suspect {
     /// Denied packets in a minute.
@@ -82,7 +82,7 @@ pub struct Webhook {
 }
 
 impl FromStr for Webhook {
-    /// What is wrong with it, after the URL.
+    /// The error, to be shown after the URL.
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {

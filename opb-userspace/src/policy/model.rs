@@ -84,7 +84,7 @@ pub struct RelaySet {
     pub hosts: Vec<String>,
 }
 
-/// A prefix that no group filters, although it lies within one.
+/// A prefix that is exempt from the filter of the group around it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exemption {
     pub prefix: Prefix,

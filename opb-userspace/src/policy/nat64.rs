@@ -10,8 +10,8 @@ pub(super) const LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
 /// Bits 64 to 71 of a translated address, which are always zero.
 pub(super) const RESERVED: u128 = 0xff << 56;
 
-/// The IPv6 addresses under `translation` that stand for those of `ipv4`. What may follow the IPv4
-/// address is not looked at.
+/// The IPv6 addresses under `translation` that stand for those of `ipv4`. Bits after the IPv4
+/// address do not matter.
 #[must_use]
 pub(super) fn translated(translation: Prefix, ipv4: Prefix) -> Option<Prefix> {
     let (length, inside) = (translation.length(), ipv4.length());

@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Prefix {
     ipv6: bool,
-    /// In network order. An IPv4 address stands in the first four bytes.
+    /// In network order. An IPv4 address is in the first four bytes.
     bits: [u8; 16],
     length: u8,
 }
 
 impl Prefix {
-    /// Builds a prefix; host bits and IPv4-mapped addresses are refused, as in a policy file.
+    /// Builds a prefix. Refuses host bits and IPv4-mapped addresses, as a policy file does.
     pub fn new(address: IpAddr, length: u8) -> Result<Self, PrefixError> {
         let prefix = Self::truncated(address, length)?;
         if prefix.network() == address {
@@ -57,7 +57,7 @@ impl Prefix {
         Ok(Self { ipv6: address.is_ipv6(), bits: masked(bits, length), length })
     }
 
-    /// The lowest address, which is also the one that is written.
+    /// The lowest address, which is written in the prefix.
     pub fn network(&self) -> IpAddr {
         address(self.ipv6, self.bits)
     }
@@ -68,7 +68,7 @@ impl Prefix {
         address(self.ipv6, (u128::from_be_bytes(self.bits) | host_bits).to_be_bytes())
     }
 
-    /// The bits of the lowest address, highest first: an IPv4 address stands in the upper 32.
+    /// The bits of the lowest address, highest first. An IPv4 address is in the upper 32.
     pub fn bits(&self) -> u128 {
         u128::from_be_bytes(self.bits)
     }
@@ -92,7 +92,7 @@ impl Prefix {
             && masked(other.bits, self.length) == self.bits
     }
 
-    /// The longest prefix that covers both; none for two families.
+    /// The longest prefix that covers both. `None` for different families.
     pub fn common(&self, other: &Self) -> Option<Self> {
         let length = (self.bits() ^ other.bits()).leading_zeros().min(128) as u8;
         let length = length.min(self.length).min(other.length);
@@ -116,7 +116,7 @@ impl Prefix {
 }
 
 impl Prefix {
-    /// The reverse of [`Prefix::to_bytes`]; nothing for what that cannot give.
+    /// The reverse of [`Prefix::to_bytes`]. `None` for other bytes.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (&[family], rest) = bytes.split_first_chunk::<1>()?;
         let (&bits, rest) = rest.split_first_chunk::<16>()?;
@@ -225,7 +225,7 @@ pub enum PrefixError {
     NotAPrefix { text: String },
 }
 
-/// Finds the best words for a text that did not parse.
+/// The most specific error for a text that did not parse.
 fn explain(text: &str) -> PrefixError {
     let owned = || text.to_owned();
     let (address, length) = text.split_once('/').unwrap_or((text, ""));

@@ -59,7 +59,7 @@ pub struct Hosts {
 
 #[derive(Clone, Default)]
 struct Host {
-    /// Each with the time since which answers no longer name it.
+    /// Each address, and the time since which answers no longer name it.
     addresses: BTreeMap<IpAddr, Option<Instant>>,
     answered: Option<Timestamp>,
     changed: Option<Timestamp>,
@@ -84,7 +84,7 @@ impl Hosts {
         self.hold = hold;
     }
 
-    /// Takes in an answer.
+    /// Merges an answer into the addresses of its host.
     pub fn answered(&mut self, name: &str, answer: DnsAnswer, now: Instant) -> Addresses {
         let host = self.known.entry(name.to_owned()).or_default();
         let DnsAnswer { ipv4, ipv6 } = answer;
@@ -147,7 +147,7 @@ impl Hosts {
         self.known.get(name).into_iter().flat_map(|host| host.addresses.keys().copied())
     }
 
-    /// Adds the addresses to the relay sets that name the hosts.
+    /// Adds the addresses of hosts to the relay sets that name them.
     pub fn apply(&self, policy: &mut Policy) {
         for relay in policy.relays.iter_mut().filter(|relay| !relay.hosts.is_empty()) {
             let found = relay.hosts.iter().flat_map(|host| self.addresses(host));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_comes_back_is_not_let_go() {
+    fn an_address_that_comes_back_is_kept() {
         let (mut hosts, start) = (Hosts::new(BTreeMap::new(), HOLD), Instant::now());
         for addresses in [&["192.0.2.1"], &["192.0.2.2"], &["192.0.2.1"]] {
             let _ = hosts.answered("mx", answer(addresses, &[]), start);
@@ -231,9 +231,9 @@ mod tests {
         assert_eq!(allowed(&hosts), addresses(&["192.0.2.1"]));
     }
 
-    /// Somebody else's name server answers with others each time.
+    /// A name server elsewhere may answer with other addresses each time.
     #[test]
-    fn a_host_stands_for_so_many_addresses() {
+    fn the_addresses_of_a_host_are_limited() {
         let (mut hosts, start) = (Hosts::new(BTreeMap::new(), HOLD), Instant::now());
         for third in 0..4 {
             let others = (1..=32).map(|last| IpAddr::from([192, 0, third, last])).collect();
@@ -242,7 +242,7 @@ mod tests {
         }
         assert_eq!((allowed(&hosts).len(), hosts.known["mx"].refused), (MOST, 64));
         assert_eq!(hosts.known["mx"].error, Some(HostError::TooMany));
-        // What is held makes room.
+        // Released addresses make room.
         hosts.release(start + HOLD);
         let _ = hosts.answered("mx", answer(&["198.51.100.25"], &[]), start + HOLD);
         assert!(allowed(&hosts).contains(&addresses(&["198.51.100.25"])[0]));

@@ -1,4 +1,4 @@
-//! What the resolver makes of answers, from a name server of this file on a socket of its own.
+//! Answers of a name server in this file, as the resolver interprets them.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +17,11 @@ use super::*;
 const A: u16 = 1;
 const AAAA: u16 = 28;
 
-/// What the server says to questions of one type: a response code, and for how long there is an address.
+/// The server's answers by record type: a response code, and the TTL of an address, if there is
+/// one.
 type Says = BTreeMap<u16, (u8, Option<u32>)>;
 
-/// A name server and what it was asked.
+/// A name server, and the names that were asked for.
 struct Server {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -63,7 +64,7 @@ fn name(packet: &[u8]) -> (String, usize) {
     (name, at + 1)
 }
 
-/// RFC 1035, section 4: the header and the question back, and one record that points to the name in it.
+/// RFC 1035, section 4: the header and the question, and one record that points to the name in it.
 fn answer(question: &[u8], kind: u16, code: u8, ttl: Option<u32>) -> Vec<u8> {
     let mut answer = question.to_vec();
     (answer[2], answer[3]) = (0x85, 0x80 | code);
@@ -80,7 +81,7 @@ fn answer(question: &[u8], kind: u16, code: u8, ttl: Option<u32>) -> Vec<u8> {
     answer
 }
 
-/// The answer about `mx`, and after how long it is asked for again.
+/// The answer about `mx`, and the time until the next question.
 fn asked(says: [(u16, (u8, Option<u32>)); 2]) -> (DnsAnswer, Duration) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
@@ -149,8 +150,8 @@ fn no_search_domain_is_tried() {
     });
 }
 
-/// Answers to a question of 29 bytes that is nothing like RFC 1035 wants it: cut anywhere, with names that point at themselves,
-/// with counts of records that are not there, of another question, and bytes at random.
+/// Answers that violate RFC 1035: truncated, with names that point at themselves, with counts of
+/// absent records, to another question, or of random bytes.
 fn nonsense(question: &[u8], round: usize) -> Vec<u8> {
     let mut bytes = answer(question, A, NO_ERROR, Some(60));
     let mut random = fastrand::Rng::with_seed(round as u64);
@@ -171,9 +172,10 @@ fn nonsense(question: &[u8], round: usize) -> Vec<u8> {
     bytes
 }
 
-/// Whatever a name server sends, the answer is an error, or what it may say of the name, and asking goes on.
+/// For anything that a name server sends, the result is an error or valid addresses, and the
+/// resolver goes on.
 #[test]
-fn nonsense_is_no_answer() {
+fn nonsense_is_not_an_answer() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
@@ -212,7 +214,7 @@ fn nonsense_is_no_answer() {
                 }
             }
         }
-        assert!(errors > 60, "{errors} of 240: the attack is none");
+        assert!(errors > 60, "{errors} of 240: too few to be an attack");
         sends_nonsense.store(false, Ordering::SeqCst);
         let (_, answer, _) = ask(&resolver, "mx.isp.example".to_owned()).await;
         assert_eq!(answer.ipv4, Ok(vec![IpAddr::from([192, 0, 2, 1])]));

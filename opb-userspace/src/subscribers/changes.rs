@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Changes, Entries, Entry, store::Shared};
+use super::{Changes, Entries, Entry, shared::Shared};
 use crate::{
     api::entries::{Addition, ChangeResponse, Failure, NewEntry, Removal, Who},
     policy::{Policy, Prefix, PrefixError},
@@ -25,12 +25,12 @@ pub enum Request {
 }
 
 impl Request {
-    /// Whether it only asks what would happen.
+    /// Whether it only validates.
     pub fn is_validation(&self) -> bool {
         matches!(self, Self::Add(Addition { validate_only: true, .. }, _))
     }
 
-    /// Bytes that it takes in memory, roughly.
+    /// Its approximate size in memory, in bytes.
     pub fn size(&self) -> usize {
         let (texts, elements): (usize, usize) = match self {
             Self::Add(Addition { entries, .. }, _) => {
@@ -46,7 +46,7 @@ impl Request {
         texts + elements
     }
 
-    /// What it is called, and who made it.
+    /// The name of the request, and its author.
     pub fn author(&self) -> (&'static str, Arc<Who>) {
         match self {
             Self::Add(_, who) => ("add", Arc::clone(who)),
@@ -55,7 +55,7 @@ impl Request {
     }
 }
 
-/// Accepted changes that have not been made yet.
+/// Accepted changes that are not committed yet.
 pub struct Staging<'a> {
     entries: &'a Entries,
     policy: &'a Policy,
@@ -67,14 +67,14 @@ pub struct Staging<'a> {
 /// A valid element of a request; `None` removes.
 type Wanted = (Prefix, Option<Entry>);
 
-/// What is wrong with one element of a request.
+/// The error of one element of a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
     #[error(transparent)]
     Prefix(#[from] PrefixError),
     #[error("the policy has no group `{0}`")]
     UnknownGroup(Arc<str>),
-    #[error("either a group or an exemption is wanted")]
+    #[error("expected either a group or an exemption")]
     Target,
     #[error("the reason is longer than {LONGEST_REASON} characters")]
     LongReason,
@@ -84,7 +84,7 @@ pub enum EntryError {
     Past(Timestamp),
 }
 
-/// What happens to one prefix.
+/// The effect on one prefix.
 enum Step {
     Added,
     Changed,
@@ -102,7 +102,7 @@ impl<'a> Staging<'a> {
         self.changes
     }
 
-    /// Accepts a request, or none of it.
+    /// Accepts a request as a whole, or its valid elements if it is `partial`.
     pub fn stage(&mut self, request: Request) -> ChangeResponse {
         match request {
             Request::Add(Addition { entries, partial, .. }, by) => {
@@ -160,7 +160,7 @@ impl<'a> Staging<'a> {
         Ok((prefix, entry))
     }
 
-    /// Completes a response that holds the failures.
+    /// Completes a response that has the failures.
     fn take(
         &mut self,
         wanted: Vec<Wanted>,

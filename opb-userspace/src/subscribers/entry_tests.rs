@@ -10,13 +10,15 @@ use super::{
 };
 use crate::policy::Owner;
 
-/// An exemption of the files ran out under an entry for the same prefix: when the entry is removed, the prefix is the group's.
+/// An exemption of the files expired under an entry for the same prefix. Without the entry, the
+/// prefix belongs to the group.
 #[test]
 fn removing_an_entry_does_not_revive_an_exemption_that_has_run_out() {
     let now = Timestamp::now();
     let past = now - SignedDuration::from_secs(60);
     let files = policy(&format!(
-        "version: 1\ngroups: {{a: {{prefixes: [203.0.113.0/24]}}}}\nexemptions: [{{prefix: 203.0.113.7/32, until: {past}}}]\n"
+        "version: 1\ngroups: {{a: {{prefixes: [203.0.113.0/24]}}}}\n\
+         exemptions: [{{prefix: 203.0.113.7/32, until: {past}}}]\n"
     ));
     let place = prefix("203.0.113.7/32");
     for group in [None, Some("a")] {

@@ -1,5 +1,5 @@
-//! Expired entries. They are out of force at once and leave the disk much later, by the monotonic
-//! clock: a wall clock that jumps ten years ahead and back must not cost any entry.
+//! Expired entries. They are out of force at once, and are deleted from the disk much later, by the
+//! monotonic clock: a wall clock that jumps ahead and back must not delete any entry.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -12,19 +12,19 @@ use jiff::Timestamp;
 use super::{Batch, Entries, Error};
 use crate::policy::Prefix;
 
-/// The entries that had lapsed at the last look at the clock.
+/// The entries that had expired when the clock was last read.
 #[derive(Default)]
 pub(super) struct Lapsed {
-    looked: Option<Timestamp>,
+    read: Option<Timestamp>,
     since: BTreeMap<Prefix, Instant>,
-    /// In the order of their lapse. An item that differs from `since` is obsolete.
+    /// In the order of expiry. An item that differs from `since` is obsolete.
     queue: VecDeque<(Instant, Prefix)>,
 }
 
 impl Lapsed {
-    /// Whether an entry with this end had lapsed at the last look.
+    /// Whether an entry with this end had expired when the clock was last read.
     pub(super) fn has_passed(&self, until: Option<Timestamp>) -> bool {
-        until.zip(self.looked).is_some_and(|(until, looked)| until <= looked)
+        until.zip(self.read).is_some_and(|(until, read)| until <= read)
     }
 
     pub(super) fn add(&mut self, prefix: Prefix) {
@@ -33,7 +33,7 @@ impl Lapsed {
         self.queue.push_back((now, prefix));
     }
 
-    /// Whether it had lapsed.
+    /// Removes a prefix. Returns whether it had expired.
     pub(super) fn forget(&mut self, prefix: Prefix) -> bool {
         self.since.remove(&prefix).is_some()
     }
@@ -46,8 +46,8 @@ impl Lapsed {
         self.since.len()
     }
 
-    /// Drops stale elements of the queue once they are the larger part: sessions that lapse and
-    /// come back all day must not fill it.
+    /// Drops obsolete items once they are the larger part of the queue, so that sessions that
+    /// expire and come back all day do not fill it.
     fn tidy(&mut self) {
         if self.queue.len() > 2 * self.since.len() {
             let since = &self.since;
@@ -55,7 +55,7 @@ impl Lapsed {
         }
     }
 
-    /// The entries that lapsed at least `grace` ago.
+    /// The entries that expired at least `grace` ago.
     fn due(&mut self, grace: Duration) -> BTreeSet<Prefix> {
         let mut due = BTreeSet::new();
         for &(since, prefix) in &self.queue {
@@ -73,22 +73,22 @@ impl Lapsed {
 }
 
 impl Entries {
-    /// Looks at the clock. Returns the entries that expired since the last look, and those that are
-    /// in force again because the clock was set back.
+    /// Reads the clock. Returns the entries that have expired since the last call, and those that
+    /// are in force again because the clock was set back.
     pub fn lapse(&mut self, now: Timestamp) -> BTreeSet<Prefix> {
-        let looked = self.lapsed.looked.replace(now).unwrap_or(Timestamp::MIN);
-        let (from, to) = (looked.min(now), looked.max(now));
+        let read = self.lapsed.read.replace(now).unwrap_or(Timestamp::MIN);
+        let (from, to) = (read.min(now), read.max(now));
         let first = Prefix::truncated(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         let Ok(first) = first else { unreachable!("the shortest prefix is one") };
         let passed = self.ends.range((from, first)..).take_while(|(until, _)| *until <= to);
         let moved: BTreeSet<_> = passed
-            .filter(|(until, _)| *until > from || looked == Timestamp::MIN)
+            .filter(|(until, _)| *until > from || read == Timestamp::MIN)
             .map(|it| it.1)
             .collect();
         for &prefix in &moved {
             let Some(entry) = self.map.get(&prefix) else { continue };
             let count = self.counts.entry(entry.group.clone()).or_default();
-            if looked <= now {
+            if read <= now {
                 *count -= 1;
                 self.lapsed.add(prefix);
             } else {
@@ -99,13 +99,14 @@ impl Entries {
         moved
     }
 
-    /// How many entries there are in force.
+    /// The number of entries in force.
     pub fn count(&self) -> usize {
         self.map.len() - self.lapsed.len()
     }
 
-    /// Removes entries from the disk that lapsed `grace` ago and have not come back since. Returns
-    /// their number. Nobody has asked for that: an unconfirmed import still rolls back.
+    /// Deletes entries from the disk that expired at least `grace` ago and have not come back.
+    /// Returns their number. Unlike a requested removal, this does not change what an unconfirmed
+    /// import rolls back.
     pub fn delete_lapsed(&mut self, grace: Duration) -> Result<usize, Error> {
         let due = self.lapsed.due(grace);
         let count = due.len();
@@ -126,7 +127,7 @@ mod tests {
             let address = IpAddr::from([203, 0, (host >> 8) as u8, host as u8]);
             Prefix::host(address).expect("an address")
         };
-        // At the front, one that stays: it is not due for a day.
+        // The first one stays at the front: it is not due for a day.
         lapsed.add(prefix(0));
         for _ in 0..100 {
             (1..100).for_each(|host| lapsed.add(prefix(host)));

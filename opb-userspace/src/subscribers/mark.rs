@@ -1,5 +1,6 @@
-//! What the store held last, beside the store. A database that finds its last transactions damaged takes those before them for the
-//! truth, and an empty file is a fresh database: it cannot say itself that something is missing.
+//! A mark beside the store, which records its last state and so detects losses. The database cannot
+//! do that: it silently drops damaged transactions at its end, and takes an empty file for a new
+//! database.
 
 use std::{
     cell::Cell,
@@ -16,27 +17,27 @@ use sha2::{Digest as _, Sha256};
 use crate::private;
 
 const FILE: &str = "entries.mark";
-/// What was lost, until somebody has taken note of it and removes the file.
+/// Records losses until an operator removes the file.
 const LOST: &str = "entries.lost";
 const MAGIC: [u8; 8] = *b"opbmark1";
 const LENGTH: usize = 32;
 
-/// How far the store has come.
+/// The state of the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct State {
-    /// Counts the transactions.
+    /// The number of transactions.
     pub(super) sequence: u64,
     pub(super) entries: u64,
 }
 
-/// The file.
+/// The mark of a store.
 pub(super) struct Mark {
     file: File,
     directory: PathBuf,
-    /// What it said when it was opened, if it said anything.
+    /// Its content when it was opened, if it was valid.
     before: Option<State>,
     is_synced: Cell<bool>,
-    /// A loss is known that could not be written down.
+    /// A loss was found that could not be recorded.
     is_unwritten: Cell<bool>,
 }
 
@@ -45,18 +46,19 @@ impl Mark {
         let path = directory.join(FILE);
         let file = private::file(&path)?;
         let mut bytes = Vec::new();
-        // More than is expected is damage, too.
+        // A longer file is damaged, too.
         let read = (&file).take(LENGTH as u64 + 1).read_to_end(&mut bytes);
         read.map_err(|source| private::Error::Io { path, source })?;
         let before = parse(&bytes);
         if before.is_none() && !bytes.is_empty() {
-            tracing::warn!("{FILE} in {} cannot be read: made anew", directory.display());
+            tracing::warn!("{FILE} in {} is damaged: replacing it", directory.display());
         }
         let [is_synced, is_unwritten] = [true, false].map(Cell::new);
         Ok(Self { file, directory: directory.into(), before, is_synced, is_unwritten })
     }
 
-    /// Compares what the store has with what it had. `None` stands for a file without a byte, which no store ever is.
+    /// Compares the state of the store with the mark, and records a loss. `None` stands for an
+    /// empty file, which a complete store never is.
     pub(super) fn compare(&self, found: Option<State>) {
         let is_lost = match (self.before, found) {
             (None, None) => true,
@@ -68,13 +70,13 @@ impl Mark {
                     || found.sequence == before.sequence && found.entries != before.entries
             }
         };
-        if is_lost && let Err(error) = self.write_down(found) {
+        if is_lost && let Err(error) = self.record_loss(found) {
             tracing::error!("{LOST} in {} cannot be written: {error}", self.directory.display());
             self.is_unwritten.set(true);
         }
     }
 
-    fn write_down(&self, found: Option<State>) -> io::Result<()> {
+    fn record_loss(&self, found: Option<State>) -> io::Result<()> {
         let (time, before) = (Timestamp::now(), self.before);
         let line = serde_json::json!({ "time": time, "acknowledged": before, "found": found });
         let mut options = OpenOptions::new();
@@ -83,11 +85,11 @@ impl Mark {
         file.sync_all()
     }
 
-    /// After a commit. It is on its way to the disk when this returns, which is enough to tell damage; after a power cut, the
-    /// store may be ahead of it, and never behind.
+    /// Writes the state after a commit, without waiting for the disk. After a power cut, the store
+    /// may be ahead of the mark, but never behind.
     pub(super) fn write(&self, state: State) {
         if self.is_unwritten.get() {
-            // The next start shall find it again.
+            // The old mark lets the next start find the loss again.
             return;
         }
         if let Err(error) = self.file.write_all_at(&bytes(state), 0) {
@@ -96,6 +98,7 @@ impl Mark {
         self.is_synced.set(false);
     }
 
+    /// Waits until the mark is on disk.
     pub(super) fn sync(&self) {
         if !self.is_synced.replace(true)
             && let Err(error) = self.file.sync_data()
@@ -104,13 +107,14 @@ impl Mark {
         }
     }
 
-    /// What was lost and nobody has taken note of.
+    /// A description of the last recorded loss.
     pub(super) fn loss(&self) -> Option<String> {
         let path = self.lost();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let text = "the store has lost changes, and how many could not be written down: restore them, then restart the daemon";
+                let text = "the store has lost changes, and their number could not be recorded: \
+                            restore them, then restart the daemon";
                 return self.is_unwritten.get().then(|| text.to_owned());
             }
             Err(error) => return Some(format!("{} cannot be read: {error}", path.display())),
@@ -122,8 +126,8 @@ impl Mark {
             None => "unknown".to_owned(),
         };
         Some(format!(
-            "the store has lost changes: {} entries were acknowledged (transaction {}), {} are there (transaction {}); \
-             restore them, then remove {}",
+            "the store has lost changes: {} entries were acknowledged (transaction {}), \
+             it has {} (transaction {}); restore them, then remove {}",
             number("acknowledged", "entries"),
             number("acknowledged", "sequence"),
             number("found", "entries"),
@@ -182,14 +186,14 @@ mod tests {
         for found in [None, Some(state(6, 3000)), Some(state(7, 2999)), Some(state(1, 0))] {
             assert!(is_lost(found), "{found:?}");
         }
-        // Removals that are gone are a loss, too; that nothing was there is none.
+        // Lost removals are a loss, too; an empty store that stays empty is not.
         open().write(state(8, 0));
         assert!(is_lost(Some(state(7, 1))));
         assert!(!is_lost(Some(state(7, 0))));
     }
 
     #[test]
-    fn a_damaged_mark_says_nothing() {
+    fn a_damaged_mark_is_ignored() {
         let directory = tempfile::tempdir().expect("a directory");
         let mark = Mark::open(directory.path()).expect("opens");
         mark.write(state(7, 3000));

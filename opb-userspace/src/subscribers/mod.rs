@@ -11,6 +11,7 @@ mod lapse;
 mod mark;
 mod overlay;
 mod recovery;
+mod shared;
 mod store;
 mod unconfirmed;
 
@@ -57,8 +58,8 @@ impl Entry {
         self.until.is_none_or(|until| now < until)
     }
 
-    /// Whether `policy` has the group. Otherwise the entry is kept and does nothing.
-    pub fn is_meaningful(&self, policy: &Policy) -> bool {
+    /// Whether `policy` has the group of the entry. Otherwise the entry is kept and does nothing.
+    pub fn applies_to(&self, policy: &Policy) -> bool {
         self.group.as_deref().is_none_or(|group| policy.group(group).is_some())
     }
 
@@ -139,8 +140,8 @@ impl Entries {
         expired.map(|&(_, prefix)| prefix).collect()
     }
 
-    /// Removes expired entries, and returns their number. Nobody has asked for that: an unconfirmed
-    /// import still rolls back.
+    /// Removes expired entries, and returns their number. Unlike a requested removal, this does not
+    /// change what an unconfirmed import rolls back.
     pub fn expire(&mut self, now: Timestamp) -> Result<usize, Error> {
         let expired = self.expired(now);
         let count = expired.len();
@@ -184,7 +185,7 @@ impl Row {
                 None => "exemption".to_owned(),
             },
         });
-        let unknown = group.as_deref().filter(|_| !entry.is_meaningful(files));
+        let unknown = group.as_deref().filter(|_| !entry.applies_to(files));
         let orphaned = unknown.map(|group| format!("the policy has no group `{group}`"));
         let exempt = group.is_none();
         Self { prefix, group, exempt, reason, until, created, by, overrides, orphaned }

@@ -1,4 +1,4 @@
-//! Run-time entries laid over a policy.
+//! Merges run-time entries into a policy.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use super::{Entry, Map};
 use crate::policy::{Exemption, Owner, Policy, Prefix};
 
-/// Turns the policy of the files into the one that is in force: an entry takes the place of whatever the files say about the
-/// very same prefix. Entries that have run out, and those of groups that the policy does not have, change nothing.
+/// Turns the policy of the files into the policy in force: an entry replaces what the files say
+/// about exactly the same prefix. Expired entries, and entries of groups that the policy does not
+/// have, change nothing.
 pub fn overlay(policy: &mut Policy, entries: &Map, now: Timestamp) {
     let in_force: Vec<(Prefix, &Entry)> = (entries.iter())
-        .filter(|(_, entry)| entry.in_force(now) && entry.is_meaningful(policy))
+        .filter(|(_, entry)| entry.in_force(now) && entry.applies_to(policy))
         .map(|(&prefix, entry)| (prefix, entry))
         .collect();
     if in_force.is_empty() {
@@ -32,12 +33,12 @@ pub fn overlay(policy: &mut Policy, entries: &Map, now: Timestamp) {
             }),
         }
     }
-    // Stable sorts, which only merge what are two sorted runs.
+    // Stable sorts, which merge two sorted runs in linear time.
     policy.groups.iter_mut().for_each(|group| group.prefixes.sort());
     policy.exemptions.sort_by_key(|exemption| exemption.prefix);
 }
 
-/// Removes what `entries` have a prefix for. Both are sorted: one walk over either.
+/// Removes the items whose prefix is in `entries`. Both are sorted, so one pass suffices.
 fn remove<T>(list: &mut Vec<T>, prefix: impl Fn(&T) -> Prefix, entries: &[(Prefix, &Entry)]) {
     let mut entries = entries.iter().map(|&(prefix, _)| prefix).peekable();
     list.retain(|item| {
@@ -47,10 +48,10 @@ fn remove<T>(list: &mut Vec<T>, prefix: impl Fn(&T) -> Prefix, entries: &[(Prefi
     });
 }
 
-/// Brings `policy`, which [`overlay`] made of `files`, up to date with the entries at `changed`. Says which of these prefixes
-/// belong to somebody else now.
+/// Applies the entries at `changed` to `policy`, which [`overlay`] made from `files`. Returns the
+/// prefixes that have another owner now.
 ///
-/// Costs at most a copy of the lists that change, and nothing that grows with the number of the others.
+/// Costs at most a copy of the lists that change.
 pub fn follow(
     policy: &mut Policy,
     files: &Policy,
@@ -89,7 +90,7 @@ pub fn follow(
     moved
 }
 
-/// Who has a prefix, by index in the files.
+/// The owner of a prefix, by index in the files.
 enum Holder {
     Nobody,
     Group(usize),
@@ -99,7 +100,7 @@ enum Holder {
 impl Holder {
     fn of(prefix: Prefix, files: &Policy, entries: &Map, now: Timestamp) -> Self {
         let entry = entries.get(&prefix);
-        if let Some(entry) = entry.filter(|it| it.in_force(now) && it.is_meaningful(files)) {
+        if let Some(entry) = entry.filter(|it| it.in_force(now) && it.applies_to(files)) {
             let Entry { group, reason, until, .. } = entry;
             return match group.as_deref().and_then(|name| files.group(name)) {
                 Some(index) => Self::Group(index),
@@ -118,8 +119,8 @@ impl Holder {
     }
 }
 
-/// Up to so many edits are made in place. Each moves what lies behind it, which is half of the list as a rule: more of them cost
-/// more than a copy.
+/// The most edits that are made in place. Each moves half of the list on average, so more of them
+/// cost more than a copy.
 const FEW: usize = 2;
 
 /// Replaces, adds and (`None`) removes items. List and edits are sorted by prefix.

@@ -1,14 +1,19 @@
 //! A store after an error. The database refuses everything until it is opened again, and only then
-//! shows what the failed transaction has left. A store that cannot be written when the daemon starts
-//! is in the same state: the daemon reads it, and does not wait for the disk to filter.
+//! shows what the failed transaction has left. A store that cannot be written when the daemon
+//! starts is in the same state: the daemon reads it, and does not wait for the disk to filter.
 
-use std::path::Path;
+use std::{
+    io::{self, Read as _, Seek as _},
+    path::Path,
+};
 
 use nix::errno::Errno;
 use redb::{Database, StorageBackend as _, backends::InMemoryBackend};
 
 use super::{
-    Batch, Changes, Entries, Error, Map, Store, UnconfirmedImport, store::FILE, unconfirmed::Step,
+    Batch, Changes, Entries, Error, Map, Store, UnconfirmedImport,
+    store::{FILE, Origin},
+    unconfirmed::Step,
 };
 use crate::{errors::one_line, files, private};
 
@@ -36,26 +41,40 @@ impl Store {
     /// store refuses changes, because of `error`, until it is opened again.
     pub(super) fn read_only(directory: &Path, error: Error) -> Result<Self, Error> {
         let path = directory.join(FILE);
-        let memory = InMemoryBackend::new();
-        match files::read(&path, u64::MAX - 1) {
-            Ok(bytes) => {
-                let written = memory.set_len(bytes.len() as u64);
-                if written.and_then(|()| memory.write(0, &bytes)).is_err() {
-                    return Err(error);
-                }
-            }
-            Err(files::Error::Missing) => {}
+        let memory = match in_memory(&path) {
+            Ok(Some(memory)) => memory,
+            Ok(None) => InMemoryBackend::new(),
             Err(_) => return Err(error),
-        }
+        };
         let database = Database::builder().create_with_backend(memory);
         let database = database.map_err(|error| Error::Database {
             path: path.clone(),
             source: Box::new(error.into()),
         })?;
-        let store = Self::on(path, database)?;
+        let mut store = Self::on(path, database)?;
+        store.origin = Origin::Memory;
         tracing::error!("the store can only be read: {}", one_line(&error));
         store.break_with(&error);
         Ok(store)
+    }
+}
+
+/// The content of a file, in pieces: a million entries are hundreds of megabytes. `None` without a file.
+fn in_memory(path: &Path) -> io::Result<Option<InMemoryBackend>> {
+    let mut file = match files::open(path) {
+        Ok(file) => file,
+        Err(files::Error::Missing) => return Ok(None),
+        Err(error) => return Err(io::Error::other(error)),
+    };
+    let memory = InMemoryBackend::new();
+    memory.set_len(file.metadata()?.len())?;
+    let (mut piece, mut at) = (vec![0; 1 << 20], 0);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(Some(memory)),
+            length => memory.write(at, &piece[..length])?,
+        }
+        at = file.stream_position()?;
     }
 }
 
@@ -65,8 +84,8 @@ impl Entries {
         self.store.broken()
     }
 
-    /// Opens the store again, and brings it to what is in memory: everything that was acknowledged,
-    /// and nothing that was refused.
+    /// Opens the store again, and restores the content of the memory: every acknowledged change,
+    /// and no refused one.
     pub fn recover(&mut self) -> Result<(), Error> {
         let Self { store, map, unconfirmed, .. } = self;
         store.reopen(|store| restore(store, map, unconfirmed.as_ref()))
@@ -80,6 +99,11 @@ fn restore(store: &Store, map: &Map, unconfirmed: Option<&UnconfirmedImport>) ->
         missing.map(|(&prefix, entry)| (prefix, Some(entry.clone()))).collect();
     let refused = found.keys().filter(|prefix| !map.contains_key(*prefix));
     entries.extend(refused.map(|&prefix| (prefix, None)));
+    let is_same = entries.is_empty() && found_unconfirmed.as_ref() == unconfirmed;
+    if store.origin == Origin::Memory && !is_same {
+        // Nothing was acknowledged since, so these are somebody else's: a file system was mounted.
+        return Err(Error::Replaced { path: store.path().to_owned() });
+    }
     if found_unconfirmed.as_ref() != unconfirmed {
         store.commit(&Batch { entries: Changes::new(), unconfirmed: Some(Step::End) })?;
         let unconfirmed = unconfirmed.cloned().map(Step::Begin);
@@ -97,7 +121,7 @@ mod tests {
 
     /// A store that lost everything, found when it is opened again after an error.
     #[test]
-    fn a_loss_is_told_unless_it_was_made_good() {
+    fn a_loss_is_reported_unless_it_was_repaired() {
         let directory = tempfile::tempdir().expect("a directory");
         let lose = || {
             let mut entries = open(directory.path());
@@ -116,11 +140,11 @@ mod tests {
         assert!(died.is_err() && entries.broken().is_some(), "it is tried again");
         drop(entries);
         let entries = open(directory.path());
-        assert!(entries.map.is_empty() && entries.store.loss().is_some(), "nobody made it good");
+        assert!(entries.map.is_empty() && entries.store.loss().is_some(), "nothing repaired it");
     }
 
     fn full(directory: &Path) -> Error {
-        let source = std::io::Error::from_raw_os_error(Errno::ENOSPC as i32);
+        let source = io::Error::from_raw_os_error(Errno::ENOSPC as i32);
         Error::Directory { path: directory.into(), source }
     }
 
@@ -149,7 +173,7 @@ mod tests {
         drop(entries);
         assert_eq!(open(directory).map.len(), 2);
 
-        // What it lacks is told once the mark can be opened.
+        // The loss is reported once the mark can be opened.
         fs::write(directory.join(FILE), &earlier).expect("writes");
         let mut entries = Entries::read(read_only()).expect("entries");
         entries.recover().expect("there is room");
@@ -160,9 +184,26 @@ mod tests {
         let fresh = directory.join("fresh");
         let store = Store::read_only(&fresh, full(&fresh)).expect("nothing to read");
         let mut entries = Entries::read(store).expect("none");
-        assert!(entries.recover().is_err(), "no directory yet");
-        fs::create_dir(&fresh).expect("makes");
         entries.recover().expect("there is room");
         assert_eq!(entries.store.loss(), None);
+    }
+
+    /// The file system of the state directory is mounted after the daemon has started without it.
+    #[test]
+    fn a_store_that_appears_later_is_left_alone() {
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = place.path();
+        let before = Store::read_only(directory, full(directory)).expect("nothing to read");
+        let mut before = Entries::read(before).expect("none");
+        let mut entries = open(directory);
+        add(&mut entries, vec![wanted("203.0.113.7", Some("a"))], false);
+        drop(entries);
+        for _ in 0..2 {
+            assert!(matches!(before.recover(), Err(Error::Replaced { .. })));
+            assert!(before.broken().is_some_and(|cause| cause.contains("restart the daemon")));
+        }
+        drop(before);
+        let entries = open(directory);
+        assert_eq!((entries.map.len(), entries.store.loss()), (1, None));
     }
 }

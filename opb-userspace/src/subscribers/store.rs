@@ -2,12 +2,11 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fs::{self, File},
     io,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -20,6 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     Changes, Entry, Map,
     mark::{Mark, State},
+    shared::Shared,
     unconfirmed::{Batch, Step, UnconfirmedImport},
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
 pub(super) const FILE: &str = "entries.redb";
 /// Keys are the bytes of prefixes, values are JSON: members can be added without another version.
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
-/// What rolls an unconfirmed import back: the entry before it at each prefix, as JSON, and at
+/// The rollback of an unconfirmed import: the earlier entry at each prefix, as JSON, and at
 /// [`DEADLINE`] the time.
 const UNCONFIRMED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("unconfirmed");
 /// No prefix has an empty key.
@@ -53,7 +53,7 @@ fn is_ours(name: &str) -> bool {
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the directory {} cannot be made or written", path.display())]
+    #[error("the directory {} cannot be created or written", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Private(#[from] private::Error),
@@ -65,9 +65,11 @@ pub enum Error {
     Content { path: PathBuf, source: serde_json::Error },
     #[error("the store {} holds a key that is not a prefix", path.display())]
     Key { path: PathBuf },
-    #[error("the store {} cannot be written since an error: {cause}", path.display())]
+    #[error("the store {} refuses changes after an error: {cause}", path.display())]
     Broken { path: PathBuf, cause: String },
-    #[error("the store {} fails", path.display())]
+    #[error("the store {} is not the one that was read at the start: restart the daemon", path.display())]
+    Replaced { path: PathBuf },
+    #[error("the store {} failed", path.display())]
     Database { path: PathBuf, source: Box<redb::Error> },
 }
 
@@ -77,14 +79,26 @@ pub struct Store {
     /// `None` only after opening it again has failed.
     database: Option<Database>,
     mark: Option<Mark>,
-    /// The error since which the database refuses everything.
+    pub(super) origin: Origin,
+    /// The error after which the database refuses everything.
     broken: RefCell<Option<String>>,
 }
 
+/// Where the entries in memory come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The file, which was opened for changes.
+    File,
+    /// The file, or its absence, as it was when the daemon started and could only read.
+    Memory,
+    /// The same, and the file is another one by now: nothing may be written to it.
+    Other,
+}
+
 impl Store {
-    /// Opens the database in `directory`, or makes both. Compares its content with the mark of the
-    /// last daemon. If the disk refuses changes, the store is [broken](Self::broken) and has what
-    /// could be read.
+    /// Opens the database in `directory`, or creates both. Compares its content with the mark of
+    /// the last daemon. If the disk refuses changes, the store is [broken](Self::broken) and has
+    /// the content that could be read.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         Self::open_for_changes(directory).or_else(|error| {
             if error.is_of_the_disk() { Self::read_only(directory, error) } else { Err(error) }
@@ -92,7 +106,6 @@ impl Store {
     }
 
     fn open_for_changes(directory: &Path) -> Result<Self, Error> {
-        private::directory(directory, Access::default(), is_ours)?;
         let mut store = Self::closed(directory.join(FILE));
         let mut mark = None;
         let found = store.open_again(&mut mark)?;
@@ -107,7 +120,10 @@ impl Store {
         let directory = self.directory();
         let failed = |source| Error::Directory { path: directory.into(), source };
         let first = match mark {
-            None => Some(Mark::open(directory)?),
+            None => {
+                private::directory(directory, Access::default(), is_ours)?;
+                Some(Mark::open(directory)?)
+            }
             Some(_) => None,
         };
         let length = match fs::metadata(&self.path) {
@@ -121,7 +137,7 @@ impl Store {
             fs::remove_file(&self.path).map_err(failed)?;
         }
         if length.is_none_or(|length| length == 0) {
-            // A database that loses power while it is being made cannot be opened: it gets its name
+            // A database that loses power during its creation cannot be opened: it gets its name
             // when it is complete.
             let draft = self.path.with_extension("redb.new");
             match fs::remove_file(&draft) {
@@ -144,6 +160,10 @@ impl Store {
         Ok(found)
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn directory(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("."))
     }
@@ -156,13 +176,13 @@ impl Store {
     }
 
     fn closed(path: PathBuf) -> Self {
-        Self { path, database: None, mark: None, broken: RefCell::default() }
+        Self { path, database: None, mark: None, origin: Origin::File, broken: RefCell::default() }
     }
 
     /// Returns the state before the transaction that checks.
     fn check_version(&self) -> Result<State, Error> {
         let (version, found) = self.write(|transaction| {
-            // All tables are made here, so that reading never meets a missing one.
+            // Creates all tables, so that reading never meets a missing one.
             let entries = transaction.open_table(ENTRIES)?.len()?;
             transaction.open_table(UNCONFIRMED)?;
             transaction.open_table(HOSTS)?;
@@ -194,9 +214,17 @@ impl Store {
         restore: impl FnOnce(&Self) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.database = None;
+        if self.origin == Origin::Other {
+            return Err(Error::Replaced { path: self.path.clone() });
+        }
         let mut mark = self.mark.take();
         let restored = self.open_again(&mut mark).and_then(|_| restore(self));
         self.mark = mark;
+        self.origin = match restored {
+            Ok(()) => Origin::File,
+            Err(Error::Replaced { .. }) => Origin::Other,
+            Err(_) => self.origin,
+        };
         let restored = restored.and_then(|()| self.check_version());
         // Also if reading failed: otherwise changes would be written on top of a loss.
         restored.inspect_err(|error| self.break_with(error)).map(drop)
@@ -240,7 +268,7 @@ impl Store {
         Ok(map)
     }
 
-    /// What rolls back the unconfirmed import, if there is one.
+    /// The unconfirmed import with its rollback, if there is one.
     pub fn unconfirmed(&self) -> Result<Option<UnconfirmedImport>, Error> {
         let mut shared = Shared::default();
         let (mut confirm_by, mut before) = (None, Changes::new());
@@ -256,7 +284,7 @@ impl Store {
         Ok(confirm_by.map(|confirm_by| UnconfirmedImport { confirm_by, before }))
     }
 
-    /// Writes all of `batch` or none of it; it is on disk when this returns.
+    /// Writes all of `batch` or none of it. It is on disk when this returns.
     pub(super) fn commit(&self, batch: &Batch) -> Result<(), Error> {
         let Batch { entries, unconfirmed } = batch;
         self.write(|transaction| {
@@ -300,7 +328,7 @@ impl Store {
         })
     }
 
-    /// All keys and values of a table.
+    /// All keys and values of a table, in order.
     fn pairs(&self, table: TableDefinition<'_, &[u8], &[u8]>) -> Result<Vec<[Vec<u8>; 2]>, Error> {
         self.read(|transaction| {
             let table = transaction.open_table(table)?;
@@ -412,30 +440,6 @@ fn optional<T>(
 
 fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_else(|error| unreachable!("plain values: {error}"))
-}
-
-/// Lets a million entries share the few texts that they have in common.
-#[derive(Default)]
-pub(super) struct Shared {
-    texts: HashSet<Arc<str>>,
-    people: HashSet<Arc<crate::api::entries::Who>>,
-}
-
-impl Shared {
-    pub(super) fn share(&mut self, entry: &mut Entry) {
-        for text in [&mut entry.group, &mut entry.reason].into_iter().flatten() {
-            *text = shared(&mut self.texts, text);
-        }
-        entry.by = shared(&mut self.people, &entry.by);
-    }
-}
-
-fn shared<T: ?Sized + Eq + std::hash::Hash>(known: &mut HashSet<Arc<T>>, it: &Arc<T>) -> Arc<T> {
-    if let Some(known) = known.get(&**it) {
-        return known.clone();
-    }
-    known.insert(it.clone());
-    it.clone()
 }
 
 #[cfg(test)]

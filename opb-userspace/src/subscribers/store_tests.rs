@@ -1,4 +1,4 @@
-//! Entries over a restart: what is stored, what has expired, what has lapsed.
+//! Entries across a restart: stored, expired and lapsed ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +23,23 @@ fn the_store_gives_back_what_it_got() {
     assert!(Entries::open(&state).is_err(), "one process at a time");
     drop(entries);
     assert_eq!(*open(&state).map(), map);
+}
+
+/// By a later program. Nothing of it is touched.
+#[test]
+fn a_store_of_another_version_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    drop(open(directory.path()));
+    let path = directory.path().join("entries.redb");
+    {
+        let database = redb::Database::open(&path).expect("opens");
+        let transaction = database.begin_write().expect("begins");
+        let meta = redb::TableDefinition::<&str, u64>::new("meta");
+        transaction.open_table(meta).expect("a table").insert("version", 9).expect("inserts");
+        transaction.commit().expect("commits");
+    }
+    let refused = Entries::open(directory.path()).err().expect("refused");
+    assert!(matches!(refused, super::Error::Version { found: 9, .. }), "{refused}");
 }
 
 #[test]
@@ -85,7 +102,7 @@ fn what_lapses_stays_on_the_disk_for_a_while() {
     assert_eq!(entries.delete_lapsed(grace).expect("the store works"), 0);
     assert_eq!(entries.map().len(), 3);
 
-    // What is asked for anew has not lapsed.
+    // An entry that is requested again has not lapsed.
     let again = [(prefix("203.0.113.1/32"), Some(entry(Some("gone"), Some(never))))];
     entries.commit(again.into()).expect("the store works");
     assert_eq!(counts(&entries), (3, 3, 3));
@@ -98,7 +115,7 @@ fn what_lapses_stays_on_the_disk_for_a_while() {
     let mut entries = open(directory.path());
     assert_eq!(entries.map().len(), 2);
     assert_eq!(entries.lapse(never), first, "an earlier daemon's");
-    // What is put back after it has lapsed has lapsed.
+    // An entry that is restored after it lapsed is lapsed.
     let back = entries.commit([(prefix("203.0.113.1/32"), None)].into()).expect("the store works");
     assert_eq!(counts(&entries), (1, 1, 1));
     entries.write(back).expect("the store works");

@@ -90,7 +90,7 @@ fn an_entry_takes_the_place_of_the_very_same_prefix_only() {
     assert_eq!(owner("198.51.100.2"), Some((prefix("198.51.100.0/24"), b)), "has run out");
 }
 
-/// Changes one at a time, or several together, lead where laying all entries over the files leads.
+/// Following changes, one or several at a time, gives the same policy as merging all entries.
 #[test]
 fn following_equals_laying_over() {
     let files = policy(&POLICY.replace("203.0.113.0/24, ", "203.0.113.0/24, 203.0.113.64/26, "));
@@ -174,7 +174,7 @@ fn one_error_refuses_all_unless_partial() {
     assert_eq!(entries.map().len(), 1);
 }
 
-/// As many as anybody cares to send: the answer stays small.
+/// A request may have any number of failures, but the answer stays small.
 #[test]
 fn failures_beyond_those_that_are_listed_are_counted() {
     let directory = tempfile::tempdir().expect("a directory");

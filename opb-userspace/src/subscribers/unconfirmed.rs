@@ -1,4 +1,4 @@
-//! Unconfirmed imports: changes that are rolled back unless somebody confirms them.
+//! Unconfirmed imports: changes that are rolled back unless they are confirmed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,13 +10,13 @@ use jiff::Timestamp;
 use super::{Changes, Entries, Entry, Error};
 use crate::policy::Prefix;
 
-/// What rolls an import back. One transaction stores it with the import, so that no crash can
-/// separate them.
+/// An unconfirmed import and its rollback. One transaction stores it with the import, so that no
+/// crash can separate them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnconfirmedImport {
     /// The deadline by the wall clock: another daemon may run by then.
     pub confirm_by: Timestamp,
-    /// What the import replaced, except for prefixes that somebody has changed since.
+    /// The entries that the import replaced, except at prefixes changed since.
     pub(super) before: Changes,
 }
 
@@ -27,7 +27,7 @@ pub struct Batch {
     pub(super) unconfirmed: Option<Step>,
 }
 
-/// What happens to the unconfirmed import.
+/// A change of the unconfirmed import.
 #[derive(Debug)]
 pub(super) enum Step {
     Begin(UnconfirmedImport),
@@ -58,8 +58,8 @@ impl Entries {
         self.unconfirmed.as_ref()
     }
 
-    /// Makes `changes` durable, then part of the map, and returns what reverts them. `None` removes
-    /// an entry. Prefixes changed here no longer roll back.
+    /// Makes `changes` durable, then part of the map. Returns the batch that reverts them. `None`
+    /// removes an entry. Prefixes changed here no longer roll back.
     pub fn commit(&mut self, changes: Changes) -> Result<Batch, Error> {
         let amend = |import: &UnconfirmedImport| {
             let held = changes.keys().filter(|&&prefix| import.holds(prefix));
@@ -106,7 +106,7 @@ impl Entries {
         Ok(Some(places))
     }
 
-    /// Writes to the disk first. Returns what reverts the batch.
+    /// Writes the batch to the disk, then to the map. Returns the batch that reverts it.
     pub fn write(&mut self, batch: Batch) -> Result<Batch, Error> {
         if batch.is_empty() {
             return Ok(Batch::default());

@@ -1,4 +1,4 @@
-//! Imports that roll back unless somebody confirms them.
+//! Imports that roll back unless they are confirmed.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{api::entries::ChangeResponse, policy::Prefix};
 
-/// Whatever happens meanwhile, and however often the daemon starts again: a place that nobody has
-/// asked for is as it was.
+/// Prefixes that nobody else changed are restored, whatever happens meanwhile and however often the
+/// daemon restarts.
 #[test]
 fn a_rollback_restores_all_but_what_was_requested_since() {
     let mut random = fastrand::Rng::with_seed(25);

@@ -1,4 +1,4 @@
-//! Changes that operators and programs asked for, as events.
+//! Changes requested by operators and programs, as events.
 
 use std::sync::Arc;
 

@@ -1,33 +1,34 @@
-//! What became of the suspects of whom somebody is to be told: none of them is lost without being counted.
+//! Deliveries of reports of suspects: each is counted as delivered, failed or dropped.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::api::status::AlarmStatus;
 
-/// Somebody who is told of suspects, and of how many so far.
+/// A receiver of reports of suspects, and its counts.
 #[derive(Debug)]
 pub struct Alarm {
     to: &'static str,
     name: String,
     waiting: AtomicU64,
-    told: AtomicU64,
+    delivered: AtomicU64,
     failed: AtomicU64,
-    left_out: AtomicU64,
+    dropped: AtomicU64,
 }
 
-/// What became of one suspect.
+/// The result of one delivery.
 #[derive(Clone, Copy, Debug)]
 pub enum Outcome {
-    Told,
+    Delivered,
     Failed,
-    LeftOut,
+    /// The queue was full.
+    Dropped,
 }
 
 impl Alarm {
     #[must_use]
     pub fn new(to: &'static str, name: String) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { to, name, waiting: zero(), told: zero(), failed: zero(), left_out: zero() }
+        Self { to, name, waiting: zero(), delivered: zero(), failed: zero(), dropped: zero() }
     }
 
     #[must_use]
@@ -35,16 +36,17 @@ impl Alarm {
         &self.name
     }
 
-    /// One more suspect waits, until [`Alarm::settle`] says what became of it.
+    /// Counts a report as waiting, until [`Alarm::settle`].
     pub fn raise(&self) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a waiting report by its outcome.
     pub fn settle(&self, outcome: Outcome) {
         let count = match outcome {
-            Outcome::Told => &self.told,
+            Outcome::Delivered => &self.delivered,
             Outcome::Failed => &self.failed,
-            Outcome::LeftOut => &self.left_out,
+            Outcome::Dropped => &self.dropped,
         };
         count.fetch_add(1, Ordering::Relaxed);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -52,9 +54,10 @@ impl Alarm {
 
     #[must_use]
     pub fn status(&self) -> AlarmStatus {
-        let Self { to, name, waiting, told, failed, left_out } = self;
-        let [waiting, told, failed, left_out] =
-            [waiting, told, failed, left_out].map(|count| count.load(Ordering::Relaxed));
-        AlarmStatus { to: (*to).to_owned(), name: name.clone(), waiting, told, failed, left_out }
+        let Self { to, name, waiting, delivered, failed, dropped } = self;
+        let [waiting, delivered, failed, dropped] =
+            [waiting, delivered, failed, dropped].map(|count| count.load(Ordering::Relaxed));
+        let (to, name) = ((*to).to_owned(), name.clone());
+        AlarmStatus { to, name, waiting, delivered, failed, dropped }
     }
 }

@@ -1,11 +1,11 @@
-//! The kernel's clock and the wall's.
+//! The kernel's monotonic clock and the wall clock.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 
-/// Where the wall clock stood when the kernel's clock was at zero.
+/// The wall-clock time at which the kernel's clock was zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     boot: Timestamp,
@@ -26,7 +26,7 @@ impl Clock {
     }
 }
 
-/// Nanoseconds of the clock that the programs read.
+/// The clock that the programs read, in nanoseconds.
 #[must_use]
 pub fn monotonic() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC)

@@ -1,4 +1,4 @@
-//! Events in the shapes that the control API, the log and the page show, and the memory of the last of them.
+//! Recent events, for the control API, the log and the page.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -6,14 +6,16 @@ use jiff::Timestamp;
 
 use crate::api::events::{Event, Kind, Page};
 
-/// Denied packets that are kept in memory, whatever their age.
+/// The most denied packets in memory.
 const KEPT: usize = 4096;
+/// The most events of each other kind in memory.
 const KEPT_RARE: usize = 512;
-/// Events of one page: a hundred clients that do not read their answers hold no more memory than one list.
+/// The most events of one page. A hundred clients that do not read their answers then take no more
+/// memory than one list.
 const PAGE: usize = 512;
 
 impl Event {
-    /// One of which nothing else is known yet; it has no number before it is remembered.
+    /// An event without details. It gets its number in [`Recent::push`].
     pub(super) fn of(kind: Kind, time: Timestamp, group: String) -> Self {
         Self {
             seq: 0,
@@ -39,18 +41,19 @@ impl Event {
     }
 }
 
-/// The last events. What is rarer than denied packets has room of its own: a flood must not push out what it is about.
+/// The last events. Rare kinds have room of their own, so that a flood of denied packets does not
+/// push out the suspect who causes it.
 #[derive(Debug, Default)]
 pub struct Recent {
     denied: VecDeque<Arc<Event>>,
     rare: VecDeque<Arc<Event>>,
     changes: VecDeque<Arc<Event>>,
-    /// Number of the last event.
+    /// The number of the last event.
     last: u64,
 }
 
 impl Recent {
-    /// Gives the event its number and keeps it.
+    /// Numbers the event and keeps it.
     pub fn push(&mut self, mut event: Event) -> Arc<Event> {
         self.last += 1;
         event.seq = self.last;
@@ -67,8 +70,9 @@ impl Recent {
         event
     }
 
+    /// Drops events older than `retain`.
     pub fn forget(&mut self, now: Timestamp, retain: Duration) {
-        // Longer than there is time: then nothing is too old.
+        // A longer time than timestamps can express: nothing is too old.
         let cutoff = now.checked_sub(retain).unwrap_or(Timestamp::MIN);
         for events in [&mut self.denied, &mut self.rare, &mut self.changes] {
             while events.front().is_some_and(|event| event.time < cutoff) {
@@ -77,10 +81,10 @@ impl Recent {
         }
     }
 
-    /// What came after number `after`, oldest first, as far as a page goes.
+    /// The events after number `after`, oldest first, at most one page.
     #[must_use]
     pub fn after(&self, after: u64, group: Option<&str>) -> Page {
-        // A number of an earlier daemon's.
+        // The number comes from an earlier daemon.
         let after = if after > self.last { 0 } else { after };
         let all = self.denied.iter().chain(&self.rare).chain(&self.changes);
         let mut events: Vec<_> = all.filter(|event| event.seq > after).collect();
@@ -133,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_tell_what_was_missed() {
+    fn numbers_show_what_was_missed() {
         let mut recent = Recent::default();
         assert_eq!((recent.after(0, None).next, recent.after(7, None).missed), (0, 0));
         for number in 0..KEPT + 10 {

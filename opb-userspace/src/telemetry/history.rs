@@ -7,7 +7,7 @@ use opb_common::outcome::Verdict;
 
 use crate::kernel::CounterRow;
 
-/// Minutes that are kept.
+/// The minutes that are kept.
 pub const MINUTES: usize = 60;
 
 /// Packets of one minute.
@@ -17,10 +17,11 @@ pub struct Minute {
     pub number: i64,
     pub passed: u64,
     pub denied: u64,
-    /// Would have been denied.
+    /// Packets that would be denied, but for `monitor`.
     pub watched: u64,
 }
 
+/// Packets by minute.
 #[derive(Debug, Default)]
 pub struct History {
     minutes: VecDeque<Minute>,
@@ -28,7 +29,7 @@ pub struct History {
 }
 
 impl History {
-    /// Takes over what has been counted up to `now`.
+    /// Adds the counts since the last call to the minute of `now`.
     pub fn add(&mut self, now: Timestamp, rows: &[CounterRow]) {
         let number = now.as_second().div_euclid(60);
         let sum = |verdicts: &[Verdict]| {

@@ -1,4 +1,4 @@
-//! What Prometheus scrapes. docs/metrics.md lists it.
+//! Metrics for Prometheus. docs/metrics.md lists them.
 
 use prometheus::{
     Encoder as _, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -12,14 +12,14 @@ use crate::kernel::CounterRow;
 /// The content type of [`render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// All metrics as text. Made anew for each scrape: what is not there any more is not shown any more.
+/// All metrics as text. Built for each scrape, so that removed groups and interfaces disappear.
 pub fn render(status: &Status, totals: &Totals) -> Result<String, prometheus::Error> {
     let page = Metrics { registry: Registry::new() };
     page.counters(totals)?;
     page.policy(status)?;
     page.interfaces(status)?;
     page.checks(status)?;
-    page.refusals(status, totals)?;
+    page.refused(status, totals)?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&page.registry.gather(), &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
@@ -30,8 +30,8 @@ struct Metrics {
 }
 
 impl Metrics {
-    /// Groups, and interfaces, × directions × verdicts × reasons, and only rows that are not zero: bounded by the
-    /// counter map.
+    /// Adds the counters that are not zero. The counter map bounds their number: groups or
+    /// interfaces × directions × verdicts × reasons.
     fn counters(&self, totals: &Totals) -> Result<(), prometheus::Error> {
         let groups = ["opb_packets_total", "opb_bytes_total"];
         self.rows(groups, "group", &totals.by_group)?;
@@ -41,17 +41,17 @@ impl Metrics {
             ("opb_events_total", "Denied packets for which an event was written.", totals.events),
             (
                 "opb_events_lost_total",
-                "Denied packets for which there was no event: rate limits, or a full ring.",
+                "Denied packets without an event, because of rate limits or a full ring.",
                 totals.lost,
             ),
             (
                 "opb_talkers_evicted_total",
-                "Denied subscribers that lost their place in the talkers' table, or found none.",
+                "Denied subscribers that lost their slot in the kernel's table, or found none.",
                 totals.evicted,
             ),
             (
                 "opb_event_log_lost_total",
-                "Events that were not written where the node file wants them.",
+                "Events that could not be written to the destination in the node file.",
                 totals.unwritten,
             ),
             (
@@ -65,20 +65,19 @@ impl Metrics {
             self.registry.register(Box::new(counter))?;
         }
         self.alarms(totals)?;
-        self.gauge("opb_talkers", "Denied subscribers that are held now.", totals.talkers as i64)
+        self.gauge("opb_talkers", "Denied subscribers in memory now.", totals.talkers as i64)
     }
 
     fn alarms(&self, totals: &Totals) -> Result<(), prometheus::Error> {
-        let help =
-            "Suspects of whom a command or a webhook was to be told, by what became of that.";
+        let help = "Reports of suspects to a command or a webhook, by outcome.";
         let alarms = self.counter_vec("opb_alarms_total", help, &["to", "outcome"])?;
         for alarm in &totals.alarms {
             let count = |outcome, count| {
                 alarms.with_label_values(&[alarm.to.as_str(), outcome]).inc_by(count);
             };
-            count("told", alarm.told);
+            count("delivered", alarm.delivered);
             count("failed", alarm.failed);
-            count("left-out", alarm.left_out);
+            count("dropped", alarm.dropped);
         }
         Ok(())
     }
@@ -90,7 +89,7 @@ impl Metrics {
         rows: &[CounterRow],
     ) -> Result<(), prometheus::Error> {
         let labels = [of, "direction", "verdict", "reason"];
-        let help = |what, of| format!("{what} by what became of them, by {of}.");
+        let help = |what, of| format!("{what} by verdict and {of}.");
         let packets = self.counter_vec(packets, &help("Packets", of), &labels)?;
         let bytes = self.counter_vec(bytes, &help("Bytes of packets", of), &labels)?;
         for row in rows {
@@ -116,7 +115,7 @@ impl Metrics {
         )?;
         self.gauge(
             "opb_policy_last_reload_success",
-            "Whether the files say what is in force.",
+            "Whether the policy files match the enforced policy.",
             i64::from(status.last_reload.success),
         )?;
         self.gauge(
@@ -126,7 +125,7 @@ impl Metrics {
         )?;
         self.gauge(
             "opb_enforcing",
-            "Whether everything is covered that should be.",
+            "Whether the state is enforcing, not degraded.",
             i64::from(matches!(status.state, State::Enforcing)),
         )?;
         self.gauge(
@@ -136,7 +135,7 @@ impl Metrics {
         )?;
         self.gauge(
             "opb_store_lost",
-            "Whether the store has lost changes, and nobody has taken note of that.",
+            "Whether the store has lost changes and nobody has acknowledged that.",
             i64::from(status.store.lost),
         )?;
         let info =
@@ -166,19 +165,19 @@ impl Metrics {
         }
         let detachments = IntCounter::new(
             "opb_detachments_total",
-            "Programs that something took off their hooks since the daemon started.",
+            "Programs that were detached by others since the daemon started.",
         )?;
         detachments.inc_by(status.detachments);
         self.registry.register(Box::new(detachments))
     }
 
     fn checks(&self, status: &Status) -> Result<(), prometheus::Error> {
-        let help = "Whether a part of the daemon does its work.";
+        let help = "Whether a part of the daemon works.";
         let checks = self.gauge_vec("opb_check_ok", help, &["check"])?;
         for check in &status.checks {
             checks.with_label_values(&[&check.name]).set(i64::from(check.ok));
             if check.name == "enforcer" {
-                let help = "Seconds since the thread that talks to the kernel last did something.";
+                let help = "Seconds since the thread that talks to the kernel last finished a job.";
                 let age = Gauge::new("opb_enforcer_heartbeat_age_seconds", help)?;
                 age.set(check.age.unwrap_or_default());
                 self.registry.register(Box::new(age))?;
@@ -187,13 +186,13 @@ impl Metrics {
         Ok(())
     }
 
-    fn refusals(&self, status: &Status, totals: &Totals) -> Result<(), prometheus::Error> {
+    fn refused(&self, status: &Status, totals: &Totals) -> Result<(), prometheus::Error> {
         let help = "Connections and requests that were refused or ended because of a limit.";
         let refused = self.counter_vec("opb_http_refused_total", help, &["listener", "why"])?;
         for &(listener, why, count) in &totals.refused {
             refused.with_label_values(&[listener, why]).inc_by(count);
         }
-        let help = "Addresses of relay hosts that were not taken, because a host had too many.";
+        let help = "Addresses of relay hosts that were not used because the host has too many.";
         let addresses = IntCounter::new("opb_relay_addresses_refused_total", help)?;
         addresses.inc_by(status.hosts.iter().map(|host| host.refused).sum());
         self.registry.register(Box::new(addresses))?;
@@ -229,7 +228,7 @@ impl Metrics {
     }
 }
 
-/// Two labels of one name of a hook.
+/// The labels `hook` and `mode` for a hook's name.
 fn hook_and_mode(hook: &str) -> (&str, &str) {
     match hook {
         "xdp" => ("xdp", "native"),

@@ -1,4 +1,4 @@
-//! The values of metrics: that their names exist, a real Prometheus says.
+//! The values of metrics. A real Prometheus checks their names in another test.
 
 use opb_common::outcome::{Direction, Reason, Verdict};
 use serde_json::json;
@@ -6,7 +6,10 @@ use serde_json::json;
 use super::*;
 
 fn status(state: &str, success: bool) -> Status {
-    let interface = |name: &str, hook: &str| json!({"name": name, "role": "subscriber", "direction": "upstream", "hook": hook});
+    let interface = |name: &str, hook: &str| {
+        let (role, direction) = ("subscriber", "upstream");
+        json!({"name": name, "role": role, "direction": direction, "hook": hook})
+    };
     let group = json!({
         "name": "dyn", "action": "drop", "match": "syn", "downstream": "off", "ports": [25],
         "prefixes_v4": 3, "prefixes_v6": 5,

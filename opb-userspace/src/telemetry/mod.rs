@@ -1,7 +1,7 @@
-//! What an operator is shown: counters, events, talkers, the last hour. In memory, bounded, and under the node's
+//! Telemetry: counters, events, talkers and the last hour, in bounded memory and under the node's
 //! privacy rule.
 //!
-//! The daemon feeds a [`Telemetry`], and everything that shows something reads it: control API, metrics, page.
+//! The daemon feeds a [`Telemetry`]. The control API, the metrics and the page read it.
 
 pub mod actions;
 pub mod alarms;
@@ -47,7 +47,7 @@ use crate::{
     node::Observe,
 };
 
-/// Everything that is remembered.
+/// All telemetry of the daemon.
 pub struct Telemetry {
     privacy: Privacy,
     retain: Duration,
@@ -70,19 +70,19 @@ struct Memory {
     totals: CpuStatistics,
 }
 
-/// What one look at the kernel brought.
+/// The counters of the kernel, and the changes since the last sample.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
     pub by_group: Vec<CounterRow>,
     pub by_interface: Vec<CounterRow>,
-    pub slots: GroupIds,
-    /// Relay hosts that have changed since the look before, and what they stand for now.
+    pub group_ids: GroupIds,
+    /// Relay hosts that changed, and their addresses now.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
-    /// What was changed since then.
+    /// Requested changes.
     pub actions: Vec<Action>,
 }
 
-/// For the metrics and the page.
+/// Totals for the metrics and the page.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
     pub by_group: Vec<CounterRow>,
@@ -95,12 +95,12 @@ pub struct Totals {
     pub alarms: Vec<AlarmStatus>,
     /// Events that were not written where the node file wants them.
     pub unwritten: u64,
-    /// Connections and requests that were refused: by whom, why, and how many.
+    /// Refused connections and requests: listener, reason, count.
     pub refused: Vec<(&'static str, &'static str, u64)>,
 }
 
 impl Telemetry {
-    /// `alarms` are those who are told of suspects.
+    /// `alarms` count the reports of suspects.
     #[must_use]
     pub fn new(observe: &Observe, privacy: Privacy, alarms: Vec<Arc<Alarm>>) -> Self {
         Self {
@@ -123,12 +123,12 @@ impl Telemetry {
         }
     }
 
-    /// Takes over what the kernel counted. What has come of it comes back as events that have been remembered.
+    /// Stores a sample. Returns the recorded events: suspects, relay changes and requested changes.
     pub fn take_sample(&self, sample: Sample, statistics: &Statistics) -> Vec<Arc<Event>> {
         let (now, monotonic) = (Timestamp::now(), clock::monotonic());
         let mut memory = self.memory();
         memory.clock = Clock::now();
-        memory.names.learn(sample.slots, monotonic);
+        memory.names.learn(sample.group_ids, monotonic);
         memory.history.add(now, &sample.by_group);
         (memory.by_group, memory.by_interface) = (sample.by_group, sample.by_interface);
         memory.recent.forget(now, self.retain);
@@ -149,19 +149,19 @@ impl Telemetry {
         events
     }
 
-    /// Whether a group's name is known that `event` is about.
+    /// Whether the name of the group of `event` is known.
     #[must_use]
     pub fn knows(&self, event: &observation::Event) -> bool {
-        let slot = (event.outcome >> 16) as u16;
-        slot == 0 || self.memory().names.knows(slot)
+        let id = (event.outcome >> 16) as u16;
+        id == 0 || self.memory().names.knows(id)
     }
 
-    /// Group names, as of now.
-    pub fn learn(&self, slots: GroupIds) {
-        self.memory().names.learn(slots, clock::monotonic());
+    /// Replaces the group names.
+    pub fn learn(&self, group_ids: GroupIds) {
+        self.memory().names.learn(group_ids, clock::monotonic());
     }
 
-    /// Remembers what the kernel wrote down, in the words in which it may be shown.
+    /// Records an event of the kernel, under the privacy rule.
     pub fn denied(&self, event: &observation::Event) -> Arc<Event> {
         let mut memory = self.memory();
         let event = memory.denied(event, &self.privacy);
@@ -171,11 +171,11 @@ impl Telemetry {
         event
     }
 
-    /// What came after event number `after`; waits for something for at most `wait`.
+    /// The events after number `after`. Waits at most `wait` for the first.
     pub async fn events(&self, after: u64, group: Option<&str>, wait: Duration) -> Page {
         let mut last = self.last.subscribe();
         let news = last.wait_for(|last| last.is_none_or(|last| last > after));
-        // Nothing new, or the daemon stops: then the page is empty.
+        // If the wait times out or the daemon stops, the page is empty.
         drop(timeout(wait, news).await);
         let memory = self.memory();
         let mut page = memory.recent.after(after, group);
@@ -183,7 +183,7 @@ impl Telemetry {
         page
     }
 
-    /// Ends all waiting: the daemon stops.
+    /// Ends all waits, because the daemon stops.
     pub fn close(&self) {
         self.last.send_replace(None);
     }
@@ -235,7 +235,7 @@ impl Telemetry {
         });
     }
 
-    /// What is in it is whole after each step, so a panic elsewhere spoils nothing.
+    /// Ignores poisoning: the content is consistent after each step.
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }

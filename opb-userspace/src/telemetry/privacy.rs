@@ -1,6 +1,6 @@
-//! What becomes of a subscriber's address before anybody sees it.
+//! How a subscriber's address is stored and shown.
 //!
-//! Secrecy of communications is law where this runs: what is not needed is not kept.
+//! Secrecy of communications is law where this runs, so nothing more than needed is kept.
 
 use std::{
     fs::{self, File},
@@ -15,10 +15,10 @@ use sha2::Sha256;
 
 use crate::{node::Addresses, private};
 
-/// Where the key of the pseudonyms is kept, in the state directory. Whoever removes it makes all of them unlinkable.
+/// The key of the pseudonyms, in the state directory. Deleting it makes all pseudonyms unlinkable.
 const KEY_FILE: &str = "privacy.key";
 
-/// The rule of this node.
+/// The privacy rule of this node.
 #[derive(Clone, Debug)]
 pub enum Privacy {
     Full,
@@ -28,7 +28,7 @@ pub enum Privacy {
 }
 
 impl Privacy {
-    /// The key of the pseudonyms is made when there is none.
+    /// Reads the key of the pseudonyms if the rule needs it, or makes one.
     pub fn open(addresses: Addresses, state: &Path) -> io::Result<Self> {
         Ok(match addresses {
             Addresses::Full => Self::Full,
@@ -38,7 +38,7 @@ impl Privacy {
         })
     }
 
-    /// What may be kept of `address`; all zero for nothing.
+    /// The part of `address` that may be kept; all zero for none.
     #[must_use]
     pub fn keep(&self, address: Address) -> Address {
         match self {
@@ -49,7 +49,7 @@ impl Privacy {
         }
     }
 
-    /// What may be shown of what is kept.
+    /// The text that may be shown for `address`; empty for none.
     #[must_use]
     pub fn show(&self, address: Address) -> String {
         let Some(address) = ip(self.keep(address)) else { return String::new() };
@@ -63,7 +63,7 @@ impl Privacy {
     }
 }
 
-/// 64 bits of a keyed hash: too few to keep an address in, enough to tell subscribers apart.
+/// A pseudonym: 64 bits of a keyed hash, which is enough to distinguish subscribers.
 fn pseudonym(key: &[u8], address: IpAddr) -> String {
     let mut hash = Hmac::<Sha256>::new_from_slice(key)
         .unwrap_or_else(|error| unreachable!("a key of any length will do: {error}"));
@@ -75,7 +75,7 @@ fn pseudonym(key: &[u8], address: IpAddr) -> String {
     bytes[..8].iter().fold("~".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }
 
-/// The address itself; nothing for all zero.
+/// The address as `std` has it; `None` if it is all zero.
 #[must_use]
 pub fn ip(address: Address) -> Option<IpAddr> {
     if address == [0, 0] {
@@ -132,7 +132,7 @@ mod tests {
             Privacy::open(Addresses::Hash, state.path()).expect("opens").show(V4)
         };
         assert_eq!(show(&one), show(&one), "the key is kept");
-        assert_ne!(show(&one), show(&other), "and is no other node's");
+        assert_ne!(show(&one), show(&other), "and differs from another node's");
         assert!(show(&one).starts_with('~') && show(&one).len() == 17 && !show(&one).contains('.'));
         use std::os::unix::fs::PermissionsExt as _;
         let mode = fs::metadata(one.path().join(KEY_FILE)).expect("a file").permissions().mode();

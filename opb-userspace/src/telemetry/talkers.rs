@@ -1,4 +1,4 @@
-//! Who is denied how often, and who more often than is innocent.
+//! Top talkers: denied subscribers and their packets. Those above a limit become suspects.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,15 +11,15 @@ use super::{clock::Clock, names::Names, privacy::Privacy};
 use crate::api::events::TalkerLine;
 
 const MINUTE: u64 = 60_000_000_000;
-/// A suspect is reported again after this long.
+/// The time until a suspect is reported again.
 const AGAIN: u64 = 60 * MINUTE;
-/// Talkers that are held, whatever the number of CPUs. More would double the table.
+/// The most talkers in memory, for any number of CPUs. More would double the table.
 const HELD: usize = 57_344;
 
-/// A subscriber, or those of one truncated address, with the direction of the denied packets.
+/// A subscriber, or all with the same truncated address, and the direction of the denied packets.
 type Key = (Address, Direction);
 
-/// What all CPUs together know of one.
+/// One talker, summed over all CPUs.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {
     packets: u64,
@@ -28,25 +28,25 @@ struct Sum {
     peers: u64,
     outcome: u32,
     rate: f64,
-    /// When the minute began that is being watched, and with how many packets.
+    /// When the current minute began, and the packets until then.
     minute: u64,
     base: u64,
     /// When it was last reported, 0 if never.
     reported: u64,
 }
 
-/// All of them, as of the last look: at most [`HELD`].
+/// The talkers as of the last sample, at most [`HELD`].
 #[derive(Debug)]
 pub struct Talkers {
     sums: HashMap<Key, Sum>,
-    /// Those of the look before, kept for their room.
+    /// The table of the sample before, kept for its memory.
     spare: HashMap<Key, Sum>,
-    looked: u64,
+    sampled: u64,
     /// Suspects reported since the daemon started.
     pub suspects: u64,
 }
 
-/// Somebody who was denied too often.
+/// A subscriber with more denied packets in a minute than the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suspicion {
     pub subscriber: Address,
@@ -55,16 +55,18 @@ pub struct Suspicion {
 }
 
 impl Default for Talkers {
-    /// With room for all: tables that grow would be two at a time, and leave holes. What is not used takes no memory.
+    /// Reserves room for all talkers: a growing table exists twice for a moment and fragments the
+    /// heap. Unused room takes no memory.
     fn default() -> Self {
         let table = || HashMap::with_capacity(HELD);
-        Self { sums: table(), spare: table(), looked: 0, suspects: 0 }
+        Self { sums: table(), spare: table(), sampled: 0, suspects: 0 }
     }
 }
 
 impl Talkers {
-    /// Takes over what the kernel's table holds at `now`; `limit` denied packets a minute upstream make a suspect.
-    /// `read` shows every entry; it is called twice.
+    /// Reads the kernel's table at the time `now`, and returns new suspects: subscribers with more
+    /// than `limit` denied packets upstream in a minute. `read` visits every entry, and is called
+    /// twice.
     pub fn take_sample(
         &mut self,
         now: u64,
@@ -77,33 +79,33 @@ impl Talkers {
         sums.clear();
         read(&mut |talker| {
             let key = (privacy.keep(talker.subscriber), talker.direction());
-            // The kernel's table may have moved since the first reading.
+            // The kernel's table may have changed since the first reading.
             let has_room = sums.len() < HELD || sums.contains_key(&key);
             if talker.packets >= least && has_room {
                 let new = Sum { first: u64::MAX, ..Sum::default() };
                 sums.entry(key).or_insert(new).add(talker);
             }
         });
-        let seconds = now.saturating_sub(self.looked) as f64 / 1e9;
+        let seconds = now.saturating_sub(self.sampled) as f64 / 1e9;
         let mut suspicions = Vec::new();
         for (key, sum) in &mut sums {
             let count = sum.settle(self.sums.get(key), now, seconds);
             let due = sum.reported == 0 || now.saturating_sub(sum.reported) > AGAIN;
             let &(subscriber, direction) = key;
-            // What comes downstream was sent by somebody else.
+            // Downstream packets were sent by somebody else.
             let is_suspect = direction == Direction::Upstream && limit.is_some_and(|it| count > it);
             if due && is_suspect {
                 sum.reported = now.max(1);
                 suspicions.push(Suspicion { subscriber, packets: count, outcome: sum.outcome });
             }
         }
-        self.looked = now;
+        self.sampled = now;
         self.spare = std::mem::replace(&mut self.sums, sums);
         self.suspects += suspicions.len() as u64;
         suspicions
     }
 
-    /// The `count` that were denied most.
+    /// The `count` talkers with the most denied packets.
     #[must_use]
     pub fn top(
         &self,
@@ -113,9 +115,9 @@ impl Talkers {
         privacy: &Privacy,
         clock: Clock,
     ) -> Vec<TalkerLine> {
-        let slot = group.map(|name| names.slot(name).unwrap_or(u16::MAX));
+        let id = group.map(|name| names.id(name).unwrap_or(u16::MAX));
         let mut sums: Vec<_> = (self.sums.iter())
-            .filter(|(_, sum)| slot.is_none_or(|slot| (sum.outcome >> 16) as u16 == slot))
+            .filter(|(_, sum)| id.is_none_or(|id| (sum.outcome >> 16) as u16 == id))
             .collect();
         sums.sort_unstable_by_key(|&(&(address, direction), sum)| {
             (std::cmp::Reverse(sum.packets), address, direction as u8)
@@ -151,7 +153,7 @@ impl Talkers {
 }
 
 impl Sum {
-    /// One CPU's part.
+    /// Adds the entry of one CPU.
     fn add(&mut self, talker: &Talker) {
         self.packets += talker.packets;
         self.peers |= talker.peers;
@@ -162,14 +164,15 @@ impl Sum {
         }
     }
 
-    /// Goes on with rate and minute from what was known `seconds` ago. Denied packets of this minute.
+    /// Continues rate and minute from the sample `seconds` ago. Returns the denied packets of this
+    /// minute.
     fn settle(&mut self, known: Option<&Self>, now: u64, seconds: f64) -> u64 {
         let before = known.copied().unwrap_or(Self { minute: self.first, ..Self::default() });
-        // It may have lost its place in the meantime, and started again.
+        // It may have been evicted since and counted from zero.
         let (packets, base) =
             if before.packets > self.packets { (0, 0) } else { (before.packets, before.base) };
         let fresh = (self.packets - packets) as f64 / seconds.max(0.001);
-        // Over about five looks.
+        // Averages over about five samples.
         self.rate = before.rate + (fresh - before.rate) * 0.2;
         (self.minute, self.base, self.reported) = (before.minute, base, before.reported);
         if now.saturating_sub(self.minute) > MINUTE {
@@ -179,7 +182,7 @@ impl Sum {
     }
 }
 
-/// The fewest packets that an entry must have for all such entries to be held: a power of two.
+/// The fewest packets, a power of two, such that all entries with as many have room.
 fn least(read: &impl Fn(&mut dyn FnMut(&Talker))) -> u64 {
     let mut counts = [0; 64];
     read(&mut |talker| counts[talker.packets.max(1).ilog2() as usize] += 1);
@@ -189,11 +192,11 @@ fn least(read: &impl Fn(&mut dyn FnMut(&Talker))) -> u64 {
         sum <= HELD
     };
     let levels = counts.iter().rev().take_while(fits).count();
-    // Nobody can have been denied 2^63 packets.
+    // No talker reaches 2^63 packets.
     1 << (64 - levels).min(63)
 }
 
-/// What was last seen before this is forgotten.
+/// The time before which talkers are forgotten.
 #[must_use]
 pub fn cutoff(now: u64, retain: Duration) -> u64 {
     now.saturating_sub(u64::try_from(retain.as_nanos()).unwrap_or(u64::MAX))
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_senders_are_no_suspects() {
+    fn slow_senders_are_not_suspects() {
         let mut talkers = Talkers::default();
         for minute in 0..100 {
             assert_eq!(take_sample(&mut talkers, minute * 61, minute * 59), 0);
@@ -262,7 +265,7 @@ mod tests {
         assert!(talkers.len() <= HELD, "{}", talkers.len());
         let top = talkers.top(1, None, &Names::default(), &Privacy::Full, Clock::now());
         assert_eq!((top[0].subscriber.as_str(), top[0].packets), ("203.0.113.9", 500));
-        // What fits is held completely.
+        // A table that fits is kept completely.
         table.truncate(HELD);
         talkers.take_sample(10, None, &Privacy::Full, |each| table.iter().for_each(each));
         assert_eq!(talkers.len(), HELD);
@@ -275,10 +278,10 @@ mod tests {
         talkers.take_sample(9, None, &Privacy::Truncate, |each| {
             [talker(2, 3), talker(3, 4), neighbour].iter().for_each(each);
         });
-        let mut slots = GroupIds::default();
-        slots.assign(["dyn"], jiff::Timestamp::UNIX_EPOCH).expect("there is room");
+        let mut group_ids = GroupIds::default();
+        group_ids.assign(["dyn"], jiff::Timestamp::UNIX_EPOCH).expect("there is room");
         let mut names = Names::default();
-        names.learn(slots, 0);
+        names.learn(group_ids, 0);
         let top = talkers.top(9, Some("dyn"), &names, &Privacy::Truncate, Clock::now());
         assert_eq!(top.len(), 1);
         assert_eq!((top[0].subscriber.as_str(), top[0].packets), ("203.0.113.0/24", 10));

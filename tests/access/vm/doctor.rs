@@ -30,7 +30,8 @@ use super::{
 
 const OPB: &str = env!("CARGO_BIN_EXE_opb");
 
-/// What the doctor says of an interface that bears the programs of `filter`. There is no daemon, and that is accepted.
+/// The doctor's findings for an interface with the programs of `filter`. No daemon runs, and the
+/// doctor accepts that.
 struct Doctor(Node);
 
 impl Doctor {
@@ -113,11 +114,12 @@ fn a_flow_table_below_the_filter() -> Result<()> {
         ensure!(passed == misses, "an offloaded packet passed the filter on {interface}: {passed}");
         ensure!((filter.denied()? == 0) == misses, "counted: {}", filter.denied()?);
         if misses {
-            doctor.warns("flow-table", "is on a device below, and forwards without")?;
+            doctor
+                .warns("flow-table", "is on a device below this interface, and forwards without")?;
             doctor.0.write("policy.yaml", POLICY)?;
-            doctor.notes("flow-table", "the first of each connection does")?;
+            doctor.notes("flow-table", "no group inspects later packets")?;
         } else {
-            doctor.notes("flow-table", "nothing is missed")?;
+            doctor.notes("flow-table", "XDP and TC ingress run before the flow table")?;
         }
         nft(&net.gateway, "delete table inet lab")?;
         let [problems, notes] = doctor.says("flow-table")?;
@@ -203,7 +205,7 @@ fn a_kernel_without_tcx() -> Result<()> {
     let [problems, notes] = doctor.says("kernel")?;
     ensure!(problems.is_empty(), "{problems}");
     match tc()? {
-        Effective::Clsact => ensure!(notes.contains("TCX (Linux 6.6) is not there"), "{notes}"),
+        Effective::Clsact => ensure!(notes.contains("TCX (Linux 6.6) is missing"), "{notes}"),
         _ => ensure!(notes.is_empty(), "{notes}"),
     }
     filter.detach(&net.gateway)
@@ -229,7 +231,7 @@ fn a_kernel_without_btf() -> Result<()> {
     attach(&mut filter, &net.gateway, ACCESS, Role::Subscriber, Hook::Xdp, Effective::Xdp)?;
     attach(&mut filter, &net.gateway, UPLINK, Role::Core, Hook::Tc, tc()?)?;
     net.is_filtered(&filter)?;
-    Doctor::new(&net, &filter, POLICY, ACCESS)?.notes("kernel", "(BTF) is not there")?;
+    Doctor::new(&net, &filter, POLICY, ACCESS)?.notes("kernel", "(BTF) is missing")?;
     filter.detach(&net.gateway)
 }
 

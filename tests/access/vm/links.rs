@@ -135,13 +135,13 @@ fn vrf() -> Result<()> {
     for device in [ACCESS, UPLINK] {
         net.gateway.ip(&format!("link set {device} master customers"))?;
     }
-    // The connected routes moved along, the others have to be told; IPv6 has its own only when the carrier is back.
+    // The connected routes moved along, the others must be added; IPv6 gets its own only when the carrier is back.
     for (relay, foreign) in
         [("198.51.100.25", "192.0.2.25"), ("2001:db8:25::1", "2001:db8:7000::25")]
     {
         let route = format!("route replace {relay} via {foreign} table 10");
-        let told = wait_until(PATIENCE, || Ok(net.gateway.ip(&route).ok()))?;
-        told.with_context(|| format!("never accepted: {route}"))?;
+        let added = wait_until(PATIENCE, || Ok(net.gateway.ip(&route).ok()))?;
+        added.with_context(|| format!("never accepted: {route}"))?;
     }
     net.address(LINE, ACCESS)?;
     net.filter_on(&[(ACCESS, Hook::Auto, Effective::Xdp), (ACCESS, Hook::Tc, tc()?)])

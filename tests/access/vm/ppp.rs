@@ -49,7 +49,7 @@ fn pppoe() -> Result<()> {
             format!("client: {}\nserver: {}", said(&client_log), said(&server_log))
         })?;
     }
-    // IPCP gave the IPv4 addresses. Delegation of IPv6 is left out: the routes are what it would bring.
+    // IPCP gave the IPv4 addresses. IPv6 delegation is not part of the test: static routes replace it.
     net.subscriber.ip("route add default dev ppp0")?;
     net.subscriber.address("ppp0", &format!("{}/128", SUBSCRIBER[1]))?;
     net.subscriber.ip("-6 route add default dev ppp0")?;

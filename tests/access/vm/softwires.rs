@@ -225,7 +225,7 @@ impl Softwires {
         let relay = self.relay.try_clone()?;
         let server = thread::spawn(move || -> Result<usize> {
             loop {
-                // Whoever only connected before has left.
+                // Earlier clients that only connected are gone.
                 let (mut from, _) = relay.accept()?;
                 from.set_read_timeout(Some(6 * PATIENCE))?;
                 let mut mail = Vec::new();

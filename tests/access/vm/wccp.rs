@@ -20,8 +20,8 @@ use super::net::{ACCESS, Filter, IMPATIENCE, LINE, Net, PATIENCE, POLICY, SUBSCR
 
 const WCCP: u16 = 0x883e;
 
-/// A SYN to a stranger's port 25 in each form that Linux takes: version 1 over IPv4, and version 2,
-/// which has four bytes in front of the packet, over either family.
+/// A SYN to a stranger's port 25 in each form that Linux accepts: version 1 over IPv4, and version 2,
+/// which has four bytes before the packet, over either family.
 fn syns(port: u16) -> Result<[(&'static str, Vec<u8>); 3]> {
     let own: Ipv6Addr = SUBSCRIBER[1].parse()?;
     let tcp = || Tcp::new(port, 25, flags::SYN);
@@ -41,7 +41,7 @@ fn syns(port: u16) -> Result<[(&'static str, Vec<u8>); 3]> {
     ])
 }
 
-/// Whether the stranger answers, natively, with a SYN and ACK to `port`.
+/// Whether the stranger answers with a SYN and ACK to `port`, in no tunnel.
 fn is_answered(line: &Wire, frame: &[u8], port: u16, limit: Duration) -> Result<bool> {
     line.send(frame)?;
     let start = Instant::now();
@@ -65,7 +65,7 @@ fn is_answered(line: &Wire, frame: &[u8], port: u16, limit: Duration) -> Result<
 fn gre_of_wccp() -> Result<()> {
     let net = Net::lay()?;
     net.address(LINE, ACCESS)?;
-    // The addresses that the lab's frames have.
+    // The MAC addresses of the lab's frames.
     net.gateway.ip(&format!("link set {ACCESS} address 02:00:00:00:00:01"))?;
     net.subscriber.ip(&format!("link set {LINE} address 02:00:00:00:00:02"))?;
     for (kind, near, far) in
@@ -85,7 +85,7 @@ fn gre_of_wccp() -> Result<()> {
         answers.map(|(name, frame)| Ok((name, is_answered(&line, &frame, port, limit)?))).collect()
     };
     let bare = tell(PATIENCE)?;
-    ensure!(bare.iter().all(|(_, answered)| *answered), "Linux does not take them: {bare:?}");
+    ensure!(bare.iter().all(|(_, answered)| *answered), "Linux does not accept all: {bare:?}");
 
     let mut filter = Filter::new(POLICY)?;
     for (hook, effective) in [(Hook::Xdp, Effective::Xdp), (Hook::Tc, tc()?)] {

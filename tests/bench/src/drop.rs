@@ -108,7 +108,7 @@ fn measure(setting: &Setting, table: &Table) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Whoever does not do the work must not win.
+/// A filter that does not do the work must not win.
 fn check(row: &Row) -> Result<()> {
     let received = row.sent - row.lost;
     let passes = row.sources == Sources::Strangers && row.kind.knows_subscribers();
@@ -136,11 +136,11 @@ pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
         };
         times.rows.push(words.iter().cloned().chain(KINDS.map(cell)).collect());
     }
-    vec![times, books(rows)]
+    vec![times, packet_counts(rows)]
 }
 
 /// Sums: that each single one is what it should be has been checked.
-fn books(rows: &[Row]) -> Sheet {
+fn packet_counts(rows: &[Row]) -> Sheet {
     let title = "What became of these packets, all runs together";
     let header = ["filter", "sources", "sent", "lost before", "dropped", "delivered"];
     let mut sheet = Sheet::new(title, 2, &header);
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_does_not_do_the_work_is_refused() {
+    fn a_filter_that_does_not_do_the_work_is_refused() {
         let row = |kind, sources, delivered, dropped| Row {
             kind,
             shape: Shape::Mixed,

@@ -118,7 +118,7 @@ impl Filter {
         made.with_context(|| format!("{kind} cannot be measured on this machine"))
     }
 
-    /// Packets that it says it dropped so far; `None` if it keeps no books.
+    /// The packets that it reports as dropped so far; `None` if it does not count.
     pub fn dropped(&mut self) -> Result<Option<u64>> {
         Ok(Some(match self {
             Self::Nothing | Self::Empty(_) | Self::DropAll(_) => return Ok(None),

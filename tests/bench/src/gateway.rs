@@ -48,7 +48,7 @@ pub struct Gateway {
     program: Generator,
 }
 
-/// What became of the frames of one measurement, in the kernel's own books.
+/// What became of the frames of one measurement, in the kernel's own counters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Load {
     pub time: Duration,
@@ -105,13 +105,13 @@ impl Gateway {
 
     /// Sends `count` frames, each with the next source, as fast as one processor can.
     pub fn load(&mut self, count: u32) -> Result<Load> {
-        let before = self.books()?;
+        let before = self.counters()?;
         let (program, frame) = (&mut self.program, &self.frame);
         let time = self.generator.enter(|| {
             pin()?;
             program.send(frame, count)
         })?;
-        let after = self.books()?;
+        let after = self.counters()?;
         let load = Load {
             time,
             received: after.received - before.received,
@@ -127,7 +127,7 @@ impl Gateway {
         Ok(load)
     }
 
-    fn books(&self) -> Result<Load> {
+    fn counters(&self) -> Result<Load> {
         // NIC statistics:
         //      rx_queue_0_xdp_packets: 0
         let sum = |netns: &Netns, interface: &str, counter: &str| -> Result<u64> {

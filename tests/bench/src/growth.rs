@@ -190,7 +190,7 @@ impl<'a> Verdicts<'a> {
         self.denied_in(what, count, policy, 0)
     }
 
-    /// SYNs of the table's subscribers to a server that is no relay, in `tags` VLAN tags.
+    /// SYNs of the table's subscribers to a server that is not a relay, in `tags` VLAN tags.
     fn denied_in(&self, what: What, count: usize, policy: &Policy, tags: usize) -> Result<Row> {
         const XDP_DROP: u32 = 1;
         let mut opb = self.replay(policy)?;

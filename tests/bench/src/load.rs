@@ -229,7 +229,7 @@ fn add(node: &Node, number: usize) -> Result<()> {
     let [.., high, low] = number.to_be_bytes();
     let entry = json!({"prefix": format!("198.18.{high}.{low}/32"), "group": group_name(0)});
     let body = json!({"entries": [entry]});
-    // Whoever is sent away because it is crowded comes again; the time goes on.
+    // A client that is refused because the daemon is crowded tries again; the clock keeps running.
     let mut tries = 0;
     while let Err(error) = node.post("/v1/subscribers", &body) {
         tries += 1;

@@ -26,7 +26,7 @@ struct Args {
     /// Writes the last full runs of all parts into docs/benchmarks.md below this directory
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
-    /// Parts to measure; all of them unless told which
+    /// Parts to measure; all of them by default
     #[arg(value_enum)]
     parts: Vec<Part>,
 }

@@ -70,7 +70,7 @@ pub(super) fn tunnels(row: &mut Add) {
     );
 }
 
-/// What an outer header hides: the chain of headers before the inner packet, and fragments.
+/// The outer header hides the packet, or the outer packet is in fragments.
 pub(super) fn hidden(row: &mut Add) {
     row(
         "IPv4 in IPv6 behind nine destination options headers",

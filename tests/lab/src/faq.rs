@@ -398,7 +398,7 @@ fn older_connection(session: &mut BufReader<TcpStream>, limit: Duration) -> Resu
     })
 }
 
-/// The policy comes by `opb reload` and is taken back by SIGHUP, so that both ways are used. Once it is
+/// The policy comes by `opb reload` and is reverted by SIGHUP, so that both ways are used. Once it is
 /// back, TCP repeats what was dropped: the answer proves that only the filter had stopped it.
 fn older_connection_under_match_any(bench: &mut Bench<'_>, family: Family) -> Result<Happened> {
     let Bench { node, held, .. } = bench;

@@ -334,7 +334,7 @@ impl Generator {
     fn raw(&mut self, lies: bool) -> impl Payload + 'static {
         let length = self.random.usize(0..40);
         let bytes = iter::repeat_with(|| self.random.u8(..)).take(length).collect();
-        // Random bytes are no honest GRE.
+        // Random bytes are not honest GRE.
         let protocols: &[u8] =
             if lies { &[33, 47, 50, 89, 132, 136, 255] } else { &[33, 50, 89, 132] };
         Raw(self.of(protocols), bytes)
@@ -363,7 +363,8 @@ impl Generator {
         }
     }
 
-    /// An address that stands for an IPv4 address: 6to4, or behind one of the policy's NAT64 prefixes (RFC 6052, section 2.2).
+    /// An address that stands for an IPv4 address: 6to4, or in one of the policy's NAT64 prefixes (RFC
+    /// 6052, section 2.2).
     fn translated(&mut self, v4: Ipv4Addr) -> Ipv6Addr {
         const BEHIND: u128 = u64::MAX as u128;
         let v4 = u128::from(v4.to_bits());
@@ -377,7 +378,7 @@ impl Generator {
             (0x3fff_0064 << 96, 64),
         ]);
         let v4 = v4 << (96 - length);
-        // Bits 64 to 71 are passed over.
+        // Bits 64 to 71 are not part of it.
         let v4 = if length == 96 { v4 } else { v4 & !BEHIND | (v4 & BEHIND) >> 8 };
         Ipv6Addr::from_bits(prefix | v4)
     }

@@ -22,7 +22,7 @@ pub(crate) enum Tls {
     Wrapped,
 }
 
-/// A message that can be told from all others.
+/// A message that is unlike all others.
 pub(crate) struct Letter {
     pub(crate) token: String,
     to: String,

@@ -83,7 +83,7 @@ impl Netns {
         Ok(())
     }
 
-    /// Sets `/proc/sys/KEY`, which shows the network of whoever looks at it.
+    /// Sets `/proc/sys/KEY`, which shows the network of the reading process.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/{key}");
         self.enter(|| fs::write(&path, value).with_context(|| format!("cannot write {path}")))
@@ -154,7 +154,7 @@ pub fn veth((left, left_name): (&Netns, &str), (right, right_name): (&Netns, &st
     Ok(())
 }
 
-/// A namespace is entered by a thread for good, so the thread has to be one that ends afterwards.
+/// A thread cannot leave a namespace that it entered, so the thread must end afterwards.
 fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
     thread::scope(|scope| match scope.spawn(work).join() {
         Ok(value) => Ok(value),

@@ -44,7 +44,7 @@ impl Programs {
         let image = compile(policy, &GroupIds::default(), 1)?;
         let mut kernel = Kernel::open(&bpffs.path().join("opb"), None)?;
         kernel.publish(&image)?;
-        Ok(Self { kernel: Some(kernel), slots: image.slots().clone(), bpffs })
+        Ok(Self { kernel: Some(kernel), slots: image.group_ids().clone(), bpffs })
     }
 
     pub fn kernel(&mut self) -> Result<&mut Kernel> {

@@ -6,7 +6,7 @@ use etherparse::{IpNumber, Ipv4Header, Ipv6Header, TcpHeader, TcpSlice};
 ///
 /// # Panics
 ///
-/// If the request is no TCP behind an IP header without options.
+/// If the request is not TCP behind an IP header without options.
 #[must_use]
 pub fn of(request: &[u8], headers: usize, ppp: usize) -> Vec<u8> {
     let (link, packet) = request.split_at(headers);

@@ -80,7 +80,7 @@ impl Machine {
         let modules = self.kernel.modules();
         let mut cmd = Command::new("qemu-system-x86_64");
         // One thread for both CPUs: with one for each, qemu 7.2 lets a CPU run a breakpoint that Linux has already
-        // taken back while it patches its own text (static keys), and the guest panics with "Oops: int3".
+        // removed again while it patches its own text (static keys), and the guest panics with "Oops: int3".
         cmd.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "3G"])
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .arg("-kernel")

@@ -82,7 +82,7 @@ impl Active {
         let adoption = kernel.live()?.map(|Live { image, .. }| Adoption {
             generation: image.generation(),
             digest: hex(image.digest()),
-            ids: image.slots().clone(),
+            ids: image.group_ids().clone(),
         });
         let (ids, generation) = match &adoption {
             Some(Adoption { ids, generation, .. }) => (ids.clone(), *generation),
@@ -112,7 +112,8 @@ impl Active {
         info!(generation, digest, "adopted what an earlier daemon left enforcing");
         let image = &self.compiled.image;
         kernel.publish(image)?;
-        kernel.reset_counters(&image.slots().reused(&ids).map(|(id, _)| id).collect::<Vec<_>>());
+        kernel
+            .reset_counters(&image.group_ids().reused(&ids).map(|(id, _)| id).collect::<Vec<_>>());
         Ok(())
     }
 
@@ -184,7 +185,7 @@ impl Active {
             files: Arc::clone(files),
             entries: entries.map().clone(),
             hosts: hosts.clone(),
-            ids: group_ids::with_room(image.slots(), files, &self.compiled.policy, entries),
+            ids: group_ids::with_room(image.group_ids(), files, &self.compiled.policy, entries),
             generation: image.generation() + 1,
             now: Timestamp::now(),
         }

@@ -175,7 +175,7 @@ impl Enforcer {
         let Some(line) = explained.chain.get_mut(usize::from(in_tunnel)) else { return };
         let Some(entry) = entry else { return };
         // The policy lost the group of the entry, or the entry has expired: it does not apply.
-        if !entry.is_meaningful(self.reloads.policy()) || !entry.in_force(Timestamp::now()) {
+        if !entry.applies_to(self.reloads.policy()) || !entry.in_force(Timestamp::now()) {
             return;
         }
         let Who { uid, user, .. } = &*entry.by;
@@ -184,7 +184,7 @@ impl Enforcer {
         // The chain already gives end and reason of an exemption.
         if entry.group.is_some() {
             let until = entry.until.map(|until| format!("until {until}"));
-            let until = until.as_deref().unwrap_or("for good");
+            let until = until.as_deref().unwrap_or("without an end");
             let reason = entry.reason.as_deref().unwrap_or("no reason given");
             line.push_str(&format!(" {until} ({reason})"));
         }

@@ -195,7 +195,7 @@ impl Delta {
 
 fn start_merging(compiled: &Compiled) -> Option<Merging> {
     let (policy, image) = (Arc::clone(&compiled.policy), &compiled.image);
-    let (digest, ids) = (image.digest(), image.slots().clone());
+    let (digest, ids) = (image.digest(), image.group_ids().clone());
     let (generation, made) = (image.generation(), compiled.made());
     let (done, image) = mpsc::channel();
     let work = move || {

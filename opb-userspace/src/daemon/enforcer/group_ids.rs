@@ -25,7 +25,7 @@ pub(super) fn with_room(
 /// Ids that have another name in `new`: those that no group of `old` uses, and those that one still
 /// does.
 pub(super) fn reused(new: &Compiled, old: &Compiled) -> [Vec<u16>; 2] {
-    let reused = new.image.slots().reused(old.image.slots());
+    let reused = new.image.group_ids().reused(old.image.group_ids());
     let (replaced, retired): (Vec<_>, Vec<_>) =
         reused.partition(|(_, name)| old.policy.group(name).is_some());
     [retired, replaced].map(|ids| ids.into_iter().map(|(id, _)| id).collect())

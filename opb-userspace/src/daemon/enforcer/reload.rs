@@ -25,7 +25,7 @@ use crate::{
     },
     daemon::{
         changed::Changed,
-        reader::{Hang, Loaded},
+        load::{Hang, Loaded},
     },
     document::Diagnostics,
     errors::one_line,

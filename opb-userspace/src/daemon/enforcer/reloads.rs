@@ -18,7 +18,7 @@ use crate::{
     daemon::{
         changed::Changed,
         files::{Stamps, Watch},
-        reader::Loaded,
+        load::Loaded,
     },
     node::{Addresses, Config, Observe},
     policy::Policy,

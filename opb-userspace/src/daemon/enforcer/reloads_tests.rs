@@ -14,7 +14,7 @@ fn load(directory: &Path, extra: &str) -> Loaded {
     fs::write(&node, text).expect("writes");
     fs::write(&policy, "version: 1\n").expect("writes");
     let config = Config::load(&node).expect("valid");
-    crate::daemon::reader::load(&node, LATER(), config).expect("valid")
+    crate::daemon::load::load(&node, LATER(), config).expect("valid")
 }
 
 /// Files that were just written count as settled.

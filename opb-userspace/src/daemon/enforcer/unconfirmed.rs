@@ -9,23 +9,14 @@ use std::{sync::Arc, time::Instant};
 use jiff::Timestamp;
 use tracing::{error, info};
 
-use super::{
-    Enforcer,
-    build::{BuildError, Order},
-    reload::ReloadError,
-    reloads::Files,
-};
+use super::{Enforcer, build::BuildError, reloads::Files};
 use crate::{
     api::{
-        diff::Endpoints,
         entries::Who,
-        reload::{Confirmation, Preview, Trigger, UnconfirmedKind, UnconfirmedStatus},
+        reload::{Confirmation, Trigger, UnconfirmedKind, UnconfirmedStatus},
         status::{Subject, Trouble},
     },
-    compiled::hex,
-    daemon::{changed::Changed, reader::Loaded},
-    diff::diff,
-    policy::Policy,
+    daemon::changed::Changed,
     subscribers,
 };
 
@@ -47,35 +38,7 @@ pub(super) enum RollbackError {
     Policy(#[source] BuildError),
 }
 
-/// A preview of a reload, before the work.
-pub(in crate::daemon) struct PreviewOrder {
-    interfaces: bool,
-    before: Arc<Policy>,
-    order: Order,
-}
-
-impl PreviewOrder {
-    /// Compiles the other policy and compares.
-    pub(in crate::daemon) fn compile(self) -> Result<Preview, ReloadError> {
-        let Self { interfaces, before, order } = self;
-        let compiled = order.compile().map_err(BuildError::from)?;
-        let changes = diff(&before, &compiled.policy, Timestamp::now());
-        let endpoints = Endpoints::diff(&before, &compiled.policy);
-        Ok(Preview { digest: hex(compiled.image.digest()), interfaces, changes, endpoints })
-    }
-}
-
 impl Enforcer {
-    /// A comparison of the policy in force with the files.
-    pub(in crate::daemon) fn preview(&self, loaded: &Loaded) -> Result<PreviewOrder, ReloadError> {
-        self.reloads.check_restart_only(&loaded.config)?;
-        Ok(PreviewOrder {
-            interfaces: loaded.config.interfaces != self.reloads.config().interfaces,
-            before: Arc::clone(self.active.policy()),
-            order: self.order(&loaded.files),
-        })
-    }
-
     /// Keeps the unconfirmed commit.
     pub(in crate::daemon) fn confirm(
         &mut self,

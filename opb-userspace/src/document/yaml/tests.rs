@@ -172,7 +172,7 @@ fn a_tagged_value_is_found_at_its_tag_and_a_missing_one_after_its_key() {
 #[test]
 fn syntax_errors_have_places() {
     for (text, message, line, column) in [
-        ("a: [b\nc: d", "illegal placement of ':'", 2, 2),
+        ("a: [b\nc: d", "unexpected `:`, in the list at line 1 column 4", 2, 2),
         ("a: b\n\tc: d", "found a tab", 1, 4),
         ("a:\n\t- b", "tabs cannot indent a list or map", 2, 1),
         ("a: *x", "unknown anchor", 1, 4),

@@ -7,7 +7,7 @@ use std::{borrow::Cow, collections::HashMap, rc::Rc};
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, Tag, options};
 
-use super::{Key, Position, Site, SyntaxError, Value, YamlNode, scalar::resolve};
+use super::{Key, Position, Site, SyntaxError, Value, YamlNode, locate, scalar::resolve};
 
 /// Lists and maps within each other. The project's own files have four levels.
 pub(super) const DEPTH: usize = 32;
@@ -40,7 +40,7 @@ pub(super) fn build(text: &str) -> Result<YamlNode<'_>, SyntaxError> {
     };
     let mut builder = Builder { text, ..Builder::default() };
     for event in Parser::new_from_str_with_options(text, options) {
-        let (event, span) = event.map_err(|error| syntax_error(text, &error))?;
+        let (event, span) = event.map_err(|error| builder.syntax_error(&error))?;
         builder.see(event, span).map_err(|message| {
             let position = Position { line: span.start.line(), column: span.start.col() + 1 };
             SyntaxError { message, position }
@@ -55,23 +55,6 @@ fn too_large() -> String {
 
 fn too_deep() -> String {
     format!("more than {DEPTH} lists and maps within each other")
-}
-
-fn syntax_error(text: &str, error: &ScanError) -> SyntaxError {
-    let mark = error.marker();
-    let mut position = Position { line: mark.line(), column: mark.col() + 1 };
-    let message = match error.kind() {
-        ErrorKind::RecursionLimitExceeded => too_deep(),
-        ErrorKind::UnknownAnchor => "unknown anchor".to_owned(),
-        ErrorKind::TabInBlockIndentation => {
-            // The parser names the character after the tab.
-            let before = mark.byte_offset().and_then(|at| text.get(..at));
-            position.column -= usize::from(before.is_some_and(|before| before.ends_with('\t')));
-            "tabs cannot indent a list or map: use spaces".to_owned()
-        }
-        _ => error.info(),
-    };
-    SyntaxError { message, position }
 }
 
 /// How much an alias to a node repeats.
@@ -155,6 +138,42 @@ impl<'a> Builder<'a> {
             Event::Alias(anchor) => self.repeat(anchor),
             _ => Ok(()),
         }
+    }
+
+    fn syntax_error(&self, error: &ScanError) -> SyntaxError {
+        let mark = error.marker();
+        let mut position = Position { line: mark.line(), column: mark.col() + 1 };
+        let message = match error.kind() {
+            ErrorKind::RecursionLimitExceeded => too_deep(),
+            ErrorKind::UnknownAnchor => "unknown anchor".to_owned(),
+            ErrorKind::TabInBlockIndentation => {
+                // The parser names the character after the tab.
+                let before = mark.byte_offset().and_then(|at| self.text.get(..at));
+                position.column -= usize::from(before.is_some_and(|before| before.ends_with('\t')));
+                "tabs cannot indent a list or map: use spaces".to_owned()
+            }
+            ErrorKind::InvalidColonPlacement => format!("unexpected `:`{}", self.brackets()),
+            // The place is that of the bracket.
+            ErrorKind::UnclosedFlowCollection { .. } => error.info(),
+            _ => format!("{}{}", error.info(), self.brackets()),
+        };
+        SyntaxError { message, position }
+    }
+
+    /// Names the innermost list or map if it is one in brackets: the closing bracket may be missing.
+    fn brackets(&self) -> String {
+        let Some(Open { site, children, .. }) = self.open.last() else { return String::new() };
+        let (bracket, kind) = match children {
+            Children::List(_) => (b'[', "list"),
+            Children::Map(..) => (b'{', "map"),
+        };
+        if self.text.as_bytes().get(*site as usize) != Some(&bracket) {
+            return String::new();
+        }
+        let places = locate(self.text, &[*site]);
+        let place =
+            |at: &Position| format!(", in the {kind} at line {} column {}", at.line, at.column);
+        places.first().map(place).unwrap_or_default()
     }
 
     fn count(&mut self) -> Seen {

@@ -1,7 +1,7 @@
 //! The store on a disk that loses its power at every single write, sync and change of length.
 //!
-//! What was written and not synced may then be on the disk or not, sector by sector. Whatever it
-//! was: everything that was acknowledged must be there, and what was not, wholly or not at all.
+//! Writes that were not synced may then be on the disk or not, sector by sector. In every case, all
+//! acknowledged requests must be there, and others completely or not at all.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use crate::{
     subscribers::{Changes, Entries, Entry, Error, Map},
 };
 
-/// What a disk writes in one piece.
+/// The bytes that a disk writes at once.
 const SECTOR: usize = 512;
 
 /// A disk, shared with the database on it.
@@ -26,9 +26,9 @@ const SECTOR: usize = 512;
 struct Disk(Arc<Mutex<State>>);
 
 struct State {
-    /// What survives.
+    /// The content that survives a power cut.
     durable: Vec<u8>,
-    /// What is read.
+    /// The content as it is read.
     content: Vec<u8>,
     unsynced: Vec<Change>,
     /// Operations until the power fails.
@@ -60,7 +60,7 @@ impl Change {
         }
     }
 
-    /// What a disk may make of it one by one.
+    /// The parts that a disk may write one by one.
     fn sectors(self) -> Vec<Self> {
         let Self::Write(offset, data) = self else { return vec![self] };
         let sectors = data.chunks(SECTOR).enumerate();
@@ -68,7 +68,7 @@ impl Change {
     }
 }
 
-/// What becomes of writes that were not synced.
+/// The fate of writes that were not synced.
 #[derive(Clone, Copy, Debug)]
 enum Fate {
     Lost,
@@ -101,7 +101,7 @@ impl Disk {
         self.lock().left == 0
     }
 
-    /// What is on the disk when the power is back.
+    /// The disk when the power is back.
     fn survives(&self, fate: Fate, random: &mut fastrand::Rng) -> Vec<u8> {
         let mut state = self.lock();
         let mut content = std::mem::take(&mut state.durable);
@@ -156,7 +156,7 @@ impl StorageBackend for Disk {
     }
 }
 
-/// The entries on a disk, or nothing if the power fails meanwhile.
+/// The entries on a disk. `None` if the power fails meanwhile.
 fn open(disk: &Disk) -> Option<Entries> {
     let database = Database::builder().create_with_backend(disk.clone());
     let store = database.map_err(|error| error.to_string()).and_then(|database| {
@@ -178,7 +178,7 @@ enum Request {
     RollBack,
 }
 
-/// Everything that the store knows: the entries, and what rolls an unconfirmed import back.
+/// The content of the store: the entries, and the rollback of an unconfirmed import.
 type Known = (Map, Option<Changes>);
 
 impl Request {
@@ -192,7 +192,7 @@ impl Request {
         }
     }
 
-    /// What comes of it, worked out without the store.
+    /// The result, computed without the store.
     fn expect(&self, (map, unconfirmed): &mut Known) {
         let changes = match self {
             Self::Change(changes) => {
@@ -221,13 +221,12 @@ fn known(entries: &Entries) -> Known {
     (entries.map().clone(), entries.unconfirmed().map(|import| import.before.clone()))
 }
 
-/// What clients ask for, one request after the other. The fourth is unconfirmed, and the seventh
-/// rolls it back.
+/// The requests of clients, in order. The fourth is unconfirmed, and the seventh rolls it back.
 fn history() -> Vec<Request> {
     let by = Arc::new(Who { uid: 0, pid: None, user: None });
     let mut random = fastrand::Rng::with_seed(25);
     let requests = (0..9).map(|request| {
-        // Big ones among them, so that tables grow and pages move.
+        // Some are large, so that tables grow and pages move.
         let size = if request % 4 == 3 { 120 } else { 1 + request % 3 };
         let changes = (0..size).map(|_| {
             let address = std::net::Ipv4Addr::from(0x6440_0000 | random.u32(..200));
@@ -250,7 +249,8 @@ fn history() -> Vec<Request> {
     requests.collect()
 }
 
-/// Makes the history until the power fails. What was acknowledged, and what would have been next.
+/// Runs the history until the power fails. Returns the acknowledged state, and the one after the
+/// next request.
 fn live(disk: &Disk) -> (Known, Known) {
     let mut acknowledged = Known::default();
     let Some(mut entries) = open(disk) else { return Default::default() };
@@ -268,7 +268,7 @@ fn live(disk: &Disk) -> (Known, Known) {
     (acknowledged.clone(), acknowledged)
 }
 
-/// An empty store. Until it is whole it has not got its name, and is made anew after a power cut.
+/// An empty store. It gets its name when it is complete, and is created again after a power cut.
 fn empty() -> Vec<u8> {
     let disk = Disk::new(Vec::new(), usize::MAX);
     drop(open(&disk));

@@ -34,7 +34,7 @@ static SOURCE_AT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static IS_IPV6: Global<u32> = Global::new(0);
 
-/// Where generated frames leave, and their beginning, because whoever got a frame before may have changed it.
+/// Where generated frames leave, and their beginning, because an earlier receiver may have changed it.
 #[unsafe(no_mangle)]
 static OUT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]

@@ -1,4 +1,4 @@
-//! Those who ask too much, each on a thread of its own until it is told to stop.
+//! Clients that ask for too much, each on a thread of its own until it is stopped.
 
 use std::{
     collections::VecDeque,

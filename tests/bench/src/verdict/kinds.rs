@@ -79,7 +79,7 @@ pub enum Traffic {
     Web,
     #[serde(rename = "UDP")]
     Udp,
-    /// Opens connections to a mail server that is no relay.
+    /// Opens connections to a mail server that is not a relay.
     #[serde(untagged)]
     Smtp(Sources),
 }

@@ -37,7 +37,7 @@ impl<'a> Bench<'a> {
             .then(|| Replay::untraced(&image, settings.with(Settings::OBSERVE), hook.replay()))
             .transpose()?;
         let empty = Loaded::empty(hook.replay())?;
-        Ok(Self { effort, table, hook, empty, opb, observed, slots: image.slots().clone() })
+        Ok(Self { effort, table, hook, empty, opb, observed, slots: image.group_ids().clone() })
     }
 
     pub(super) fn run(&mut self, reference: &mut Reference, rows: &mut Vec<Row>) -> Result<()> {

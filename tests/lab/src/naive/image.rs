@@ -147,7 +147,7 @@ pub(super) fn subscriber(rules: &[Rule<Option<u16>>], address: u128) -> u16 {
     SubscriberClass::new(group.and_then(|rule| rule.says).unwrap_or(0), exempt).0
 }
 
-/// Every relay set that covers an address opens it: relays are no longest-prefix match.
+/// Every relay set that covers an address opens it: relays are not a longest-prefix match.
 pub(super) fn relay(rules: &[Rule<Groups>], address: u128) -> Groups {
     let mut groups = [0; 8];
     for rule in rules.iter().filter(|rule| rule.covers(address)) {

@@ -97,7 +97,7 @@ fn whole_headers(table: &mut Table) {
         ),
         (
             "first-ack",
-            "a first fragment that is no SYN",
+            "a first fragment that is not a SYN",
             (DYNAMIC, OUTSIDE),
             Tcp::new(49152, 25, ACK),
             first(WHOLE),
@@ -105,7 +105,7 @@ fn whole_headers(table: &mut Table) {
         ),
         (
             "first-any",
-            "match: any judges a first fragment that is no SYN",
+            "match: any judges a first fragment that is not a SYN",
             (ANY, OUTSIDE),
             Tcp::new(49152, 25, ACK),
             first(WHOLE),
@@ -177,7 +177,7 @@ fn cut_headers(table: &mut Table) {
     );
     cut("cut-relay", "a relay is no excuse", (DYNAMIC, ISP), syn(), UP, hidden);
     let no_syn = Tcp::new(49152, 25, ACK);
-    cut("cut-ack", "that it is no SYN is no excuse", (DYNAMIC, OUTSIDE), no_syn, UP, hidden);
+    cut("cut-ack", "not being a SYN does not help", (DYNAMIC, OUTSIDE), no_syn, UP, hidden);
     let answer = Tcp::syn_ack_from(25);
     cut("cut-down", "downstream", (OUTSIDE, DYNAMIC), answer.clone(), DOWN, hidden);
     cut("cut-down-relay", "from a relay", (ISP, DYNAMIC), answer.clone(), DOWN, hidden);

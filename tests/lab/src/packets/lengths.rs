@@ -38,7 +38,14 @@ fn too_long(table: &mut Table) {
     let claims = "claims more than there is";
     lie("syn", claims, (DYNAMIC, OUTSIDE), syn(), UP, MALFORMED);
     lie("relay", "a relay is no excuse", (DYNAMIC, ISP), syn(), UP, MALFORMED);
-    lie("ack", "that it is no SYN is none", (DYNAMIC, ISP), Tcp::new(1, 25, ACK), UP, MALFORMED);
+    lie(
+        "ack",
+        "not being a SYN does not help",
+        (DYNAMIC, ISP),
+        Tcp::new(1, 25, ACK),
+        UP,
+        MALFORMED,
+    );
     lie("any", claims, (ANY, OUTSIDE), syn(), UP, drop(Reason::Malformed, "any"));
     let would = would_drop(Reason::Malformed, "monitored");
     lie("monitored", "the group's action", (MONITORED, OUTSIDE), syn(), UP, would);
@@ -93,7 +100,7 @@ fn syn_v6() -> Ipv6 {
 fn too_short(table: &mut Table) {
     let data = || Tcp::syn_to(25).data(b"EHLO dynamic.example\r\n");
     let packet = Ipv4::new(DYNAMIC.v4, OUTSIDE.v4).carrying(data()).total_length(40);
-    let description = "the data left out is no business of ours";
+    let description = "missing data does not matter";
     table.row("short-data-v4", description, Ethernet::new().carrying(&packet), UP, DENIED);
     let packet = Ipv6::new(DYNAMIC.v6, OUTSIDE.v6).carrying(data()).payload_length(20);
     table.row("short-data-v6", description, Ethernet::new().carrying(&packet), UP, DENIED);
@@ -186,7 +193,7 @@ fn data_offset(table: &mut Table) {
     }
     lie("4-relay", "a relay is no excuse", (DYNAMIC, ISP), syn(25, 4), UP, MALFORMED);
     let ack = Tcp::new(49152, 25, ACK).data_offset(4);
-    lie("4-ack", "that it is no SYN is none", outside, ack, UP, MALFORMED);
+    lie("4-ack", "not being a SYN does not help", outside, ack, UP, MALFORMED);
     lie("4-port-443", "another port is another matter", outside, syn(443, 4), UP, OTHER);
     let other_port = pass(Reason::NotFiltered, "dynamic");
     lie("4-port-2525", "a port of other groups", outside, syn(2525, 4), UP, other_port);

@@ -162,7 +162,7 @@ fn lines_by_their_packets(table: &mut Table) {
     let unknown = pass_ungrouped(Reason::Unknown);
     table.packet("line-next-to-endpoint", "next to it", &outer, UP, unknown);
     let direct = Ipv6::new(DYNAMIC.v6, ENDPOINT.v6).carrying(syn());
-    table.packet("endpoint-itself", "an endpoint is no relay", &direct, UP, denied);
+    table.packet("endpoint-itself", "an endpoint is not a relay", &direct, UP, denied);
 }
 
 fn downstream(table: &mut Table) {

@@ -1,5 +1,5 @@
-//! What else a tunnel can look like: outer headers with extension headers, routes and fragments of
-//! their own, GRE as Linux takes it, and addresses that could be two things.
+//! Unusual tunnels: outer headers with extension headers, routes and fragments of their own, GRE as
+//! Linux reads it, and addresses with two meanings.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -61,10 +61,10 @@ fn outer_headers(table: &mut Table) {
     let denied = drop(Reason::Policy, "dynamic");
     let relay = pass(Reason::Relay, "dynamic");
     let to_endpoint = || Ipv6::new(DYNAMIC.v6, ENDPOINT.v6);
-    // Linux puts it there unless told `encaplimit none` (RFC 2473, section 4.1.1): option 4, and padding.
+    // Linux adds it without `encaplimit none` (RFC 2473, section 4.1.1): option 4, and padding.
     let limit = vec![0, 0, 4, 1, 4, 1, 1, 0];
     let limited = || to_endpoint().extension(60, limit.clone());
-    let d = "a tunnel encapsulation limit in front of the inner packet";
+    let d = "a tunnel encapsulation limit before the inner packet";
     row(table, "line-limit", d, &limited().carrying(syn4(PRIVATE, OUTSIDE)), UP, denied);
     row(table, "line-limit-relay", d, &limited().carrying(syn4(PRIVATE, ISP)), UP, relay);
     let d = "a fragment of it";
@@ -113,7 +113,7 @@ fn outer_headers(table: &mut Table) {
     row(table, "line-other-family", d, &outer, UP, OTHER);
 }
 
-/// The next hop of the outer packet may be an endpoint.
+/// A further hop of the outer packet may be an endpoint.
 fn not_final_outside(table: &mut Table) {
     let denied = drop(Reason::Policy, "dynamic");
     let unknown = pass_ungrouped(Reason::Unknown);
@@ -217,7 +217,7 @@ fn fragments(table: &mut Table) {
     row(table, "down-tiny", d, &outer.keep(..8 + 16), DOWN, hidden);
 }
 
-/// Linux ignores all bits of GRE but those of fields, routing and version (gre_demux.c).
+/// Linux ignores all flags of GRE except those of fields, routing and version (gre_demux.c).
 fn gre(table: &mut Table) {
     let denied = drop(Reason::Policy, "dynamic");
     let over = |gre: Gre| Ipv4::new(OUTSIDE.v4, ISP.v4).carrying(gre);
@@ -230,7 +230,7 @@ fn gre(table: &mut Table) {
     let outer = Ipv6::new(OUTSIDE.v6, ISP.v6).hop_by_hop(1).routing(0, 0, &[ISP.v6]);
     let packet = outer.destination_options(1).carrying(Gre::of(&syn6(DYNAMIC, OUTSIDE)).key());
     row(table, "gre-chain", d, &packet, UP, denied);
-    let d = "fields that the flags announce and the packet has not";
+    let d = "fields that the flags announce and the packet lacks";
     let packet = over(Gre::of(&syn4(DYNAMIC, OUTSIDE)).flags(0xb000));
     row(table, "gre-fields-missing", d, &packet, UP, OTHER);
     let d = "a softwire of GRE in fragments";
@@ -242,8 +242,8 @@ fn gre(table: &mut Table) {
     row(table, "gre-rejecting", d, &packet, UP, drop(Reason::Policy, "rejecting"));
 }
 
-/// Linux takes GRE of WCCP, if no flag is set, for a packet of the outer family, and skips the four
-/// bytes of WCCP version 2 (gre_demux.c, `gre_parse_header`).
+/// Linux reads GRE of WCCP without flags as a packet of the outer family, and skips the four bytes of
+/// WCCP version 2 (gre_demux.c, `gre_parse_header`).
 fn wccp(table: &mut Table) {
     const WCCP: u16 = 0x883e;
     let denied = drop(Reason::Policy, "dynamic");
@@ -262,7 +262,7 @@ fn wccp(table: &mut Table) {
     let relay = Packet::bytes(&syn4(DYNAMIC, ISP));
     let packet = Ipv4::new(OUTSIDE.v4, ISP.v4).carrying(redirected(relay));
     row(table, "wccp-2-relay", d, &packet, UP, pass(Reason::Relay, "dynamic"));
-    let d = "with a field it is no IP packet to anybody";
+    let d = "with a field, no receiver reads an IP packet";
     row(table, "wccp-key", d, &v4(Gre::of(&four()).protocol(WCCP).key()), UP, OTHER);
     let d = "four bytes less than there should be";
     row(table, "wccp-v6", d, &v6(Gre::of(&six()).protocol(WCCP)), UP, OTHER);
@@ -278,7 +278,7 @@ fn wccp(table: &mut Table) {
     );
 }
 
-/// Two levels are not read, in a softwire neither.
+/// The parser enters one tunnel only, in a softwire too.
 fn deeper(table: &mut Table) {
     let d = "two levels are not read";
     let inside = || Ipv4::new(PRIVATE.v4, OUTSIDE.v4).carrying(syn4(DYNAMIC, OUTSIDE));
@@ -297,7 +297,8 @@ fn within(address: Ipv4Addr) -> Ipv6Addr {
     Ipv6Addr::from_bits(u128::from(address.to_bits()) << 80 | 0x2002 << 112 | 1)
 }
 
-/// RFC 3056: the IPv4 address in it names the line, whatever else the policy says of the IPv6 address.
+/// The IPv4 address in a 6to4 address names the line (RFC 3056), even if the policy names the IPv6
+/// address.
 fn six_to_four(table: &mut Table) {
     let inner =
         |from: Ipv4Addr, to: Ipv6Addr| Ipv6::new(within(from), to).carrying(Tcp::syn_to(25));

@@ -1,0 +1,101 @@
+//! What the handlers of the control API share: the parts of the daemon, the listener's limits, and
+//! the form of an error.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    extract::{Query as Parameters, rejection::QueryRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+
+use super::{
+    batches::BatchQueue,
+    enforcer::Enforcer,
+    health::Board,
+    limits::Limits,
+    serve::Rate,
+    worker::{Worker, WorkerDied},
+};
+use crate::{api::ApiError, errors::causes};
+
+#[derive(Clone)]
+pub(super) struct App {
+    pub(super) enforcer: Worker<Enforcer>,
+    pub(super) batches: BatchQueue,
+    pub(super) board: Board,
+    pub(super) explained: Arc<Rate>,
+    /// Turns for lists of entries: each list is in memory until the client has received it.
+    pub(super) lists: Arc<Semaphore>,
+}
+
+/// The most lists of entries at a time.
+pub(super) const LISTS: usize = 2;
+
+pub(super) const LIMITS: Limits = Limits {
+    name: "control",
+    connections: 256,
+    // One member of the group leaves connections for the others.
+    of_one: 192,
+    // Root can always connect.
+    reserve: 16,
+    head: 16 << 10,
+    head_time: Duration::from_secs(10),
+    body_time: Duration::from_secs(10),
+    // An import of a million entries.
+    request: Duration::from_secs(120),
+    stall: Duration::from_secs(30),
+};
+/// Explanations per second, and in a burst.
+pub(super) const EXPLAINED: (u32, u32) = (200, 400);
+
+/// Parameters of commits that can be unconfirmed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct How {
+    /// The confirmation timeout in seconds.
+    confirm: Option<NonZeroU32>,
+}
+
+impl How {
+    /// The confirmation timeout, if one was requested.
+    pub(super) fn timeout(
+        how: Result<Parameters<Self>, QueryRejection>,
+    ) -> Result<Option<Duration>, ErrorResponse> {
+        let Parameters(Self { confirm }) =
+            how.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+        Ok(confirm.map(|seconds| Duration::from_secs(seconds.get().into())))
+    }
+}
+
+/// An [`ApiError`] and its HTTP status.
+pub(super) struct ErrorResponse {
+    status: StatusCode,
+    body: ApiError,
+}
+
+impl ErrorResponse {
+    pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, body: ApiError { error: error.into(), causes: Vec::new() } }
+    }
+
+    pub(super) fn from(status: StatusCode, error: &dyn std::error::Error) -> Self {
+        let causes = causes(error).map(ToString::to_string).collect();
+        Self { status, body: ApiError { error: error.to_string(), causes } }
+    }
+}
+
+impl From<WorkerDied> for ErrorResponse {
+    fn from(error: WorkerDied) -> Self {
+        Self::from(StatusCode::INTERNAL_SERVER_ERROR, &error)
+    }
+}
+
+impl IntoResponse for ErrorResponse {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
