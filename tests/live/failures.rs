@@ -62,7 +62,7 @@ fn an_image_that_the_kernel_refuses_leaves_the_old_one_in_force() -> Result<()> 
     }
     passes(false)?;
     limit(&node, ENOUGH)?;
-    assert_eq!(node.ask(&["subscriber", "list"])?, "there are no run-time entries\n");
+    assert_eq!(node.ask(&["subscriber", "list"])?, "no run-time entries\n");
 
     // What nobody waits for: it is said, and tried again.
     node.ask(&add)?;

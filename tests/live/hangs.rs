@@ -203,7 +203,7 @@ fn an_event_log_on_a_file_system_that_hangs_is_told() -> Result<()> {
         status["state"] == "degraded"
             && status["problems"]
                 .to_string()
-                .contains("the thread that writes the events has not moved")
+                .contains("the thread that writes the events has not responded")
     })?;
     let took = time(&node, &["subscriber", "add", "203.0.113.10", "--exempt"])?;
     ensure!(took < Duration::from_secs(1), "an addition took {took:?}");

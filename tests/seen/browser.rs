@@ -266,7 +266,7 @@ fn the_page_answers_on_a_phone_in_japanese() -> Result<()> {
 
     browser.open(&format!("{PAGE}?lang=ja&src=nonsense&dst=198.51.100.25&dport=25"))?;
     let answer = browser.text("[role=alert]")?;
-    ensure!(answer.contains("入力内容を確認"), "{answer}");
+    ensure!(answer.contains("お客さまの IP アドレスが正しくありません"), "{answer}");
     // What was typed comes back as text, whatever it was.
     browser.open(&format!("{PAGE}?lang=en&src=%22%3E%3Cscript%3Ealert(1)%3C/script%3E&dst=x"))?;
     ensure!(browser.value("document.querySelectorAll('script').length")? == 1);

@@ -83,6 +83,8 @@ fn alarm(node: &Node, to: &str) -> Result<Value> {
 fn suspect(node: &mut Node, suspect: &str, last: u8) -> Result<()> {
     if node.pid().is_ok() {
         node.stop()?;
+        // Pinned talkers would make earlier suspects suspects again.
+        node.detach()?;
     }
     let path = node.path("opb.yaml");
     let config = fs::read_to_string(&path)?;

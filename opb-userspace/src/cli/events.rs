@@ -9,7 +9,7 @@ use opb_userspace::api::{events::Event, events::EventsQuery, events::Kind, event
 /// Seconds that a request waits for new events.
 const WAIT: u64 = 20;
 
-/// Show denied packets, suspects and changes, recent ones or as they come
+/// Show denied packets, suspects and changes, recent or as they come
 ///
 /// Denied packets are a sample, because the kernel limits the rate. `opb counters` is exact.
 #[derive(Debug, clap::Args)]

@@ -104,7 +104,7 @@ impl Programs {
 
     /// How many blocks beside the first one of each image are in use.
     pub fn tail_blocks(&self) -> Result<usize> {
-        let pin = self.bpffs.path().join(format!("opb/v{ABI_VERSION}/rest"));
+        let pin = self.bpffs.path().join(format!("opb/v{ABI_VERSION}/tail"));
         Ok(filled(&pin)?.len())
     }
 }
