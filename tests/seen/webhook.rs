@@ -131,7 +131,6 @@ fn a_webhook_over_https_is_verified() -> Result<()> {
             ensure!(node.metric(metric)? >= 1, "{metric}");
         } else {
             ensure!(counted["failed"] == 0, "{keys}: {counted}");
-            // A daemon that starts reports the suspects of the last minute as well.
             let subscriber = format!("203.0.113.{last}");
             let event = node.wait(&format!("the post of {subscriber}"), || {
                 let after = fs::read_to_string(&posts)?;
