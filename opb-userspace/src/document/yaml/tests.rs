@@ -102,6 +102,16 @@ fn keys_are_text_and_off_is_no_boolean() {
 }
 
 #[test]
+fn an_alias_is_text_as_a_key_and_has_its_type_as_a_value() {
+    let entries = entries("&n 100: &b true\nx: *n\ny: *b\nz: {*b : &e , *n : *e }\n");
+    assert!(matches!(&entries[1].1.value, Value::Int(100)));
+    assert!(matches!(&entries[2].1.value, Value::Bool(true)));
+    let Value::Map(map) = &entries[3].1.value else { panic!("{entries:?}") };
+    assert_eq!([&*map[0].0.text, &*map[1].0.text], ["true", "100"]);
+    assert!(matches!(&map[1].1.value, Value::Null));
+}
+
+#[test]
 fn scalars_have_the_types_of_the_core_schema() {
     let value = |text: &str| match &entries(&format!("a: {text}"))[0].1.value {
         Value::Null => "null".to_owned(),
@@ -247,6 +257,11 @@ fn directives_are_few() {
 fn agree(ours: &YamlNode<'_>, theirs: &serde_yaml::Value) -> bool {
     use serde_yaml::Value as Theirs;
     match (&ours.value, theirs) {
+        // `serde_yaml` keeps `!`, which says that a scalar is text (YAML 1.2.2, section 6.9.1).
+        (Value::Text(_), Theirs::Tagged(theirs)) if theirs.tag == "!" => true,
+        (Value::List(_) | Value::Map(_), Theirs::Tagged(theirs)) if theirs.tag == "!" => {
+            agree(ours, &theirs.value)
+        }
         (Value::Null, Theirs::Null) | (Value::Tagged, Theirs::Tagged(_)) => true,
         (Value::Bool(ours), Theirs::Bool(theirs)) => ours == theirs,
         (Value::Int(ours), Theirs::Number(theirs)) => theirs.as_i64() == Some(*ours),
@@ -263,6 +278,15 @@ fn agree(ours: &YamlNode<'_>, theirs: &serde_yaml::Value) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a name of an anchor may have a character that only YAML 1.2 takes for a part of it:
+/// `serde_yaml` ends a name at the first that is no letter, digit, `-` or `_`.
+fn has_wide_name(text: &str) -> bool {
+    text.split(['&', '*']).skip(1).any(|rest| {
+        rest.find(|it: char| !it.is_ascii_alphanumeric() && !matches!(it, '-' | '_'))
+            .is_some_and(|end| !rest[end..].starts_with([' ', '\t', '\n', ',', ']', '}', '[', '{']))
+    })
 }
 
 fn any_tree() -> impl Strategy<Value = serde_json::Value> {
@@ -300,6 +324,9 @@ proptest! {
     ) {
         let Ok(ours) = parse(&text) else { return Ok(()) };
         locate(&text, &[0, 1, 2, 5]);
+        if has_wide_name(&text) {
+            return Ok(());
+        }
         let Ok(theirs) = serde_yaml::from_str::<serde_yaml::Value>(&text) else { return Ok(()) };
         prop_assert!(agree(&ours, &theirs), "{text:?}: {ours:?} {theirs:?}");
     }

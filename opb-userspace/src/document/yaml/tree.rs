@@ -86,6 +86,14 @@ enum Children<'a> {
     Map(Vec<(Key<'a>, YamlNode<'a>)>, Option<Key<'a>>),
 }
 
+/// What an alias repeats.
+struct Anchored<'a> {
+    node: YamlNode<'a>,
+    /// A scalar as it is written: what it is as a key.
+    text: Option<Cow<'a, str>>,
+    size: Size,
+}
+
 #[derive(Default)]
 struct Builder<'a> {
     text: &'a str,
@@ -93,7 +101,7 @@ struct Builder<'a> {
     root: Option<YamlNode<'a>>,
     documents: usize,
     /// By the parser's numbers, which start at 1.
-    anchors: HashMap<usize, (YamlNode<'a>, Size)>,
+    anchors: HashMap<usize, Anchored<'a>>,
     nodes: usize,
     aliased: Size,
 }
@@ -118,13 +126,15 @@ impl<'a> Builder<'a> {
             Event::Scalar(text, style, anchor, tag) => {
                 self.count()?;
                 let size = Size { nodes: 1, bytes: text.len() };
-                let value = if self.expects_key() {
-                    Value::Text(text)
-                } else {
-                    typed(text, style == ScalarStyle::Plain, tag.as_deref())
-                };
                 let site = if span.is_empty() { self.missing(site) } else { site };
-                self.put(YamlNode { site, value }, anchor, size)
+                let typed = |text| typed(text, style == ScalarStyle::Plain, tag.as_deref());
+                if anchor != 0 {
+                    // Also of a key: an alias may repeat it as a value.
+                    let node = YamlNode { site, value: typed(text.clone()) };
+                    self.keep(anchor, Anchored { node, text: Some(text.clone()), size })?;
+                }
+                let value = if self.expects_key() { Value::Text(text) } else { typed(text) };
+                self.put(YamlNode { site, value }, size)
             }
             Event::SequenceStart(_, anchor, tag) => {
                 let is_tagged = is_foreign(tag.as_deref(), "seq");
@@ -225,15 +235,30 @@ impl<'a> Builder<'a> {
                 Value::Map(Rc::new(map))
             }
         };
-        self.put(YamlNode { site, value }, anchor, size)
+        let node = YamlNode { site, value };
+        if anchor != 0 {
+            self.keep(anchor, Anchored { node: node.clone(), text: None, size })?;
+        }
+        self.put(node, size)
+    }
+
+    fn keep(&mut self, anchor: usize, anchored: Anchored<'a>) -> Seen {
+        self.anchors.insert(anchor, anchored);
+        if self.anchors.len() > ANCHORS {
+            return Err(format!("more than {ANCHORS} anchors"));
+        }
+        Ok(())
     }
 
     fn repeat(&mut self, anchor: usize) -> Seen {
         self.count()?;
-        let Some((node, size)) = self.anchors.get(&anchor) else {
+        let Some(anchored) = self.anchors.get(&anchor) else {
             return Err("the alias is inside the node that it names".to_owned());
         };
-        let (node, size) = (node.clone(), *size);
+        let (mut node, size) = (anchored.node.clone(), anchored.size);
+        if let (true, Some(text)) = (self.expects_key(), &anchored.text) {
+            node.value = Value::Text(text.clone());
+        }
         self.aliased.add(size);
         if self.aliased.nodes > ALIASED {
             return Err(format!("aliases stand for more than {ALIASED} values"));
@@ -241,17 +266,11 @@ impl<'a> Builder<'a> {
         if self.aliased.bytes > ALIASED_BYTES {
             return Err(format!("aliases stand for more than {ALIASED_BYTES} bytes of text"));
         }
-        self.put(node, 0, size)
+        self.put(node, size)
     }
 
     /// Adds a complete node to the list or map that is open.
-    fn put(&mut self, node: YamlNode<'a>, anchor: usize, size: Size) -> Seen {
-        if anchor != 0 {
-            self.anchors.insert(anchor, (node.clone(), size));
-            if self.anchors.len() > ANCHORS {
-                return Err(format!("more than {ANCHORS} anchors"));
-            }
-        }
+    fn put(&mut self, node: YamlNode<'a>, size: Size) -> Seen {
         let Some(Open { children, size: around, .. }) = self.open.last_mut() else {
             self.root = Some(node);
             return Ok(());
