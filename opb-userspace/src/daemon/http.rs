@@ -265,7 +265,7 @@ async fn show(
                 let wait = [(header::RETRY_AFTER, "1")];
                 return (StatusCode::TOO_MANY_REQUESTS, wait, text).into_response();
             }
-            Ok(query) => match app.enforcer.call(move |it| it.explain(&query)).await {
+            Ok(query) => match app.enforcer.request(move |it| it.explain(&query)).await {
                 Ok(Ok(explanation)) => PageResult::Explained(Box::new(explanation)),
                 Ok(Err(QueryError::MixedFamilies(..))) => PageResult::Invalid(FormError::Families),
                 Ok(Err(error)) => PageResult::Failed(error),
