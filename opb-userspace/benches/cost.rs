@@ -12,7 +12,7 @@ use opb_common::settings::Settings;
 use opb_lab::{
     frames::{Ethernet, Ipv4, Ipv6, Tcp, Udp, flags::ACK},
     packets::{
-        self, Host,
+        Host,
         hosts::{DYNAMIC, ISP, OUTSIDE},
     },
     trivial,
@@ -25,6 +25,54 @@ use opb_userspace::{
 
 const ROUNDS: usize = 9;
 const REPEAT: u32 = 300_000;
+/// Stays as it is, so that commits can be compared. Packets in no tunnel are its subject.
+const POLICY: &str = "\
+version: 1
+relays:
+  isp:
+    addresses: [198.51.100.25, 198.51.100.128/28, 2001:db8:25::/64]
+  partner:
+    addresses: [198.51.100.30, 198.51.100.136, 2001:db8:26::/64, 2001:db8:25::beef]
+groups:
+  any:
+    prefixes: [198.19.1.0/24, 2001:db8:3000::/36]
+    relays: [isp]
+    match: any
+  dynamic:
+    prefixes: [203.0.113.0/24, 203.0.113.144/28, 2001:db8:1000::/36, 2001:db8:1800:8000::/49]
+    relays: [isp]
+    downstream: drop
+  monitored:
+    prefixes: [198.18.0.0/16, 2001:db8:2000::/36]
+    relays: [isp]
+    action: monitor
+    downstream: monitor
+  multi:
+    prefixes: [198.19.3.0/24, 203.0.113.32/28, 2001:db8:5000::/36, 2001:db8:1f00::/48]
+    relays: [isp]
+    ports: [25, 2525]
+  rejecting:
+    prefixes: [198.19.2.0/24, 2001:db8:4000::/36]
+    action: reject
+    downstream: drop
+  wholesale:
+    prefixes: [198.19.4.0/24, 2001:db8:6000::/36]
+    relays: [partner]
+    downstream: drop
+exemptions:
+  - prefix: 203.0.113.77/32
+    reason: one address inside a group
+  - prefix: 2001:db8:1000:77::1/128
+    reason: the same in IPv6
+  - prefix: 203.0.113.128/26
+    reason: around a longer prefix of the group
+  - prefix: 2001:db8:1800::/40
+    reason: the same in IPv6
+  - prefix: 192.0.2.200/32
+    reason: in no group
+  - prefix: 2001:db8:9000::/48
+    reason: the same in IPv6
+";
 
 fn main() -> ExitCode {
     match run() {
@@ -115,7 +163,7 @@ fn cases() -> [(&'static str, Vec<u8>); 9] {
 fn image() -> Result<Image> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("policy.yaml");
-    std::fs::write(&file, packets::POLICY)?;
+    std::fs::write(&file, POLICY)?;
     let policy = Policy::load(&[file])?;
     Ok(Image::compile(&policy, &GroupIds::default(), 1, jiff::Timestamp::now())?)
 }

@@ -1,8 +1,8 @@
 //! The test lanes. A lane fails if it cannot run, and names what is missing; if it ran no test; and if another lane left a
 //! test to it that it did not run.
 //!
-//! The lanes count libtest's output themselves. cargo-nextest would do it, but takes more than five minutes to compile on a
-//! fresh machine of two cores, and the vm lane reads libtest's output all the same.
+//! The lanes count libtest's output themselves. cargo-nextest would do it, but a fresh machine would have to compile it for
+//! minutes, and the vm lane reads libtest's output all the same.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write, stdout};
