@@ -1,4 +1,4 @@
-//! `/v1/commits`: the policies that were put in force, and what the daemon keeps of them on disk.
+//! `/v1/commits`: the policies that were put in force, as the daemon keeps them on disk.
 
 use std::path::PathBuf;
 
@@ -76,4 +76,22 @@ pub struct CommitRow {
     pub state: CommitState,
     #[serde(flatten)]
     pub commit: Commit,
+}
+
+/// Parameters of `GET /v1/commits/file`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WhichFile {
+    /// Of the commit.
+    pub number: u64,
+    /// In [`Commit::files`].
+    pub index: usize,
+}
+
+/// Answer of `GET /v1/commits/file`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitText {
+    #[serde(flatten)]
+    pub file: CommitFile,
+    pub text: String,
 }

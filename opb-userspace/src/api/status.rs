@@ -141,6 +141,15 @@ pub enum FilesState {
     Invalid,
 }
 
+impl FilesState {
+    pub const NAMES: [(Self, &str); 4] = [
+        (Self::Unknown, "unknown"),
+        (Self::Same, "same"),
+        (Self::Differ, "differ"),
+        (Self::Invalid, "invalid"),
+    ];
+}
+
 /// The policy in force.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PolicyStatus {

@@ -46,33 +46,12 @@ impl Control {
         self.call(Method::POST, path, body)
     }
 
-    /// Sends a GET request that is answered with text.
-    pub(crate) fn text(&self, path: &str) -> Result<String, Failure> {
-        let (_, body) = self.exchange(Method::GET, path, Upload::default())?;
-        Ok(String::from_utf8_lossy(&body).into_owned())
-    }
-
     fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Upload,
     ) -> Result<T, Failure> {
-        let (status, body) = self.exchange(method, path, body)?;
-        serde_json::from_slice(&body).map_err(|error| {
-            Failure::new(format!("cannot parse the daemon's response to {path} ({status})"))
-                .caused_by(Some(&error))
-                .hint("if opb was upgraded since the daemon started, restart the daemon")
-        })
-    }
-
-    /// Returns status and body of the response, unless it is an error of the API.
-    fn exchange(
-        &self,
-        method: Method,
-        path: &str,
-        body: Upload,
-    ) -> Result<(StatusCode, Bytes), Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -91,7 +70,11 @@ impl Control {
         {
             return Err(refused(refusal, status));
         }
-        Ok((status, body))
+        serde_json::from_slice(&body).map_err(|error| {
+            Failure::new(format!("cannot parse the daemon's response to {path} ({status})"))
+                .caused_by(Some(&error))
+                .hint("if opb was upgraded since the daemon started, restart the daemon")
+        })
     }
 
     fn unreachable(&self, error: &io::Error) -> Failure {

@@ -1,7 +1,7 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use opb_userspace::{
-    api::commits::{Commit, CommitFile, CommitRow},
+    api::commits::{Commit, CommitFile, CommitRow, CommitText},
     document::Form,
 };
 
@@ -107,14 +107,14 @@ impl Show {
     }
 }
 
-fn find(commit: &Commit, path: &std::path::Path) -> Result<usize, Failure> {
+fn find(commit: &Commit, path: &Path) -> Result<usize, Failure> {
     let fits = |file: &CommitFile| file.path.ends_with(path);
     let mut fitting = (0..commit.files.len()).filter(|&index| fits(&commit.files[index]));
     match (fitting.next(), fitting.next()) {
         (Some(index), None) => Ok(index),
         (None, _) => {
-            let paths: Vec<_> = commit.files.iter().map(|file| file.path.display()).collect();
-            let paths: Vec<_> = paths.iter().map(ToString::to_string).collect();
+            let paths = commit.files.iter().map(|file| file.path.display().to_string());
+            let paths: Vec<_> = paths.collect();
             Err(Failure::invalid(format!("the commit has no file {}", path.display()))
                 .hint(format!("it has {}", paths.join(", "))))
         }
@@ -126,7 +126,9 @@ fn find(commit: &Commit, path: &std::path::Path) -> Result<usize, Failure> {
 }
 
 fn content(control: &Control, number: u64, index: usize) -> Result<String, Failure> {
-    control.text(&format!("/v1/commits/{number}/files/{index}"))
+    let answer: CommitText =
+        control.get(&format!("/v1/commits/file?number={number}&index={index}"))?;
+    Ok(answer.text)
 }
 
 /// Prints YAML files, and names the lists of prefixes.

@@ -61,7 +61,8 @@ impl Commit {
     pub(super) fn put_in_force(&self, control: &Control, format: Format) -> Result<(), Failure> {
         let query = serde_urlencoded::to_string(self)
             .map_err(|error| Failure::new(format!("the request cannot be written: {error}")))?;
-        let outcome: ReloadOutcome = control.post(&format!("/v1/reload?{query}"))?;
+        let mark = if query.is_empty() { "" } else { "?" };
+        let outcome: ReloadOutcome = control.post(&format!("/v1/reload{mark}{query}"))?;
         let mut output = Output::new();
         if format.json {
             output.json(&outcome)?;

@@ -88,7 +88,8 @@ impl Doctor<'_> {
             }
         };
         let place = || format!("process {}", status.pid);
-        if !status.last_reload.success {
+        // A roll-back is not in the outcome: the problems below have it.
+        if status.last_reload.outcome.is_rejected() {
             found.add(
                 check(Problem),
                 place(),
@@ -101,7 +102,11 @@ impl Doctor<'_> {
         let ours = |trouble: &&Trouble| trouble.about != Subject::Interface;
         for trouble in status.problems.iter().filter(ours) {
             let consequence = "the state of the daemon is `degraded`";
-            found.add(check(Problem), place(), &trouble.text, consequence, "read its log");
+            let action = match trouble.about {
+                Subject::Files => "`opb reload --dry-run` shows what the files would change",
+                _ => "read its log",
+            };
+            found.add(check(Problem), place(), &trouble.text, consequence, action);
         }
         for text in &status.warnings {
             let consequence = "the daemon warns about it and enforces the policy";
