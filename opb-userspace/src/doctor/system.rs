@@ -88,7 +88,8 @@ impl Doctor<'_> {
             }
         };
         let place = || format!("process {}", status.pid);
-        if !status.last_reload.success {
+        // A roll-back is not in the outcome: the problems below have it.
+        if status.last_reload.outcome.is_rejected() {
             found.add(
                 check(Problem),
                 place(),
@@ -101,7 +102,10 @@ impl Doctor<'_> {
         let ours = |trouble: &&Trouble| trouble.about != Subject::Interface;
         for trouble in status.problems.iter().filter(ours) {
             let consequence = "the state of the daemon is `degraded`";
-            let action = "docs/troubleshooting.md has the same words; the daemon's log has more";
+            let action = match trouble.about {
+                Subject::Files => "`opb reload --dry-run` shows what the files would change",
+                _ => "docs/troubleshooting.md has the same words; the daemon's log has more",
+            };
             found.add(check(Problem), place(), &trouble.text, consequence, action);
         }
         for text in &status.warnings {
