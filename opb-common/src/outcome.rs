@@ -75,16 +75,21 @@ macro_rules! display_by_name {
 
 display_by_name!(Verdict, Direction, Reason);
 
-/// The single list of reasons: meaning, variant, number, name. Counters, metrics, replay and
+/// The single list of reasons: meaning, variant, number, name. Counters, metrics, JSON, replay and
 /// explain all use it.
 macro_rules! reasons {
     ($($(#[doc = $meaning:literal])+ $variant:ident = $value:literal, $name:literal;)+) => {
         /// The reason for a verdict.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-        #[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
         #[repr(u8)]
-        pub enum Reason { $($(#[doc = $meaning])+ $variant = $value),+ }
+        pub enum Reason {
+            $(
+                $(#[doc = $meaning])+
+                #[cfg_attr(feature = "serde", serde(rename = $name))]
+                $variant = $value
+            ),+
+        }
 
         impl Reason {
             pub const ALL: &[Self] = &[$(Self::$variant),+];
@@ -98,6 +103,8 @@ macro_rules! reasons {
     };
 }
 
+// A new reason takes the next number. Numbers do not change: they select pinned counters, which the
+// next daemon reads. CONTRIBUTING.md lists what else a reason needs.
 reasons! {
     /// Not TCP to (or from) a filtered port: passed unchanged, not counted.
     Other = 0, "other";
@@ -138,8 +145,15 @@ impl Reason {
 /// Number of group ids. Id 0 means "no group".
 pub const MAX_GROUPS: u32 = 512;
 
-/// A packed outcome and a counter's index have 4 bits for the reason.
-const _: () = assert!(Reason::ALL.len() <= 16);
+/// A packed outcome and a counter's index have 4 bits for the reason. The numbers have no gaps.
+const _: () = {
+    assert!(Reason::ALL.len() <= 16);
+    let mut index = 0;
+    while index < Reason::ALL.len() {
+        assert!(Reason::ALL[index] as usize == index);
+        index += 1;
+    }
+};
 
 /// Counters in a counter block: 2 directions × 4 verdicts × 16 reasons.
 pub const COUNTERS_PER_BLOCK: u32 = 2 * 4 * 16;

@@ -21,6 +21,8 @@ pub mod policy;
 pub mod check;
 // Requests and responses of the control API, which are also the format of `--json`.
 pub mod api;
+// Commits: the policies that were put in force, kept on disk.
+pub mod commits;
 // Run-time entries: per-subscriber overrides of the policy files, kept on disk.
 pub mod subscribers;
 // Relay hosts: their addresses by DNS.

@@ -9,12 +9,13 @@ mod interfaces;
 mod limits;
 mod observe;
 mod recognise;
+mod start_only;
 
 pub use interfaces::{Filter, Hook, Interface, NamePattern, Role, UnknownSource};
 pub use observe::{Addresses, EventLog, Observe, Suspect, Webhook};
 pub use recognise::is_node_file;
 
-use crate::document::{Decoder, Diagnostics, Fields, Form, Report, Spot, Value, YamlNode};
+use crate::document::{Decoder, Diagnostics, Fields, Form, Report, Source, Spot, Value, YamlNode};
 use crate::files::{Limits, NODE_FILE};
 use crate::period::Period;
 
@@ -36,13 +37,25 @@ pub struct Config {
     /// The directory on a BPF file system for objects that must outlive the daemon.
     pub pins: PathBuf,
     pub log: LogLevel,
-    /// Whether the daemon reloads the files when they change.
-    pub watch: bool,
+    /// What the daemon does when its files change.
+    pub watch: WatchMode,
     pub dns: Dns,
     /// Size limits of the policy's files.
     pub limits: Limits,
     /// Records of denied packets.
     pub observe: Observe,
+}
+
+/// What the daemon does when its files change without a request to reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WatchMode {
+    /// It says that they differ.
+    #[default]
+    Off,
+    /// It reloads them.
+    On,
+    /// It reloads them, and rolls back unless somebody confirms in time.
+    Confirm(Period),
 }
 
 /// How the hosts of relay sets are resolved.
@@ -84,8 +97,23 @@ pub enum LogLevel {
 impl Config {
     /// Reads and validates a node file, but not the policy that it names.
     pub fn load(path: &Path) -> Result<Self, Diagnostics> {
+        Self::load_with_source(path).map(|(config, _)| config)
+    }
+
+    /// Like [`Self::load`]. Also returns the file as it was read.
+    pub fn load_with_source(path: &Path) -> Result<(Self, Source), Diagnostics> {
         let mut report = Report::within(Limits { policy: NODE_FILE, prefixes: 0 });
         match read(&mut report, path) {
+            Some(config) if !report.has_errors() => Ok((config, report.sources()[0].clone())),
+            _ => Err(report.finish()),
+        }
+    }
+
+    /// Builds the settings again from a file that another load has returned.
+    pub fn from_source(source: Source) -> Result<Self, Diagnostics> {
+        let path = source.path.clone();
+        let mut report = Report::of(vec![source]);
+        match read(&mut report, &path) {
             Some(config) if !report.has_errors() => Ok(config),
             _ => Err(report.finish()),
         }
@@ -221,10 +249,24 @@ fn log(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> LogLevel {
     fields.take("log").and_then(|node| decoder.choice("`log`", node, &levels)).unwrap_or_default()
 }
 
-fn watch(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> bool {
-    let words = [("on", true), ("off", false)];
-    let word = fields.take("watch").and_then(|node| decoder.choice("`watch`", node, &words));
-    word.unwrap_or(true)
+fn watch(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> WatchMode {
+    let Some(node) = fields.take("watch") else { return WatchMode::Off };
+    let Some(text) = decoder.text("`watch`", node) else { return WatchMode::Off };
+    let timeout =
+        text.strip_prefix("confirm ").map(|time| Period::within(time.trim(), observe::LONGEST));
+    match (text, timeout) {
+        ("off", _) => return WatchMode::Off,
+        ("on", _) => return WatchMode::On,
+        (_, Some(Ok(timeout))) => return WatchMode::Confirm(timeout),
+        (_, Some(Err(error))) => {
+            decoder.report.error(decoder.spot(node), format!("`watch`: {error}"))
+        }
+        _ => decoder.report.error(
+            decoder.spot(node),
+            format!("`watch` must be `off`, `on` or, for example, `confirm 5m`, not `{text}`"),
+        ),
+    };
+    WatchMode::Off
 }
 
 fn dns(decoder: &mut Decoder<'_>, fields: &mut Fields<'_, '_>) -> Dns {

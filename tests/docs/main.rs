@@ -1,10 +1,13 @@
-//! What the pages say of the tests: each test that one of them names exists, and every case of "When things break" names one.
+//! What the pages say of the tests and of the code: each test that one of them names exists, every case of "When things
+//! break" names one, and the list of reasons is that of the code.
 
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
+
+use opb_common::outcome::Reason;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -96,6 +99,33 @@ fn every_case_of_when_things_break_names_a_test_and_what_to_do() {
             "troubleshooting.md" => assert!(anchors.contains(anchor), "{link} leads nowhere"),
             other => assert!(page(other).len() > 100, "{link} leads nowhere"),
         }
+    }
+}
+
+#[test]
+fn every_reason_is_explained_and_no_other() {
+    let rows = table(&page("cli.md"), "\n### Reasons\n");
+    let explained: BTreeSet<_> = rows.iter().map(|row| row[0].trim_matches('`')).collect();
+    let reasons: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+    assert_eq!(
+        explained, reasons,
+        "the rows of docs/cli.md, and the list in opb-common/src/outcome.rs"
+    );
+}
+
+#[test]
+fn alerts_name_reasons_that_exist() {
+    let rules = fs::read_to_string(root().join("contrib/prometheus/opb.rules.yml")).expect("rules");
+    let selectors = rules.split("reason=~\"").skip(1);
+    let named: Vec<_> = selectors
+        .flat_map(|rest| rest.split_once('"').expect("a closing quote").0.split('|'))
+        .collect();
+    assert!(named.len() >= 5, "{named:?}");
+    for name in named {
+        assert!(
+            Reason::ALL.iter().any(|reason| reason.name() == name),
+            "no reason is called {name}"
+        );
     }
 }
 

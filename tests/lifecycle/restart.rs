@@ -108,6 +108,7 @@ fn links_that_lost_their_pins_are_found_and_adopted() -> Result<()> {
         node.write("policy.yaml", &POLICY.replace("198.51.100.25", "192.0.2.25"))?;
         node.run()?;
         ensure!(node.said().contains("a program of ours without a pin; adopted"));
+        node.opb(&["reload"])?;
         let relay = |address| node.ends.passes(Way::Up, &mail_to(address));
         ensure!(relay([192, 0, 2, 25])?, "{hook}: the old policy is still enforced");
         ensure!(!relay([198, 51, 100, 25])?, "{hook}: the new policy is not enforced");

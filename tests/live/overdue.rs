@@ -72,7 +72,7 @@ fn moved_relay() -> Result<(Node, NameServer)> {
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn watched_files_leave_an_unconfirmed_policy_alone() -> Result<()> {
-    let mut node = Node::start("")?;
+    let mut node = Node::start("watch: on\n")?;
     node.write("policy.yaml", &POLICY.replace("203.0.113.0/24", "203.0.113.0/25"))?;
     let outcome = node.ask(&["reload", "--confirm", "6s"])?;
     assert!(outcome.starts_with("applied: ") && outcome.contains("unconfirmed"), "{outcome}");

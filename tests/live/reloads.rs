@@ -8,7 +8,7 @@ const MX: &str = "198.18.0.25";
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn files_that_change_are_read_again() -> Result<()> {
-    let node = Node::start("")?;
+    let node = Node::start("watch: on\n")?;
     assert_eq!(node.verdict("203.0.113.9", MX)?, "drop policy");
     node.write("policy.yaml", &POLICY.replace("action: monitor", "action: drop"))?;
     node.wait_verdict("192.0.2.1", MX, "drop policy")?;

@@ -11,10 +11,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 
-use crate::exec::{announce, cargo};
+use crate::exec::{announce, cargo, exec, root};
 use crate::vm::{self, Extent};
 use crate::{lint, setup};
 
@@ -93,26 +93,61 @@ pub(crate) fn run(Args { lanes }: Args) -> Result<()> {
 fn host_lane() -> Result<Count> {
     let mut cmd = cargo("test");
     cmd.args(["--workspace", "--no-fail-fast"]);
-    count(cmd)
+    count(cmd, Show::AtOnce)
 }
 
-/// Runs the tests that are marked `#[ignore = "root: cargo xtask test --lane kernel"]`, one at a time.
+/// The suite that takes half of the kernel lane's time, most of it waiting for daemons.
+const LONGEST: &str = "live";
+
+/// Runs the tests that are marked `#[ignore = "root: cargo xtask test --lane kernel"]`. Within each of two processes, one test
+/// runs at a time: in one those of [`LONGEST`], in the other all others.
 fn kernel_lane() -> Result<Count> {
+    // First, so that no test has to wait for a compiler.
+    exec(kernel_tests(&["--lib", "--test", "*"]).arg("--no-run"))?;
+    let suites = suites()?;
+    let others = suites.iter().filter(|suite| *suite != LONGEST);
+    let others: Vec<_> = others.flat_map(|suite| ["--test", suite]).collect();
+    thread::scope(|scope| {
+        let longest = scope.spawn(|| count(marked(&["--test", LONGEST]), Show::AtTheEnd));
+        let others = count(marked(&[&["--lib"], &*others].concat()), Show::AtOnce);
+        let longest = longest.join().map_err(|_| anyhow!("the thread of {LONGEST} panicked"))?;
+        // What failed in both is worth knowing.
+        match (longest, others) {
+            (Ok(a), Ok(b)) => {
+                Ok(Count { ran: a.ran + b.ran, ignored: a.ignored + b.ignored, for_vm: 0 })
+            }
+            (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+            (Err(a), Err(b)) => bail!("{a:#}; {b:#}"),
+        }
+    })
+}
+
+/// The whole workspace again: with one package alone, cargo would build its dependencies anew, for other features.
+fn kernel_tests(targets: &[&str]) -> Command {
     let mut cmd = cargo("test");
-    // The whole workspace again: with one package alone, cargo would build its dependencies anew, for other features.
-    cmd.args([
-        "--workspace",
-        "--lib",
-        "--test",
-        "*",
-        "--no-fail-fast",
-        "--",
-        "--ignored",
-        "--test-threads=1",
-        // Those of the vm lane.
-        "--skip=vm::",
-    ]);
-    count(cmd)
+    cmd.args(["--workspace", "--no-fail-fast"]).args(targets);
+    cmd
+}
+
+fn marked(targets: &[&str]) -> Command {
+    let mut cmd = kernel_tests(targets);
+    // Those of the vm lane are marked as well.
+    cmd.args(["--", "--ignored", "--test-threads=1", "--skip=vm::"]);
+    cmd
+}
+
+/// The suites: the directories of `tests` that have a `main.rs`.
+fn suites() -> Result<Vec<String>> {
+    let mut suites = Vec::new();
+    for entry in fs::read_dir(root().join("tests")).context("cannot list tests")? {
+        let path = entry?.path();
+        if path.join("main.rs").exists() {
+            suites.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+    }
+    suites.sort();
+    ensure!(suites.iter().any(|suite| suite == LONGEST), "no suite is named {LONGEST}");
+    Ok(suites)
 }
 
 /// Fails if the machine lacks what no package can install.
@@ -172,8 +207,16 @@ impl Count {
     }
 }
 
+/// When to print the output of a command.
+#[derive(Clone, Copy, PartialEq)]
+enum Show {
+    AtOnce,
+    /// Another command prints meanwhile.
+    AtTheEnd,
+}
+
 /// Runs `cargo test` with its output passed through, and counts what it ran.
-fn count(mut cmd: Command) -> Result<Count> {
+fn count(mut cmd: Command, show: Show) -> Result<Count> {
     let line = announce(&cmd);
     // One pipe for both, or the results and cargo's headings come in any order.
     let (output, input) = io::pipe().context("cannot make a pipe")?;
@@ -185,12 +228,17 @@ fn count(mut cmd: Command) -> Result<Count> {
     let (done, counted) = mpsc::channel();
     thread::spawn(move || {
         let mut count = Count::default();
+        let mut kept = String::new();
         for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line);
             count.add(&line);
-            // Our reader may be gone: go on counting.
-            let _ = writeln!(stdout(), "{line}");
+            match show {
+                // Our reader may be gone: go on counting.
+                Show::AtOnce => drop(writeln!(stdout(), "{line}")),
+                Show::AtTheEnd => kept += &format!("{line}\n"),
+            }
         }
+        let _ = stdout().write_all(kept.as_bytes());
         let _ = done.send(count);
     });
 

@@ -1,4 +1,6 @@
-//! `POST /v1/reload`, `GET /v1/diff` and `POST /v1/confirm`.
+//! `POST /v1/reload`, `GET /v1/diff`, `POST /v1/confirm` and `POST /v1/rollback`.
+
+use std::{fmt, str::FromStr};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,19 @@ pub enum Trigger {
     Rollback,
 }
 
+impl Trigger {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Signal => "signal",
+            Self::Request => "request",
+            Self::Files => "files",
+            Self::Expiry => "expiry",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
 /// The outcome of a reload. Answer of `POST /v1/reload`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "lowercase")]
@@ -40,10 +55,80 @@ impl ReloadOutcome {
     }
 }
 
-/// The changes that a reload would make: the answer of `GET /v1/diff`.
+/// One of the policies that `GET /v1/diff` compares: `now`, `files`, or the number of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Side {
+    /// The policy in force.
+    Now,
+    Files,
+    Commit(u64),
+}
+
+/// A text is not a [`Side`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected `now`, `files` or the number of a commit, not `{0}`")]
+pub struct SideError(String);
+
+impl FromStr for Side {
+    type Err = SideError;
+
+    fn from_str(text: &str) -> Result<Self, SideError> {
+        match text {
+            "now" => Ok(Self::Now),
+            "files" => Ok(Self::Files),
+            _ => text.parse().map(Self::Commit).map_err(|_| SideError(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for Side {
+    type Error = SideError;
+
+    fn try_from(text: String) -> Result<Self, SideError> {
+        text.parse()
+    }
+}
+
+impl From<Side> for String {
+    fn from(side: Side) -> Self {
+        side.to_string()
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Now => f.write_str("now"),
+            Self::Files => f.write_str("files"),
+            Self::Commit(number) => number.fmt(f),
+        }
+    }
+}
+
+/// Parameters of `GET /v1/diff`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sides {
+    #[serde(default = "now")]
+    pub from: Side,
+    #[serde(default = "files")]
+    pub to: Side,
+}
+
+fn now() -> Side {
+    Side::Now
+}
+
+fn files() -> Side {
+    Side::Files
+}
+
+/// The difference of two policies, for example of the one in force and the files. Answer of `GET
+/// /v1/diff`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Preview {
-    /// The digest of the files.
+    /// The digest of the second policy.
     pub digest: String,
     /// Whether the node file changes the interfaces.
     pub interfaces: bool,
@@ -62,6 +147,19 @@ pub struct Confirmation {
     pub kind: Option<UnconfirmedKind>,
     /// The generation in force.
     pub generation: u64,
+}
+
+/// Answer of `POST /v1/rollback` without a number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// False if nothing was unconfirmed, or after an error.
+    pub rolled_back: bool,
+    /// The commit that was unconfirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<UnconfirmedKind>,
+    /// Why it is still in force. The daemon tries again every second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// One error, for people (`text`) and, if it has a position in a file, for programs.

@@ -19,6 +19,9 @@ pub struct Status {
     pub pid: u32,
     pub since: Timestamp,
     pub policy: PolicyStatus,
+    /// What the files are, compared with the policy and the settings in force.
+    #[serde(default)]
+    pub files: FilesState,
     pub last_reload: LastReload,
     pub interfaces: Vec<InterfaceStatus>,
     /// How often the daemon has put a program back that something took off its hook.
@@ -92,6 +95,10 @@ pub enum Subject {
     Image,
     /// A commit that was not confirmed in time is still in force.
     Rollback,
+    /// The files still have a policy that was rolled back.
+    Files,
+    /// The policy in force is not on the disk: a restart would enforce another one.
+    Commits,
     /// An interface does not exist, or has no program.
     Interface,
     /// A part of the daemon does not work.
@@ -120,11 +127,37 @@ pub enum State {
     Degraded,
 }
 
+/// The files, compared with what is in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FilesState {
+    /// Not compared yet.
+    #[default]
+    Unknown,
+    Same,
+    /// A reload would change something.
+    Differ,
+    /// A reload would be rejected.
+    Invalid,
+}
+
+impl FilesState {
+    pub const NAMES: [(Self, &str); 4] = [
+        (Self::Unknown, "unknown"),
+        (Self::Same, "same"),
+        (Self::Differ, "differ"),
+        (Self::Invalid, "invalid"),
+    ];
+}
+
 /// The policy in force.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PolicyStatus {
     pub generation: u64,
     pub digest: String,
+    /// The number of the commit that put it in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<u64>,
     pub image_bytes: usize,
     pub nodes: Fill,
     #[serde(default)]

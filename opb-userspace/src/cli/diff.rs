@@ -1,26 +1,35 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use opb_userspace::{diff::diff, policy::Policy};
 
 use super::{
+    client::{Control, Rejectable},
     failure::Failure,
     output::{Format, Output},
     policy,
+    reload::rejected,
 };
-use opb_userspace::api::{diff::Change, diff::Endpoints, diff::Range};
+use opb_userspace::api::{
+    diff::Change, diff::Endpoints, diff::Range, reload::Preview, reload::Side, reload::Sides,
+};
 
 /// Show which address ranges two policies treat differently
 ///
-/// The list is exact. `opb reload --dry-run` shows what the daemon would change.
+/// The list is exact. A policy is a file, a directory, a node file that names one, or, for the
+/// daemon, `now` (in force), `files` (what a reload would read) or the number of a commit. `./now`
+/// is a file.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  opb diff /etc/opb/policy.yaml new.yaml")]
+#[command(after_help = "Example:\n  opb diff /etc/opb/policy.yaml new.yaml\n  opb diff 3 now")]
 pub(crate) struct Diff {
-    /// Old policy: a file, a directory, or a node file that names one
+    /// Old policy
     old: PathBuf,
 
-    /// New policy: a file, a directory, or a node file that names one
+    /// New policy
     new: PathBuf,
+
+    #[command(flatten)]
+    control: Control,
 
     #[command(flatten)]
     format: Format,
@@ -28,6 +37,19 @@ pub(crate) struct Diff {
 
 impl Diff {
     pub(crate) fn execute(self) -> Result<(), Failure> {
+        let side = |path: &Path| path.to_str()?.parse::<Side>().ok();
+        match (side(&self.old), side(&self.new)) {
+            (Some(from), Some(to)) => {
+                return preview(&self.control, Sides { from, to }, self.format);
+            }
+            (None, None) => {}
+            (Some(_), None) | (None, Some(_)) => {
+                return Err(Failure::invalid(
+                    "a file cannot be compared with a policy of the daemon",
+                )
+                .hint("`opb history show NUMBER --file PATH` writes a file of a commit"));
+            }
+        }
         let load = |path| Ok::<_, Failure>(Policy::load(&[policy::at(path)?])?);
         let [old, new] = [load(self.old)?, load(self.new)?];
         let mut output = Output::new();
@@ -35,6 +57,25 @@ impl Diff {
         show(&mut output, &changes, &Endpoints::diff(&old, &new), self.format)?;
         output.finish()
     }
+}
+
+/// Compares two policies of the daemon.
+pub(super) fn preview(control: &Control, sides: Sides, format: Format) -> Result<(), Failure> {
+    let Sides { from, to } = sides;
+    let preview: Preview = match control.get(&format!("/v1/diff?from={from}&to={to}"))? {
+        Rejectable::Done(preview) => preview,
+        Rejectable::Rejected(outcome) => return Err(rejected(outcome)),
+    };
+    let mut output = Output::new();
+    if format.json {
+        output.json(&preview)?;
+    } else {
+        show(&mut output, &preview.changes, &preview.endpoints, format)?;
+        if preview.interfaces {
+            output.line("the list of interfaces changes")?;
+        }
+    }
+    output.finish()
 }
 
 /// Prints changes as JSON Lines or as a table.

@@ -6,8 +6,8 @@ use clap::Command;
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Look before", &["check", "diff", "explain", "replay"]),
     ("Run", &["run", "detach", "doctor"]),
-    ("Change", &["reload", "confirm", "subscriber"]),
-    ("Watch", &["status", "counters", "top", "events"]),
+    ("Change", &["reload", "confirm", "rollback", "subscriber"]),
+    ("Watch", &["status", "history", "counters", "top", "events"]),
 ];
 
 /// Returns `command` with a help template that lists its subcommands in [`GROUPS`]. clap itself

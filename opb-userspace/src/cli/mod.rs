@@ -11,11 +11,13 @@ mod events;
 mod explain;
 mod failure;
 mod help;
+mod history;
 mod log;
 mod output;
 mod policy;
 mod reload;
 mod replay;
+mod rollback;
 mod run;
 mod status;
 mod subscriber;
@@ -48,6 +50,8 @@ enum Command {
     Status(status::Status),
     Reload(reload::Reload),
     Confirm(confirm::Confirm),
+    Rollback(rollback::Rollback),
+    History(history::History),
     Diff(diff::Diff),
     Doctor(doctor::Doctor),
     #[command(subcommand)]
@@ -102,6 +106,8 @@ impl Command {
             Self::Status(command) => command.execute(),
             Self::Reload(command) => command.execute(),
             Self::Confirm(command) => command.execute(),
+            Self::Rollback(command) => command.execute(),
+            Self::History(command) => command.execute(),
             Self::Diff(command) => command.execute(),
             Self::Doctor(command) => command.execute(),
             Self::Subscriber(command) => command.execute(),

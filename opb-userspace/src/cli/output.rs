@@ -31,6 +31,11 @@ impl Output {
         writeln!(self.0, "{}", text::lines(&text)).map_err(failure::output)
     }
 
+    /// Writes text as it is, for a file.
+    pub(crate) fn raw(&mut self, text: &str) -> Result<(), Failure> {
+        self.0.write_all(text.as_bytes()).map_err(failure::output)
+    }
+
     /// Writes a value as one line of JSON.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let line = serde_json::to_string(value).map_err(|error| failure::output(error.into()))?;

@@ -1,16 +1,17 @@
 use opb_userspace::period::Period;
 
 use super::{
-    client::{Control, Rejectable},
+    client::Control,
     confirm, diff,
     failure::Failure,
     output::{Format, Output},
 };
-use opb_userspace::api::{reload::Preview, reload::ReloadOutcome};
+use opb_userspace::api::{reload::ReloadOutcome, reload::Side, reload::Sides};
+use serde::{Serialize, Serializer};
 
 /// Tell the daemon to re-read its files and print the result
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  opb reload --confirm 5m")]
+#[command(after_help = "Example:\n  opb reload --confirm 5m --comment \"new relay\"")]
 pub(crate) struct Reload {
     /// Change nothing: show which address ranges would be treated differently
     #[arg(long)]
@@ -19,6 +20,10 @@ pub(crate) struct Reload {
     /// Roll back unless `opb confirm` comes within this time, such as 5m
     #[arg(long, value_name = "TIME", conflicts_with = "dry_run")]
     confirm: Option<Period>,
+
+    /// Why the policy changes: kept in the history
+    #[arg(long, value_name = "TEXT", conflicts_with = "dry_run")]
+    comment: Option<String>,
 
     #[command(flatten)]
     control: Control,
@@ -30,16 +35,40 @@ pub(crate) struct Reload {
 impl Reload {
     pub(crate) fn execute(self) -> Result<(), Failure> {
         if self.dry_run {
-            return self.preview();
+            let sides = Sides { from: Side::Now, to: Side::Files };
+            return diff::preview(&self.control, sides, self.format);
         }
-        let path = format!("/v1/reload{}", confirm::query(self.confirm));
-        let outcome: ReloadOutcome = self.control.post(&path)?;
+        let Self { confirm, comment, control, format, .. } = self;
+        Commit { number: None, confirm, comment }.put_in_force(&control, format)
+    }
+}
+
+/// A request to put the files in force, or a commit.
+#[derive(Debug, Serialize)]
+pub(super) struct Commit {
+    #[serde(rename = "commit")]
+    pub(super) number: Option<u64>,
+    #[serde(serialize_with = "seconds")]
+    pub(super) confirm: Option<Period>,
+    pub(super) comment: Option<String>,
+}
+
+fn seconds<S: Serializer>(timeout: &Option<Period>, serializer: S) -> Result<S::Ok, S::Error> {
+    timeout.map(|timeout| timeout.duration().as_secs()).serialize(serializer)
+}
+
+impl Commit {
+    pub(super) fn put_in_force(&self, control: &Control, format: Format) -> Result<(), Failure> {
+        let query = serde_urlencoded::to_string(self)
+            .map_err(|error| Failure::new(format!("the request cannot be written: {error}")))?;
+        let mark = if query.is_empty() { "" } else { "?" };
+        let outcome: ReloadOutcome = control.post(&format!("/v1/reload{mark}{query}"))?;
         let mut output = Output::new();
-        if self.format.json {
+        if format.json {
             output.json(&outcome)?;
         } else {
             match &outcome {
-                ReloadOutcome::Unchanged => output.line("unchanged")?,
+                ReloadOutcome::Unchanged => output.line(unchanged(self.confirm.is_some()))?,
                 ReloadOutcome::Applied { generation, digest } => {
                     output
                         .line(format_args!("applied: generation {generation}, digest {digest}"))?;
@@ -56,26 +85,17 @@ impl Reload {
             _ => Ok(()),
         }
     }
+}
 
-    fn preview(&self) -> Result<(), Failure> {
-        let preview: Preview = match self.control.get("/v1/diff")? {
-            Rejectable::Done(preview) => preview,
-            Rejectable::Rejected(outcome) => return Err(rejected(outcome)),
-        };
-        let mut output = Output::new();
-        if self.format.json {
-            output.json(&preview)?;
-        } else {
-            diff::show(&mut output, &preview.changes, &preview.endpoints, self.format)?;
-            if preview.interfaces {
-                output.line("the list of interfaces would change")?;
-            }
-        }
-        output.finish()
+fn unchanged(with_timeout: bool) -> &'static str {
+    if with_timeout {
+        "unchanged: this policy is in force already, and nothing is unconfirmed"
+    } else {
+        "unchanged: this policy is in force already"
     }
 }
 
-fn rejected(outcome: ReloadOutcome) -> Failure {
+pub(super) fn rejected(outcome: ReloadOutcome) -> Failure {
     let ReloadOutcome::Rejected { errors } = outcome else { return Failure::NEGATIVE };
     let texts = errors.into_iter().map(|problem| problem.text).collect();
     Failure::invalid_files(texts).hint("the policy in force stays in force")

@@ -47,8 +47,9 @@ fn describe(output: &mut Output, status: &Report) -> Result<(), Failure> {
     status.problems.iter().try_for_each(|text| output.line(format_args!("problem: {text}")))?;
     status.warnings.iter().try_for_each(|text| output.line(format_args!("warning: {text}")))?;
 
-    let PolicyStatus { generation, digest, image_bytes, nodes, overlay, groups } = policy;
-    output.line(format_args!("\npolicy: generation {generation}, digest {digest}"))?;
+    let PolicyStatus { generation, digest, commit, image_bytes, nodes, overlay, groups } = policy;
+    let commit = commit.map(|number| format!(", commit {number}")).unwrap_or_default();
+    output.line(format_args!("\npolicy: generation {generation}, digest {digest}{commit}"))?;
     if overlay.prefixes > 0 {
         output.line(format_args!("changed since: {} prefixes", overlay.prefixes))?;
     }
@@ -138,7 +139,7 @@ fn run_time(output: &mut Output, status: &Report) -> Result<(), Failure> {
 fn last_reload(output: &mut Output, last: &LastReload) -> Result<(), Failure> {
     let LastReload { time, trigger, by, outcome, .. } = last;
     let by = by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
-    let trigger = format!("{trigger:?}").to_lowercase() + &by;
+    let trigger = trigger.name().to_owned() + &by;
     let word = match outcome {
         ReloadOutcome::Unchanged => "unchanged",
         ReloadOutcome::Applied { .. } => "applied",

@@ -218,7 +218,7 @@ impl List {
 fn columns(row: Row) -> [String; 7] {
     let Row { prefix, group, reason, until, created, by, overrides, orphaned, .. } = row;
     let entry = group.map_or_else(|| "exempt".to_owned(), |group| format!("group {group}"));
-    let until = until.map_or_else(|| "removed".to_owned(), |until| format!("{until:.0}"));
+    let until = until.map_or_else(|| "no end".to_owned(), |until| format!("{until:.0}"));
     let by = by.user.clone().unwrap_or_else(|| by.uid.to_string());
     let reason = reason.as_deref().unwrap_or_default().to_owned();
     let overrides = overrides.map(|what| format!("overrides {what}"));
@@ -308,7 +308,10 @@ impl Import {
 enum LineError {
     #[error(transparent)]
     Json(#[from] serde_json::Error),
-    #[error("a line with a prefix alone needs --group GROUP or --exempt")]
+    #[error(
+        "no effect is given for this line: expected --group GROUP or --exempt with the command, or \
+         a line of `list --json`"
+    )]
     NoTarget,
 }
 

@@ -65,10 +65,18 @@ impl How {
     pub(super) fn timeout(
         how: Result<Parameters<Self>, QueryRejection>,
     ) -> Result<Option<Duration>, ErrorResponse> {
-        let Parameters(Self { confirm }) =
-            how.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+        let Self { confirm } = valid(how)?;
         Ok(confirm.map(|seconds| Duration::from_secs(seconds.get().into())))
     }
+}
+
+/// The parameters of a request, or what is wrong with them.
+pub(super) fn valid<T>(
+    parameters: Result<Parameters<T>, QueryRejection>,
+) -> Result<T, ErrorResponse> {
+    let Parameters(parameters) = parameters
+        .map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    Ok(parameters)
 }
 
 /// An [`ApiError`] and its HTTP status.

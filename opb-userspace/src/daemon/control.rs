@@ -1,6 +1,6 @@
 //! The local API: HTTP and JSON on the control socket. docs/control-api.md describes it.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -9,17 +9,20 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use serde::Deserialize;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Semaphore, watch},
 };
 
 use super::{
-    app::{App, EXPLAINED, ErrorResponse, How, LIMITS, LISTS},
+    app::{App, EXPLAINED, ErrorResponse, LIMITS, LISTS, valid},
     batches::BatchQueue,
+    commits,
     enforcer::{Asked, Enforcer},
     health::Board,
     peer::{Peer, Users},
+    reader::Origin,
     serve::{self, Rate},
     subscribers,
     worker::Worker,
@@ -28,7 +31,7 @@ use crate::api::{
     counters::CountersQuery,
     events::{EventsQuery, TalkersQuery},
 };
-use crate::api::{explain::Query, reload::ReloadOutcome, reload::Trigger};
+use crate::api::{explain::Query, reload::ReloadOutcome, reload::Sides, reload::Trigger};
 
 /// Serves the control socket until `stop`.
 pub(super) async fn serve(
@@ -50,6 +53,8 @@ pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
         .route("/v1/status", get(show_status))
         .route("/v1/reload", post(reload))
         .route("/v1/confirm", post(confirm))
+        .route("/v1/rollback", post(roll_back))
+        .merge(commits::routes())
         .route("/v1/diff", get(preview))
         .route("/v1/explain", get(explain))
         .route("/v1/counters", get(counters))
@@ -74,17 +79,38 @@ async fn show_status(State(app): State<App>) -> Response {
     Json(app.board.status()).into_response()
 }
 
+/// Parameters of a reload.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReloadParameters {
+    /// The confirmation timeout in seconds.
+    confirm: Option<NonZeroU32>,
+    comment: Option<String>,
+    /// The commit to put in force again, instead of the files.
+    commit: Option<u64>,
+}
+
 async fn reload(
     State(app): State<App>,
     ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
-    how: Result<Parameters<How>, QueryRejection>,
+    parameters: Result<Parameters<ReloadParameters>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
-    let asked = Asked { trigger: Trigger::Request, who: Some(who), confirm: How::timeout(how)? };
-    let outcome = app.board.reader.reload(&app.enforcer, asked).await?;
+    let ReloadParameters { confirm, comment, commit } = valid(parameters)?;
+    if comment.as_ref().is_some_and(|comment| comment.chars().count() > LONGEST_COMMENT) {
+        let error = format!("the comment has more than {LONGEST_COMMENT} characters");
+        return Err(ErrorResponse::new(StatusCode::BAD_REQUEST, error));
+    }
+    let confirm = confirm.map(|seconds| Duration::from_secs(seconds.get().into()));
+    let asked = Asked { trigger: Trigger::Request, who: Some(who), confirm, comment };
+    let origin = commit.map_or(Origin::Files, Origin::Commit);
+    let outcome = app.board.reader.reload(&app.enforcer, origin, asked).await?;
     let status =
         if outcome.is_rejected() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     Ok((status, Json(outcome)).into_response())
 }
+
+/// The longest comment on a commit, in characters.
+const LONGEST_COMMENT: usize = 500;
 
 async fn confirm(
     State(app): State<App>,
@@ -96,8 +122,19 @@ async fn confirm(
     }
 }
 
-async fn preview(State(app): State<App>) -> Result<Response, ErrorResponse> {
-    Ok(match app.board.reader.preview(&app.enforcer).await? {
+async fn roll_back(
+    State(app): State<App>,
+    ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
+) -> Result<Response, ErrorResponse> {
+    Ok(Json(app.enforcer.request(move |it| it.roll_back_now(&who)).await?).into_response())
+}
+
+async fn preview(
+    State(app): State<App>,
+    sides: Result<Parameters<Sides>, QueryRejection>,
+) -> Result<Response, ErrorResponse> {
+    let Sides { from, to } = valid(sides)?;
+    Ok(match app.board.reader.preview(&app.enforcer, [from, to]).await? {
         Ok(preview) => Json(preview).into_response(),
         Err(error) => {
             let outcome = ReloadOutcome::Rejected { errors: error.problems() };
@@ -110,8 +147,7 @@ async fn explain(
     State(app): State<App>,
     query: Result<Parameters<Query>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
-    let Parameters(query) =
-        query.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let query = valid(query)?;
     if !app.explained.allows() {
         app.board.refused.count(LIMITS.name, "rate");
         let error = format!("too many requests: at most {} explanations per second", EXPLAINED.0);
@@ -127,8 +163,7 @@ async fn counters(
     State(app): State<App>,
     query: Result<Parameters<CountersQuery>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
-    let Parameters(CountersQuery { by }) =
-        query.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let CountersQuery { by } = valid(query)?;
     Ok(Json(app.enforcer.request(move |it| it.counters(by)).await?).into_response())
 }
 
@@ -141,8 +176,7 @@ async fn events(
     State(app): State<App>,
     query: Result<Parameters<EventsQuery>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
-    let Parameters(EventsQuery { after, group, wait }) =
-        query.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let EventsQuery { after, group, wait } = valid(query)?;
     let wait = Duration::from_secs(wait.min(LONGEST_WAIT));
     Ok(Json(app.board.telemetry.events(after, group.as_deref(), wait).await).into_response())
 }
@@ -151,7 +185,6 @@ async fn talkers(
     State(app): State<App>,
     query: Result<Parameters<TalkersQuery>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
-    let Parameters(TalkersQuery { group, limit }) =
-        query.map_err(|error| ErrorResponse::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let TalkersQuery { group, limit } = valid(query)?;
     Ok(Json(app.board.telemetry.top(limit.unwrap_or(TALKERS), group.as_deref())).into_response())
 }

@@ -1,6 +1,6 @@
 //! The enforcer: files, compiler and kernel, on a thread of its own, one step after the other.
 //!
-//! [`reloads`] is the state of the files, [`active`] the policy in force ([`build`] makes its
+//! [`reloads`] is the state of the files, [`kept`] what the disk has of policies, [`active`] the policy in force ([`build`] makes its
 //! images, [`delta`] its small changes, [`mod@group_ids`] hands on the ids of groups), [`coverage`]
 //! the state of the interfaces, [`store`] that of the disk. [`fault`] is anything that is wrong for
 //! a while, [`journal`] what becomes events. The other modules are the enforcer's work on all of
@@ -16,6 +16,7 @@ mod fault;
 mod group_ids;
 mod hosts;
 mod journal;
+mod kept;
 mod preview;
 mod reload;
 mod reloads;
@@ -35,6 +36,7 @@ use self::{
     coverage::{Coverage, Which},
     fault::Fault,
     journal::Journal,
+    kept::Unsaved,
     reloads::Reloads,
     store::StoreCare,
     unconfirmed::RollbackError,
@@ -43,14 +45,17 @@ pub(super) use self::{
     build::{BuildError, Built, Order},
     changes::{ChangeError, Waiting},
     reload::{Asked, Next, ReloadError},
+    reloads::Look,
 };
-use super::{Error, changed::Changed, files::Stamps, load::Loaded};
+use super::{Error, changed::Changed, choice::Choice};
 use crate::{
     api::{
         counters::{By, CounterLine},
         explain::{Explanation, Query},
+        reload::Trigger,
         status::Status,
     },
+    commits::Commits,
     errors::one_line,
     explain::{QueryError, explain},
     image::GroupIds,
@@ -67,6 +72,8 @@ pub(super) struct Enforcer {
     kernel: Kernel,
     coverage: Coverage,
     reloads: Reloads,
+    commits: Commits,
+    unsaved: Fault<Unsaved>,
     entries: Entries,
     store: StoreCare,
     hosts: Hosts,
@@ -87,8 +94,9 @@ pub(super) struct Channels {
 }
 
 impl Enforcer {
-    /// Puts `loaded` in force, in place of what an earlier daemon may have left.
-    pub(super) fn start(loaded: Loaded, channels: Channels) -> Result<Self, Error> {
+    /// Puts a policy in force, in place of what an earlier daemon may have left in the kernel.
+    pub(super) fn start(choice: Choice, channels: Channels) -> Result<Self, Error> {
+        let Choice { mut loaded, mut commits, is_new, unconfirmed, files, watch } = choice;
         let config = &loaded.config;
         let mut entries = Entries::open(&config.state)?;
         prepare(&mut entries)?;
@@ -97,10 +105,16 @@ impl Enforcer {
         kernel.set_observation(observation_settings(&config.observe));
         let sources = Sources { files: &loaded.files, entries: &entries, hosts: &hosts };
         let (active, adoption) = Active::start(&mut kernel, sources)?;
+        if is_new {
+            let commit = reload::commit(&Asked::by_itself(Trigger::Start), &loaded);
+            commits.add(commit, loaded.refused());
+        }
         let mut enforcer = Self {
             kernel,
             coverage: Coverage::new(),
-            reloads: Reloads::new(loaded, active.outcome()),
+            reloads: Reloads::new(loaded, unconfirmed, (files, watch), active.outcome()),
+            commits,
+            unsaved: Fault::default(),
             entries,
             store: StoreCare::default(),
             hosts,
@@ -116,7 +130,7 @@ impl Enforcer {
             enforcer.active.adopt(&mut enforcer.kernel, adoption)?;
         }
         enforcer.request_hosts();
-        let _ = enforcer.store.look_after(&mut enforcer.entries);
+        let _ = enforcer.store.look_after(&mut enforcer.entries) | enforcer.note_commits();
         enforcer.report();
         Ok(enforcer)
     }
@@ -124,6 +138,7 @@ impl Enforcer {
     /// Every second: follows what changes without a request.
     pub(super) fn resync(&mut self) {
         let changed = self.store.look_after(&mut self.entries)
+            | self.sync_commits()
             | self.roll_back()
             | self.expire()
             | self.release()
@@ -138,14 +153,9 @@ impl Enforcer {
         }
     }
 
-    /// Files to watch for changes, unless watching is off.
+    /// Files to look at. `None` while that is no use.
     pub(super) fn watched(&self) -> Option<Vec<PathBuf>> {
         self.reloads.watched()
-    }
-
-    /// Whether the watched files, which have `stamps` now, must be read again.
-    pub(super) fn observe_files(&mut self, stamps: Stamps) -> Changed {
-        self.reloads.observe(stamps)
     }
 
     /// Follows interfaces that come and go.

@@ -68,6 +68,11 @@ impl Watch {
         Self { paths, seen, moving: None }
     }
 
+    /// Watches files whose content is not known.
+    pub(super) fn unseen(paths: Vec<PathBuf>) -> Self {
+        Self { paths, ..Self::default() }
+    }
+
     /// The paths to examine.
     pub(super) fn paths(&self) -> &[PathBuf] {
         &self.paths
@@ -94,6 +99,11 @@ impl Watch {
         self.moving = None;
         self.seen = Seen::This(now);
         Changed::Yes
+    }
+
+    /// Treats the files as changed since they were read.
+    pub(super) fn overlook(&mut self) {
+        (self.seen, self.moving) = (Seen::Nothing, None);
     }
 
     /// Accepts the state of the next sample as seen.

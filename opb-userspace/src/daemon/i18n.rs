@@ -93,8 +93,22 @@ impl Texts {
             (Verdict::Pass, Reason::Unknown) => answers.unknown,
             (Verdict::Pass, Reason::NotSyn) => answers.not_syn,
             (Verdict::Pass, Reason::NoPolicy) => answers.no_policy,
-            _ if port == 587 || port == 465 => answers.submission,
-            _ => answers.other_port,
+            // Behind `NotFiltered`: reasons that deny, and those of packets that the form cannot
+            // describe.
+            (
+                Verdict::Pass,
+                Reason::Other
+                | Reason::NotFiltered
+                | Reason::Policy
+                | Reason::SourceRoute
+                | Reason::Fragment
+                | Reason::Headers
+                | Reason::Link
+                | Reason::Malformed,
+            ) => match port {
+                465 | 587 => answers.submission,
+                _ => answers.other_port,
+            },
         }
     }
 

@@ -1,23 +1,30 @@
 //! Reads the node file's policy, and keeps what a reload needs of it.
 
-use std::{path::Path, sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
 use jiff::Timestamp;
 
 use super::{files::Watch, threads::GivenUp};
 use crate::{
-    document::Diagnostics,
+    commits::{self, Keeper, Snapshot},
+    document::{Diagnostics, Source},
     node::{Config, PolicySource},
     policy::Policy,
 };
 
-/// The content of the files.
+/// A policy with its settings, from files or from a commit.
 pub(super) struct Loaded {
     pub(super) config: Config,
     pub(super) files: Arc<Policy>,
     /// The digest of the policy, computed here because it takes long.
     pub(super) digest: [u8; 16],
-    pub(super) watch: Watch,
+    /// The files that it was read from. `None` if it comes from a commit.
+    pub(super) watch: Option<Watch>,
+    pub(super) snapshot: Arc<Snapshot>,
+    /// Why the disk does not have the snapshot, if it was to be kept there.
+    pub(super) refused: Option<commits::Error>,
+    /// The commit that this is a copy of.
+    pub(super) repeats: Option<u64>,
 }
 
 /// Reading the files timed out.
@@ -25,17 +32,58 @@ pub(super) struct Loaded {
 #[error("the files cannot be read (does their file system hang?)")]
 pub struct Hang(#[from] GivenUp);
 
-/// Reads the policy that `config` names. `started` is the time before the node file at `path` was
-/// read.
+/// Reads the policy that `config` names, which was read from `node`. `started` is the time before
+/// that.
 pub(super) fn load(
-    path: &Path,
     started: SystemTime,
-    config: Config,
+    (config, node): (Config, Source),
 ) -> Result<Loaded, Diagnostics> {
     let PolicySource::Path(policy) = &config.policy;
-    let files = Policy::load_within(std::slice::from_ref(policy), config.limits)?;
-    let mut paths = vec![path.to_owned(), policy.clone()];
-    paths.extend(files.files.iter().cloned());
+    let paths = std::slice::from_ref(policy);
+    let (files, sources) = Policy::load_with_sources(paths, config.limits)?;
+    let snapshot = Arc::new(Snapshot::new(node, sources));
+    let mut paths = vec![snapshot.node().path.clone(), policy.clone()];
+    paths.extend(snapshot.policy().iter().map(|source| source.path.clone()));
+    let watch = Watch::new(paths, started);
+    Ok(loaded(config, files, Some(watch), snapshot))
+}
+
+/// Builds a policy again from what was kept of it. The settings that only a start can change are
+/// those of `running`.
+pub(super) fn load_again(snapshot: Arc<Snapshot>, running: &Config) -> Result<Loaded, Diagnostics> {
+    let config = Config::from_source(snapshot.node().clone())?.with_start_only_of(running);
+    let files = Policy::from_sources(snapshot.policy())?;
+    Ok(loaded(config, files, None, snapshot))
+}
+
+fn loaded(config: Config, files: Policy, watch: Option<Watch>, snapshot: Arc<Snapshot>) -> Loaded {
     let digest = files.digest_at(Timestamp::now());
-    Ok(Loaded { watch: Watch::new(paths, started), config, files: Arc::new(files), digest })
+    let files = Arc::new(files);
+    Loaded { config, files, digest, watch, snapshot, refused: None, repeats: None }
+}
+
+impl Loaded {
+    /// The same, for another purpose.
+    pub(super) fn again(&self) -> Self {
+        let Self { config, files, digest, snapshot, .. } = self;
+        Self {
+            config: config.clone(),
+            files: Arc::clone(files),
+            digest: *digest,
+            watch: None,
+            snapshot: Arc::clone(snapshot),
+            refused: None,
+            repeats: None,
+        }
+    }
+
+    /// Keeps the snapshot on the disk.
+    pub(super) fn keep(&mut self, keeper: &Keeper) {
+        self.refused = keeper.keep(&self.snapshot).err();
+    }
+
+    /// The snapshot and the error, if the disk does not have it.
+    pub(super) fn refused(&mut self) -> Option<(Arc<Snapshot>, commits::Error)> {
+        self.refused.take().map(|error| (Arc::clone(&self.snapshot), error))
+    }
 }

@@ -10,6 +10,8 @@ mod app;
 mod batches;
 mod body;
 mod changed;
+mod choice;
+mod commits;
 pub mod control;
 mod enforcer;
 mod event_log;
@@ -148,11 +150,11 @@ impl Daemon {
     async fn start(path: PathBuf) -> Result<Self, Error> {
         let hangups = signal(SignalKind::hangup()).map_err(Error::Signals)?;
         let reader = Reader::new(path);
-        let config = reader.config().await?.map_err(Error::Config)?;
+        let (config, node) = reader.config().await?.map_err(Error::Config)?;
         // Before any change in the kernel, so that a second daemon fails here.
         let (socket, listener) = Socket::bind(&config.control, socket::group().await)?;
         // Also before any change: most errors are in the files.
-        let loaded = reader.policy(config.clone()).await?.map_err(LoadError::from)?;
+        let choice = reader.choose(config.clone(), node).await??;
 
         let (status, reports) = watch::channel(None);
         let (logs, lines) = mpsc::unbounded_channel();
@@ -161,7 +163,7 @@ impl Daemon {
         let channels = Channels { status, logs, hosts };
         // Before interfaces are first listed, so that no later change is missed.
         let links = Links::new().map_err(Error::Links)?;
-        let enforcer = Worker::start(move || Enforcer::start(loaded, channels)).await??;
+        let enforcer = Worker::start(move || Enforcer::start(choice, channels)).await??;
         let (resolved, answers) = mpsc::unbounded_channel();
         tokio::spawn(resolver::follow(tasks, resolved));
         tokio::spawn(reader::follow(reader.clone(), enforcer.clone(), hangups));

@@ -15,15 +15,21 @@ use tokio::{
 use tracing::error;
 
 use super::{
-    changed::Changed,
-    enforcer::{Asked, BuildError, Enforcer, Next, ReloadError},
+    choice::{Choice, choose},
+    enforcer::{Asked, BuildError, Enforcer, Look, Next, ReloadError},
     files::{Stamps, sample},
-    load::{Hang, Loaded, load},
+    load::{Hang, Loaded, load, load_again},
     threads::Threads,
     worker::{Worker, WorkerDied},
 };
-use crate::api::reload::{Preview, ReloadOutcome, Trigger};
-use crate::{document::Diagnostics, node::Config};
+use crate::api::commits::CommitFile;
+use crate::api::reload::{Preview, ReloadOutcome, Side, Trigger};
+use crate::{
+    commits::Keeper,
+    compiled::LoadError,
+    document::{Diagnostics, Source},
+    node::Config,
+};
 
 /// How long reading may take. A policy of a million prefixes takes a second.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -34,6 +40,14 @@ const SHORT: Duration = Duration::from_secs(5);
 const SAMPLE: Duration = Duration::from_secs(1);
 /// The interval while the file system hangs: each sample may keep a thread.
 const REST: Duration = Duration::from_secs(30);
+
+/// Where a policy comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Files,
+    /// The commit with this number.
+    Commit(u64),
+}
 
 /// Reads the node file at `path` and the files that it names. Clones share the threads and their
 /// state.
@@ -66,16 +80,19 @@ impl Reader {
         self.threads.hang()
     }
 
-    /// The node file alone.
-    pub(super) async fn config(&self) -> Result<Result<Config, Diagnostics>, Hang> {
+    /// The node file alone, with its text.
+    pub(super) async fn config(&self) -> Result<Result<(Config, Source), Diagnostics>, Hang> {
         let path = self.path.clone();
-        Ok(self.threads.run(LIMIT, move || Config::load(&path)).await?)
+        Ok(self.threads.run(LIMIT, move || Config::load_with_source(&path)).await?)
     }
 
-    /// The policy that `config` names.
-    pub(super) async fn policy(&self, config: Config) -> Result<Result<Loaded, Diagnostics>, Hang> {
-        let path = self.path.clone();
-        Ok(self.threads.run(LIMIT, move || load(&path, SystemTime::now(), config)).await?)
+    /// What a start puts in force.
+    pub(super) async fn choose(
+        &self,
+        config: Config,
+        node: Source,
+    ) -> Result<Result<Choice, LoadError>, Hang> {
+        Ok(self.threads.run(LIMIT, move || choose(config, node)).await?)
     }
 
     /// The node file and its policy, or why they are not valid.
@@ -83,26 +100,27 @@ impl Reader {
         let path = self.path.clone();
         let work = move || {
             let started = SystemTime::now();
-            Config::load(&path).and_then(|config| load(&path, started, config))
+            Config::load_with_source(&path).and_then(|node| load(started, node))
         };
         // A hung file system is unlikely to answer one more request.
         let limit = if self.hangs() { SHORT } else { LIMIT };
         Ok(self.threads.run(limit, work).await.map_err(Hang::from)??)
     }
 
-    /// Reads the files and puts them in force. If the caller drops this future, as happens when a
+    /// Reads the files, or a commit, and puts them in force. If the caller drops this future, as happens when a
     /// client hangs up, a reload that has begun still completes. One that waits for its turn does
     /// not begin.
     pub(super) async fn reload(
         &self,
         enforcer: &Worker<Enforcer>,
+        origin: Origin,
         asked: Asked,
     ) -> Result<ReloadOutcome, WorkerDied> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let (reader, enforcer) = (self.clone(), enforcer.clone());
         to_its_end(async move {
             let _turn = turn;
-            reader.reload_now(&enforcer, asked).await
+            reader.reload_now(&enforcer, origin, asked).await
         })
         .await
     }
@@ -111,9 +129,13 @@ impl Reader {
     async fn reload_now(
         &self,
         enforcer: &Worker<Enforcer>,
+        origin: Origin,
         asked: Asked,
     ) -> Result<ReloadOutcome, WorkerDied> {
-        let loaded = self.load().await;
+        let loaded = match origin {
+            Origin::Files => self.load_to_keep(enforcer).await?,
+            Origin::Commit(number) => self.load_again(enforcer, number).await?,
+        };
         let mut next = enforcer.call(move |it| it.begin(asked, loaded)).await?;
         loop {
             match next {
@@ -127,17 +149,77 @@ impl Reader {
         }
     }
 
-    /// Returns what a reload would change. Clients wait for each other. If one hangs up, its
+    /// Reads the files, and keeps them for their commit.
+    async fn load_to_keep(
+        &self,
+        enforcer: &Worker<Enforcer>,
+    ) -> Result<Result<Loaded, ReloadError>, WorkerDied> {
+        let mut loaded = match self.load().await {
+            Ok(loaded) => loaded,
+            Err(error) => return Ok(Err(error)),
+        };
+        let keeper = enforcer.call(|it| it.keeper()).await?;
+        let work = move || {
+            loaded.keep(&keeper);
+            loaded
+        };
+        Ok(self.threads.run(LIMIT, work).await.map_err(|error| Hang::from(error).into()))
+    }
+
+    /// Reads a commit again.
+    async fn load_again(
+        &self,
+        enforcer: &Worker<Enforcer>,
+        number: u64,
+    ) -> Result<Result<Loaded, ReloadError>, WorkerDied> {
+        let (commit, config) = enforcer.call(move |it| (it.commit(number), it.config())).await?;
+        let (commit, keeper) = match commit {
+            Ok(commit) => commit,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let work = move || -> Result<Loaded, ReloadError> {
+            let mut loaded = load_again(Arc::new(keeper.read(&commit)?), &config)?;
+            loaded.repeats = Some(number);
+            Ok(loaded)
+        };
+        let loaded = self.threads.run(LIMIT, work).await;
+        Ok(loaded.unwrap_or_else(|given_up| Err(Hang::from(given_up).into())))
+    }
+
+    /// Reads one file of a commit.
+    pub(super) async fn read_commit(
+        &self,
+        keeper: Keeper,
+        file: CommitFile,
+    ) -> Result<Source, ReloadError> {
+        let read = self.threads.run(LIMIT, move || keeper.read_file(&file)).await;
+        Ok(read.map_err(Hang::from)??)
+    }
+
+    /// Reads the files, and notes how they compare with what is in force. Returns whether they
+    /// could be read at all.
+    async fn compare(&self, enforcer: &Worker<Enforcer>) -> Result<bool, WorkerDied> {
+        let loaded = match self.load().await {
+            Ok(loaded) => Ok(loaded),
+            Err(ReloadError::Files(diagnostics)) => Err(diagnostics),
+            Err(_) => return Ok(false),
+        };
+        enforcer.call(move |it| it.note_files(loaded)).await?;
+        Ok(true)
+    }
+
+    /// Compares two policies. Clients wait for each other. If one hangs up, its
     /// preview still completes before the next begins.
     pub(super) async fn preview(
         &self,
         enforcer: &Worker<Enforcer>,
+        sides: [Side; 2],
     ) -> Result<Result<Preview, ReloadError>, WorkerDied> {
         let turn = Arc::clone(&self.previews).lock_owned().await;
         let (reader, enforcer) = (self.clone(), enforcer.clone());
         to_its_end(async move {
             let _turn = turn;
-            reader.preview_now(&enforcer).await
+            reader.preview_now(&enforcer, sides).await
         })
         .await
     }
@@ -145,10 +227,22 @@ impl Reader {
     async fn preview_now(
         &self,
         enforcer: &Worker<Enforcer>,
+        [from, to]: [Side; 2],
     ) -> Result<Result<Preview, ReloadError>, WorkerDied> {
-        let loaded = self.load().await;
-        let order = enforcer.call(move |it| it.preview(&loaded?)).await?;
-        Ok(match order {
+        let mut loaded = Vec::new();
+        for side in [from, to] {
+            loaded.push(match side {
+                Side::Now => None,
+                Side::Files => Some(self.load().await),
+                Side::Commit(number) => Some(self.load_again(enforcer, number).await?),
+            });
+        }
+        let order = move |it: &mut Enforcer| {
+            let to = loaded.pop().flatten().transpose()?;
+            let from = loaded.pop().flatten().transpose()?;
+            it.preview(from.as_ref(), to.as_ref())
+        };
+        Ok(match enforcer.call(order).await? {
             Ok(order) => {
                 let preview = self.compiling.run(LIMIT, move || order.compile()).await;
                 preview.unwrap_or_else(|given_up| Err(BuildError::Slow(given_up).into()))
@@ -157,8 +251,23 @@ impl Reader {
         })
     }
 
+    /// Looks whether the files have changed, and does what `watch` says. Returns whether they could
+    /// be looked at.
+    async fn look(&self, enforcer: &Worker<Enforcer>) -> Result<bool, WorkerDied> {
+        let Some(paths) = enforcer.call(|it| it.watched()).await? else { return Ok(true) };
+        let Some(stamps) = self.sample(paths).await else { return Ok(false) };
+        match enforcer.call(move |it| it.look(stamps)).await? {
+            Look::Nothing => Ok(true),
+            Look::Compare => self.compare(enforcer).await,
+            Look::Reload(confirm) => {
+                let asked = Asked { confirm, ..Asked::by_itself(Trigger::Files) };
+                self.reload(enforcer, Origin::Files, asked).await.map(|_| true)
+            }
+        }
+    }
+
     /// The current stamps of the files. `None` if reading them timed out.
-    pub(super) async fn sample(&self, paths: Vec<PathBuf>) -> Option<Stamps> {
+    async fn sample(&self, paths: Vec<PathBuf>) -> Option<Stamps> {
         self.threads.run(SHORT, move || sample(&paths)).await.ok()
     }
 }
@@ -171,41 +280,39 @@ async fn to_its_end<R: Send + 'static>(
     tokio::spawn(work).await.unwrap_or(Err(WorkerDied))
 }
 
-/// Reloads after each hangup signal, and when watched files have changed. Ends with the enforcer.
+/// Reloads after each hangup signal, and looks after the files. Ends with the enforcer.
 pub(super) async fn follow(reader: Reader, enforcer: Worker<Enforcer>, mut hangups: Signal) {
     let mut tick = interval(SAMPLE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // After a sample that hung, the next one waits until then.
     let mut rest = Instant::now();
     loop {
-        let trigger = tokio::select! {
+        let done = tokio::select! {
             biased;
             received = hangups.recv() => match received {
-                Some(()) => Trigger::Signal,
+                Some(()) => {
+                    let asked = Asked::by_itself(Trigger::Signal);
+                    reader.reload(&enforcer, Origin::Files, asked).await.map(|_| true)
+                }
                 None => return,
             },
             _ = tick.tick() => {
                 if reader.hangs() && Instant::now() < rest {
                     continue;
                 }
-                let Ok(watched) = enforcer.call(|it| it.watched()).await else { return };
-                let Some(paths) = watched else { continue };
-                let Some(stamps) = reader.sample(paths).await else {
-                    rest = Instant::now() + REST;
-                    error!("the files cannot be read (does their file system hang?): \
-                            the policy in force stays");
-                    continue;
-                };
-                match enforcer.call(|it| it.observe_files(stamps)).await {
-                    Ok(Changed::Yes) => Trigger::Files,
-                    Ok(Changed::No) => continue,
-                    Err(_) => return,
-                }
+                reader.look(&enforcer).await
             }
         };
-        let asked = Asked { trigger, who: None, confirm: None };
-        if reader.reload(&enforcer, asked).await.is_err() {
-            return;
+        match done {
+            Ok(true) => {}
+            Ok(false) => {
+                rest = Instant::now() + REST;
+                error!(
+                    "the files cannot be read (does their file system hang?): \
+                        the policy in force stays"
+                );
+            }
+            Err(_) => return,
         }
     }
 }

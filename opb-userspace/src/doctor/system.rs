@@ -88,20 +88,25 @@ impl Doctor<'_> {
             }
         };
         let place = || format!("process {}", status.pid);
-        if !status.last_reload.success {
+        // A roll-back is not in the outcome: the problems below have it.
+        if status.last_reload.outcome.is_rejected() {
             found.add(
                 check(Problem),
                 place(),
                 "the last reload was rejected",
-                "the files differ from the policy in force",
-                "correct the errors that `opb check` shows, then run `opb reload`",
+                "the files may differ from the policy in force",
+                "read `last reload` in `opb status`, correct the files, then run `opb reload`",
             );
         }
         // The interface checks report problems of interfaces, with the state of the kernel.
         let ours = |trouble: &&Trouble| trouble.about != Subject::Interface;
         for trouble in status.problems.iter().filter(ours) {
             let consequence = "the state of the daemon is `degraded`";
-            found.add(check(Problem), place(), &trouble.text, consequence, "read its log");
+            let action = match trouble.about {
+                Subject::Files => "`opb reload --dry-run` shows what the files would change",
+                _ => "docs/troubleshooting.md has the same words; the daemon's log has more",
+            };
+            found.add(check(Problem), place(), &trouble.text, consequence, action);
         }
         for text in &status.warnings {
             let consequence = "the daemon warns about it and enforces the policy";

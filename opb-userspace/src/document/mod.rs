@@ -11,7 +11,8 @@ mod source;
 mod yaml;
 
 pub use diagnostics::{Diagnostic, Diagnostics, Excerpt, LineColumn, Location, Note, Severity};
+pub use source::{Form, Source};
 
 pub(crate) use decode::{Decoder, Entries, Fields, did_you_mean};
-pub(crate) use source::{FileId, Form, Report, Spot, visible_entry};
+pub(crate) use source::{FileId, Report, Spot, visible_entry};
 pub(crate) use yaml::{Value, YamlNode, parse};

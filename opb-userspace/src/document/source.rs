@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::diagnostics::{Diagnostic, Diagnostics, Excerpt, LineColumn, Location, Note, Severity};
 use super::yaml::{self, Position, Site};
 use crate::files::{self, Limits};
@@ -51,17 +53,20 @@ impl From<&Path> for At {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
     Yaml,
     /// One prefix a line.
     Lines,
 }
 
-struct Source {
-    path: PathBuf,
-    text: Arc<str>,
-    form: Form,
+/// A file as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    pub path: PathBuf,
+    pub text: Arc<str>,
+    pub form: Form,
 }
 
 /// A problem whose line and column are not known yet.
@@ -89,6 +94,8 @@ impl Problem {
 #[derive(Default)]
 pub(crate) struct Report {
     limits: Limits,
+    /// Where to find files. `None` stands for the file system.
+    given: Option<Vec<Source>>,
     sources: Vec<Source>,
     problems: Vec<Problem>,
     errors: usize,
@@ -101,6 +108,11 @@ impl Report {
     /// A report of files that are at most this large.
     pub(crate) fn within(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
+    }
+
+    /// A report of files that were read earlier. No other files exist for it.
+    pub(crate) fn of(given: Vec<Source>) -> Self {
+        Self { given: Some(given), ..Self::default() }
     }
 
     pub(crate) fn error(&mut self, at: impl Into<At>, message: impl Into<String>) -> &mut Problem {
@@ -132,9 +144,14 @@ impl Report {
         self.sources.iter().map(|source| source.path.clone()).collect()
     }
 
+    /// The content of the files read so far, in the order of reading.
+    pub(crate) fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
     /// Reads a UTF-8 file. A failure becomes a problem of the file.
     pub(crate) fn read(&mut self, path: &Path, form: Form) -> Option<(FileId, Arc<str>)> {
-        match files::read(path, self.limit(form)) {
+        match self.bytes(path, form) {
             Ok(bytes) => self.add_source(path, bytes, form),
             Err(error) => {
                 self.error(path, error.to_string());
@@ -150,7 +167,7 @@ impl Report {
         path: &Path,
         form: Form,
     ) -> Option<(FileId, Arc<str>)> {
-        match files::read(path, self.limit(form)) {
+        match self.bytes(path, form) {
             Ok(bytes) => self.add_source(path, bytes, form),
             Err(error) => {
                 self.error(spot, format!("`{}`: {error}", path.display()));
@@ -207,6 +224,12 @@ impl Report {
             .collect();
         let unlisted = errors.saturating_sub(LISTED) + warnings.saturating_sub(LISTED);
         Diagnostics { list, unlisted }
+    }
+
+    fn bytes(&self, path: &Path, form: Form) -> Result<Vec<u8>, files::Error> {
+        let Some(given) = &self.given else { return files::read(path, self.limit(form)) };
+        let found = given.iter().find(|source| source.path == path && source.form == form);
+        found.map(|source| source.text.as_bytes().to_vec()).ok_or(files::Error::Missing)
     }
 
     fn limit(&self, form: Form) -> u64 {

@@ -123,14 +123,23 @@ impl Reasons<'_> {
 
     /// Whether image and policy agree about the subscriber.
     fn agrees(&self, owner: Option<Owner>) -> bool {
-        let reason = self.outcome.reason;
-        match owner {
-            None => reason == Reason::Unknown,
-            Some(Owner::Exemption(_)) => reason == Reason::Exempt,
-            Some(Owner::Group(index)) => {
-                ![Reason::Unknown, Reason::Exempt].contains(&reason)
-                    && self.group == Some(&self.policy.groups[index].name)
-            }
+        match self.outcome.reason {
+            Reason::Unknown => owner.is_none(),
+            Reason::Exempt => matches!(owner, Some(Owner::Exemption(_))),
+            Reason::Other
+            | Reason::NotSyn
+            | Reason::Relay
+            | Reason::NotFiltered
+            | Reason::NoPolicy
+            | Reason::Policy
+            | Reason::SourceRoute
+            | Reason::Fragment
+            | Reason::Headers
+            | Reason::Link
+            | Reason::Malformed => match owner {
+                Some(Owner::Group(index)) => self.group == Some(&self.policy.groups[index].name),
+                None | Some(Owner::Exemption(_)) => false,
+            },
         }
     }
 

@@ -20,7 +20,7 @@ pub use model::{
 };
 pub use prefix::{Prefix, PrefixError};
 
-use crate::document::{Diagnostics, Report};
+use crate::document::{Diagnostics, Form, Report, Source};
 use crate::files::Limits;
 use file::Draft;
 
@@ -33,7 +33,14 @@ impl Policy {
 
     /// Like [`Self::load`], with other limits for the size of files.
     pub fn load_within(paths: &[PathBuf], limits: Limits) -> Result<Self, Diagnostics> {
-        let now = Timestamp::now();
+        Self::load_with_sources(paths, limits).map(|(policy, _)| policy)
+    }
+
+    /// Like [`Self::load_within`]. Also returns the files as they were read.
+    pub fn load_with_sources(
+        paths: &[PathBuf],
+        limits: Limits,
+    ) -> Result<(Self, Vec<Source>), Diagnostics> {
         let mut report = Report::within(limits);
         let mut draft = Draft::default();
         if paths.is_empty() {
@@ -49,7 +56,22 @@ impl Policy {
                 }
             }
         }
-        let mut policy = verify::verify(&mut report, draft, now);
+        let sources = report.sources().to_vec();
+        Ok((Self::verified(report, draft)?, sources))
+    }
+
+    /// Builds the policy again from the files that another load has returned.
+    pub fn from_sources(sources: &[Source]) -> Result<Self, Diagnostics> {
+        let mut report = Report::of(sources.to_vec());
+        let mut draft = Draft::default();
+        for file in sources.iter().filter(|source| source.form == Form::Yaml) {
+            draft.read(&mut report, &file.path);
+        }
+        Self::verified(report, draft)
+    }
+
+    fn verified(mut report: Report, draft: Draft) -> Result<Self, Diagnostics> {
+        let mut policy = verify::verify(&mut report, draft, Timestamp::now());
         let failed = report.has_errors();
         let diagnostics = report.finish();
         if failed {

@@ -93,6 +93,11 @@ impl Entries {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
+    /// Makes an unconfirmed import overdue.
+    pub fn end_timeout(&mut self) {
+        self.deadline.iter_mut().for_each(|deadline| *deadline = Instant::now());
+    }
+
     /// Rolls back an import whose deadline is not after `now`. Returns the prefixes that it
     /// restored.
     pub fn roll_back(&mut self, now: Timestamp) -> Result<Option<BTreeSet<Prefix>>, Error> {

@@ -6,7 +6,7 @@ use prometheus::{
 };
 
 use super::Totals;
-use crate::api::{status::State, status::Status};
+use crate::api::{status::FilesState, status::State, status::Status};
 use crate::kernel::CounterRow;
 
 /// The content type of [`render`].
@@ -138,6 +138,14 @@ impl Metrics {
             "Whether the store has lost changes and nobody has acknowledged that.",
             i64::from(status.store.lost),
         )?;
+        let files = self.gauge_vec(
+            "opb_files",
+            "Whether the files are the same as what is in force, differ, or are not valid.",
+            &["state"],
+        )?;
+        for (state, name) in FilesState::NAMES {
+            files.with_label_values(&[name]).set(i64::from(status.files == state));
+        }
         let info =
             self.gauge_vec("opb_policy_info", "Digest of the policy in force.", &["digest"])?;
         info.with_label_values(&[&policy.digest]).set(1);

@@ -1,4 +1,4 @@
-//! Previews of reloads: what the files would change.
+//! Previews: how two policies differ, for example the one in force and the files.
 
 use std::sync::Arc;
 
@@ -8,41 +8,73 @@ use super::{
     Enforcer,
     build::{BuildError, Order},
     reload::ReloadError,
+    reloads::RestartOnly,
 };
 use crate::{
     api::{diff::Endpoints, reload::Preview},
     compiled::hex,
     daemon::load::Loaded,
     diff::diff,
+    node::Interface,
     policy::Policy,
 };
 
-/// A preview of a reload, before the work.
+/// A comparison of two policies, before the work.
 pub(in crate::daemon) struct PreviewOrder {
     interfaces: bool,
-    before: Arc<Policy>,
-    order: Order,
+    from: Part,
+    to: Part,
+}
+
+enum Part {
+    InForce(Arc<Policy>, [u8; 16]),
+    Other(Box<Order>),
+}
+
+impl Part {
+    fn compile(self) -> Result<(Arc<Policy>, [u8; 16]), BuildError> {
+        match self {
+            Self::InForce(policy, digest) => Ok((policy, digest)),
+            Self::Other(order) => {
+                let compiled = order.compile()?;
+                Ok((compiled.policy, compiled.image.digest()))
+            }
+        }
+    }
 }
 
 impl PreviewOrder {
-    /// Compiles the other policy and compares.
+    /// Compiles the policies that are not in force, and compares.
     pub(in crate::daemon) fn compile(self) -> Result<Preview, ReloadError> {
-        let Self { interfaces, before, order } = self;
-        let compiled = order.compile().map_err(BuildError::from)?;
-        let changes = diff(&before, &compiled.policy, Timestamp::now());
-        let endpoints = Endpoints::diff(&before, &compiled.policy);
-        Ok(Preview { digest: hex(compiled.image.digest()), interfaces, changes, endpoints })
+        let Self { interfaces, from, to } = self;
+        let ((from, _), (to, digest)) = (from.compile()?, to.compile()?);
+        let changes = diff(&from, &to, Timestamp::now());
+        let endpoints = Endpoints::diff(&from, &to);
+        Ok(Preview { digest: hex(digest), interfaces, changes, endpoints })
     }
 }
 
 impl Enforcer {
-    /// A comparison of the policy in force with the files.
-    pub(in crate::daemon) fn preview(&self, loaded: &Loaded) -> Result<PreviewOrder, ReloadError> {
+    /// A comparison of two policies. `None` stands for the one in force.
+    pub(in crate::daemon) fn preview(
+        &self,
+        from: Option<&Loaded>,
+        to: Option<&Loaded>,
+    ) -> Result<PreviewOrder, ReloadError> {
+        let interfaces = self.interfaces_of(from)? != self.interfaces_of(to)?;
+        let part = |loaded: Option<&Loaded>| match loaded {
+            None => Part::InForce(Arc::clone(self.active.policy()), self.active.image().digest()),
+            Some(loaded) => Part::Other(Box::new(self.order(&loaded.files))),
+        };
+        Ok(PreviewOrder { interfaces, from: part(from), to: part(to) })
+    }
+
+    fn interfaces_of<'a>(
+        &'a self,
+        loaded: Option<&'a Loaded>,
+    ) -> Result<&'a [Interface], RestartOnly> {
+        let Some(loaded) = loaded else { return Ok(&self.reloads.config().interfaces) };
         self.reloads.check_restart_only(&loaded.config)?;
-        Ok(PreviewOrder {
-            interfaces: loaded.config.interfaces != self.reloads.config().interfaces,
-            before: Arc::clone(self.active.policy()),
-            order: self.order(&loaded.files),
-        })
+        Ok(&loaded.config.interfaces)
     }
 }

@@ -7,6 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tracing::{error, info, warn};
 
 use super::{
@@ -15,14 +16,17 @@ use super::{
     build::{BuildError, Built, Order},
     coverage::Which,
     journal,
-    reloads::RestartOnly,
+    reloads::{RestartOnly, confirm_by},
     unconfirmed::UnconfirmedExists,
 };
 use crate::{
     api::{
+        commits::Commit,
         entries::Who,
         reload::{Problem, ReloadOutcome, Trigger},
     },
+    commits::{self, Deadline},
+    compiled::hex,
     daemon::{
         changed::Changed,
         load::{Hang, Loaded},
@@ -41,6 +45,15 @@ pub(in crate::daemon) struct Asked {
     pub(in crate::daemon) who: Option<Arc<Who>>,
     /// The confirmation timeout, if one was requested.
     pub(in crate::daemon) confirm: Option<Duration>,
+    /// What the user says about it.
+    pub(in crate::daemon) comment: Option<String>,
+}
+
+impl Asked {
+    /// Nobody asked: the daemon does it by itself.
+    pub(in crate::daemon) fn by_itself(trigger: Trigger) -> Self {
+        Self { trigger, who: None, confirm: None, comment: None }
+    }
 }
 
 /// A reload that waits for its image.
@@ -48,6 +61,9 @@ pub(in crate::daemon) struct Reload {
     asked: Asked,
     loaded: Loaded,
     tries: u32,
+    /// The unconfirmed commit on the disk: before the policy is in force, so that no crash can make
+    /// it a confirmed one.
+    recorded: Option<(u64, Deadline)>,
 }
 
 /// How a reload goes on.
@@ -69,6 +85,8 @@ pub(in crate::daemon) enum ReloadError {
     Unconfirmed(#[from] UnconfirmedExists),
     #[error(transparent)]
     Build(#[from] BuildError),
+    #[error(transparent)]
+    Commits(#[from] commits::Error),
 }
 
 impl ReloadError {
@@ -77,7 +95,9 @@ impl ReloadError {
         match self {
             Self::Files(diagnostics) => diagnostics.errors().map(Problem::from).collect(),
             Self::RestartOnly(settings) => settings.problems(),
-            Self::Hang(_) | Self::Unconfirmed(_) | Self::Build(_) => vec![one_line(self).into()],
+            Self::Hang(_) | Self::Unconfirmed(_) | Self::Build(_) | Self::Commits(_) => {
+                vec![one_line(self).into()]
+            }
         }
     }
 }
@@ -90,14 +110,14 @@ impl Enforcer {
         loaded: Result<Loaded, ReloadError>,
     ) -> Next {
         match loaded {
-            Ok(loaded) => self.try_again(Reload { asked, loaded, tries: 0 }),
+            Ok(loaded) => self.try_again(Reload { asked, loaded, tries: 0, recorded: None }),
             Err(error) => self.reject(asked, &error),
         }
     }
 
     fn try_again(&mut self, reload: Reload) -> Next {
         if let Err(error) = self.check(&reload) {
-            return self.reject(reload.asked, &error);
+            return self.give_up(reload, &error);
         }
         if self.is_new(&reload.loaded) || self.active.is_stale() {
             let order = self.order_to_publish(&reload.loaded.files);
@@ -105,31 +125,35 @@ impl Enforcer {
             return Next::Build(Box::new(reload), order);
         }
         self.active.adopt_notes(&reload.loaded.files);
-        self.adopt(reload, Changed::No)
+        self.conclude_with(reload, Changed::No)
     }
 
     pub(in crate::daemon) fn finish(
         &mut self,
-        reload: Box<Reload>,
+        mut reload: Box<Reload>,
         built: Result<Built, BuildError>,
     ) -> Next {
         let policy = self.is_new(&reload.loaded).into();
-        match self.publish_for(&reload, built) {
-            Ok(Publication::InForce) => self.adopt(*reload, policy),
+        match self.publish_for(&mut reload, built) {
+            Ok(Publication::InForce) => self.conclude_with(*reload, policy),
             Ok(Publication::Outdated) => self.try_again(*reload),
-            Err(error) => self.reject(reload.asked, &error),
+            Err(error) => self.give_up(*reload, &error),
         }
     }
 
     fn publish_for(
         &mut self,
-        reload: &Reload,
+        reload: &mut Reload,
         built: Result<Built, BuildError>,
     ) -> Result<Publication, ReloadError> {
         // Another commit may be unconfirmed by now.
         self.check(reload)?;
+        let built = built?;
+        if self.is_new(&reload.loaded) {
+            self.record_unconfirmed(reload)?;
+        }
         let files = &reload.loaded.files;
-        if self.publish_built(files, built?)? == Publication::InForce {
+        if self.publish_built(files, built)? == Publication::InForce {
             return Ok(Publication::InForce);
         }
         if reload.tries < TRIES {
@@ -139,7 +163,24 @@ impl Enforcer {
         Ok(Publication::InForce)
     }
 
-    fn check(&self, Reload { asked, loaded, .. }: &Reload) -> Result<(), ReloadError> {
+    /// Writes the commit to the disk if it will be unconfirmed. Without that, a crash would confirm
+    /// it.
+    fn record_unconfirmed(&mut self, reload: &mut Reload) -> Result<(), commits::Error> {
+        let (Some(timeout), None) = (reload.asked.confirm, &reload.recorded) else {
+            return Ok(());
+        };
+        if let Some(refused) = reload.loaded.refused.take() {
+            return Err(refused);
+        }
+        let deadline = Deadline::after(timeout, confirm_by(timeout));
+        let commit = commit(&reload.asked, &reload.loaded);
+        let number = self.commits.add_unconfirmed(commit, deadline.clone())?;
+        reload.recorded = Some((number, deadline));
+        Ok(())
+    }
+
+    fn check(&self, reload: &Reload) -> Result<(), ReloadError> {
+        let Reload { asked, loaded, .. } = reload;
         match asked.confirm {
             Some(_) => self.check_nothing_unconfirmed()?,
             None => self.check_no_policy_unconfirmed()?,
@@ -151,21 +192,40 @@ impl Enforcer {
         loaded.digest != self.active.image().digest()
     }
 
-    /// Takes over the rest of the files. Their image is in force; `policy` tells whether it is
-    /// another policy than before.
-    fn adopt(&mut self, Reload { asked, loaded, .. }: Reload, policy: Changed) -> Next {
+    /// The policy of `reload` is in force; `policy` tells whether it is another than before.
+    fn conclude_with(&mut self, mut reload: Reload, policy: Changed) -> Next {
         let interfaces =
-            Changed::from(loaded.config.interfaces != self.reloads.config().interfaces);
-        let before = self.reloads.adopt(loaded);
+            Changed::from(reload.loaded.config.interfaces != self.reloads.config().interfaces);
+        let changed = policy | interfaces;
+        if changed == Changed::Yes
+            && let Err(error) = self.record_unconfirmed(&mut reload)
+        {
+            return self.give_up(reload, &error.into());
+        }
+        let Reload { asked, mut loaded, recorded, .. } = reload;
+        let commit = commit(&asked, &loaded);
+        let refused = loaded.refused();
+        let Loaded { config, files, watch, snapshot, .. } = loaded;
+        let is_known = self.commits.confirmed().is_some_and(|commit| snapshot.is_of(commit));
+        let before = self.reloads.adopt(config, files, watch);
         self.follow_config(interfaces);
-        if policy | interfaces == Changed::No {
-            return self.conclude(asked, ReloadOutcome::Unchanged);
+        match recorded {
+            Some((_, deadline)) => {
+                let confirm_by = deadline.confirm_by;
+                self.reloads.await_confirmation(&deadline, before);
+                warn!("this policy is rolled back at {confirm_by:.0} unless it is confirmed");
+            }
+            None if changed == Changed::Yes || !is_known => {
+                self.commits.add(commit, refused);
+            }
+            None => {}
         }
-        if let Some(timeout) = asked.confirm {
-            let confirm_by = self.reloads.await_confirmation(timeout, before);
-            warn!("this policy is rolled back at {confirm_by:.0} unless it is confirmed");
-        }
-        self.conclude(asked, self.active.outcome())
+        let _ = self.note_commits();
+        let outcome = match changed {
+            Changed::Yes => self.active.outcome(),
+            Changed::No => ReloadOutcome::Unchanged,
+        };
+        self.conclude(asked, outcome)
     }
 
     /// After another node file has been adopted.
@@ -176,6 +236,14 @@ impl Enforcer {
             // The caller reports.
             let _ = self.cover(Which::All);
         }
+    }
+
+    /// After an error: everything stays as it is.
+    fn give_up(&mut self, reload: Reload, error: &ReloadError) -> Next {
+        if let Some((number, _)) = reload.recorded {
+            self.commits.withdraw(number);
+        }
+        self.reject(reload.asked, error)
     }
 
     fn reject(&mut self, asked: Asked, error: &ReloadError) -> Next {
@@ -200,5 +268,20 @@ impl Enforcer {
         self.reloads.record(asked.trigger, asked.who.as_deref(), outcome.clone());
         self.report();
         Next::Done(outcome)
+    }
+}
+
+/// The commit of a reload, without a number.
+pub(super) fn commit(asked: &Asked, loaded: &Loaded) -> Commit {
+    Commit {
+        number: 0,
+        time: Timestamp::now(),
+        trigger: asked.trigger,
+        by: asked.who.as_deref().cloned(),
+        comment: asked.comment.clone(),
+        repeats: loaded.repeats,
+        digest: hex(loaded.digest),
+        rolled_back: None,
+        files: loaded.snapshot.files().to_vec(),
     }
 }

@@ -39,6 +39,7 @@ impl Enforcer {
             .chain(self.store.problems())
             .chain(self.active.problem())
             .chain(self.rollback_problem())
+            .chain(self.commit_problems())
             .chain(self.coverage.problems())
             .collect();
         let (policy, image) = (self.active.policy(), self.active.image());
@@ -51,11 +52,13 @@ impl Enforcer {
             policy: PolicyStatus {
                 generation: image.generation(),
                 digest: hex(image.digest()),
+                commit: self.commit_number(),
                 image_bytes: image.bytes(),
                 nodes: Fill { used: image.nodes().len(), max: NodeRef::MAX_NODES },
                 overlay: self.active.overlay_status(),
                 groups: policy.groups.iter().map(group).collect(),
             },
+            files: self.reloads.files(),
             last_reload: self.reloads.last().clone(),
             interfaces: self.coverage.status(),
             detachments: self.coverage.detachments(),
@@ -71,6 +74,7 @@ impl Enforcer {
                 .chain(self.coverage.warnings())
                 .chain(self.entry_warnings())
                 .chain(self.host_warnings())
+                .chain(self.files_warning())
                 .collect(),
         }
     }

@@ -1,21 +1,22 @@
 //! Previews of reloads, and unconfirmed commits: reloads and imports that are rolled back unless
 //! somebody confirms them.
 //!
-//! What a rolled-back reload restores is in memory ([`super::reloads`]). What a rolled-back import
-//! restores is in the store of the entries, and survives the daemon.
+//! Both survive the daemon. What a rolled-back reload restores is among the commits, and in memory
+//! ([`super::reloads`]). What a rolled-back import restores is in the store of the entries.
 
 use std::{sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 use tracing::{error, info};
 
-use super::{Enforcer, build::BuildError, reloads::Files};
+use super::{Enforcer, build::BuildError, reloads::Adopted};
 use crate::{
     api::{
         entries::Who,
-        reload::{Confirmation, Trigger, UnconfirmedKind, UnconfirmedStatus},
+        reload::{Confirmation, Rollback, Trigger, UnconfirmedKind, UnconfirmedStatus},
         status::{Subject, Trouble},
     },
+    commits,
     daemon::changed::Changed,
     subscribers,
 };
@@ -28,6 +29,15 @@ use crate::{
     .0.confirm_by
 )]
 pub(in crate::daemon) struct UnconfirmedExists(UnconfirmedStatus);
+
+/// Why a commit is still unconfirmed.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::daemon) enum ConfirmError {
+    #[error(transparent)]
+    Import(#[from] subscribers::Error),
+    #[error(transparent)]
+    Policy(#[from] commits::Error),
+}
 
 /// Why an overdue commit is still in force. The daemon tries again every second.
 #[derive(Debug, thiserror::Error)]
@@ -43,10 +53,15 @@ impl Enforcer {
     pub(in crate::daemon) fn confirm(
         &mut self,
         who: &Arc<Who>,
-    ) -> Result<Confirmation, subscribers::Error> {
+    ) -> Result<Confirmation, ConfirmError> {
+        // The deadline counts, and not when the daemon looks at the clock.
+        if self.roll_back() == Changed::Yes {
+            self.report();
+        }
         let kind = self.unconfirmed().map(|unconfirmed| unconfirmed.kind);
         if let Some(kind) = kind {
             self.entries.confirm()?;
+            self.commits.confirm()?;
             self.reloads.confirm();
             let _ = self.rollback.clear();
             info!("{} that was unconfirmed is confirmed", kind.name());
@@ -55,6 +70,21 @@ impl Enforcer {
         }
         let generation = self.active.generation();
         Ok(Confirmation { confirmed: kind.is_some(), kind, generation })
+    }
+
+    /// Rolls back the unconfirmed commit before its deadline.
+    pub(in crate::daemon) fn roll_back_now(&mut self, who: &Arc<Who>) -> Rollback {
+        let kind = self.unconfirmed().map(|unconfirmed| unconfirmed.kind);
+        if let Some(kind) = kind {
+            self.entries.end_timeout();
+            self.reloads.end_timeout();
+            let _ = self.roll_back();
+            let outcome = if self.rollback.is_raised() { "failed" } else { kind.name() };
+            self.journal.record("rollback", who, outcome);
+            self.report();
+        }
+        let error = self.rollback_problem().map(|trouble| trouble.text);
+        Rollback { rolled_back: kind.is_some() && error.is_none(), kind, error }
     }
 
     pub(super) fn unconfirmed(&self) -> Option<UnconfirmedStatus> {
@@ -116,12 +146,13 @@ impl Enforcer {
         }
     }
 
-    fn restore(&mut self, before: Files) -> Changed {
+    fn restore(&mut self, before: Adopted) -> Changed {
         let interfaces = before.config.interfaces != self.reloads.config().interfaces;
         self.reloads.rolled_back(before, self.active.outcome());
-        let _ = self.rollback.clear();
+        self.commits.roll_back(Timestamp::now());
+        let _ = self.rollback.clear() | self.note_commits();
         self.follow_config(interfaces.into());
-        error!("nobody has confirmed the policy in time: the one before it is in force again");
+        error!("the policy was not confirmed: the one before it is in force again");
         Changed::Yes
     }
 
@@ -131,7 +162,5 @@ impl Enforcer {
 }
 
 pub(super) fn rolled_back(prefixes: usize) -> String {
-    format!(
-        "nobody has confirmed the import in time: {prefixes} prefixes are again what they were before it"
-    )
+    format!("the import was not confirmed: {prefixes} prefixes are again what they were before it")
 }

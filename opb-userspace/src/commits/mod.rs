@@ -1,0 +1,242 @@
+//! Commits: the policies that were put in force, and which of them is confirmed, on the disk of
+//! this node. A restart enforces what was in force, whatever happened to the files meanwhile.
+//!
+//! In the state directory, `commits/list.json` has all commits, and `commits/SHA256` the content of
+//! their files ([`content`]). Every change replaces the list as a whole, so that a crash leaves
+//! either the list before it or the one after it.
+
+mod content;
+mod deadline;
+mod list;
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+pub use content::{Keeper, Snapshot};
+pub use deadline::Deadline;
+
+use crate::{
+    api::commits::{Commit, CommitRow},
+    files,
+    private::{self, Access},
+};
+use list::List;
+
+const DIRECTORY: &str = "commits";
+const LIST: &str = "list.json";
+/// The most commits that are kept.
+pub const MOST: usize = 50;
+/// A hundred times the size of fifty commits of ten files.
+const LARGEST_LIST: u64 = 64_000_000;
+
+/// Why commits cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Private(#[from] private::Error),
+    #[error("{} cannot be written", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("{} cannot be read", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} {source}", path.display())]
+    Open { path: PathBuf, source: files::Error },
+    #[error("{} is damaged", path.display())]
+    Damaged { path: PathBuf },
+    #[error("{} is not a list of commits", path.display())]
+    List { path: PathBuf, source: serde_json::Error },
+    #[error("{} has version {found}; this program knows {}", path.display(), list::VERSION)]
+    Version { path: PathBuf, found: u64 },
+    #[error("{} could not be read at the start: move it away, and restart the daemon", path.display())]
+    Lost { path: PathBuf },
+    #[error("there is no commit {0}")]
+    Unknown(u64),
+}
+
+/// The commits of this node.
+pub struct Commits {
+    directory: PathBuf,
+    list: List,
+    /// What the disk does not have yet, and why.
+    unwritten: Option<Unwritten>,
+    /// The list on the disk cannot be read, and is left as it is.
+    is_lost: bool,
+}
+
+struct Unwritten {
+    /// The content of the last commit, if that is missing as well.
+    snapshot: Option<Arc<Snapshot>>,
+    error: Error,
+}
+
+impl Commits {
+    /// Reads the commits in the state directory, which need not exist.
+    pub fn open(state: &Path) -> Result<Self, Error> {
+        let directory = state.join(DIRECTORY);
+        let path = directory.join(LIST);
+        let list = match files::read(&path, LARGEST_LIST) {
+            Ok(bytes) => List::parse(&bytes, &path)?,
+            Err(files::Error::Missing) => List::default(),
+            Err(source) => return Err(Error::Open { path, source }),
+        };
+        Ok(Self { directory, list, unwritten: None, is_lost: false })
+    }
+
+    /// Stands for a list that cannot be read because of `error`. It takes commits, but writes none.
+    pub fn lost(state: &Path, error: Error) -> Self {
+        let unwritten = Some(Unwritten { snapshot: None, error });
+        let (directory, list) = (state.join(DIRECTORY), List::default());
+        Self { directory, list, unwritten, is_lost: true }
+    }
+
+    /// The latest commit first.
+    pub fn rows(&self) -> Vec<CommitRow> {
+        self.list.rows()
+    }
+
+    /// The commit that is kept or, while another is unconfirmed, restored.
+    pub fn confirmed(&self) -> Option<&Commit> {
+        self.list.confirmed()
+    }
+
+    pub fn unconfirmed(&self) -> Option<(&Commit, &Deadline)> {
+        self.list.unconfirmed()
+    }
+
+    /// The commit that was rolled back last, until another takes its place.
+    pub fn rolled_back(&self) -> Option<&Commit> {
+        self.list.rolled_back()
+    }
+
+    pub fn get(&self, number: u64) -> Result<&Commit, Error> {
+        self.list.get(number).ok_or(Error::Unknown(number))
+    }
+
+    /// Writes and reads the content of files, also on another thread.
+    pub fn keeper(&self) -> Keeper {
+        Keeper::new(self.directory.clone())
+    }
+
+    /// Adds a commit that is in force, and gives it a number. If the disk refuses it or has refused
+    /// its `files`, [`Self::sync`] tries again.
+    pub fn add(&mut self, commit: Commit, refused: Option<(Arc<Snapshot>, Error)>) -> u64 {
+        let number = self.list.add(commit, None);
+        match refused {
+            Some((snapshot, error)) => {
+                self.unwritten = Some(Unwritten { snapshot: Some(snapshot), error });
+            }
+            None => self.write(),
+        }
+        self.remove_unused();
+        number
+    }
+
+    /// Adds a commit that will be in force, and is rolled back at `deadline` unless confirmed. It is
+    /// on the disk when this returns.
+    pub fn add_unconfirmed(&mut self, commit: Commit, deadline: Deadline) -> Result<u64, Error> {
+        let mut list = self.list.clone();
+        let number = list.add(commit, Some(deadline));
+        self.replace(list)?;
+        self.remove_unused();
+        Ok(number)
+    }
+
+    /// Only while a commit is added: content that another thread has just kept has no commit yet,
+    /// and there is one reload at a time.
+    fn remove_unused(&self) {
+        if !self.is_lost {
+            self.keeper().remove_others(self.list.files());
+        }
+    }
+
+    /// Takes the last commit out again, which never came into force.
+    pub fn withdraw(&mut self, number: u64) {
+        self.list.withdraw(number);
+        self.write();
+    }
+
+    /// Keeps the unconfirmed commit. It is confirmed on the disk when this returns.
+    pub fn confirm(&mut self) -> Result<(), Error> {
+        let mut list = self.list.clone();
+        if list.confirm() { self.replace(list) } else { Ok(()) }
+    }
+
+    /// Marks the unconfirmed commit as rolled back. On a disk that refuses it, the deadline has
+    /// passed, which comes to the same.
+    pub fn roll_back(&mut self, now: Timestamp) {
+        if self.list.roll_back(now) {
+            self.write();
+        }
+    }
+
+    /// Writes what the disk has refused before. Once a second is enough.
+    pub fn sync(&mut self) {
+        if self.is_lost {
+            return;
+        }
+        let Some(Unwritten { snapshot, .. }) = self.unwritten.take() else { return };
+        let Some(snapshot) = snapshot else { return self.write() };
+        match self.keeper().keep(&snapshot) {
+            Ok(()) => self.write(),
+            Err(error) => {
+                self.unwritten = Some(Unwritten { snapshot: Some(snapshot), error });
+            }
+        }
+    }
+
+    /// Why the disk does not have all of it.
+    pub fn problem(&self) -> Option<&Error> {
+        self.unwritten.as_ref().map(|unwritten| &unwritten.error)
+    }
+
+    fn write(&mut self) {
+        let list = self.list.clone();
+        if let Err(error) = self.replace(list) {
+            let snapshot = self.unwritten.take().and_then(|unwritten| unwritten.snapshot);
+            self.unwritten = Some(Unwritten { snapshot, error });
+        }
+    }
+
+    fn replace(&mut self, list: List) -> Result<(), Error> {
+        if self.is_lost {
+            return Err(Error::Lost { path: self.directory.join(LIST) });
+        }
+        private::directory(&self.directory, Access::default(), is_ours)?;
+        write(&self.directory, LIST, &list.to_bytes())?;
+        self.list = list;
+        self.unwritten.take_if(|unwritten| unwritten.snapshot.is_none());
+        Ok(())
+    }
+}
+
+fn is_ours(name: &str) -> bool {
+    let name = name.strip_suffix(".new").unwrap_or(name);
+    name == LIST || name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Writes a file as a whole: after a crash, it has the content before or this one.
+fn write(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    let path = directory.join(name);
+    let draft = directory.join(format!("{name}.new"));
+    let file = private::file(&draft)?;
+    let written = (|| {
+        file.set_len(0)?;
+        (&file).write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, &path)?;
+        fs::File::open(directory)?.sync_all()
+    })();
+    written.map_err(|source| {
+        // It would take room that the next attempt needs.
+        drop(fs::remove_file(&draft));
+        Error::Write { path, source }
+    })
+}
+
+#[cfg(test)]
+mod tests;
