@@ -219,6 +219,65 @@ fn questions_that_nobody_waits_for_are_not_answered() -> Result<()> {
     node.stop()
 }
 
+/// The head of a request for the content of the large list.
+fn list_of_a_commit(node: &Node) -> Result<String> {
+    let commit = node.status()?["policy"]["commit"].as_u64().context("a number")?;
+    let shown = node.json(&["history", "show", &commit.to_string()])?;
+    let files = shown["files"].as_array().context("files")?;
+    let is_list = |file: &Value| file["path"].as_str().is_some_and(|it| it.ends_with("large.txt"));
+    let index = files.iter().position(is_list).context("the list")?;
+    Ok(format!("GET /v1/commits/file?number={commit}&index={index} HTTP/1.1\r\n"))
+}
+
+/// Threads that read commits for clients that have hung up do not look like a file system that
+/// hangs, which would keep root from a reload.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn files_of_commits_that_nobody_waits_for_stop_no_reload() -> Result<()> {
+    let mut node = node()?;
+    write_large(&node, 100_000)?;
+    node.ask(&["reload"])?;
+    let head = list_of_a_commit(&node)?;
+    for round in 0..20 {
+        as_nobody(&node, || {
+            (0..20).try_for_each(|_| {
+                let stream = send(&node, &head, "")?;
+                // Until it is read.
+                thread::sleep(Duration::from_millis(2));
+                drop(stream);
+                anyhow::Ok(())
+            })
+        })??;
+        assert!(!is_told_of_files(&node.status()?), "round {round}");
+        assert_eq!(node.json(&["reload"])?["outcome"], "unchanged", "round {round}");
+    }
+    node.stop()
+}
+
+/// Each answer is in memory until it is sent.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn files_of_commits_that_nobody_reads_are_few() -> Result<()> {
+    let mut node = node()?;
+    write_large(&node, 200_000)?;
+    node.ask(&["reload"])?;
+    let head = list_of_a_commit(&node)?;
+    let at_rest = memory(&node, "VmRSS")?;
+    let held = as_nobody(&node, || {
+        (0..100).map(|_| send(&node, &head, "")).collect::<Result<Vec<_>>>()
+    })??;
+    thread::sleep(Duration::from_secs(3));
+    let more = memory(&node, "VmHWM")?.saturating_sub(at_rest);
+    eprintln!("{more} bytes more than at rest");
+    // 2.6 MB each, several times while it is made.
+    assert!(more < 96 << 20, "{more} bytes more than before");
+    let start = Instant::now();
+    node.ask(&["history"])?;
+    assert!(start.elapsed() < Duration::from_secs(5), "root has turns of its own");
+    drop(held);
+    node.stop()
+}
+
 /// A body that comes just fast enough takes a minute, and four of them take longer than a request
 /// may wait. Root does not wait for them.
 #[test]

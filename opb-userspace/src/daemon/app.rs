@@ -10,14 +10,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 
 use super::{
     batches::BatchQueue,
     enforcer::Enforcer,
     health::Board,
     limits::Limits,
-    serve::Rate,
+    peer::Peer,
+    serve::{Caller as _, Rate},
+    turns::{Turn, Turns},
     worker::{Worker, WorkerDied},
 };
 use crate::{api::ApiError, errors::causes};
@@ -28,12 +29,35 @@ pub(super) struct App {
     pub(super) batches: BatchQueue,
     pub(super) board: Board,
     pub(super) explained: Arc<Rate>,
-    /// Turns for lists of entries: each list is in memory until the client has received it.
-    pub(super) lists: Arc<Semaphore>,
+    /// Turns for answers that may be large: each is in memory until the client has received it.
+    pub(super) lists: Turns,
+    /// Turns for reloads, waiting or under way.
+    pub(super) reloads: Turns,
 }
 
-/// The most lists of entries at a time.
+/// The most large answers at a time.
 pub(super) const LISTS: usize = 2;
+/// The most reloads, waiting or under way. Each may take seconds, one after the other.
+pub(super) const RELOADS: usize = 4;
+
+impl App {
+    /// A turn for a large answer.
+    pub(super) async fn list_turn(&self, peer: &Peer) -> Result<Turn, ErrorResponse> {
+        let turn = self.lists.take(peer.crowd()).await;
+        turn.ok_or_else(|| self.crowded("too many lists are being sent: try again"))
+    }
+
+    /// A turn for a reload.
+    pub(super) async fn reload_turn(&self, peer: &Peer) -> Result<Turn, ErrorResponse> {
+        let turn = self.reloads.take(peer.crowd()).await;
+        turn.ok_or_else(|| self.crowded("too many reloads are waiting: try again"))
+    }
+
+    fn crowded(&self, error: &str) -> ErrorResponse {
+        self.board.refused.count(LIMITS.name, "lists");
+        ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error)
+    }
+}
 
 pub(super) const LIMITS: Limits = Limits {
     name: "control",

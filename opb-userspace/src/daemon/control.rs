@@ -12,11 +12,11 @@ use axum::{
 use serde::Deserialize;
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, watch},
+    sync::watch,
 };
 
 use super::{
-    app::{App, EXPLAINED, ErrorResponse, LIMITS, LISTS, valid},
+    app::{App, EXPLAINED, ErrorResponse, LIMITS, LISTS, RELOADS, valid},
     batches::BatchQueue,
     commits,
     enforcer::{Asked, Enforcer},
@@ -25,6 +25,7 @@ use super::{
     reader::Origin,
     serve::{self, Rate},
     subscribers,
+    turns::Turns,
     worker::Worker,
 };
 use crate::api::{
@@ -70,7 +71,8 @@ pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
             batches: BatchQueue::default(),
             board,
             explained,
-            lists: Arc::new(Semaphore::new(LISTS)),
+            lists: Turns::new(LISTS),
+            reloads: Turns::new(RELOADS),
         })
 }
 
@@ -92,7 +94,7 @@ struct ReloadParameters {
 
 async fn reload(
     State(app): State<App>,
-    ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     parameters: Result<Parameters<ReloadParameters>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
     let ReloadParameters { confirm, comment, commit } = valid(parameters)?;
@@ -101,9 +103,11 @@ async fn reload(
         return Err(ErrorResponse::new(StatusCode::BAD_REQUEST, error));
     }
     let confirm = confirm.map(|seconds| Duration::from_secs(seconds.get().into()));
-    let asked = Asked { trigger: Trigger::Request, who: Some(who), confirm, comment };
+    let turn = app.reload_turn(&peer).await?;
+    let who = Some(Arc::clone(&peer.0));
+    let asked = Asked { trigger: Trigger::Request, who, confirm, comment };
     let origin = commit.map_or(Origin::Files, Origin::Commit);
-    let outcome = app.board.reader.reload(&app.enforcer, origin, asked).await?;
+    let outcome = app.board.reader.reload(&app.enforcer, origin, asked, Some(turn)).await?;
     let status =
         if outcome.is_rejected() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     Ok((status, Json(outcome)).into_response())
@@ -131,16 +135,19 @@ async fn roll_back(
 
 async fn preview(
     State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     sides: Result<Parameters<Sides>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
     let Sides { from, to } = valid(sides)?;
-    Ok(match app.board.reader.preview(&app.enforcer, [from, to]).await? {
+    let turn = app.list_turn(&peer).await?;
+    let (preview, turn) = app.board.reader.preview(&app.enforcer, [from, to], turn).await?;
+    Ok(turn.until_sent(match preview {
         Ok(preview) => Json(preview).into_response(),
         Err(error) => {
             let outcome = ReloadOutcome::Rejected { errors: error.problems() };
             (StatusCode::UNPROCESSABLE_ENTITY, Json(outcome)).into_response()
         }
-    })
+    }))
 }
 
 async fn explain(

@@ -38,6 +38,7 @@ mod stall;
 mod subscribers;
 mod suspects;
 mod threads;
+mod turns;
 mod webhook;
 mod worker;
 

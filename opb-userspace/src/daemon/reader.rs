@@ -20,6 +20,7 @@ use super::{
     files::{Stamps, sample},
     load::{Hang, Loaded, load, load_again},
     threads::Threads,
+    turns::Turn,
     worker::{Worker, WorkerDied},
 };
 use crate::api::commits::CommitFile;
@@ -55,6 +56,9 @@ pub(super) enum Origin {
 pub(super) struct Reader {
     path: PathBuf,
     threads: Threads,
+    /// Threads that read commits for clients, who may hang up: their threads must not look like a
+    /// file system that hangs, which would keep everybody from a reload.
+    reading: Threads,
     /// Threads that compile policies.
     compiling: Threads,
     /// One reload after the other, so that files come into force in the order in which they are
@@ -69,6 +73,7 @@ impl Reader {
         Self {
             path,
             threads: Threads::new("files"),
+            reading: Threads::new("commits"),
             compiling: Threads::new("compile"),
             turn: Arc::default(),
             previews: Arc::default(),
@@ -107,19 +112,20 @@ impl Reader {
         Ok(self.threads.run(limit, work).await.map_err(Hang::from)??)
     }
 
-    /// Reads the files, or a commit, and puts them in force. If the caller drops this future, as happens when a
-    /// client hangs up, a reload that has begun still completes. One that waits for its turn does
-    /// not begin.
+    /// Reads the files, or a commit, and puts them in force. If the caller drops this future, as
+    /// happens when a client hangs up, a reload that has begun still completes, and holds `of_client`
+    /// until then. One that waits for its turn does not begin.
     pub(super) async fn reload(
         &self,
         enforcer: &Worker<Enforcer>,
         origin: Origin,
         asked: Asked,
+        of_client: Option<Turn>,
     ) -> Result<ReloadOutcome, WorkerDied> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let (reader, enforcer) = (self.clone(), enforcer.clone());
         to_its_end(async move {
-            let _turn = turn;
+            let _turns = (turn, of_client);
             reader.reload_now(&enforcer, origin, asked).await
         })
         .await
@@ -186,14 +192,17 @@ impl Reader {
         Ok(loaded.unwrap_or_else(|given_up| Err(Hang::from(given_up).into())))
     }
 
-    /// Reads one file of a commit.
+    /// Reads one file of a commit. The turn does not end before the work does, even if the client
+    /// hangs up.
     pub(super) async fn read_commit(
         &self,
         keeper: Keeper,
         file: CommitFile,
-    ) -> Result<Source, ReloadError> {
-        let read = self.threads.run(LIMIT, move || keeper.read_file(&file)).await;
-        Ok(read.map_err(Hang::from)??)
+        turn: Turn,
+    ) -> Result<(Source, Turn), ReloadError> {
+        let read = self.reading.run(LIMIT, move || (keeper.read_file(&file), turn)).await;
+        let (source, turn) = read.map_err(Hang::from)?;
+        Ok((source?, turn))
     }
 
     /// Reads the files, and notes how they compare with what is in force. Returns whether they
@@ -208,18 +217,19 @@ impl Reader {
         Ok(true)
     }
 
-    /// Compares two policies. Clients wait for each other. If one hangs up, its
-    /// preview still completes before the next begins.
+    /// Compares two policies. Clients wait for each other. If one hangs up, its preview still
+    /// completes before the next begins, and holds `of_client` until then.
     pub(super) async fn preview(
         &self,
         enforcer: &Worker<Enforcer>,
         sides: [Side; 2],
-    ) -> Result<Result<Preview, ReloadError>, WorkerDied> {
+        of_client: Turn,
+    ) -> Result<(Result<Preview, ReloadError>, Turn), WorkerDied> {
         let turn = Arc::clone(&self.previews).lock_owned().await;
         let (reader, enforcer) = (self.clone(), enforcer.clone());
         to_its_end(async move {
             let _turn = turn;
-            reader.preview_now(&enforcer, sides).await
+            Ok((reader.preview_now(&enforcer, sides).await?, of_client))
         })
         .await
     }
@@ -261,7 +271,7 @@ impl Reader {
             Look::Compare => self.compare(enforcer).await,
             Look::Reload(confirm) => {
                 let asked = Asked { confirm, ..Asked::by_itself(Trigger::Files) };
-                self.reload(enforcer, Origin::Files, asked).await.map(|_| true)
+                self.reload(enforcer, Origin::Files, asked, None).await.map(|_| true)
             }
         }
     }
@@ -292,7 +302,7 @@ pub(super) async fn follow(reader: Reader, enforcer: Worker<Enforcer>, mut hangu
             received = hangups.recv() => match received {
                 Some(()) => {
                     let asked = Asked::by_itself(Trigger::Signal);
-                    reader.reload(&enforcer, Origin::Files, asked).await.map(|_| true)
+                    reader.reload(&enforcer, Origin::Files, asked, None).await.map(|_| true)
                 }
                 None => return,
             },

@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    body::{Body, HttpBody as _},
+    body::HttpBody as _,
     extract::{
         self, ConnectInfo, DefaultBodyLimit, Query as Parameters, State,
         rejection::{JsonRejection, QueryRejection},
@@ -17,11 +17,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
 
 use super::{
-    app::{App, ErrorResponse, How, LIMITS},
+    app::{App, ErrorResponse, How},
     enforcer::ChangeError,
     peer::Peer,
     serve::{Caller as _, Crowd},
@@ -117,27 +116,10 @@ async fn list(
     State(app): State<App>,
     ConnectInfo(peer): ConnectInfo<Peer>,
 ) -> Result<Response, ErrorResponse> {
-    let lists = Arc::clone(&app.lists);
-    let turn = match peer.crowd() {
-        // Root has the next turn, so that others cannot keep it from the list.
-        None => lists.acquire_owned().await.ok(),
-        Some(_) => lists.try_acquire_owned().ok(),
-    };
-    let Some(turn) = turn else {
-        app.board.refused.count(LIMITS.name, "lists");
-        let error = "too many lists are being sent: try again";
-        return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));
-    };
+    let turn = app.list_turn(&peer).await?;
     // The turn does not end before the work does, even if the client hangs up.
     let (rows, turn) = app.enforcer.request(|it| (it.entries(), turn)).await?;
-    let response = Json(rows).into_response();
-    // The turn ends with the body, which is in memory until it is sent.
-    Ok(response.map(|body| {
-        Body::new(body.map_frame(move |frame| {
-            let _turn = &turn;
-            frame
-        }))
-    }))
+    Ok(turn.until_sent(Json(rows).into_response()))
 }
 
 async fn add(
