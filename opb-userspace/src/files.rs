@@ -39,6 +39,9 @@ pub enum Error {
     Missing,
     #[error("permission denied")]
     Denied,
+    /// Paths are kept and shown as JSON, which is text.
+    #[error("has a path that is not UTF-8: rename it")]
+    Path,
     #[error("cannot be read: {0}")]
     Io(io::Error),
 }

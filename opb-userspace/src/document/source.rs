@@ -227,6 +227,9 @@ impl Report {
     }
 
     fn bytes(&self, path: &Path, form: Form) -> Result<Vec<u8>, files::Error> {
+        if path.to_str().is_none() {
+            return Err(files::Error::Path);
+        }
         let Some(given) = &self.given else { return files::read(path, self.limit(form)) };
         let found = given.iter().find(|source| source.path == path && source.form == form);
         found.map(|source| source.text.as_bytes().to_vec()).ok_or(files::Error::Missing)
@@ -362,6 +365,19 @@ mod tests {
         let text = "a\r\nb\rc\u{2028}d\n";
         assert_eq!(lines(text, Form::Yaml).collect::<Vec<_>>(), ["a", "b", "c\u{2028}d", ""]);
         assert_eq!(lines("a\r\nb", Form::Lines).collect::<Vec<_>>(), ["a\r", "b"]);
+    }
+
+    #[test]
+    fn a_path_that_is_not_text_is_a_problem() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join(OsStr::from_bytes(b"m\xfcller.yaml"));
+        std::fs::write(&path, "version: 1\n").expect("writes");
+        let mut report = Report::default();
+        assert!(report.read(&path, Form::Yaml).is_none());
+        let said = report.finish().to_string();
+        assert!(said.contains("not UTF-8"), "{said}");
     }
 
     #[test]
