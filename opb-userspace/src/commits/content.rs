@@ -16,6 +16,7 @@ use super::{Error, is_ours, write};
 use crate::{
     api::commits::{Commit, CommitFile},
     document::Source,
+    files,
     private::{self, Access},
 };
 
@@ -66,12 +67,13 @@ impl Keeper {
         Self(directory)
     }
 
-    /// Writes what is not there yet. Content that no commit has is removed after the next commit.
+    /// Writes what is not there yet, or is damaged. Content that no commit has is removed after the
+    /// next commit.
     pub fn keep(&self, snapshot: &Snapshot) -> Result<(), Error> {
         private::directory(&self.0, Access::default(), is_ours)?;
         for (file, source) in snapshot.files.iter().zip(&snapshot.sources) {
             let path = self.0.join(&file.sha256);
-            if fs::metadata(&path).is_ok_and(|found| found.is_file()) {
+            if is_kept(&path, file).unwrap_or_default() {
                 continue;
             }
             let bytes = zstd::encode_all(source.text.as_bytes(), LEVEL)
@@ -132,6 +134,18 @@ fn describe(source: &Source) -> CommitFile {
     }
 }
 
+/// Whether the file at `path` has that content.
+fn is_kept(path: &Path, file: &CommitFile) -> io::Result<bool> {
+    let mut content = open(path)?.take(file.bytes.saturating_add(1));
+    let (mut hash, mut part) = (Sha256::new(), vec![0; 64 << 10]);
+    loop {
+        match content.read(&mut part)? {
+            0 => return Ok(format!("{:x}", hash.finalize()) == file.sha256),
+            length => hash.update(&part[..length]),
+        }
+    }
+}
+
 fn sha256(text: &str) -> String {
     format!("{:x}", Sha256::digest(text.as_bytes()))
 }
@@ -139,7 +153,10 @@ fn sha256(text: &str) -> String {
 /// Reads at most `length` bytes: a damaged file may stand for more than there is memory.
 fn decompress(path: &Path, length: u64) -> io::Result<Arc<str>> {
     let mut text = String::new();
-    let reader = zstd::Decoder::new(fs::File::open(path)?)?;
-    reader.take(length + 1).read_to_string(&mut text)?;
+    open(path)?.take(length.saturating_add(1)).read_to_string(&mut text)?;
     Ok(text.into())
+}
+
+fn open(path: &Path) -> io::Result<impl io::Read> {
+    zstd::Decoder::new(files::open(path).map_err(io::Error::other)?)
 }

@@ -14,6 +14,7 @@ use std::{
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -34,6 +35,11 @@ const LIST: &str = "list.json";
 pub const MOST: usize = 50;
 /// A hundred times the size of fifty commits of ten files.
 const LARGEST_LIST: u64 = 64_000_000;
+/// Compressing a large list takes seconds, and everything else waits meanwhile. At most one part in
+/// this many of the time goes into attempts to write what the disk has refused.
+const SHARE: u32 = 10;
+/// An attempt that takes less delays nobody.
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// Why commits cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +70,8 @@ pub struct Commits {
     list: List,
     /// What the disk does not have yet, and why.
     unwritten: Option<Unwritten>,
+    /// [`Self::sync`] does nothing before then.
+    retry_after: Option<Instant>,
     /// The list on the disk cannot be read, and is left as it is.
     is_lost: bool,
 }
@@ -84,14 +92,14 @@ impl Commits {
             Err(files::Error::Missing) => List::default(),
             Err(source) => return Err(Error::Open { path, source }),
         };
-        Ok(Self { directory, list, unwritten: None, is_lost: false })
+        Ok(Self { directory, list, unwritten: None, retry_after: None, is_lost: false })
     }
 
     /// Stands for a list that cannot be read because of `error`. It takes commits, but writes none.
     pub fn lost(state: &Path, error: Error) -> Self {
         let unwritten = Some(Unwritten { snapshot: None, error });
         let (directory, list) = (state.join(DIRECTORY), List::default());
-        Self { directory, list, unwritten, is_lost: true }
+        Self { directory, list, unwritten, retry_after: None, is_lost: true }
     }
 
     /// The latest commit first.
@@ -147,9 +155,10 @@ impl Commits {
     }
 
     /// Only while a commit is added: content that another thread has just kept has no commit yet,
-    /// and there is one reload at a time.
+    /// and there is one reload at a time. Not while the list on the disk is an older one, which may
+    /// have commits that this one has forgotten.
     fn remove_unused(&self) {
-        if !self.is_lost {
+        if !self.is_lost && self.unwritten.is_none() {
             self.keeper().remove_others(self.list.files());
         }
     }
@@ -176,17 +185,18 @@ impl Commits {
 
     /// Writes what the disk has refused before. Once a second is enough.
     pub fn sync(&mut self) {
-        if self.is_lost {
+        let start = Instant::now();
+        if self.is_lost || self.retry_after.is_some_and(|after| start < after) {
             return;
         }
         let Some(Unwritten { snapshot, .. }) = self.unwritten.take() else { return };
-        let Some(snapshot) = snapshot else { return self.write() };
-        match self.keeper().keep(&snapshot) {
-            Ok(()) => self.write(),
-            Err(error) => {
-                self.unwritten = Some(Unwritten { snapshot: Some(snapshot), error });
-            }
+        match snapshot.as_ref().map(|snapshot| self.keeper().keep(snapshot)) {
+            None | Some(Ok(())) => self.write(),
+            Some(Err(error)) => self.unwritten = Some(Unwritten { snapshot, error }),
         }
+        let took = start.elapsed();
+        let is_slow = self.unwritten.is_some() && took > MOMENT;
+        self.retry_after = is_slow.then(|| Instant::now() + took * SHARE);
     }
 
     /// Why the disk does not have all of it.

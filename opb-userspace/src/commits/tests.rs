@@ -153,6 +153,10 @@ fn damage_is_noticed_and_nothing_is_written_over_it() {
     fs::write(directory.join(&list.sha256), "nonsense").expect("writes");
     assert!(matches!(commits.keeper().read(&kept), Err(Error::Read { .. })));
 
+    // Whoever has the content writes it again.
+    commits.keeper().keep(&snapshot(1)).expect("keeps");
+    commits.keeper().read(&kept).expect("reads");
+
     for (text, version) in [("{\"version\": 2}", true), ("nonsense", false)] {
         fs::write(directory.join(LIST), text).expect("writes");
         let error = Commits::open(state.path()).err().expect("refused");
@@ -165,6 +169,21 @@ fn damage_is_noticed_and_nothing_is_written_over_it() {
         assert!(commits.add_unconfirmed(commit(&snapshot), deadline()).is_err());
         assert_eq!(fs::read_to_string(directory.join(LIST)).expect("reads"), text);
     }
+}
+
+/// The list on the disk is what the next start reads, however many commits come after it.
+#[test]
+fn what_the_list_on_the_disk_has_is_not_removed() {
+    let (state, mut commits) = one();
+    for number in 2..MOST as u64 + 10 {
+        let snapshot = snapshot(number);
+        let error = Error::Unknown(0);
+        commits.add(commit(&snapshot), Some((snapshot, error)));
+    }
+    let commits = again(&state);
+    let kept = commits.confirmed().expect("kept");
+    assert_eq!(kept.number, 1);
+    commits.keeper().read(kept).expect("reads");
 }
 
 /// A disk that refuses everything for a while: a file is in the way of the directory.
