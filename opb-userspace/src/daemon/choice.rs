@@ -126,10 +126,18 @@ fn compare(
         return (FilesState::Same, watch);
     }
     info!("the files differ from commit {number}, which is in force until the next reload");
-    let is_rolled_back = commits.rolled_back().is_some_and(|commit| files.snapshot.is_of(commit));
-    if !is_rolled_back {
+    if !were_left(files, commits) {
         // With `watch: on`, what changed while no daemon ran is read like any other change.
         watch.overlook();
     }
     (FilesState::Differ, watch)
+}
+
+/// Whether the files have what was rolled back, or what `opb rollback NUMBER` took out of force:
+/// they have not changed since, and a restart must not undo that.
+fn were_left(files: &Loaded, commits: &Commits) -> bool {
+    let is_repeat = commits.confirmed().is_some_and(|commit| commit.repeats.is_some());
+    let has_files = |commit: &Commit| files.snapshot.is_of(commit);
+    commits.rolled_back().is_some_and(has_files)
+        || is_repeat && commits.rows().iter().any(|row| has_files(&row.commit))
 }
