@@ -59,7 +59,8 @@ impl List {
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).expect("numbers and text are JSON; a load refuses other paths")
+        serde_json::to_vec_pretty(self)
+            .expect("numbers and text are JSON; a load refuses other paths")
     }
 
     pub(super) fn get(&self, number: u64) -> Option<&Commit> {

@@ -1,20 +1,20 @@
 //! What a start puts in force: the policy that was in force when the last daemon ended, whatever
 //! happened to the files since. Only the first start on a node takes the files.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 use tracing::{error, info, warn};
 
 use super::{
     files::Watch,
-    load::{Loaded, load, load_again},
+    load::{Hang, Loaded, load_again},
 };
 use crate::{
     api::{commits::Commit, status::FilesState},
     commits::{self, Commits, Deadline},
     compiled::LoadError,
-    document::{Diagnostics, Source},
+    document::Diagnostics,
     errors::one_line,
     node::{Config, PolicySource},
 };
@@ -40,29 +40,39 @@ enum Unusable {
     Invalid(#[from] Diagnostics),
 }
 
-/// Reads the commits and the files. `config` has been read from `node`.
-pub(super) fn choose(config: Config, node: Source) -> Result<Choice, LoadError> {
+/// Reads the commits. `config` has been read from `node`, and `files` are what it names. If they
+/// hang, a commit comes into force without them.
+pub(super) fn choose(
+    config: &Config,
+    node: PathBuf,
+    mut files: Result<Result<Loaded, Diagnostics>, Hang>,
+) -> Result<Result<Choice, LoadError>, Hang> {
     let mut commits = Commits::open(&config.state).unwrap_or_else(|error| {
         error!("the policy comes from the files: {}", one_line(&error));
         Commits::lost(&config.state, error)
     });
     roll_back_overdue(&mut commits);
     let PolicySource::Path(policy) = &config.policy;
-    let unseen = Watch::unseen(vec![node.path.clone(), policy.clone()]);
-    let mut files = load(SystemTime::now(), (config.clone(), node));
-    let watch = files.as_mut().ok().and_then(|loaded| loaded.watch.take()).unwrap_or(unseen);
-    let last = last(&mut commits, &config, files.as_ref().ok()).unwrap_or_else(|error| {
+    let unseen = Watch::unseen(vec![node, policy.clone()]);
+    let valid = files.as_mut().ok().and_then(|files| files.as_mut().ok());
+    let watch = valid.and_then(|loaded| loaded.watch.take()).unwrap_or(unseen);
+    let valid = files.as_ref().ok().and_then(|files| files.as_ref().ok());
+    let last = last(&mut commits, config, valid).unwrap_or_else(|error| {
         error!("the policy comes from the files: {}", one_line(&error));
         None
     });
     let Some((loaded, unconfirmed)) = last else {
-        let mut loaded = files?;
+        let mut loaded = match files? {
+            Ok(loaded) => loaded,
+            Err(invalid) => return Ok(Err(invalid.into())),
+        };
         loaded.keep(&commits.keeper());
         let files = FilesState::Same;
-        return Ok(Choice { loaded, commits, is_new: true, unconfirmed: None, files, watch });
+        let unconfirmed = None;
+        return Ok(Ok(Choice { loaded, commits, is_new: true, unconfirmed, files, watch }));
     };
-    let (files, watch) = compare(&loaded, &files, &commits, watch);
-    Ok(Choice { loaded, commits, is_new: false, unconfirmed, files, watch })
+    let (files, watch) = compare(&loaded, files.as_ref().ok(), &commits, watch);
+    Ok(Ok(Choice { loaded, commits, is_new: false, unconfirmed, files, watch }))
 }
 
 /// A deadline that passed while no daemon ran.
@@ -113,11 +123,17 @@ fn last(
 /// How the files differ from `loaded`, and from when on they count as changed.
 fn compare(
     loaded: &Loaded,
-    files: &Result<Loaded, Diagnostics>,
+    files: Option<&Result<Loaded, Diagnostics>>,
     commits: &Commits,
     mut watch: Watch,
 ) -> (FilesState, Watch) {
     let number = commits.confirmed().map_or(0, |commit| commit.number);
+    let Some(files) = files else {
+        warn!("the files cannot be read: commit {number} is in force");
+        // As after a rollback: nobody knows whether they have changed.
+        watch.forget();
+        return (FilesState::Unknown, watch);
+    };
     let Ok(files) = files else {
         warn!("the files are not valid: commit {number} is in force");
         return (FilesState::Invalid, watch);

@@ -91,13 +91,17 @@ impl Reader {
         Ok(self.threads.run(LIMIT, move || Config::load_with_source(&path)).await?)
     }
 
-    /// What a start puts in force.
+    /// What a start puts in force. Files that hang do not keep it from a commit: after a reboot, there
+    /// is no filter without it.
     pub(super) async fn choose(
         &self,
         config: Config,
         node: Source,
     ) -> Result<Result<Choice, LoadError>, Hang> {
-        Ok(self.threads.run(LIMIT, move || choose(config, node)).await?)
+        let (path, read) = (node.path.clone(), config.clone());
+        let work = move || load(SystemTime::now(), (read, node));
+        let files = self.threads.run(LIMIT, work).await.map_err(Hang::from);
+        self.threads.run(LIMIT, move || choose(&config, path, files)).await?
     }
 
     /// The node file and its policy, or why they are not valid.
