@@ -5,7 +5,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Deadline, Error, MOST};
+use super::{Deadline, Error, MOST, MOST_FILES};
 use crate::api::commits::{Commit, CommitFile, CommitRow, CommitState};
 
 pub(super) const VERSION: u64 = 1;
@@ -115,7 +115,11 @@ impl List {
     }
 
     fn forget_the_oldest(&mut self) {
-        while self.commits.len() > MOST {
+        let is_long = |list: &Self| {
+            let length = list.commits.len();
+            length > MOST || length > 2 && list.files().count() > MOST_FILES
+        };
+        while is_long(self) {
             // Any number of later commits may have been rolled back.
             let is_old = |commit: &Commit| Some(commit.number) != self.confirmed;
             let Some(oldest) = self.commits.iter().position(is_old) else { return };

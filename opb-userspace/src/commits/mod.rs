@@ -33,7 +33,9 @@ const DIRECTORY: &str = "commits";
 const LIST: &str = "list.json";
 /// The most commits that are kept.
 pub const MOST: usize = 50;
-/// A hundred times the size of fifty commits of ten files.
+/// The most files of all commits together; the last two are kept however many they have.
+const MOST_FILES: usize = 100_000;
+/// The size of so many files with paths of 400 bytes. A larger list would not be read again.
 const LARGEST_LIST: u64 = 64_000_000;
 /// Compressing a large list takes seconds, and everything else waits meanwhile. At most one part in
 /// this many of the time goes into attempts to write what the disk has refused.

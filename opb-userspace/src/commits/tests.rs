@@ -135,6 +135,19 @@ fn the_oldest_are_forgotten_with_their_content_but_not_the_confirmed_one() {
     assert_eq!(files, 3 - 1 + MOST);
 }
 
+/// The list is read again only up to a size.
+#[test]
+fn commits_of_very_many_files_are_fewer() {
+    let (state, mut commits) = one();
+    let lists = (0..MOST_FILES / 4).map(|number| source(&format!("/etc/opb/{number}.txt"), ""));
+    let many = Snapshot::new(source("/etc/opb/opb.yaml", ""), lists.collect());
+    for _ in 0..6 {
+        commits.add(commit(&many), None);
+    }
+    let commits = again(&state);
+    assert_eq!(states(&commits).iter().map(|(number, _)| *number).collect::<Vec<_>>(), [7, 6, 5]);
+}
+
 #[test]
 fn damage_is_noticed_and_nothing_is_written_over_it() {
     let (state, commits) = one();

@@ -178,6 +178,8 @@ async fn counters(
 const LONGEST_WAIT: u64 = 30;
 /// Rows of talkers if the request has no limit.
 const TALKERS: usize = 100;
+/// More rows of talkers are a large answer.
+const FEW_TALKERS: usize = 1000;
 
 async fn events(
     State(app): State<App>,
@@ -190,8 +192,15 @@ async fn events(
 
 async fn talkers(
     State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     query: Result<Parameters<TalkersQuery>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
     let TalkersQuery { group, limit } = valid(query)?;
-    Ok(Json(app.board.telemetry.top(limit.unwrap_or(TALKERS), group.as_deref())).into_response())
+    let limit = limit.unwrap_or(TALKERS);
+    let turn = if limit > FEW_TALKERS { Some(app.list_turn(&peer).await?) } else { None };
+    let response = Json(app.board.telemetry.top(limit, group.as_deref())).into_response();
+    Ok(match turn {
+        Some(turn) => turn.until_sent(response),
+        None => response,
+    })
 }
