@@ -116,6 +116,24 @@ fn a_deadline_that_passes_without_a_daemon_rolls_back_at_the_start() -> Result<(
     node.stop()
 }
 
+/// With watched files, too: they have not changed since.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_restart_does_not_undo_a_rollback_to_a_commit() -> Result<()> {
+    let mut node = Node::start("watch: on\n")?;
+    node.write("policy.yaml", &half())?;
+    node.wait_verdict(SUBSCRIBER, MX, "pass unknown")?;
+    node.ask(&["rollback", "1"])?;
+    assert_eq!(node.verdict(SUBSCRIBER, MX)?, "drop policy");
+    node.stop()?;
+    node.run()?;
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(node.verdict(SUBSCRIBER, MX)?, "drop policy");
+    node.write("policy.yaml", &format!("{}# changed\n", half()))?;
+    node.wait_verdict(SUBSCRIBER, MX, "pass unknown")?;
+    node.stop()
+}
+
 /// What a reboot does: another boot has another name.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]

@@ -3,10 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    body::{Body, HttpBody as _},
-    response::Response,
-};
+use axum::{body::Body, response::Response};
 use http_body_util::BodyExt as _;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
