@@ -15,9 +15,20 @@ use crate::{
 
 /// Returns every range whose subscribers `new` treats differently from `old`: IPv4 first, in order.
 pub fn diff(old: &Policy, new: &Policy, now: Timestamp) -> Vec<Change> {
+    diff_within(old, new, now, usize::MAX).0
+}
+
+/// As [`diff`], but returns changes of at most `most` ranges, those of relays included, and the
+/// number of further changes.
+pub fn diff_within(
+    old: &Policy,
+    new: &Policy,
+    now: Timestamp,
+    most: usize,
+) -> (Vec<Change>, usize) {
     let (old, new) = (Side::new(old, now), Side::new(new, now));
     let mut reach = BTreeMap::new();
-    let mut changes = Vec::new();
+    let (mut changes, mut left, mut unlisted) = (Vec::new(), most, 0);
     for ipv6 in [false, true] {
         let bounds = [&old, &new].map(|side| side.bounds(ipv6));
         let mut differing: Vec<(u128, u128, (u16, u16))> = Vec::new();
@@ -36,22 +47,25 @@ pub fn diff(old: &Policy, new: &Policy, now: Timestamp) -> Vec<Change> {
             }
         }
         for (first, last, classes) in differing {
-            let (gained, lost) = reach
-                .entry((ipv6, classes))
-                .or_insert_with(|| {
-                    relay_changes(ipv6, old.reach(classes.0, ipv6), new.reach(classes.1, ipv6))
-                })
-                .clone();
+            let (gained, lost) = reach.entry((ipv6, classes)).or_insert_with(|| {
+                relay_changes(ipv6, old.reach(classes.0, ipv6), new.reach(classes.1, ipv6))
+            });
+            let size = 1 + gained.len() + lost.len();
+            if unlisted > 0 || size > left {
+                unlisted += 1;
+                continue;
+            }
+            left -= size;
             changes.push(Change {
                 range: Range::new(ipv6, first, last),
                 old: old.treatment(classes.0),
                 new: new.treatment(classes.1),
-                relays_gained: gained,
-                relays_lost: lost,
+                relays_gained: gained.clone(),
+                relays_lost: lost.clone(),
             });
         }
     }
-    changes
+    (changes, unlisted)
 }
 
 impl Endpoints {

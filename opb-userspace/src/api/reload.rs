@@ -133,8 +133,16 @@ pub struct Preview {
     /// Whether the node file changes the interfaces.
     pub interfaces: bool,
     pub changes: Vec<Change>,
+    /// The number of changes beyond those.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unlisted: usize,
     #[serde(flatten)]
     pub endpoints: Endpoints,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &usize) -> bool {
+    *value == 0
 }
 
 /// Answer of `POST /v1/confirm`.

@@ -71,6 +71,9 @@ pub(super) fn preview(control: &Control, sides: Sides, format: Format) -> Result
         output.json(&preview)?;
     } else {
         show(&mut output, &preview.changes, &preview.endpoints, format)?;
+        if preview.unlisted > 0 {
+            output.line(format_args!("and {} more ranges", preview.unlisted))?;
+        }
         if preview.interfaces {
             output.line("the list of interfaces changes")?;
         }

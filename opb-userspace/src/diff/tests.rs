@@ -3,7 +3,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use super::{Change, diff};
+use super::{Change, diff, diff_within};
 use crate::api::explain::Query;
 use crate::{
     explain::explain,
@@ -206,5 +206,21 @@ fn relays_are_gained_and_lost() {
         assert_eq!(changes.len(), 1, "{changes:?}");
         let Change { relays_gained, relays_lost, .. } = &changes[0];
         assert_eq!((ranges(relays_gained), ranges(relays_lost)), (gained.into(), lost.into()));
+    }
+}
+
+#[test]
+fn a_short_list_is_the_beginning_of_the_whole() {
+    let (mut seed, now) = (fastrand::Rng::with_seed(7), Timestamp::now());
+    let size = |change: &Change| 1 + change.relays_gained.len() + change.relays_lost.len();
+    for _ in 0..50 {
+        let (old, new) = (random(&mut seed), random(&mut seed));
+        let all = diff(&old, &new, now);
+        for most in [0, 1, 5, 1000] {
+            let (listed, unlisted) = diff_within(&old, &new, now, most);
+            assert_eq!(listed[..], all[..listed.len()]);
+            assert_eq!(listed.len() + unlisted, all.len());
+            assert!(listed.iter().map(size).sum::<usize>() <= most);
+        }
     }
 }

@@ -14,10 +14,14 @@ use crate::{
     api::{diff::Endpoints, reload::Preview},
     compiled::hex,
     daemon::load::Loaded,
-    diff::diff,
+    diff::diff_within,
     node::Interface,
     policy::Policy,
 };
+
+/// The most ranges of a preview. All changes of a million prefixes are gigabytes: each change has the
+/// relays that its subscribers gain and lose.
+const LISTED: usize = 100_000;
 
 /// A comparison of two policies, before the work.
 pub(in crate::daemon) struct PreviewOrder {
@@ -48,9 +52,9 @@ impl PreviewOrder {
     pub(in crate::daemon) fn compile(self) -> Result<Preview, ReloadError> {
         let Self { interfaces, from, to } = self;
         let ((from, _), (to, digest)) = (from.compile()?, to.compile()?);
-        let changes = diff(&from, &to, Timestamp::now());
+        let (changes, unlisted) = diff_within(&from, &to, Timestamp::now(), LISTED);
         let endpoints = Endpoints::diff(&from, &to);
-        Ok(Preview { digest: hex(digest), interfaces, changes, endpoints })
+        Ok(Preview { digest: hex(digest), interfaces, changes, unlisted, endpoints })
     }
 }
 
