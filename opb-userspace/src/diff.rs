@@ -18,8 +18,8 @@ pub fn diff(old: &Policy, new: &Policy, now: Timestamp) -> Vec<Change> {
     diff_within(old, new, now, usize::MAX).0
 }
 
-/// As [`diff`], but returns changes of at most `most` ranges, those of relays included, and the
-/// number of further changes.
+/// As [`diff`], but returns one change, or more of at most `most` ranges, those of relays included,
+/// and the number of further changes.
 pub fn diff_within(
     old: &Policy,
     new: &Policy,
@@ -51,11 +51,11 @@ pub fn diff_within(
                 relay_changes(ipv6, old.reach(classes.0, ipv6), new.reach(classes.1, ipv6))
             });
             let size = 1 + gained.len() + lost.len();
-            if unlisted > 0 || size > left {
+            if unlisted > 0 || (size > left && !changes.is_empty()) {
                 unlisted += 1;
                 continue;
             }
-            left -= size;
+            left = left.saturating_sub(size);
             changes.push(Change {
                 range: Range::new(ipv6, first, last),
                 old: old.treatment(classes.0),
