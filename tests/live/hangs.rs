@@ -132,6 +132,34 @@ fn a_file_system_that_hangs_stops_reloads_alone() -> Result<()> {
     result
 }
 
+/// After a reboot, for example: what was in force is on the disk of the node.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_start_does_not_need_files_that_hang() -> Result<()> {
+    let mut node = Node::prepare("")?;
+    fs::create_dir(node.path("lists"))?;
+    fs::write(node.path("lists/a.txt"), "203.0.113.0/24\n")?;
+    node.write("policy.yaml", "version: 1\ngroups:\n  dyn: {prefixes-file: lists/a.txt}\n")?;
+    node.run()?;
+    node.stop()?;
+    let mut hanging = Hanging::mount(&node.path("lists"))?;
+    let mut command = node.command(&["run"]);
+    let mut daemon =
+        opb_lab::process::Process::spawn("opb run", &mut command, &node.path("opb.log"))?;
+    // It waits 30 seconds for the files.
+    let ready = daemon.wait_ready(Duration::from_secs(60), || Ok(node.state()?.is_some()));
+    let verdict = ready.and_then(|()| node.verdict("203.0.113.9", "198.18.0.25"));
+    let state = node.state();
+    hanging.end()?;
+    assert_eq!(verdict?, "drop policy");
+    assert_eq!(state?.as_deref(), Some("degraded"));
+    node.wait_status("it recovers", |status| {
+        status["state"] == "enforcing" && status["files"] == "same"
+    })?;
+    daemon.stop()?;
+    Ok(())
+}
+
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn a_node_file_that_hangs_can_be_interrupted() -> Result<()> {
