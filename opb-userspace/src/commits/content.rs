@@ -12,7 +12,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
-use super::{Error, is_ours, write};
+use super::{Error, is_ours};
 use crate::{
     api::commits::{Commit, CommitFile},
     document::Source,
@@ -74,9 +74,9 @@ impl Keeper {
             if fs::metadata(&path).is_ok_and(|found| found.is_file()) {
                 continue;
             }
-            let bytes = zstd::encode_all(source.text.as_bytes(), LEVEL)
+            zstd::encode_all(source.text.as_bytes(), LEVEL)
+                .and_then(|bytes| private::replace(&path, &bytes))
                 .map_err(|source| Error::Write { path, source })?;
-            write(&self.0, &file.sha256, &bytes)?;
         }
         Ok(())
     }
