@@ -275,3 +275,17 @@ fn a_directory_among_the_links_is_no_link() -> Result<()> {
     assert!(!node.mount().join("opb").exists(), "{said}");
     Ok(())
 }
+
+/// Where any user can answer in the daemon's name, the daemon says that it is not the one.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn somebody_else_at_the_address_of_the_metrics_is_told() -> Result<()> {
+    let mut node = Node::prepare("http: 127.0.0.1:9625\n")?;
+    let taken = as_nobody(&node, || std::net::TcpListener::bind("127.0.0.1:9625"))??;
+    node.run()?;
+    let warns = |status: &Value| status["warnings"].to_string().contains("cannot be served");
+    node.wait_status("it is told", warns)?;
+    drop(taken);
+    node.wait_status("it is over", |status| !warns(status))?;
+    node.stop()
+}

@@ -117,6 +117,26 @@ fn a_disk_that_somebody_else_filled_is_told() -> Result<()> {
     node.stop()
 }
 
+/// What was acknowledged is not in a file that ends with the daemon.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_store_that_somebody_removes_is_written_again() -> Result<()> {
+    let mut node = Node::start("watch: off\n")?;
+    assert!(import(&node, 0)?.status.success());
+    for path in ["state/entries.redb", "state/entries.mark"] {
+        fs::remove_file(node.path(path))?;
+    }
+    node.ask(&["subscriber", "add", "203.0.113.77", "--exempt"])?;
+    let is_there = || Ok(node.path("state/entries.mark").exists().then_some(()));
+    wait_until(LIMIT, is_there)?.context("it is written again")?;
+    node.ask(&["subscriber", "add", "203.0.113.78", "--exempt"])?;
+    assert!(node.said().contains("was removed or replaced"), "{}", node.said());
+    node.kill()?;
+    node.run()?;
+    assert_eq!(count(&node)?, 1002);
+    node.stop()
+}
+
 /// As after a reboot: nothing of the daemon before is left in the kernel.
 fn reboot(node: &mut Node) -> Result<()> {
     node.kill()?;

@@ -116,7 +116,7 @@ async fn confirm(
     State(app): State<App>,
     ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
 ) -> Result<Response, ErrorResponse> {
-    match app.enforcer.call(move |it| it.confirm(&who)).await? {
+    match app.enforcer.request(move |it| it.confirm(&who)).await? {
         Ok(confirmation) => Ok(Json(confirmation).into_response()),
         Err(error) => Err(ErrorResponse::from(StatusCode::INTERNAL_SERVER_ERROR, &error)),
     }
@@ -126,7 +126,7 @@ async fn roll_back(
     State(app): State<App>,
     ConnectInfo(Peer(who, _)): ConnectInfo<Peer>,
 ) -> Result<Response, ErrorResponse> {
-    Ok(Json(app.enforcer.call(move |it| it.roll_back_now(&who)).await?).into_response())
+    Ok(Json(app.enforcer.request(move |it| it.roll_back_now(&who)).await?).into_response())
 }
 
 async fn preview(
@@ -153,7 +153,7 @@ async fn explain(
         let error = format!("too many requests: at most {} explanations per second", EXPLAINED.0);
         return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));
     }
-    match app.enforcer.call(move |it| it.explain(&query)).await? {
+    match app.enforcer.request(move |it| it.explain(&query)).await? {
         Ok(explanation) => Ok(Json(explanation).into_response()),
         Err(error) => Err(ErrorResponse::from(StatusCode::BAD_REQUEST, &error)),
     }
@@ -164,7 +164,7 @@ async fn counters(
     query: Result<Parameters<CountersQuery>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
     let CountersQuery { by } = valid(query)?;
-    Ok(Json(app.enforcer.call(move |it| it.counters(by)).await?).into_response())
+    Ok(Json(app.enforcer.request(move |it| it.counters(by)).await?).into_response())
 }
 
 /// The longest wait of a request, in seconds.

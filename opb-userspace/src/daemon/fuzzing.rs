@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     app, control,
-    health::{Board, Feeds},
+    health::{Board, Fault, Feeds},
     http,
     peer::Peer,
     reader::Reader,
@@ -50,6 +50,7 @@ fn board() -> Board {
         enforcer: Worker::<()>::dead().pulse().clone(),
         feeds: Feeds::new(),
         reader: Reader::new("/nonexistent/opb.yaml".into()),
+        http: Fault::default(),
         refused: Arc::default(),
     }
 }

@@ -69,6 +69,8 @@ pub(super) struct Board {
     pub(super) enforcer: Pulse,
     pub(super) feeds: Feeds,
     pub(super) reader: Reader,
+    /// Why metrics and status page are not served.
+    pub(super) http: Fault,
     pub(super) refused: Arc<RefusedRequests>,
 }
 
@@ -77,6 +79,9 @@ impl Board {
     pub(super) fn status(&self) -> Option<Status> {
         let mut status = self.status.borrow().clone()?;
         status.alarms = self.telemetry.alarms();
+        // Any user can take the address, and answer there in our name: a warning, since that must
+        // not degrade the node.
+        status.warnings.extend(self.http.get());
         status.checks = self.checks();
         for check in status.checks.iter().filter(|check| !check.ok) {
             let error = check.error.as_deref().unwrap_or("failed");

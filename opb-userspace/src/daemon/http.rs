@@ -106,21 +106,25 @@ pub(super) fn start(
     board: Board,
 ) {
     let Some(address) = address else { return };
-    let refused = Arc::clone(&board.refused);
+    let (refused, fault) = (Arc::clone(&board.refused), board.http.clone());
     let app = app(enforcer, board, names);
     tokio::spawn(async move {
-        let mut complained = false;
         let listener = loop {
             match TcpListener::bind(address).await {
                 Ok(listener) => break listener,
-                Err(error) if !complained => {
-                    warn!("metrics and status page cannot be served at {address}: {error}");
-                    complained = true;
+                Err(error) => {
+                    let text = format!(
+                        "metrics and status page cannot be served at {address}: {error}; \
+                         another program may answer there"
+                    );
+                    if fault.set(Some(text.clone())) {
+                        warn!("{text}");
+                    }
                 }
-                Err(_) => {}
             }
             sleep(RETRY).await;
         };
+        fault.set(None);
         info!("metrics and status page at http://{address}/");
         let caller = |_: &_, address: &SocketAddr| *address;
         // The listener only reads: the daemon does not wait for its end.
@@ -265,7 +269,7 @@ async fn show(
                 let wait = [(header::RETRY_AFTER, "1")];
                 return (StatusCode::TOO_MANY_REQUESTS, wait, text).into_response();
             }
-            Ok(query) => match app.enforcer.call(move |it| it.explain(&query)).await {
+            Ok(query) => match app.enforcer.request(move |it| it.explain(&query)).await {
                 Ok(Ok(explanation)) => PageResult::Explained(Box::new(explanation)),
                 Ok(Err(QueryError::MixedFamilies(..))) => PageResult::Invalid(FormError::Families),
                 Ok(Err(error)) => PageResult::Failed(error),

@@ -176,6 +176,7 @@ impl Daemon {
             enforcer: enforcer.pulse().clone(),
             feeds,
             reader,
+            http: health::Fault::default(),
             refused: Arc::default(),
         };
         let (stop, stopped) = watch::channel(false);

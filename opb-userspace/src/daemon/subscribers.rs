@@ -49,12 +49,15 @@ pub(super) fn routes() -> Router<App> {
 /// The turn of large requests, and the users that have such requests, waiting or under way.
 struct Large {
     turn: Semaphore,
+    /// The turn of callers without a crowd: nobody else delays what root imports.
+    of_root: Semaphore,
     of: Mutex<Vec<Crowd>>,
 }
 
 impl Default for Large {
     fn default() -> Self {
-        Self { turn: Semaphore::new(1), of: Mutex::default() }
+        let [turn, of_root] = [1, 1].map(Semaphore::new);
+        Self { turn, of_root, of: Mutex::default() }
     }
 }
 
@@ -96,17 +99,17 @@ async fn one_large_at_a_time(
     if request.body().size_hint().upper().is_some_and(|length| length <= LARGE_BODY) {
         return next.run(request).await;
     }
-    let _entered = match peer.crowd() {
-        None => None,
+    let (turn, _entered) = match peer.crowd() {
+        None => (&large.of_root, None),
         Some(crowd) => match large.enter(crowd) {
-            Some(entered) => Some(entered),
+            Some(entered) => (&large.turn, Some(entered)),
             None => {
                 let error = format!("too many large requests: at most {LARGE_OF_ONE} per user");
                 return ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error).into_response();
             }
         },
     };
-    let _turn = large.turn.acquire().await.ok();
+    let _turn = turn.acquire().await.ok();
     next.run(request).await
 }
 
@@ -125,7 +128,9 @@ async fn list(
         let error = "too many lists are being sent: try again";
         return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));
     };
-    let response = Json(app.enforcer.call(|it| it.entries()).await?).into_response();
+    // The turn does not end before the work does, even if the client hangs up.
+    let (rows, turn) = app.enforcer.request(|it| (it.entries(), turn)).await?;
+    let response = Json(rows).into_response();
     // The turn ends with the body, which is in memory until it is sent.
     Ok(response.map(|body| {
         Body::new(body.map_frame(move |frame| {

@@ -6,7 +6,7 @@ use std::{
     cell::Cell,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -96,6 +96,15 @@ impl Mark {
             tracing::warn!("{FILE} in {} cannot be written: {error}", self.directory.display());
         }
         self.is_synced.set(false);
+    }
+
+    /// Whether the file still has its name. If the disk does not tell, it has.
+    pub(super) fn is_in_place(&self) -> bool {
+        let id = |found: fs::Metadata| (found.dev(), found.ino());
+        match fs::metadata(self.directory.join(FILE)) {
+            Ok(found) => self.file.metadata().is_ok_and(|ours| id(ours) == id(found)),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 
     /// Waits until the mark is on disk.

@@ -33,6 +33,7 @@ pub use unconfirmed::{Batch, UnconfirmedImport};
 use crate::api::entries::{Row, Who};
 use crate::policy::{Owner, Policy, Prefix};
 use lapse::Lapsed;
+use recovery::FileId;
 
 /// All entries by prefix: there is at most one for each. A clone shares what has not changed since.
 pub type Map = OrdMap<Prefix, Entry>;
@@ -73,6 +74,8 @@ impl Entry {
 pub struct Entries {
     map: Map,
     store: Store,
+    /// The file of the store, unless it has none yet.
+    file: Option<FileId>,
     /// The number of entries of each group; `None` counts exemptions.
     counts: BTreeMap<Option<Arc<str>>, usize>,
     /// Ends of entries, the next one first.
@@ -94,9 +97,10 @@ impl Entries {
         let (counts, ends) = (BTreeMap::new(), BTreeSet::new());
         let deadline = unconfirmed.as_ref().map(UnconfirmedImport::deadline);
         let lapsed = Lapsed::default();
+        let file = FileId::of(store.path()).unwrap_or_default();
         let map_so_far = Map::new();
         let mut entries =
-            Self { map: map_so_far, store, counts, ends, lapsed, unconfirmed, deadline };
+            Self { map: map_so_far, store, file, counts, ends, lapsed, unconfirmed, deadline };
         map.into_iter().for_each(|(prefix, entry)| entries.set(prefix, Some(entry)));
         Ok(entries)
     }

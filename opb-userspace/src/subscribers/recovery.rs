@@ -3,7 +3,9 @@
 //! starts is in the same state: the daemon reads it, and does not wait for the disk to filter.
 
 use std::{
+    fs,
     io::{self, Read as _, Seek as _},
+    os::unix::fs::MetadataExt as _,
     path::Path,
 };
 
@@ -12,6 +14,7 @@ use redb::{Database, StorageBackend as _, backends::InMemoryBackend};
 
 use super::{
     Batch, Changes, Entries, Error, Map, Store, UnconfirmedImport,
+    mark::Mark,
     store::{FILE, Origin},
     unconfirmed::Step,
 };
@@ -59,6 +62,21 @@ impl Store {
     }
 }
 
+/// Device and inode of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId(u64, u64);
+
+impl FileId {
+    /// `None` without a file.
+    pub(super) fn of(path: &Path) -> io::Result<Option<Self>> {
+        match fs::metadata(path) {
+            Ok(found) => Ok(Some(Self(found.dev(), found.ino()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// The content of a file, in pieces: a million entries are hundreds of megabytes. `None` without a file.
 fn in_memory(path: &Path) -> io::Result<Option<InMemoryBackend>> {
     let mut file = match files::open(path) {
@@ -84,11 +102,31 @@ impl Entries {
         self.store.broken()
     }
 
+    /// Checks that the files of the store still have their names: changes of a file without one
+    /// would end with this process. Otherwise, the store takes no changes until [`Self::recover`]
+    /// succeeds, which writes a new file, but never to another one with other entries.
+    pub fn check_place(&mut self) {
+        let Self { store, file, .. } = self;
+        let Ok(found) = FileId::of(store.path()) else { return };
+        let is_marked = store.mark.as_ref().is_none_or(Mark::is_in_place);
+        if store.broken().is_some() || found == *file && is_marked {
+            return;
+        }
+        if found.is_some_and(|found| Some(found) != *file) {
+            store.origin = Origin::Memory;
+        }
+        let error = Error::Moved { path: store.path().to_owned() };
+        tracing::error!("{error}");
+        store.break_with(&error);
+    }
+
     /// Opens the store again, and restores the content of the memory: every acknowledged change,
     /// and no refused one.
     pub fn recover(&mut self) -> Result<(), Error> {
         let Self { store, map, unconfirmed, .. } = self;
-        store.reopen(|store| restore(store, map, unconfirmed.as_ref()))
+        store.reopen(|store| restore(store, map, unconfirmed.as_ref()))?;
+        self.file = FileId::of(self.store.path()).unwrap_or_default();
+        Ok(())
     }
 }
 
@@ -114,8 +152,6 @@ fn restore(store: &Store, map: &Map, unconfirmed: Option<&UnconfirmedImport>) ->
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::subscribers::tests::{add, open, wanted};
 
@@ -204,6 +240,44 @@ mod tests {
         }
         drop(before);
         let entries = open(directory);
+        assert_eq!((entries.map.len(), entries.store.loss()), (1, None));
+    }
+
+    /// Somebody cleans up the directory while the daemon runs, or mounts a file system over it.
+    #[test]
+    fn a_store_that_is_removed_while_it_is_open_is_written_again() {
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = place.path().join("state");
+        let mut entries = open(&directory);
+        add(&mut entries, vec![wanted("203.0.113.7", Some("a"))], false);
+        entries.check_place();
+        assert_eq!(entries.broken(), None, "all is well");
+        for lost in [&["entries.redb", "entries.mark"][..], &["entries.redb"], &["entries.mark"]] {
+            lost.iter().for_each(|name| fs::remove_file(directory.join(name)).expect("removes"));
+            entries.check_place();
+            assert!(entries.broken().is_some_and(|cause| cause.contains("removed")), "{lost:?}");
+            entries.recover().expect("a new file");
+            entries.check_place();
+            assert_eq!(entries.broken(), None);
+        }
+        fs::remove_dir_all(&directory).expect("removes");
+        entries.check_place();
+        entries.recover().expect("a new directory");
+        add(&mut entries, vec![wanted("203.0.113.8", Some("a"))], false);
+        drop(entries);
+        let mut entries = open(&directory);
+        assert_eq!((entries.map.len(), entries.store.loss()), (2, None));
+
+        // Another store takes its place: it keeps what it has.
+        fs::rename(&directory, place.path().join("aside")).expect("renames");
+        let mut other = open(&directory);
+        add(&mut other, vec![wanted("203.0.113.9", Some("a"))], false);
+        drop(other);
+        entries.check_place();
+        assert!(matches!(entries.recover(), Err(Error::Replaced { .. })));
+        assert!(entries.broken().is_some_and(|cause| cause.contains("restart the daemon")));
+        drop(entries);
+        let entries = open(&directory);
         assert_eq!((entries.map.len(), entries.store.loss()), (1, None));
     }
 }

@@ -69,6 +69,8 @@ pub enum Error {
     Broken { path: PathBuf, cause: String },
     #[error("the store {} is not the one that was read at the start: restart the daemon", path.display())]
     Replaced { path: PathBuf },
+    #[error("the store {} was removed or replaced while it was in use", path.display())]
+    Moved { path: PathBuf },
     #[error("the store {} failed", path.display())]
     Database { path: PathBuf, source: Box<redb::Error> },
 }
@@ -78,7 +80,7 @@ pub struct Store {
     path: PathBuf,
     /// `None` only after opening it again has failed.
     database: Option<Database>,
-    mark: Option<Mark>,
+    pub(super) mark: Option<Mark>,
     pub(super) origin: Origin,
     /// The error after which the database refuses everything.
     broken: RefCell<Option<String>>,
@@ -89,7 +91,7 @@ pub struct Store {
 pub(super) enum Origin {
     /// The file, which was opened for changes.
     File,
-    /// The file, or its absence, as it was when the daemon started and could only read.
+    /// An earlier state of the file: the daemon could only read it, or now there is another one.
     Memory,
     /// The same, and the file is another one by now: nothing may be written to it.
     Other,
@@ -217,7 +219,7 @@ impl Store {
         if self.origin == Origin::Other {
             return Err(Error::Replaced { path: self.path.clone() });
         }
-        let mut mark = self.mark.take();
+        let mut mark = self.mark.take().filter(Mark::is_in_place);
         let restored = self.open_again(&mut mark).and_then(|_| restore(self));
         self.mark = mark;
         self.origin = match restored {

@@ -40,6 +40,7 @@ impl StoreCare {
     /// Every second.
     pub(super) fn look_after(&mut self, entries: &mut Entries) -> Changed {
         entries.store().sync_mark();
+        entries.check_place();
         self.recover(entries)
             | self.loss.set(entries.store().loss().map(Noted))
             | self.disk.set(entries.store().disk().map(Noted))
