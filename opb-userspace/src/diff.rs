@@ -15,7 +15,7 @@ use crate::{
 
 /// Returns every range whose subscribers `new` treats differently from `old`: IPv4 first, in order.
 pub fn diff(old: &Policy, new: &Policy, now: Timestamp) -> Vec<Change> {
-    let (old, new) = (Side::new(old, now), Side::new(new, now));
+    let (old, new) = (Half::new(old, now), Half::new(new, now));
     let mut reach = BTreeMap::new();
     let mut changes = Vec::new();
     for ipv6 in [false, true] {
@@ -83,13 +83,13 @@ const FIRST_GROUP: u16 = 2;
 /// The bounds of the relays of a group, for IPv4 and IPv6. Equal for equal sets of addresses.
 type Reach = [Vec<Bound<bool>>; 2];
 
-struct Side<'a> {
+struct Half<'a> {
     policy: &'a Policy,
     now: Timestamp,
     reach: Vec<Reach>,
 }
 
-impl<'a> Side<'a> {
+impl<'a> Half<'a> {
     fn new(policy: &'a Policy, now: Timestamp) -> Self {
         let reach = policy.groups.iter().map(|group| {
             [false, true].map(|ipv6| {

@@ -31,7 +31,7 @@ use crate::api::{
     counters::CountersQuery,
     events::{EventsQuery, TalkersQuery},
 };
-use crate::api::{explain::Query, reload::ReloadOutcome, reload::Sides, reload::Trigger};
+use crate::api::{explain::Query, reload::ReloadOutcome, reload::DiffQuery, reload::Trigger};
 
 /// Serves the control socket until `stop`.
 pub(super) async fn serve(
@@ -131,9 +131,9 @@ async fn roll_back(
 
 async fn preview(
     State(app): State<App>,
-    sides: Result<Parameters<Sides>, QueryRejection>,
+    sides: Result<Parameters<DiffQuery>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
-    let Sides { from, to } = valid(sides)?;
+    let DiffQuery { from, to } = valid(sides)?;
     Ok(match app.board.reader.preview(&app.enforcer, [from, to]).await? {
         Ok(preview) => Json(preview).into_response(),
         Err(error) => {

@@ -17,7 +17,7 @@ use crate::api::events::Kind;
 use crate::{
     kernel::{Events, Statistics},
     node::{self, Observe},
-    telemetry::{Telemetry, privacy::Privacy, told::Told},
+    telemetry::{Telemetry, privacy::Privacy, reported::Reported},
 };
 
 /// The interval between samples of counters and talkers.
@@ -37,7 +37,7 @@ pub(super) async fn start(
         Privacy::None
     });
     let alarms = Alarms::start(observe.suspect.as_ref());
-    let telemetry = Arc::new(Telemetry::new(observe, privacy, Told::open(state), alarms.counts()));
+    let telemetry = Arc::new(Telemetry::new(observe, privacy, Reported::open(state), alarms.counts()));
     let Ok(Ok(observations)) = enforcer.call(|it| it.observations()).await else {
         warn!("events and talkers cannot be read");
         feeds.fault.set(Some("events and talkers cannot be read".to_owned()));

@@ -23,7 +23,7 @@ use super::{
     worker::{Worker, WorkerDied},
 };
 use crate::api::commits::CommitFile;
-use crate::api::reload::{Preview, ReloadOutcome, Side, Trigger};
+use crate::api::reload::{Preview, ReloadOutcome, PolicyRef, Trigger};
 use crate::{
     commits::Keeper,
     compiled::LoadError,
@@ -213,7 +213,7 @@ impl Reader {
     pub(super) async fn preview(
         &self,
         enforcer: &Worker<Enforcer>,
-        sides: [Side; 2],
+        sides: [PolicyRef; 2],
     ) -> Result<Result<Preview, ReloadError>, WorkerDied> {
         let turn = Arc::clone(&self.previews).lock_owned().await;
         let (reader, enforcer) = (self.clone(), enforcer.clone());
@@ -227,14 +227,14 @@ impl Reader {
     async fn preview_now(
         &self,
         enforcer: &Worker<Enforcer>,
-        [from, to]: [Side; 2],
+        [from, to]: [PolicyRef; 2],
     ) -> Result<Result<Preview, ReloadError>, WorkerDied> {
         let mut loaded = Vec::new();
         for side in [from, to] {
             loaded.push(match side {
-                Side::Now => None,
-                Side::Files => Some(self.load().await),
-                Side::Commit(number) => Some(self.load_again(enforcer, number).await?),
+                PolicyRef::Now => None,
+                PolicyRef::Files => Some(self.load().await),
+                PolicyRef::Commit(number) => Some(self.load_again(enforcer, number).await?),
             });
         }
         let order = move |it: &mut Enforcer| {

@@ -12,7 +12,7 @@ pub mod metrics;
 pub mod names;
 pub mod privacy;
 pub mod talkers;
-pub mod told;
+pub mod reported;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -38,7 +38,7 @@ use self::{
     names::Names,
     privacy::Privacy,
     talkers::{Suspicion, Talkers},
-    told::{ToSave, Told},
+    reported::{ToSave, Reported},
 };
 use crate::api::{
     events::Event, events::Kind, events::Page, events::TalkerLine, status::AlarmStatus,
@@ -66,7 +66,7 @@ struct Memory {
     interfaces: HashMap<u32, String>,
     recent: Recent,
     talkers: Talkers,
-    told: Told,
+    reported: Reported,
     by_group: Vec<CounterRow>,
     by_interface: Vec<CounterRow>,
     history: History,
@@ -103,9 +103,9 @@ pub struct Totals {
 }
 
 impl Telemetry {
-    /// `told` has the suspects that were reported before, `alarms` count the reports.
+    /// `reported` has the suspects that were reported before, `alarms` count the reports.
     #[must_use]
-    pub fn new(observe: &Observe, privacy: Privacy, told: Told, alarms: Vec<Arc<Alarm>>) -> Self {
+    pub fn new(observe: &Observe, privacy: Privacy, reported: Reported, alarms: Vec<Arc<Alarm>>) -> Self {
         Self {
             privacy,
             retain: observe.retain,
@@ -117,7 +117,7 @@ impl Telemetry {
                 interfaces: HashMap::new(),
                 recent: Recent::default(),
                 talkers: Talkers::default(),
-                told,
+                reported,
                 by_group: Vec::new(),
                 by_interface: Vec::new(),
                 history: History::default(),
@@ -138,10 +138,10 @@ impl Telemetry {
         memory.recent.forget(now, self.retain);
         memory.totals = statistics.totals();
         let cutoff = talkers::cutoff(monotonic, self.retain);
-        let Memory { talkers, told, .. } = &mut *memory;
+        let Memory { talkers, reported, .. } = &mut *memory;
         let read = |each: &mut dyn FnMut(&observation::Talker)| statistics.talkers(cutoff, each);
         let suspicions =
-            talkers.take_sample(monotonic, self.limit, &self.privacy, told, read);
+            talkers.take_sample(monotonic, self.limit, &self.privacy, reported, read);
         let suspects =
             suspicions.into_iter().map(|it| memory.suspicion(it, now, monotonic, &self.privacy));
         let relays = sample.hosts.into_iter().map(|(host, addresses)| relay(host, addresses, now));
@@ -156,7 +156,7 @@ impl Telemetry {
 
     /// The reported suspects, if the disk does not have all of them.
     pub fn to_save(&self) -> Option<ToSave> {
-        self.memory().told.to_save()
+        self.memory().reported.to_save()
     }
 
     /// Whether the name of the group of `event` is known.

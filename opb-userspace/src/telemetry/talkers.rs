@@ -7,7 +7,7 @@ use opb_common::{
     outcome::{Direction, Outcome},
 };
 
-use super::{clock::Clock, names::Names, privacy::Privacy, told::Told};
+use super::{clock::Clock, names::Names, privacy::Privacy, reported::Reported};
 use crate::api::events::TalkerLine;
 
 const MINUTE: u64 = 60_000_000_000;
@@ -72,7 +72,7 @@ impl Talkers {
         now: u64,
         limit: Option<u64>,
         privacy: &Privacy,
-        told: &mut Told,
+        reported: &mut Reported,
         read: impl Fn(&mut dyn FnMut(&Talker)),
     ) -> Vec<Suspicion> {
         let least = least(&read);
@@ -87,7 +87,7 @@ impl Talkers {
                 sums.entry(key).or_insert(new).add(talker);
             }
         });
-        told.forget_before(now.saturating_sub(AGAIN));
+        reported.forget_before(now.saturating_sub(AGAIN));
         let seconds = now.saturating_sub(self.sampled) as f64 / 1e9;
         let mut suspicions = Vec::new();
         for (key, sum) in &mut sums {
@@ -99,8 +99,8 @@ impl Talkers {
             if due && is_suspect {
                 let name = privacy.show(subscriber);
                 // An earlier daemon may have reported it.
-                sum.reported = told.time(&name).unwrap_or(now).max(1);
-                if told.time(&name).is_some() || !told.tell(name, now) {
+                sum.reported = reported.time(&name).unwrap_or(now).max(1);
+                if reported.time(&name).is_some() || !reported.add(name, now) {
                     continue;
                 }
                 suspicions.push(Suspicion { subscriber, packets: count, outcome: sum.outcome });
@@ -237,8 +237,8 @@ mod tests {
     fn take_sample(talkers: &mut Talkers, seconds: u64, packets: u64) -> usize {
         let now = seconds * 1_000_000_000;
         let entry = talker(packets, now);
-        let told = &mut Told::default();
-        talkers.take_sample(now, Some(60), &Privacy::Full, told, |each| each(&entry)).len()
+        let reported = &mut Reported::default();
+        talkers.take_sample(now, Some(60), &Privacy::Full, reported, |each| each(&entry)).len()
     }
 
     #[test]
@@ -265,14 +265,14 @@ mod tests {
 
     #[test]
     fn nobody_is_reported_twice_within_the_hour_over_restarts() {
-        let mut told = Told::default();
+        let mut reported = Reported::default();
         let mut sample = |seconds: u64, packets| {
             let now = seconds * 1_000_000_000;
             let entry = Talker { first: now, ..talker(packets, now) };
             let read = |each: &mut dyn FnMut(&Talker)| each(&entry);
             // A new daemon each time.
             let mut talkers = Talkers::default();
-            talkers.take_sample(now, Some(60), &Privacy::Full, &mut told, read).len()
+            talkers.take_sample(now, Some(60), &Privacy::Full, &mut reported, read).len()
         };
         assert_eq!([sample(10, 99), sample(20, 99), sample(3600, 99)], [1, 0, 0]);
         assert_eq!(sample(3700, 99), 1);
@@ -291,7 +291,7 @@ mod tests {
         let mut talkers = Talkers::default();
         let event = Event { subscriber: BOT, time: 1, downstream: 1, ..Event::default() };
         let victim = Talker { packets: 1000, last: 9, ..Talker::new(&event) };
-        let suspects = talkers.take_sample(9, Some(60), &Privacy::Full, &mut Told::default(), |each| each(&victim));
+        let suspects = talkers.take_sample(9, Some(60), &Privacy::Full, &mut Reported::default(), |each| each(&victim));
         assert_eq!(suspects, []);
         let top = talkers.top(1, None, &Names::default(), &Privacy::Full, Clock::now());
         assert_eq!((top[0].direction, top[0].packets), (Direction::Downstream, 1000));
@@ -304,13 +304,13 @@ mod tests {
             .map(|number| Talker { subscriber: [9, number], ..talker(1 + number % 3, 5) })
             .collect();
         table.push(talker(500, 5));
-        talkers.take_sample(9, None, &Privacy::Full, &mut Told::default(), |each| table.iter().for_each(each));
+        talkers.take_sample(9, None, &Privacy::Full, &mut Reported::default(), |each| table.iter().for_each(each));
         assert!(talkers.len() <= HELD, "{}", talkers.len());
         let top = talkers.top(1, None, &Names::default(), &Privacy::Full, Clock::now());
         assert_eq!((top[0].subscriber.as_str(), top[0].packets), ("203.0.113.9", 500));
         // A table that fits is kept completely.
         table.truncate(HELD);
-        talkers.take_sample(10, None, &Privacy::Full, &mut Told::default(), |each| table.iter().for_each(each));
+        talkers.take_sample(10, None, &Privacy::Full, &mut Reported::default(), |each| table.iter().for_each(each));
         assert_eq!(talkers.len(), HELD);
     }
 
@@ -318,7 +318,7 @@ mod tests {
     fn cpus_and_truncated_addresses_add_up() {
         let mut talkers = Talkers::default();
         let neighbour = Talker { subscriber: [0, BOT[1] + 1], ..talker(5, 9) };
-        talkers.take_sample(9, None, &Privacy::Truncate, &mut Told::default(), |each| {
+        talkers.take_sample(9, None, &Privacy::Truncate, &mut Reported::default(), |each| {
             [talker(2, 3), talker(3, 4), neighbour].iter().for_each(each);
         });
         let mut group_ids = GroupIds::default();

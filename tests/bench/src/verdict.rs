@@ -6,7 +6,7 @@
 
 mod kinds;
 mod measure;
-mod sheets;
+mod grids;
 
 use std::thread;
 
@@ -22,7 +22,7 @@ use crate::{
 use measure::Bench;
 
 pub use kinds::{Hook, Link, Subject, Traffic};
-pub use sheets::{passing, plots, sheets};
+pub use grids::{passing, plots, grids};
 
 /// One line of the result: a program on one kind of traffic.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -23,7 +23,7 @@ const LARGEST: u64 = 16_000_000;
 /// When each was reported, by the kernel's clock, in nanoseconds. The keys are what may be shown of
 /// the addresses.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Reported {
     path: Option<PathBuf>,
     times: HashMap<String, u64>,
     is_saved: bool,
@@ -36,7 +36,7 @@ struct Saved {
     times: HashMap<String, u64>,
 }
 
-impl Told {
+impl Reported {
     /// What an earlier daemon has reported since the machine was started.
     pub fn open(state: &Path) -> Self {
         let path = state.join(FILE);
@@ -61,7 +61,7 @@ impl Told {
     }
 
     /// Notes a report, unless there is no room.
-    pub fn tell(&mut self, subscriber: String, now: u64) -> bool {
+    pub fn add(&mut self, subscriber: String, now: u64) -> bool {
         let has_room = self.times.len() < MOST;
         if has_room {
             self.times.insert(subscriber, now);
@@ -110,27 +110,27 @@ mod tests {
     #[test]
     fn reports_outlive_the_daemon_but_not_the_boot() {
         let state = tempfile::tempdir().expect("a directory");
-        let mut told = Told::open(state.path());
-        assert!(told.to_save().is_none());
-        assert!(told.tell("203.0.113.9".to_owned(), 7) && told.tell("203.0.113.10".to_owned(), 8));
-        told.to_save().expect("news").write();
-        assert!(told.to_save().is_none());
-        let mut again = Told::open(state.path());
+        let mut reported = Reported::open(state.path());
+        assert!(reported.to_save().is_none());
+        assert!(reported.add("203.0.113.9".to_owned(), 7) && reported.add("203.0.113.10".to_owned(), 8));
+        reported.to_save().expect("news").write();
+        assert!(reported.to_save().is_none());
+        let mut again = Reported::open(state.path());
         assert_eq!(again.time("203.0.113.9"), Some(7));
         again.forget_before(8);
         assert_eq!((again.time("203.0.113.9"), again.time("203.0.113.10")), (None, Some(8)));
         let path = state.path().join(FILE);
         let text = std::fs::read_to_string(&path).expect("reads");
         std::fs::write(&path, text.replace(&boot(), "another")).expect("writes");
-        assert_eq!(Told::open(state.path()).time("203.0.113.9"), None);
+        assert_eq!(Reported::open(state.path()).time("203.0.113.9"), None);
         std::fs::write(&path, "nonsense").expect("writes");
-        assert_eq!(Told::open(state.path()).time("203.0.113.9"), None);
+        assert_eq!(Reported::open(state.path()).time("203.0.113.9"), None);
     }
 
     #[test]
     fn memory_is_bounded() {
-        let mut told = Told::default();
-        let taken = (0..MOST + 10).filter(|number| told.tell(number.to_string(), 1)).count();
+        let mut reported = Reported::default();
+        let taken = (0..MOST + 10).filter(|number| reported.add(number.to_string(), 1)).count();
         assert_eq!(taken, MOST);
     }
 }
