@@ -11,7 +11,8 @@ use super::{
     reload::rejected,
 };
 use opb_userspace::api::{
-    diff::Change, diff::Endpoints, diff::Range, reload::Preview, reload::PolicyRef, reload::DiffQuery,
+    diff::Change, diff::Endpoints, diff::Range, reload::DiffQuery, reload::PolicyRef,
+    reload::Preview,
 };
 
 /// Show which address ranges two policies treat differently

@@ -6,12 +6,12 @@ use super::{
     failure::Failure,
     output::{Format, Output},
 };
-use opb_userspace::api::{reload::ReloadOutcome, reload::PolicyRef, reload::DiffQuery};
+use opb_userspace::api::{reload::DiffQuery, reload::PolicyRef, reload::ReloadOutcome};
 use serde::{Serialize, Serializer};
 
 /// Tell the daemon to re-read its files and print the result
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  opb reload --confirm 5m --comment \"new relay\"")]
+#[command(after_help = "Example:\n  opb reload --confirm 5m --comment new-relay")]
 pub(crate) struct Reload {
     /// Change nothing: show which address ranges would be treated differently
     #[arg(long)]

@@ -31,7 +31,7 @@ use crate::api::{
     counters::CountersQuery,
     events::{EventsQuery, TalkersQuery},
 };
-use crate::api::{explain::Query, reload::ReloadOutcome, reload::DiffQuery, reload::Trigger};
+use crate::api::{explain::Query, reload::DiffQuery, reload::ReloadOutcome, reload::Trigger};
 
 /// Serves the control socket until `stop`.
 pub(super) async fn serve(

@@ -10,8 +10,8 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    enforcer::Enforcer, event_log::EventLog, health::Feeds, suspects::Alarms,
-    threads::Threads, worker::Worker,
+    enforcer::Enforcer, event_log::EventLog, health::Feeds, suspects::Alarms, threads::Threads,
+    worker::Worker,
 };
 use crate::api::events::Kind;
 use crate::{
@@ -37,7 +37,8 @@ pub(super) async fn start(
         Privacy::None
     });
     let alarms = Alarms::start(observe.suspect.as_ref());
-    let telemetry = Arc::new(Telemetry::new(observe, privacy, Reported::open(state), alarms.counts()));
+    let telemetry =
+        Arc::new(Telemetry::new(observe, privacy, Reported::open(state), alarms.counts()));
     let Ok(Ok(observations)) = enforcer.call(|it| it.observations()).await else {
         warn!("events and talkers cannot be read");
         feeds.fault.set(Some("events and talkers cannot be read".to_owned()));

@@ -23,7 +23,7 @@ use super::{
     worker::{Worker, WorkerDied},
 };
 use crate::api::commits::CommitFile;
-use crate::api::reload::{Preview, ReloadOutcome, PolicyRef, Trigger};
+use crate::api::reload::{PolicyRef, Preview, ReloadOutcome, Trigger};
 use crate::{
     commits::Keeper,
     compiled::LoadError,

@@ -37,8 +37,8 @@ use self::{
     history::{History, Minute},
     names::Names,
     privacy::Privacy,
+    reported::{Reported, ToSave},
     talkers::{Suspicion, Talkers},
-    reported::{ToSave, Reported},
 };
 use crate::api::{
     events::Event, events::Kind, events::Page, events::TalkerLine, status::AlarmStatus,
@@ -105,7 +105,12 @@ pub struct Totals {
 impl Telemetry {
     /// `reported` has the suspects that were reported before, `alarms` count the reports.
     #[must_use]
-    pub fn new(observe: &Observe, privacy: Privacy, reported: Reported, alarms: Vec<Arc<Alarm>>) -> Self {
+    pub fn new(
+        observe: &Observe,
+        privacy: Privacy,
+        reported: Reported,
+        alarms: Vec<Arc<Alarm>>,
+    ) -> Self {
         Self {
             privacy,
             retain: observe.retain,
@@ -140,8 +145,7 @@ impl Telemetry {
         let cutoff = talkers::cutoff(monotonic, self.retain);
         let Memory { talkers, reported, .. } = &mut *memory;
         let read = |each: &mut dyn FnMut(&observation::Talker)| statistics.talkers(cutoff, each);
-        let suspicions =
-            talkers.take_sample(monotonic, self.limit, &self.privacy, reported, read);
+        let suspicions = talkers.take_sample(monotonic, self.limit, &self.privacy, reported, read);
         let suspects =
             suspicions.into_iter().map(|it| memory.suspicion(it, now, monotonic, &self.privacy));
         let relays = sample.hosts.into_iter().map(|(host, addresses)| relay(host, addresses, now));

@@ -112,7 +112,9 @@ mod tests {
         let state = tempfile::tempdir().expect("a directory");
         let mut reported = Reported::open(state.path());
         assert!(reported.to_save().is_none());
-        assert!(reported.add("203.0.113.9".to_owned(), 7) && reported.add("203.0.113.10".to_owned(), 8));
+        assert!(
+            reported.add("203.0.113.9".to_owned(), 7) && reported.add("203.0.113.10".to_owned(), 8)
+        );
         reported.to_save().expect("news").write();
         assert!(reported.to_save().is_none());
         let mut again = Reported::open(state.path());

@@ -291,7 +291,10 @@ mod tests {
         let mut talkers = Talkers::default();
         let event = Event { subscriber: BOT, time: 1, downstream: 1, ..Event::default() };
         let victim = Talker { packets: 1000, last: 9, ..Talker::new(&event) };
-        let suspects = talkers.take_sample(9, Some(60), &Privacy::Full, &mut Reported::default(), |each| each(&victim));
+        let suspects =
+            talkers.take_sample(9, Some(60), &Privacy::Full, &mut Reported::default(), |each| {
+                each(&victim)
+            });
         assert_eq!(suspects, []);
         let top = talkers.top(1, None, &Names::default(), &Privacy::Full, Clock::now());
         assert_eq!((top[0].direction, top[0].packets), (Direction::Downstream, 1000));
@@ -304,13 +307,17 @@ mod tests {
             .map(|number| Talker { subscriber: [9, number], ..talker(1 + number % 3, 5) })
             .collect();
         table.push(talker(500, 5));
-        talkers.take_sample(9, None, &Privacy::Full, &mut Reported::default(), |each| table.iter().for_each(each));
+        talkers.take_sample(9, None, &Privacy::Full, &mut Reported::default(), |each| {
+            table.iter().for_each(each)
+        });
         assert!(talkers.len() <= HELD, "{}", talkers.len());
         let top = talkers.top(1, None, &Names::default(), &Privacy::Full, Clock::now());
         assert_eq!((top[0].subscriber.as_str(), top[0].packets), ("203.0.113.9", 500));
         // A table that fits is kept completely.
         table.truncate(HELD);
-        talkers.take_sample(10, None, &Privacy::Full, &mut Reported::default(), |each| table.iter().for_each(each));
+        talkers.take_sample(10, None, &Privacy::Full, &mut Reported::default(), |each| {
+            table.iter().for_each(each)
+        });
         assert_eq!(talkers.len(), HELD);
     }
 

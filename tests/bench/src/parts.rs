@@ -14,7 +14,7 @@ use crate::{
     plan::Effort,
     plot::Plot,
     policy,
-    report::{About, Record, Grid},
+    report::{About, Grid, Record},
     verdict,
 };
 

@@ -171,7 +171,7 @@ impl Enforcer {
     /// Says in an explanation that its prefix comes from a run-time entry.
     pub(super) fn name_entry(&self, explained: &mut Explanation, in_tunnel: bool) {
         // Its prefix is not in the chain.
-        if explained.reason == Reason::NotFiltered {
+        if explained.reason == Reason::Other {
             return;
         }
         let found = self.active.policy().longest_match(explained.line, Timestamp::now());
