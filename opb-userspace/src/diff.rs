@@ -26,7 +26,7 @@ pub fn diff_within(
     now: Timestamp,
     most: usize,
 ) -> (Vec<Change>, usize) {
-    let (old, new) = (Side::new(old, now), Side::new(new, now));
+    let (old, new) = (Half::new(old, now), Half::new(new, now));
     let mut reach = BTreeMap::new();
     let (mut changes, mut left, mut unlisted) = (Vec::new(), most, 0);
     for ipv6 in [false, true] {
@@ -97,13 +97,13 @@ const FIRST_GROUP: u16 = 2;
 /// The bounds of the relays of a group, for IPv4 and IPv6. Equal for equal sets of addresses.
 type Reach = [Vec<Bound<bool>>; 2];
 
-struct Side<'a> {
+struct Half<'a> {
     policy: &'a Policy,
     now: Timestamp,
     reach: Vec<Reach>,
 }
 
-impl<'a> Side<'a> {
+impl<'a> Half<'a> {
     fn new(policy: &'a Policy, now: Timestamp) -> Self {
         let reach = policy.groups.iter().map(|group| {
             [false, true].map(|ipv6| {

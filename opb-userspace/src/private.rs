@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
-    io,
+    io::{self, Write as _},
     os::unix::fs::{
         DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown,
     },
@@ -100,6 +100,29 @@ pub fn file(path: &Path) -> Result<File, Error> {
         file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
     }
     Ok(file)
+}
+
+/// Replaces a file as a whole: after a crash, it has the content before or `bytes`.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    let draft = PathBuf::from(draft);
+    let written = file(&draft).map_err(io::Error::other).and_then(|mut file| {
+        file.set_len(0)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    });
+    // A draft would take room that the next attempt needs.
+    written.inspect_err(|_| drop(fs::remove_file(&draft)))
+}
+
+/// The kernel's name for this boot of the machine (Documentation/admin-guide/sysctl/kernel.rst,
+/// `random`).
+pub fn boot() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    boot.trim().to_owned()
 }
 
 /// Whether the owner is root or the daemon's user.

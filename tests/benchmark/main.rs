@@ -24,8 +24,8 @@ fn every_part_runs_and_is_written_down() -> Result<()> {
     }
     let results = Results::read(directory.path(), Part::all())?;
     for &part in Part::all() {
-        for sheet in results.sheets(part) {
-            ensure!(!sheet.rows.is_empty(), "{}: {} is empty", part.name(), sheet.title);
+        for grid in results.grids(part) {
+            ensure!(!grid.rows.is_empty(), "{}: {} is empty", part.name(), grid.title);
         }
         for plot in results.plots(part) {
             plot.write(directory.path())?;

@@ -192,6 +192,24 @@ fn programs_of_others() -> Result<()> {
     Ok(())
 }
 
+/// Whose a program is, only its pin tells: the filter itself must not be called foreign.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn pins_that_cannot_be_seen() -> Result<()> {
+    let mut node = Node::new(&access("auto"))?;
+    node.run()?;
+    finds(&node, "with pins", &[])?;
+    let config = std::fs::read_to_string(node.path("opb.yaml"))?;
+    let pins = format!("pins: {}", node.pins().display());
+    ensure!(config.contains(&pins), "{config}");
+    node.write("elsewhere.yaml", &config.replace(&pins, "pins: /dev/shm/opb"))?;
+    let elsewhere = node.path("elsewhere.yaml").display().to_string();
+    let (found, report) = problems(&node, &["--config", &elsewhere])?;
+    ensure!(found == ["pins /dev/shm/opb"], "{found:?}: {report:#}");
+    ensure!(report.to_string().contains("this check is left out"), "{report:#}");
+    Ok(())
+}
+
 /// What XDP redirects leaves past the egress hook: shown with a frame, and named.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]

@@ -23,6 +23,8 @@ fn entries_win_survive_and_run_out() -> Result<()> {
     assert_eq!(verdict(&node, "198.18.7.7")?, "drop policy");
     let chain = node.json(&["explain", "--src", "203.0.113.9", "--dst", MX])?["chain"].to_string();
     assert!(chain.contains("(paid), a run-time entry by root"), "{chain}");
+    let other = ["explain", "--src", "198.18.7.7", "--dst", MX, "--dport", "587"];
+    assert!(!node.json(&other)?.to_string().contains("run-time entry"), "of no group");
 
     // At equal length it wins over the files, and says what it overrides.
     node.ask(&["subscriber", "add", "192.0.2.0/24", "--group", "dyn"])?;

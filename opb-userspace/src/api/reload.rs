@@ -58,45 +58,45 @@ impl ReloadOutcome {
 /// One of the policies that `GET /v1/diff` compares: `now`, `files`, or the number of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Side {
+pub enum PolicyRef {
     /// The policy in force.
     Now,
     Files,
     Commit(u64),
 }
 
-/// A text is not a [`Side`].
+/// A text is not a [`PolicyRef`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected `now`, `files` or the number of a commit, not `{0}`")]
-pub struct SideError(String);
+pub struct NotAPolicyRef(String);
 
-impl FromStr for Side {
-    type Err = SideError;
+impl FromStr for PolicyRef {
+    type Err = NotAPolicyRef;
 
-    fn from_str(text: &str) -> Result<Self, SideError> {
+    fn from_str(text: &str) -> Result<Self, NotAPolicyRef> {
         match text {
             "now" => Ok(Self::Now),
             "files" => Ok(Self::Files),
-            _ => text.parse().map(Self::Commit).map_err(|_| SideError(text.to_owned())),
+            _ => text.parse().map(Self::Commit).map_err(|_| NotAPolicyRef(text.to_owned())),
         }
     }
 }
 
-impl TryFrom<String> for Side {
-    type Error = SideError;
+impl TryFrom<String> for PolicyRef {
+    type Error = NotAPolicyRef;
 
-    fn try_from(text: String) -> Result<Self, SideError> {
+    fn try_from(text: String) -> Result<Self, NotAPolicyRef> {
         text.parse()
     }
 }
 
-impl From<Side> for String {
-    fn from(side: Side) -> Self {
+impl From<PolicyRef> for String {
+    fn from(side: PolicyRef) -> Self {
         side.to_string()
     }
 }
 
-impl fmt::Display for Side {
+impl fmt::Display for PolicyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Now => f.write_str("now"),
@@ -109,19 +109,19 @@ impl fmt::Display for Side {
 /// Parameters of `GET /v1/diff`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Sides {
+pub struct DiffQuery {
     #[serde(default = "now")]
-    pub from: Side,
+    pub from: PolicyRef,
     #[serde(default = "files")]
-    pub to: Side,
+    pub to: PolicyRef,
 }
 
-fn now() -> Side {
-    Side::Now
+fn now() -> PolicyRef {
+    PolicyRef::Now
 }
 
-fn files() -> Side {
-    Side::Files
+fn files() -> PolicyRef {
+    PolicyRef::Files
 }
 
 /// The difference of two policies, for example of the one in force and the files. Answer of `GET

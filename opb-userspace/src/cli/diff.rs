@@ -11,7 +11,8 @@ use super::{
     reload::rejected,
 };
 use opb_userspace::api::{
-    diff::Change, diff::Endpoints, diff::Range, reload::Preview, reload::Side, reload::Sides,
+    diff::Change, diff::Endpoints, diff::Range, reload::DiffQuery, reload::PolicyRef,
+    reload::Preview,
 };
 
 /// Show which address ranges two policies treat differently
@@ -37,10 +38,10 @@ pub(crate) struct Diff {
 
 impl Diff {
     pub(crate) fn execute(self) -> Result<(), Failure> {
-        let side = |path: &Path| path.to_str()?.parse::<Side>().ok();
+        let side = |path: &Path| path.to_str()?.parse::<PolicyRef>().ok();
         match (side(&self.old), side(&self.new)) {
             (Some(from), Some(to)) => {
-                return preview(&self.control, Sides { from, to }, self.format);
+                return preview(&self.control, DiffQuery { from, to }, self.format);
             }
             (None, None) => {}
             (Some(_), None) | (None, Some(_)) => {
@@ -60,8 +61,8 @@ impl Diff {
 }
 
 /// Compares two policies of the daemon.
-pub(super) fn preview(control: &Control, sides: Sides, format: Format) -> Result<(), Failure> {
-    let Sides { from, to } = sides;
+pub(super) fn preview(control: &Control, sides: DiffQuery, format: Format) -> Result<(), Failure> {
+    let DiffQuery { from, to } = sides;
     let preview: Preview = match control.get(&format!("/v1/diff?from={from}&to={to}"))? {
         Rejectable::Done(preview) => preview,
         Rejectable::Rejected(outcome) => return Err(rejected(outcome)),

@@ -6,12 +6,12 @@ use super::{
     failure::Failure,
     output::{Format, Output},
 };
-use opb_userspace::api::{reload::ReloadOutcome, reload::Side, reload::Sides};
+use opb_userspace::api::{reload::DiffQuery, reload::PolicyRef, reload::ReloadOutcome};
 use serde::{Serialize, Serializer};
 
 /// Tell the daemon to re-read its files and print the result
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  opb reload --confirm 5m --comment \"new relay\"")]
+#[command(after_help = "Example:\n  opb reload --confirm 5m --comment new-relay")]
 pub(crate) struct Reload {
     /// Change nothing: show which address ranges would be treated differently
     #[arg(long)]
@@ -35,7 +35,7 @@ pub(crate) struct Reload {
 impl Reload {
     pub(crate) fn execute(self) -> Result<(), Failure> {
         if self.dry_run {
-            let sides = Sides { from: Side::Now, to: Side::Files };
+            let sides = DiffQuery { from: PolicyRef::Now, to: PolicyRef::Files };
             return diff::preview(&self.control, sides, self.format);
         }
         let Self { confirm, comment, control, format, .. } = self;

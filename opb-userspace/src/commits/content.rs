@@ -12,7 +12,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
-use super::{Error, is_ours, write};
+use super::{Error, is_ours};
 use crate::{
     api::commits::{Commit, CommitFile},
     document::Source,
@@ -76,9 +76,9 @@ impl Keeper {
             if is_kept(&path, file).unwrap_or_default() {
                 continue;
             }
-            let bytes = zstd::encode_all(source.text.as_bytes(), LEVEL)
+            zstd::encode_all(source.text.as_bytes(), LEVEL)
+                .and_then(|bytes| private::replace(&path, &bytes))
                 .map_err(|source| Error::Write { path, source })?;
-            write(&self.0, &file.sha256, &bytes)?;
         }
         Ok(())
     }

@@ -10,8 +10,7 @@ mod deadline;
 mod list;
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -219,7 +218,9 @@ impl Commits {
             return Err(Error::Lost { path: self.directory.join(LIST) });
         }
         private::directory(&self.directory, Access::default(), is_ours)?;
-        write(&self.directory, LIST, &list.to_bytes())?;
+        let path = self.directory.join(LIST);
+        private::replace(&path, &list.to_bytes())
+            .map_err(|source| Error::Write { path, source })?;
         self.list = list;
         self.unwritten.take_if(|unwritten| unwritten.snapshot.is_none());
         Ok(())
@@ -229,25 +230,6 @@ impl Commits {
 fn is_ours(name: &str) -> bool {
     let name = name.strip_suffix(".new").unwrap_or(name);
     name == LIST || name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// Writes a file as a whole: after a crash, it has the content before or this one.
-fn write(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
-    let path = directory.join(name);
-    let draft = directory.join(format!("{name}.new"));
-    let file = private::file(&draft)?;
-    let written = (|| {
-        file.set_len(0)?;
-        (&file).write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&draft, &path)?;
-        fs::File::open(directory)?.sync_all()
-    })();
-    written.map_err(|source| {
-        // It would take room that the next attempt needs.
-        drop(fs::remove_file(&draft));
-        Error::Write { path, source }
-    })
 }
 
 #[cfg(test)]

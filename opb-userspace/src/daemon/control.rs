@@ -32,7 +32,7 @@ use crate::api::{
     counters::CountersQuery,
     events::{EventsQuery, TalkersQuery},
 };
-use crate::api::{explain::Query, reload::ReloadOutcome, reload::Sides, reload::Trigger};
+use crate::api::{explain::Query, reload::DiffQuery, reload::ReloadOutcome, reload::Trigger};
 
 /// Serves the control socket until `stop`.
 pub(super) async fn serve(
@@ -136,9 +136,9 @@ async fn roll_back(
 async fn preview(
     State(app): State<App>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    sides: Result<Parameters<Sides>, QueryRejection>,
+    sides: Result<Parameters<DiffQuery>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
-    let Sides { from, to } = valid(sides)?;
+    let DiffQuery { from, to } = valid(sides)?;
     let turn = app.list_turn(&peer).await?;
     let (preview, turn) = app.board.reader.preview(&app.enforcer, [from, to], turn).await?;
     Ok(turn.until_sent(match preview {

@@ -4,22 +4,26 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
 use tracing::{info, warn};
 
 use super::{
-    enforcer::Enforcer, event_log::EventLog, health::Feeds, suspects::Alarms, worker::Worker,
+    enforcer::Enforcer, event_log::EventLog, health::Feeds, suspects::Alarms, threads::Threads,
+    worker::Worker,
 };
 use crate::api::events::Kind;
 use crate::{
     kernel::{Events, Statistics},
     node::{self, Observe},
-    telemetry::{Telemetry, privacy::Privacy},
+    telemetry::{Telemetry, privacy::Privacy, reported::Reported},
 };
 
 /// The interval between samples of counters and talkers.
 const SAMPLE: Duration = Duration::from_secs(1);
+/// How long writing the reported suspects may take.
+const SAVE: Duration = Duration::from_secs(10);
 
 /// Starts the telemetry. Parts that cannot be opened only cause a warning: the filter matters more.
 pub(super) async fn start(
@@ -33,7 +37,8 @@ pub(super) async fn start(
         Privacy::None
     });
     let alarms = Alarms::start(observe.suspect.as_ref());
-    let telemetry = Arc::new(Telemetry::new(observe, privacy, alarms.counts()));
+    let telemetry =
+        Arc::new(Telemetry::new(observe, privacy, Reported::open(state), alarms.counts()));
     let Ok(Ok(observations)) = enforcer.call(|it| it.observations()).await else {
         warn!("events and talkers cannot be read");
         feeds.fault.set(Some("events and talkers cannot be read".to_owned()));
@@ -71,6 +76,7 @@ async fn sample_every_second(
 ) {
     let mut tick = interval(SAMPLE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (threads, mut saving) = (Threads::new("suspects"), None);
     loop {
         tick.tick().await;
         // Without an enforcer, the daemon stops.
@@ -84,6 +90,14 @@ async fn sample_every_second(
             info!(group, packets, "suspect: a subscriber has too many denied packets in a minute");
         }
         alarms.raise(&suspects);
+        // One at a time: the disk may hang.
+        if saving.as_ref().is_none_or(JoinHandle::is_finished) {
+            saving = telemetry.to_save().map(|news| {
+                let threads = threads.clone();
+                // A failure is in the log, or the thread hangs.
+                tokio::spawn(async move { drop(threads.run(SAVE, move || news.write()).await) })
+            });
+        }
         feeds.telemetry.beat();
     }
 }

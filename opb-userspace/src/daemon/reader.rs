@@ -24,7 +24,7 @@ use super::{
     worker::{Worker, WorkerDied},
 };
 use crate::api::commits::CommitFile;
-use crate::api::reload::{Preview, ReloadOutcome, Side, Trigger};
+use crate::api::reload::{PolicyRef, Preview, ReloadOutcome, Trigger};
 use crate::{
     commits::Keeper,
     compiled::LoadError,
@@ -226,7 +226,7 @@ impl Reader {
     pub(super) async fn preview(
         &self,
         enforcer: &Worker<Enforcer>,
-        sides: [Side; 2],
+        sides: [PolicyRef; 2],
         of_client: Turn,
     ) -> Result<(Result<Preview, ReloadError>, Turn), WorkerDied> {
         let turn = Arc::clone(&self.previews).lock_owned().await;
@@ -241,14 +241,14 @@ impl Reader {
     async fn preview_now(
         &self,
         enforcer: &Worker<Enforcer>,
-        [from, to]: [Side; 2],
+        [from, to]: [PolicyRef; 2],
     ) -> Result<Result<Preview, ReloadError>, WorkerDied> {
         let mut loaded = Vec::new();
         for side in [from, to] {
             loaded.push(match side {
-                Side::Now => None,
-                Side::Files => Some(self.load().await),
-                Side::Commit(number) => Some(self.load_again(enforcer, number).await?),
+                PolicyRef::Now => None,
+                PolicyRef::Files => Some(self.load().await),
+                PolicyRef::Commit(number) => Some(self.load_again(enforcer, number).await?),
             });
         }
         let order = move |it: &mut Enforcer| {

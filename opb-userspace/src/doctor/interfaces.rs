@@ -35,6 +35,8 @@ impl Doctor<'_> {
             }
         }
         self.open_door(found);
+        // Only its pin tells whose a program is: without pins, the filter itself would be foreign.
+        let are_pins_visible = self.inspection.pins.is_none();
         for wanted in &self.plan.wanted {
             let ours = self.inspection.attachment(wanted);
             let device = self.inspection.device(wanted.index);
@@ -50,10 +52,20 @@ impl Doctor<'_> {
                     consequence,
                     action,
                 );
+            } else if !are_pins_visible {
+                found.add(
+                    (Check::Interface, Note),
+                    &wanted.interface,
+                    "without the pins, nobody can tell whether a program here belongs to opb",
+                    "this check is left out",
+                    "run the doctor where the daemon runs (same mount namespace)",
+                );
             } else if ours.is_none() {
                 self.uncovered(wanted, found);
             }
-            self.foreign(wanted, ours, found)?;
+            if are_pins_visible {
+                self.foreign(wanted, ours, found)?;
+            }
             if let Some(device) = device {
                 self.offloads(wanted, ours, device, found);
             }

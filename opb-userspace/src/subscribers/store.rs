@@ -47,7 +47,9 @@ const LEAST: u64 = 64 << 10;
 
 /// Whether this program makes files of that name in the state directory.
 fn is_ours(name: &str) -> bool {
-    name.starts_with("entries.") || ["privacy.key", "commits", "lost+found"].contains(&name)
+    name.starts_with("entries.")
+        || ["privacy.key", "commits", "suspects.json", "suspects.json.new", "lost+found"]
+            .contains(&name)
 }
 
 /// Why the store failed.

@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod names;
 pub mod privacy;
 pub mod talkers;
+pub mod reported;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -36,6 +37,7 @@ use self::{
     history::{History, Minute},
     names::Names,
     privacy::Privacy,
+    reported::{Reported, ToSave},
     talkers::{Suspicion, Talkers},
 };
 use crate::api::{
@@ -64,6 +66,7 @@ struct Memory {
     interfaces: HashMap<u32, String>,
     recent: Recent,
     talkers: Talkers,
+    reported: Reported,
     by_group: Vec<CounterRow>,
     by_interface: Vec<CounterRow>,
     history: History,
@@ -100,9 +103,14 @@ pub struct Totals {
 }
 
 impl Telemetry {
-    /// `alarms` count the reports of suspects.
+    /// `reported` has the suspects that were reported before, `alarms` count the reports.
     #[must_use]
-    pub fn new(observe: &Observe, privacy: Privacy, alarms: Vec<Arc<Alarm>>) -> Self {
+    pub fn new(
+        observe: &Observe,
+        privacy: Privacy,
+        reported: Reported,
+        alarms: Vec<Arc<Alarm>>,
+    ) -> Self {
         Self {
             privacy,
             retain: observe.retain,
@@ -114,6 +122,7 @@ impl Telemetry {
                 interfaces: HashMap::new(),
                 recent: Recent::default(),
                 talkers: Talkers::default(),
+                reported,
                 by_group: Vec::new(),
                 by_interface: Vec::new(),
                 history: History::default(),
@@ -134,9 +143,9 @@ impl Telemetry {
         memory.recent.forget(now, self.retain);
         memory.totals = statistics.totals();
         let cutoff = talkers::cutoff(monotonic, self.retain);
-        let suspicions = memory.talkers.take_sample(monotonic, self.limit, &self.privacy, |each| {
-            statistics.talkers(cutoff, each);
-        });
+        let Memory { talkers, reported, .. } = &mut *memory;
+        let read = |each: &mut dyn FnMut(&observation::Talker)| statistics.talkers(cutoff, each);
+        let suspicions = talkers.take_sample(monotonic, self.limit, &self.privacy, reported, read);
         let suspects =
             suspicions.into_iter().map(|it| memory.suspicion(it, now, monotonic, &self.privacy));
         let relays = sample.hosts.into_iter().map(|(host, addresses)| relay(host, addresses, now));
@@ -147,6 +156,11 @@ impl Telemetry {
         drop(memory);
         self.announce(last);
         events
+    }
+
+    /// The reported suspects, if the disk does not have all of them.
+    pub fn to_save(&self) -> Option<ToSave> {
+        self.memory().reported.to_save()
     }
 
     /// Whether the name of the group of `event` is known.

@@ -7,7 +7,7 @@ use opb_common::{
     outcome::{Direction, Outcome},
 };
 
-use super::{clock::Clock, names::Names, privacy::Privacy};
+use super::{clock::Clock, names::Names, privacy::Privacy, reported::Reported};
 use crate::api::events::TalkerLine;
 
 const MINUTE: u64 = 60_000_000_000;
@@ -72,6 +72,7 @@ impl Talkers {
         now: u64,
         limit: Option<u64>,
         privacy: &Privacy,
+        reported: &mut Reported,
         read: impl Fn(&mut dyn FnMut(&Talker)),
     ) -> Vec<Suspicion> {
         let least = least(&read);
@@ -86,6 +87,7 @@ impl Talkers {
                 sums.entry(key).or_insert(new).add(talker);
             }
         });
+        reported.forget_before(now.saturating_sub(AGAIN));
         let seconds = now.saturating_sub(self.sampled) as f64 / 1e9;
         let mut suspicions = Vec::new();
         for (key, sum) in &mut sums {
@@ -95,7 +97,12 @@ impl Talkers {
             // Downstream packets were sent by somebody else.
             let is_suspect = direction == Direction::Upstream && limit.is_some_and(|it| count > it);
             if due && is_suspect {
-                sum.reported = now.max(1);
+                let name = privacy.show(subscriber);
+                // An earlier daemon may have reported it.
+                sum.reported = reported.time(&name).unwrap_or(now).max(1);
+                if reported.time(&name).is_some() || !reported.add(name, now) {
+                    continue;
+                }
                 suspicions.push(Suspicion { subscriber, packets: count, outcome: sum.outcome });
             }
         }
@@ -164,10 +171,20 @@ impl Sum {
         }
     }
 
+    /// What it was before the first sample that has it. The kernel may have counted for days: what
+    /// was denied before this minute does not count.
+    fn found(&self, now: u64) -> Self {
+        if now.saturating_sub(self.first) > MINUTE {
+            Self { packets: self.packets, minute: now, base: self.packets, ..Self::default() }
+        } else {
+            Self { minute: self.first, ..Self::default() }
+        }
+    }
+
     /// Continues rate and minute from the sample `seconds` ago. Returns the denied packets of this
     /// minute.
     fn settle(&mut self, known: Option<&Self>, now: u64, seconds: f64) -> u64 {
-        let before = known.copied().unwrap_or(Self { minute: self.first, ..Self::default() });
+        let before = known.copied().unwrap_or_else(|| self.found(now));
         // It may have been evicted since and counted from zero.
         let (packets, base) =
             if before.packets > self.packets { (0, 0) } else { (before.packets, before.base) };
@@ -220,7 +237,8 @@ mod tests {
     fn take_sample(talkers: &mut Talkers, seconds: u64, packets: u64) -> usize {
         let now = seconds * 1_000_000_000;
         let entry = talker(packets, now);
-        talkers.take_sample(now, Some(60), &Privacy::Full, |each| each(&entry)).len()
+        let reported = &mut Reported::default();
+        talkers.take_sample(now, Some(60), &Privacy::Full, reported, |each| each(&entry)).len()
     }
 
     #[test]
@@ -233,6 +251,31 @@ mod tests {
         assert_eq!(take_sample(&mut talkers, 7200, 901), 0, "slow by now");
         assert_eq!(take_sample(&mut talkers, 7230, 1000), 1);
         assert_eq!(talkers.suspects, 2);
+    }
+
+    /// What a daemon finds that starts anew.
+    #[test]
+    fn what_was_denied_before_this_minute_does_not_count() {
+        let mut talkers = Talkers::default();
+        assert_eq!(take_sample(&mut talkers, 210, 4000), 0);
+        assert_eq!(take_sample(&mut talkers, 240, 4037), 0);
+        assert_eq!(take_sample(&mut talkers, 250, 4061), 1);
+        assert_eq!(take_sample(&mut Talkers::default(), 30, 61), 1, "all of it is of this minute");
+    }
+
+    #[test]
+    fn nobody_is_reported_twice_within_the_hour_over_restarts() {
+        let mut reported = Reported::default();
+        let mut sample = |seconds: u64, packets| {
+            let now = seconds * 1_000_000_000;
+            let entry = Talker { first: now, ..talker(packets, now) };
+            let read = |each: &mut dyn FnMut(&Talker)| each(&entry);
+            // A new daemon each time.
+            let mut talkers = Talkers::default();
+            talkers.take_sample(now, Some(60), &Privacy::Full, &mut reported, read).len()
+        };
+        assert_eq!([sample(10, 99), sample(20, 99), sample(3600, 99)], [1, 0, 0]);
+        assert_eq!(sample(3700, 99), 1);
     }
 
     #[test]
@@ -248,7 +291,10 @@ mod tests {
         let mut talkers = Talkers::default();
         let event = Event { subscriber: BOT, time: 1, downstream: 1, ..Event::default() };
         let victim = Talker { packets: 1000, last: 9, ..Talker::new(&event) };
-        let suspects = talkers.take_sample(9, Some(60), &Privacy::Full, |each| each(&victim));
+        let suspects =
+            talkers.take_sample(9, Some(60), &Privacy::Full, &mut Reported::default(), |each| {
+                each(&victim)
+            });
         assert_eq!(suspects, []);
         let top = talkers.top(1, None, &Names::default(), &Privacy::Full, Clock::now());
         assert_eq!((top[0].direction, top[0].packets), (Direction::Downstream, 1000));
@@ -261,13 +307,17 @@ mod tests {
             .map(|number| Talker { subscriber: [9, number], ..talker(1 + number % 3, 5) })
             .collect();
         table.push(talker(500, 5));
-        talkers.take_sample(9, None, &Privacy::Full, |each| table.iter().for_each(each));
+        talkers.take_sample(9, None, &Privacy::Full, &mut Reported::default(), |each| {
+            table.iter().for_each(each)
+        });
         assert!(talkers.len() <= HELD, "{}", talkers.len());
         let top = talkers.top(1, None, &Names::default(), &Privacy::Full, Clock::now());
         assert_eq!((top[0].subscriber.as_str(), top[0].packets), ("203.0.113.9", 500));
         // A table that fits is kept completely.
         table.truncate(HELD);
-        talkers.take_sample(10, None, &Privacy::Full, |each| table.iter().for_each(each));
+        talkers.take_sample(10, None, &Privacy::Full, &mut Reported::default(), |each| {
+            table.iter().for_each(each)
+        });
         assert_eq!(talkers.len(), HELD);
     }
 
@@ -275,7 +325,7 @@ mod tests {
     fn cpus_and_truncated_addresses_add_up() {
         let mut talkers = Talkers::default();
         let neighbour = Talker { subscriber: [0, BOT[1] + 1], ..talker(5, 9) };
-        talkers.take_sample(9, None, &Privacy::Truncate, |each| {
+        talkers.take_sample(9, None, &Privacy::Truncate, &mut Reported::default(), |each| {
             [talker(2, 3), talker(3, 4), neighbour].iter().for_each(each);
         });
         let mut group_ids = GroupIds::default();

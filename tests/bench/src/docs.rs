@@ -27,7 +27,7 @@ pub fn record(root: &Path, results: &Results) -> Result<()> {
     let (_, after) = rest.split_once(END).context("docs/benchmarks.md lost its last mark")?;
 
     let mut new = format!("{before}{BEGIN}\n\n");
-    let targets = targets::sheet(&targets::all(results));
+    let targets = targets::grid(&targets::all(results));
     write!(new, "### {}\n\n{}\n\n", targets.title, targets.markdown())?;
     for (part, about) in &results.about {
         writeln!(
@@ -45,8 +45,8 @@ pub fn record(root: &Path, results: &Results) -> Result<()> {
             plot.write(&images)?;
             writeln!(new, "![{}](images/{}.svg)\n", plot.title, plot.file)?;
         }
-        for sheet in results.sheets(*part) {
-            write!(new, "{}:\n\n{}\n\n", sheet.title, sheet.markdown())?;
+        for grid in results.grids(*part) {
+            write!(new, "{}:\n\n{}\n\n", grid.title, grid.markdown())?;
         }
     }
     write!(new, "{END}{after}")?;

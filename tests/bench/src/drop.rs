@@ -14,7 +14,7 @@ use crate::{
     plan::Effort,
     plot::Plot,
     programs::SOURCES,
-    report::Sheet,
+    report::Grid,
     table::{Family, Shape, Sources, Table},
 };
 
@@ -121,11 +121,11 @@ fn check(row: &Row) -> Result<()> {
     Ok(())
 }
 
-pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
+pub fn grids(rows: &[Row]) -> Vec<Grid> {
     let mut header: Vec<String> = ["sources", "shape", "prefixes"].map(str::to_owned).into();
     header.extend(KINDS.iter().map(Kind::to_string));
     let title = "SYNs to port 25 over a cable: ns a packet, with generator and cable".to_owned();
-    let mut times = Sheet { title, header, words: 2, rows: Vec::new() };
+    let mut times = Grid { title, header, words: 2, rows: Vec::new() };
     for group in rows.chunk_by(|a, b| (a.sources, a.shape, a.size) == (b.sources, b.shape, b.size))
     {
         let [first, ..] = group else { continue };
@@ -140,10 +140,10 @@ pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
 }
 
 /// Sums: that each single one is what it should be has been checked.
-fn packet_counts(rows: &[Row]) -> Sheet {
+fn packet_counts(rows: &[Row]) -> Grid {
     let title = "What became of these packets, all runs together";
     let header = ["filter", "sources", "sent", "lost before", "dropped", "delivered"];
-    let mut sheet = Sheet::new(title, 2, &header);
+    let mut grid = Grid::new(title, 2, &header);
     for kind in KINDS {
         for (words, strangers) in [("subscribers", false), ("no subscribers", true)] {
             let found = rows
@@ -151,7 +151,7 @@ fn packet_counts(rows: &[Row]) -> Sheet {
                 .filter(|row| row.kind == kind && (row.sources == Sources::Strangers) == strangers);
             let sum = |number: fn(&Row) -> u64| found.clone().map(number).sum::<u64>().to_string();
             let dropped = found.clone().all(|row| row.dropped.is_some());
-            sheet.rows.push(vec![
+            grid.rows.push(vec![
                 kind.to_string(),
                 words.to_owned(),
                 sum(|row| row.sent),
@@ -165,7 +165,7 @@ fn packet_counts(rows: &[Row]) -> Sheet {
             ]);
         }
     }
-    sheet
+    grid
 }
 
 pub fn plots(rows: &[Row]) -> Vec<Plot> {

@@ -20,7 +20,7 @@ use crate::{
     parts::Setting,
     plan::Effort,
     programs::SOURCES,
-    report::Sheet,
+    report::Grid,
     table::{Family, Shape, Sources, Table},
 };
 
@@ -146,8 +146,8 @@ fn packets(gateway: &mut Gateway, effort: Effort, kind: Kind) -> Result<f64> {
     Ok(load.time.as_nanos() as f64 / load.received as f64)
 }
 
-pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
-    let mut sheet = Sheet::new(
+pub fn grids(rows: &[Row]) -> Vec<Grid> {
+    let mut grid = Grid::new(
         "Traffic that passes a gateway (overhead: median, and the interval that holds it with 95 %)",
         2,
         &["load", "filter", "median", "unit", "overhead %", "from", "to"],
@@ -158,7 +158,7 @@ pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
             Load::Udp => ("UDP, 80 bytes", "ns a packet"),
         };
         let (from, to) = interval(&row.overhead);
-        sheet.rows.push(vec![
+        grid.rows.push(vec![
             load.to_owned(),
             row.kind.to_string(),
             format!("{:.2}", median(&row.rounds)),
@@ -168,5 +168,5 @@ pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
             format!("{to:+.1}"),
         ]);
     }
-    vec![sheet]
+    vec![grid]
 }

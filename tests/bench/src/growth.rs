@@ -24,7 +24,7 @@ use crate::{
     parts::Setting,
     plan::Effort,
     programs::{Driver, Loaded, SOURCES},
-    report::Sheet,
+    report::Grid,
     table::{Family, Form, OUTSIDE, Shape, Source, Sources, Table},
     verdict::time,
 };
@@ -246,16 +246,16 @@ fn interfaces(setting: &Setting, table: &Table, count: usize) -> Result<Vec<Row>
     ])
 }
 
-pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
-    let mut sheet =
-        Sheet::new("Growth", 1, &["of what", "how many", "median", "least", "most", "unit"]);
+pub fn grids(rows: &[Row]) -> Vec<Grid> {
+    let mut grid =
+        Grid::new("Growth", 1, &["of what", "how many", "median", "least", "most", "unit"]);
     let mut sorted: Vec<&Row> = rows.iter().collect();
     sorted.sort_by_key(|row| (row.what as u8, row.count));
     for row in sorted {
         let number = |value: f64| format!("{value:.1}");
         let least = row.rounds.iter().copied().min_by(f64::total_cmp).unwrap_or(f64::NAN);
         let most = row.rounds.iter().copied().max_by(f64::total_cmp).unwrap_or(f64::NAN);
-        sheet.rows.push(vec![
+        grid.rows.push(vec![
             row.what.to_string(),
             row.count.to_string(),
             number(median(&row.rounds)),
@@ -264,5 +264,5 @@ pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
             row.what.unit().to_owned(),
         ]);
     }
-    vec![sheet]
+    vec![grid]
 }

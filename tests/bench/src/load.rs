@@ -25,7 +25,7 @@ use crate::{
     parts::Setting,
     plan::Effort,
     programs::SOURCES,
-    report::Sheet,
+    report::Grid,
     table::{Family, Form, Shape, Source, Sources, Table, group_name},
 };
 
@@ -294,8 +294,8 @@ pub fn result(row: &Row) -> f64 {
     percentile(&row.loaded, 0.99)
 }
 
-pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
-    let mut times = Sheet::new(
+pub fn grids(rows: &[Row]) -> Vec<Grid> {
+    let mut times = Grid::new(
         "One subscriber added, ms from when it was due to the answer",
         1,
         &[
@@ -308,7 +308,7 @@ pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
             "load: longest",
         ],
     );
-    let mut memory = Sheet::new(
+    let mut memory = Grid::new(
         "The load, and the most memory of the daemon in MiB",
         1,
         &[

@@ -58,14 +58,14 @@ fn run(Args { opb, out, effort, record, parts }: Args) -> Result<()> {
         for plot in results.plots(part) {
             plot.write(&setting.out)?;
         }
-        for sheet in results.sheets(part) {
-            println!("{}\n\n{}\n", sheet.title, sheet.markdown());
+        for grid in results.grids(part) {
+            println!("{}\n\n{}\n", grid.title, grid.markdown());
         }
     }
     let mut met = targets::all(&results);
     met.retain(|target| target.measured.is_some());
-    let sheet = targets::sheet(&met);
-    println!("{}\n\n{}\n", sheet.title, sheet.markdown());
+    let grid = targets::grid(&met);
+    println!("{}\n\n{}\n", grid.title, grid.markdown());
     eprintln!("bench: results and plots are in {}", setting.out.display());
     ensure!(measured == parts, "not everything was measured");
     if let Some(root) = record {

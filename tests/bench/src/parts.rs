@@ -14,7 +14,7 @@ use crate::{
     plan::Effort,
     plot::Plot,
     policy,
-    report::{About, Record, Sheet},
+    report::{About, Grid, Record},
     verdict,
 };
 
@@ -111,14 +111,14 @@ impl Results {
         Ok(results)
     }
 
-    pub fn sheets(&self, part: Part) -> Vec<Sheet> {
+    pub fn grids(&self, part: Part) -> Vec<Grid> {
         match part {
-            Part::Verdict => verdict::sheets(&self.verdict),
-            Part::Drop => drop::sheets(&self.drop),
-            Part::Forward => forward::sheets(&self.forward),
-            Part::Policy => policy::sheets(&self.policy),
-            Part::Growth => growth::sheets(&self.growth),
-            Part::Load => load::sheets(&self.load),
+            Part::Verdict => verdict::grids(&self.verdict),
+            Part::Drop => drop::grids(&self.drop),
+            Part::Forward => forward::grids(&self.forward),
+            Part::Policy => policy::grids(&self.policy),
+            Part::Growth => growth::grids(&self.growth),
+            Part::Load => load::grids(&self.load),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::{
     plan::Effort,
     plot::Plot,
     programs::SOURCES,
-    report::Sheet,
+    report::Grid,
     table::{Family, Form, Shape, Source, Sources, Table, group_name},
 };
 
@@ -379,8 +379,8 @@ pub fn result(row: &Row) -> f64 {
     }
 }
 
-pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
-    let mut sheet = Sheet::new(
+pub fn grids(rows: &[Row]) -> Vec<Grid> {
+    let mut grid = Grid::new(
         "Policies (IPv4, 11 lengths): medians; of one change the 99th percentile",
         1,
         &[
@@ -404,9 +404,9 @@ pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
         };
         let whats = [What::Load, What::Kernel, What::Process, What::Change, What::Import];
         let words = [first.way.to_string(), first.size.to_string()];
-        sheet.rows.push(words.into_iter().chain(whats.map(cell)).collect());
+        grid.rows.push(words.into_iter().chain(whats.map(cell)).collect());
     }
-    vec![sheet]
+    vec![grid]
 }
 
 pub fn plots(rows: &[Row]) -> Vec<Plot> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::plan::Effort;
 
 /// One table, written the same way on a terminal and in the docs.
-pub struct Sheet {
+pub struct Grid {
     pub title: String,
     pub header: Vec<String>,
     /// Columns in front that are words; what follows are numbers.
@@ -17,7 +17,7 @@ pub struct Sheet {
     pub rows: Vec<Vec<String>>,
 }
 
-impl Sheet {
+impl Grid {
     pub fn new(title: impl Into<String>, words: usize, header: &[&str]) -> Self {
         let header = header.iter().map(|&name| name.to_owned()).collect();
         Self { title: title.into(), header, words, rows: Vec::new() }

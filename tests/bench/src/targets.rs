@@ -7,7 +7,7 @@ use crate::{
     forward, load,
     parts::Results,
     policy::{self, Way, What},
-    report::Sheet,
+    report::Grid,
     table::{Family, Sources},
     verdict::{self, Hook, Link, Subject, Traffic},
 };
@@ -38,8 +38,8 @@ pub fn all(results: &Results) -> Vec<Target> {
     targets
 }
 
-pub fn sheet(targets: &[Target]) -> Sheet {
-    let mut sheet = Sheet::new("Targets", 1, &["target", "at most", "measured", "unit", "met"]);
+pub fn grid(targets: &[Target]) -> Grid {
+    let mut grid = Grid::new("Targets", 1, &["target", "at most", "measured", "unit", "met"]);
     for target in targets {
         let number = |value: f64| match value {
             _ if value >= 100.0 => format!("{value:.0}"),
@@ -52,7 +52,7 @@ pub fn sheet(targets: &[Target]) -> Sheet {
             Some(_) if target.is_missed() => "MISSED",
             Some(_) => "yes",
         };
-        sheet.rows.push(vec![
+        grid.rows.push(vec![
             target.what.clone(),
             number(target.limit),
             target.measured.map_or_else(String::new, number),
@@ -60,7 +60,7 @@ pub fn sheet(targets: &[Target]) -> Sheet {
             met.to_owned(),
         ]);
     }
-    sheet
+    grid
 }
 
 fn verdict_targets(rows: &[verdict::Row], targets: &mut Vec<Target>) {
@@ -226,7 +226,7 @@ mod tests {
     fn what_is_not_known_is_not_met() {
         let met = |measured| {
             let target = Target { what: String::new(), limit: 1.0, unit: "", measured };
-            sheet(&[target]).rows.concat().pop()
+            grid(&[target]).rows.concat().pop()
         };
         assert_eq!(met(Some(1.0)).as_deref(), Some("yes"));
         assert_eq!(met(Some(1.001)).as_deref(), Some("MISSED"));

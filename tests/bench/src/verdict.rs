@@ -6,7 +6,7 @@
 
 mod kinds;
 mod measure;
-mod sheets;
+mod grids;
 
 use std::thread;
 
@@ -21,8 +21,8 @@ use crate::{
 };
 use measure::Bench;
 
+pub use grids::{grids, passing, plots};
 pub use kinds::{Hook, Link, Subject, Traffic};
-pub use sheets::{passing, plots, sheets};
 
 /// One line of the result: a program on one kind of traffic.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use opb_common::outcome::Reason;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -169,6 +170,10 @@ impl Enforcer {
 
     /// Says in an explanation that its prefix comes from a run-time entry.
     pub(super) fn name_entry(&self, explained: &mut Explanation, in_tunnel: bool) {
+        // Its prefix is not in the chain.
+        if explained.reason == Reason::Other {
+            return;
+        }
         let found = self.active.policy().longest_match(explained.line, Timestamp::now());
         let entry = found.and_then(|(prefix, _)| self.entries.map().get(&prefix));
         // In a tunnel, the first line of the chain is about the tunnel.

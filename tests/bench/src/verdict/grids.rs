@@ -4,24 +4,24 @@ use super::{Hook, Link, Row, Subject, Traffic};
 use crate::{
     clock::median,
     plot::Plot,
-    report::Sheet,
+    report::Grid,
     table::{Family, Shape, Sources},
 };
 
-pub fn sheets(rows: &[Row]) -> Vec<Sheet> {
-    let mut sheets = vec![passing_sheet(rows)];
+pub fn grids(rows: &[Row]) -> Vec<Grid> {
+    let mut grids = vec![passing_sheet(rows)];
     for hook in Hook::BOTH {
-        let sheet = smtp_sheet(rows, hook);
-        if !sheet.rows.is_empty() {
-            sheets.push(sheet);
+        let grid = smtp_sheet(rows, hook);
+        if !grid.rows.is_empty() {
+            grids.push(grid);
         }
     }
-    sheets
+    grids
 }
 
 /// Tables make no difference to this traffic, so there is one number for all of them.
-fn passing_sheet(rows: &[Row]) -> Sheet {
-    let mut sheet = Sheet::new(
+fn passing_sheet(rows: &[Row]) -> Grid {
+    let mut grid = Grid::new(
         "Packets that are none of the filter's business: ns over an empty program",
         3,
         &["hook", "link", "traffic", "opb IPv4", "opb IPv6", "LPM tries IPv4", "LPM tries IPv6"],
@@ -36,11 +36,11 @@ fn passing_sheet(rows: &[Row]) -> Sheet {
                     .into_iter()
                     .flat_map(|subject| Family::BOTH.map(|family| cell(subject, family)));
                 let words = [hook.to_string(), link.to_string(), traffic.to_string()];
-                sheet.rows.push(words.into_iter().chain(numbers).collect());
+                grid.rows.push(words.into_iter().chain(numbers).collect());
             }
         }
     }
-    sheet
+    grid
 }
 
 /// Nanoseconds over an empty program, median of all tables.
@@ -61,7 +61,7 @@ pub fn passing(
     (!found.is_empty()).then(|| median(&found))
 }
 
-fn smtp_sheet(rows: &[Row], hook: Hook) -> Sheet {
+fn smtp_sheet(rows: &[Row], hook: Hook) -> Grid {
     let title = format!("SYNs to port 25 at {hook}: ns over an empty program");
     let subjects: &[Subject] = match hook {
         Hook::Xdp => &[Subject::Opb, Subject::OpbEvents, Subject::Reference],
@@ -74,7 +74,7 @@ fn smtp_sheet(rows: &[Row], hook: Hook) -> Sheet {
             header.push("ratio".to_owned());
         }
     }
-    let mut sheet = Sheet { title, header, words: 3, rows: Vec::new() };
+    let mut grid = Grid { title, header, words: 3, rows: Vec::new() };
     let mut seen = Vec::new();
     for row in rows.iter().filter(|row| row.hook == hook) {
         let key = (row.family, row.link, row.shape, row.size);
@@ -101,9 +101,9 @@ fn smtp_sheet(rows: &[Row], hook: Hook) -> Sheet {
                 cells.push(ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")));
             }
         }
-        sheet.rows.push(cells);
+        grid.rows.push(cells);
     }
-    sheet
+    grid
 }
 
 fn ns(value: f64) -> String {
