@@ -308,8 +308,10 @@ impl Field {
         (self.faulty, self.patience) = (None, ANSWER);
         self.start(&[], None)?;
         self.wait_enforcing()?;
-        // Files are read at the start.
+        // The policy that was in force, as far as it is known.
+        self.is_right()?;
         let text = fs::read_to_string(self.node.path("policy.yaml"))?;
+        self.node.ask(&["reload"])?;
         self.second = Some(text.contains("action: drop"));
         self.is_right()?;
         self.vanish()?;

@@ -11,7 +11,7 @@ use std::{fs, io};
 
 use aya::maps::{MapData, MapError};
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
-use memmap2::MmapOptions;
+use memmap2::{Advice, MmapMut, MmapOptions};
 use opb_common::image::{
     BLOCK_NODES, Block, Header, IMAGE_INDEX, ImageNode, OVERLAY_INDEX, TAIL_ENTRIES, tail_indices,
 };
@@ -201,8 +201,7 @@ fn write(nodes: &[ImageNode], flags: u32) -> Result<OwnedFd, Error> {
     let create = || {
         let blocks = nodes.len().div_ceil(BLOCK_NODES);
         let map = sys::create_map(c"opb_image", &shape(blocks, flags), None)?;
-        // SAFETY: a map that nobody else knows yet, mapped for exactly its length.
-        let mut memory = unsafe { MmapOptions::new().len(size_of_val(nodes)).map_mut(&map)? };
+        let mut memory = map_to_write(&map, size_of_val(nodes))?;
         memory.copy_from_slice(bytemuck::cast_slice(nodes));
         Ok(map)
     };
@@ -214,10 +213,19 @@ fn write(nodes: &[ImageNode], flags: u32) -> Result<OwnedFd, Error> {
     }
 }
 
+/// The first bytes of a map that is not published yet.
+fn map_to_write(map: &OwnedFd, length: usize) -> io::Result<MmapMut> {
+    // SAFETY: nobody else knows the map, and it has as many bytes.
+    let memory = unsafe { MmapOptions::new().len(length).map_mut(map)? };
+    // Another thread may fork meanwhile. Its child would keep a writable mapping until it executes a
+    // program, and the kernel does not freeze such a map (EBUSY).
+    memory.advise(Advice::DontFork)?;
+    Ok(memory)
+}
+
 /// Writes into a first block, which is not in force yet, where its other blocks are.
 fn name_tail(first: &OwnedFd, index: u32) -> io::Result<()> {
-    // SAFETY: as above; the map has a block, and a header is its first node.
-    let mut memory = unsafe { MmapOptions::new().len(size_of::<Header>()).map_mut(first)? };
+    let mut memory = map_to_write(first, size_of::<Header>())?;
     bytemuck::from_bytes_mut::<Header>(&mut memory).tail = index as u16 + 1;
     Ok(())
 }
