@@ -153,8 +153,9 @@ fn a_start_does_not_need_files_that_hang() -> Result<()> {
     hanging.end()?;
     assert_eq!(verdict?, "drop policy");
     assert_eq!(state?.as_deref(), Some("degraded"));
+    // What hung answers now, with an error.
     node.wait_status("it recovers", |status| {
-        status["state"] == "enforcing" && status["files"] == "same"
+        status["state"] == "enforcing" && status["files"] == "invalid"
     })?;
     daemon.stop()?;
     Ok(())
