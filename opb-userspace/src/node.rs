@@ -102,19 +102,18 @@ impl Config {
 
     /// Like [`Self::load`]. Also returns the file as it was read.
     pub fn load_with_source(path: &Path) -> Result<(Self, Source), Diagnostics> {
-        let mut report = Report::within(Limits { policy: NODE_FILE, prefixes: 0 });
-        match read(&mut report, path) {
-            Some(config) if !report.has_errors() => Ok((config, report.sources()[0].clone())),
-            _ => Err(report.finish()),
-        }
+        Self::read(Report::within(Limits { policy: NODE_FILE, prefixes: 0 }), path)
     }
 
     /// Builds the settings again from a file that another load has returned.
     pub fn from_source(source: Source) -> Result<Self, Diagnostics> {
         let path = source.path.clone();
-        let mut report = Report::of(vec![source]);
-        match read(&mut report, &path) {
-            Some(config) if !report.has_errors() => Ok(config),
+        Self::read(Report::of(vec![source]), &path).map(|(config, _)| config)
+    }
+
+    fn read(mut report: Report, path: &Path) -> Result<(Self, Source), Diagnostics> {
+        match read(&mut report, path) {
+            Some(config) if !report.has_errors() => Ok((config, report.sources()[0].clone())),
             _ => Err(report.finish()),
         }
     }

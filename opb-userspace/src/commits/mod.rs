@@ -132,7 +132,7 @@ impl Commits {
     }
 
     /// Adds a commit that is in force, and gives it a number. If the disk refuses it or has refused
-    /// its `files`, [`Self::sync`] tries again.
+    /// its content, [`Self::sync`] tries again.
     pub fn add(&mut self, commit: Commit, refused: Option<(Arc<Snapshot>, Error)>) -> u64 {
         let number = self.list.add(commit, None);
         match refused {
@@ -176,8 +176,8 @@ impl Commits {
         if list.confirm() { self.replace(list) } else { Ok(()) }
     }
 
-    /// Marks the unconfirmed commit as rolled back. On a disk that refuses it, the deadline has
-    /// passed, which comes to the same.
+    /// Marks the unconfirmed commit as rolled back. If the disk refuses it, [`Self::sync`] tries
+    /// again; a start after the deadline rolls back anyway.
     pub fn roll_back(&mut self, now: Timestamp) {
         if self.list.roll_back(now) {
             self.write();

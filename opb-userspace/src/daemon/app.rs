@@ -89,9 +89,13 @@ impl How {
     pub(super) fn timeout(
         how: Result<Parameters<Self>, QueryRejection>,
     ) -> Result<Option<Duration>, ErrorResponse> {
-        let Self { confirm } = valid(how)?;
-        Ok(confirm.map(|seconds| Duration::from_secs(seconds.get().into())))
+        Ok(confirmation_timeout(valid(how)?.confirm))
     }
+}
+
+/// The parameter `confirm`, in seconds, as a length of time.
+pub(super) fn confirmation_timeout(seconds: Option<NonZeroU32>) -> Option<Duration> {
+    seconds.map(|seconds| Duration::from_secs(seconds.get().into()))
 }
 
 /// The parameters of a request, or what is wrong with them.

@@ -138,7 +138,7 @@ fn compare(
         warn!("the files are not valid: commit {number} is in force");
         return (FilesState::Invalid, watch);
     };
-    if files.digest == loaded.digest && files.config == loaded.config {
+    if files.compared_with(loaded.digest, &loaded.config) == FilesState::Same {
         return (FilesState::Same, watch);
     }
     info!("the files differ from commit {number}, which is in force until the next reload");

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    app::{App, EXPLAINED, ErrorResponse, LIMITS, LISTS, RELOADS, valid},
+    app::{App, EXPLAINED, ErrorResponse, LIMITS, LISTS, RELOADS, confirmation_timeout, valid},
     batches::BatchQueue,
     commits,
     enforcer::{Asked, Enforcer},
@@ -102,7 +102,7 @@ async fn reload(
         let error = format!("the comment has more than {LONGEST_COMMENT} characters");
         return Err(ErrorResponse::new(StatusCode::BAD_REQUEST, error));
     }
-    let confirm = confirm.map(|seconds| Duration::from_secs(seconds.get().into()));
+    let confirm = confirmation_timeout(confirm);
     let turn = app.reload_turn(&peer).await?;
     let who = Some(Arc::clone(&peer.0));
     let asked = Asked { trigger: Trigger::Request, who, confirm, comment };

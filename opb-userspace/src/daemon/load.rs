@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::{files::Watch, threads::GivenUp};
 use crate::{
+    api::status::FilesState,
     commits::{self, Keeper, Snapshot},
     document::{Diagnostics, Source},
     node::{Config, PolicySource},
@@ -75,6 +76,12 @@ impl Loaded {
             refused: None,
             repeats: None,
         }
+    }
+
+    /// These files, compared with a policy of that digest and its settings.
+    pub(super) fn compared_with(&self, digest: [u8; 16], config: &Config) -> FilesState {
+        let is_same = self.digest == digest && self.config == *config;
+        if is_same { FilesState::Same } else { FilesState::Differ }
     }
 
     /// Keeps the snapshot on the disk.

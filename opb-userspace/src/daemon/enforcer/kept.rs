@@ -49,9 +49,8 @@ impl Enforcer {
         let (files, watch) = match loaded {
             Err(_) => (FilesState::Invalid, None),
             Ok(loaded) => {
-                let is_same = loaded.digest == self.active.image().digest()
-                    && loaded.config == *self.reloads.config();
-                (if is_same { FilesState::Same } else { FilesState::Differ }, loaded.watch)
+                let digest = self.active.image().digest();
+                (loaded.compared_with(digest, self.reloads.config()), loaded.watch)
             }
         };
         if self.reloads.note_files(files, watch) == Changed::Yes {
