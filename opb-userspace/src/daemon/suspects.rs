@@ -151,11 +151,9 @@ impl fmt::Display for Listener {
 async fn run(command: &Path, body: &[u8]) -> io::Result<()> {
     let mut wanted = Command::new(command);
     wanted.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).kill_on_drop(true);
-    // Nothing runs between fork and exec, so that the process is not copied: with a large policy,
-    // the copy would take longer than the command.
+    kernel::limit_descriptors(&mut wanted);
     let mut child = wanted.spawn()?;
     let mut group = Group::of(&child);
-    group.limit_descriptors()?;
     if let Some(mut input) = child.stdin.take() {
         // A command that does not read its input has not failed.
         drop(input.write_all(body).await);
@@ -173,12 +171,6 @@ struct Group(Option<Pid>);
 impl Group {
     fn of(child: &Child) -> Self {
         Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
-    }
-
-    /// Gives the command the limits that this process had when it started.
-    fn limit_descriptors(&self) -> io::Result<()> {
-        let Some(pid) = self.0 else { return Ok(()) };
-        kernel::limit_descriptors(pid, kernel::descriptors_at_start())
     }
 }
 
