@@ -1,8 +1,9 @@
 //! What the pages say of the tests and of the code: each test that one of them names exists, every
-//! case of "When things break" and every claim of the security model names one, and the list of
-//! reasons is that of the code.
+//! case of "When things break" and every claim of the security model names one, the list of reasons
+//! is that of the code, and pictures can be seen.
 
 mod known;
+mod images;
 mod security;
 
 use std::{collections::BTreeSet, fs};
