@@ -51,7 +51,7 @@ use tracing::Level;
 
 pub use attach::{AttachError, Attached};
 pub use counters::CounterRow;
-pub use descriptors::limit_descriptors;
+pub use descriptors::descriptors_at_start;
 pub use error::Error;
 pub use flow_tables::FlowTable;
 pub use hook::{Hook, HookDirection, Wanted};
