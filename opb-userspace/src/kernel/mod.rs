@@ -89,6 +89,13 @@ pub struct Kernel {
     _presence: Presence,
 }
 
+/// Whether `pins` can hold what must outlive the daemon, and no other process holds them. Changes
+/// nothing.
+pub fn check_pins(pins: &Path) -> Result<(), Error> {
+    pins::check_bpffs(pins)?;
+    Pins::check_lock(pins)
+}
+
 impl Kernel {
     /// Opens the pins under `pins`, or makes them. `log` is the level of the programs' debug lines.
     ///
@@ -191,7 +198,7 @@ impl Kernel {
     /// Whether the program that [`Self::attach`] attached to `hook` for `wanted` is still there.
     /// Cheap enough for every second.
     pub fn is_in_place(&self, wanted: &Wanted, hook: Hook) -> Result<bool, Error> {
-        attach::is_in_place(&self.guard, wanted, hook)
+        attach::is_in_place(&self.pins, &self.guard, wanted, hook)
     }
 
     /// Detaches programs of ours from every interface and direction that is not in `wanted`.
