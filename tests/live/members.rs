@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    sync::atomic::{AtomicBool, Ordering},
     thread::ScopedJoinHandle,
     time::Instant,
 };
@@ -291,8 +292,14 @@ fn files_of_commits_that_nobody_reads_are_few() -> Result<()> {
     let head = list_of_a_commit(&node)?;
     let peak = memory(&node, "VmHWM")?;
     let send_all = || (0..100).map(|_| send(&node, &head, "")).collect::<Result<Vec<_>>>();
-    let held = as_nobody(&node, send_all)??;
+    let mut held = as_nobody(&node, send_all)??;
     thread::sleep(Duration::from_secs(3));
+    let answered = |stream: &mut UnixStream| {
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).is_ok() && head == *b"HTTP/1.1 200"
+    };
+    let unread = held.iter_mut().map(answered).filter(|&is_one| is_one).count();
+    assert_eq!(unread, 2, "lists are being sent");
     let more = memory(&node, "VmHWM")?.saturating_sub(peak);
     eprintln!("{more} bytes more than before");
     // 2.6 MB each, several times while it is made.
@@ -301,6 +308,28 @@ fn files_of_commits_that_nobody_reads_are_few() -> Result<()> {
     node.ask(&["history"])?;
     assert!(start.elapsed() < Duration::from_secs(5), "root has turns of its own");
     drop(held);
+    node.stop()
+}
+
+/// All users share the queue of connections that are not accepted yet.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn root_connects_whoever_fills_the_queue() -> Result<()> {
+    let mut node = node()?;
+    let stop = AtomicBool::new(false);
+    let flood = || {
+        while !stop.load(Ordering::Relaxed) {
+            drop(UnixStream::connect(node.path("opb.sock")));
+        }
+    };
+    thread::scope(|scope| -> Result<()> {
+        let floods = [(); 2].map(|()| scope.spawn(|| as_nobody(&node, flood)));
+        thread::sleep(Duration::from_millis(200));
+        let asked = (0..20).try_for_each(|_| node.ask(&["counters"]).map(drop));
+        stop.store(true, Ordering::Relaxed);
+        floods.into_iter().try_for_each(|flood| flood.join().expect("no panic"))?;
+        asked
+    })?;
     node.stop()
 }
 

@@ -1,15 +1,27 @@
 //! The client of the daemon's control socket.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    os::{fd::AsRawFd as _, unix::net::UnixStream as StdStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use http_body_util::BodyExt;
 use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use nix::sys::{
+    socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, sockopt::SendTimeout},
+    time::{TimeVal, TimeValLike as _},
+};
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{failure::Failure, upload::Upload};
 use opb_userspace::api::{ApiError, reload::ReloadOutcome};
+
+/// The longest wait for a place in the queue of the socket.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The option that names the control socket.
 #[derive(Clone, Debug, clap::Args)]
@@ -56,8 +68,9 @@ impl Control {
             .enable_all()
             .build()
             .map_err(|error| Failure::from_error(&error))?;
-        let stream = runtime
-            .block_on(UnixStream::connect(&self.control))
+        let _inside = runtime.enter();
+        let stream = connect(&self.control)
+            .and_then(UnixStream::from_std)
             .map_err(|error| self.unreachable(&error))?;
         let (status, body) =
             runtime.block_on(exchange(stream, method, path, body)).map_err(|error| {
@@ -78,8 +91,13 @@ impl Control {
     }
 
     fn unreachable(&self, error: &io::Error) -> Failure {
-        let failure = Failure::new(format!("no daemon answers at {}", self.control.display()))
-            .caused_by(Some(error));
+        let socket = self.control.display();
+        if error.kind() == io::ErrorKind::WouldBlock {
+            let seconds = PATIENCE.as_secs();
+            return Failure::new(format!("the queue of {socket} was full for {seconds} seconds"))
+                .hint("too many processes connect to it, or the daemon hangs: see its log");
+        }
+        let failure = Failure::new(format!("no daemon answers at {socket}")).caused_by(Some(error));
         match error.kind() {
             io::ErrorKind::PermissionDenied => {
                 failure.hint("only root and members of the group opb may use the socket")
@@ -87,6 +105,21 @@ impl Control {
             _ => failure.hint("start it with `opb run`, or name its socket with --control"),
         }
     }
+}
+
+/// Waits for a place in the queue of the socket, which other users may keep full.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::WouldBlock`] if there was none for [`PATIENCE`] (unix(7), `SO_SNDTIMEO`).
+fn connect(path: &Path) -> io::Result<StdStream> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    setsockopt(&socket, SendTimeout, &TimeVal::seconds(PATIENCE.as_secs() as i64))?;
+    socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let stream = StdStream::from(socket);
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
 async fn exchange(

@@ -106,13 +106,25 @@ impl How {
     pub(super) fn timeout(
         how: Result<Parameters<Self>, QueryRejection>,
     ) -> Result<Option<Duration>, ErrorResponse> {
-        Ok(confirmation_timeout(valid(how)?.confirm))
+        confirmation_timeout(valid(how)?.confirm)
     }
 }
 
+/// The longest confirmation timeout, in seconds: a day. While a commit is unconfirmed, there can be
+/// no other.
+const LONGEST_CONFIRMATION: u32 = 86_400;
+
 /// The parameter `confirm`, in seconds, as a length of time.
-pub(super) fn confirmation_timeout(seconds: Option<NonZeroU32>) -> Option<Duration> {
-    seconds.map(|seconds| Duration::from_secs(seconds.get().into()))
+pub(super) fn confirmation_timeout(
+    seconds: Option<NonZeroU32>,
+) -> Result<Option<Duration>, ErrorResponse> {
+    let Some(seconds) = seconds else { return Ok(None) };
+    if seconds.get() > LONGEST_CONFIRMATION {
+        let error =
+            format!("confirm is {seconds} seconds: at most {LONGEST_CONFIRMATION} (24 hours)");
+        return Err(ErrorResponse::new(StatusCode::BAD_REQUEST, error));
+    }
+    Ok(Some(Duration::from_secs(seconds.get().into())))
 }
 
 /// The parameters of a request, or what is wrong with them.

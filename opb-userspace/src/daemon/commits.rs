@@ -1,10 +1,10 @@
 //! Commits in the control API.
 
 use axum::{
-    Json, Router,
+    Router,
     extract::{ConnectInfo, Query as Parameters, State, rejection::QueryRejection},
     http::StatusCode,
-    response::{IntoResponse, Response},
+    response::Response,
     routing::get,
 };
 
@@ -27,7 +27,7 @@ async fn list(
 ) -> Result<Response, ErrorResponse> {
     let turn = app.list_turn(&peer).await?;
     let (rows, turn) = app.enforcer.request(|it| (it.commits(), turn)).await?;
-    Ok(turn.until_sent(Json(rows).into_response()))
+    Ok(turn.answer(StatusCode::OK, rows).await)
 }
 
 /// The content of one file of a commit, as it was read.
@@ -49,6 +49,7 @@ async fn file(
     let read = app.board.reader.read_commit(keeper, file.clone(), turn).await;
     let (source, turn) =
         read.map_err(|error| ErrorResponse::from(StatusCode::INTERNAL_SERVER_ERROR, &error))?;
-    let response = Json(CommitText { file, text: source.text.to_string() }).into_response();
-    Ok(turn.until_sent(response))
+    let text = source.text.to_string();
+    drop(source);
+    Ok(turn.answer(StatusCode::OK, CommitText { file, text }).await)
 }

@@ -103,7 +103,7 @@ async fn reload(
         let error = format!("the comment has more than {LONGEST_COMMENT} characters");
         return Err(ErrorResponse::new(StatusCode::BAD_REQUEST, error));
     }
-    let confirm = confirmation_timeout(confirm);
+    let confirm = confirmation_timeout(confirm)?;
     let turn = app.reload_turn(&peer).await?;
     let who = Some(Arc::clone(&peer.0));
     let asked = Asked { trigger: Trigger::Request, who, confirm, comment };
@@ -147,13 +147,13 @@ async fn preview(
     let DiffQuery { from, to } = valid(sides)?;
     let turn = app.list_turn(&peer).await?;
     let (preview, turn) = app.board.reader.preview(&app.enforcer, [from, to], turn).await?;
-    Ok(turn.until_sent(match preview {
-        Ok(preview) => Json(preview).into_response(),
+    Ok(match preview {
+        Ok(preview) => turn.answer(StatusCode::OK, preview).await,
         Err(error) => {
             let outcome = ReloadOutcome::Rejected { errors: error.problems() };
-            (StatusCode::UNPROCESSABLE_ENTITY, Json(outcome)).into_response()
+            turn.answer(StatusCode::UNPROCESSABLE_ENTITY, outcome).await
         }
-    }))
+    })
 }
 
 async fn explain(
@@ -206,9 +206,9 @@ async fn talkers(
     app.known_group(group.as_deref())?;
     let limit = limit.unwrap_or(TALKERS);
     let turn = if limit > FEW_TALKERS { Some(app.list_turn(&peer).await?) } else { None };
-    let response = Json(app.board.telemetry.top(limit, group.as_deref())).into_response();
+    let talkers = app.board.telemetry.top(limit, group.as_deref());
     Ok(match turn {
-        Some(turn) => turn.until_sent(response),
-        None => response,
+        Some(turn) => turn.answer(StatusCode::OK, talkers).await,
+        None => Json(talkers).into_response(),
     })
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use nix::unistd::{Uid, User};
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, sync::Semaphore, time::timeout};
 
 use super::{
     serve::{Caller, Crowd},
@@ -60,6 +60,7 @@ type Known = BTreeMap<u32, (Option<String>, Instant)>;
 #[derive(Clone)]
 pub(super) struct Users {
     threads: Threads,
+    turns: Arc<Semaphore>,
     known: Arc<Mutex<Known>>,
 }
 
@@ -70,16 +71,24 @@ impl Users {
     const KEPT: Duration = Duration::from_secs(60);
     /// The most cached names.
     const MOST: usize = 1024;
+    /// The most names that are looked up at the same time.
+    const TURNS: usize = 4;
 
     pub(super) fn new() -> Self {
-        Self { threads: Threads::new("users"), known: Arc::default() }
+        let turns = Arc::new(Semaphore::new(Self::TURNS));
+        Self { threads: Threads::new("users"), turns, known: Arc::default() }
     }
 
     async fn name(&self, uid: u32) -> Option<String> {
-        let fresh = |(_, since): &&(Option<String>, Instant)| since.elapsed() < Self::KEPT;
-        if let Some((name, _)) = self.lock().get(&uid).filter(fresh) {
-            return name.clone();
+        if let Some(name) = self.cached(uid) {
+            return name;
         }
+        // Connections that come together would start a thread each.
+        let turn = timeout(Self::PATIENCE, self.turns.acquire()).await;
+        if let Some(name) = self.cached(uid) {
+            return name;
+        }
+        let _turn = turn.ok()?.ok()?;
         let ask = move || User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
         let name = self.threads.run(Self::PATIENCE, ask).await.ok().flatten();
         let mut known = self.lock();
@@ -88,6 +97,13 @@ impl Users {
         }
         known.insert(uid, (name.clone(), Instant::now()));
         name
+    }
+
+    /// The name, or its absence, if it was looked up lately.
+    fn cached(&self, uid: u32) -> Option<Option<String>> {
+        let known = self.lock();
+        let (name, since) = known.get(&uid)?;
+        (since.elapsed() < Self::KEPT).then(|| name.clone())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {

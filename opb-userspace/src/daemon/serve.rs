@@ -98,7 +98,10 @@ pub(super) async fn serve<L: Listener, C: Caller>(
         };
         let (app, stop, refused) = (app.clone(), stop.clone(), Arc::clone(&refused));
         tasks.spawn(async move {
-            let caller = caller.identify().await;
+            let caller = tokio::select! {
+                caller = caller.identify() => caller,
+                () = permit.0.leave.notified() => return,
+            };
             let io = Stall::new(io, limits.stall);
             connection(io, permit, limits, &refused, caller, app, stop).await;
         });

@@ -119,7 +119,7 @@ async fn list(
     let turn = app.list_turn(&peer).await?;
     // The turn does not end before the work does, even if the client hangs up.
     let (rows, turn) = app.enforcer.request(|it| (it.entries(), turn)).await?;
-    Ok(turn.until_sent(Json(rows).into_response()))
+    Ok(turn.answer(StatusCode::OK, rows).await)
 }
 
 async fn add(

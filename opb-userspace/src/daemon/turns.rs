@@ -1,12 +1,24 @@
 //! Turns for requests that take much memory or time. Root has turns of its own, so that nobody else
 //! delays what root asks for.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use axum::{body::Body, response::Response};
-use http_body_util::BodyExt as _;
+use axum::{
+    body::{Body, HttpBody},
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use hyper::body::{Bytes, Frame, SizeHint};
+use serde::Serialize;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
     time::timeout,
 };
 
@@ -48,14 +60,52 @@ impl Turns {
 }
 
 impl Turn {
-    /// Ends with the body of `response`, which is in memory until it is sent.
-    pub(super) fn until_sent(self, response: Response) -> Response {
-        response.map(|body| {
-            Body::new(body.map_frame(move |frame| {
-                let _turn = &self;
-                frame
-            }))
-        })
+    /// A response with `value` as JSON. The turn ends when the client has read it, but for the last
+    /// piece.
+    pub(super) async fn answer<T>(self, status: StatusCode, value: T) -> Response
+    where
+        T: Serialize + Send + 'static,
+    {
+        // A large answer would keep a thread of the runtime from all others.
+        let made = spawn_blocking(move || (serde_json::to_vec(&value), self)).await;
+        let Ok((Ok(text), turn)) = made else {
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        };
+        let body = Body::new(Held { text: text.into(), _turn: turn });
+        (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    }
+}
+
+/// An answer in memory, and the turn that it was made in.
+struct Held {
+    text: Bytes,
+    _turn: Turn,
+}
+
+impl Held {
+    /// An HTTP connection takes the whole of a piece at once, and drops the body with the last one.
+    const PIECE: usize = 64 << 10;
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let length = self.text.len().min(Self::PIECE);
+        let piece = self.text.split_to(length);
+        Poll::Ready((length > 0).then(|| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.text.len() as u64)
     }
 }
 
@@ -70,7 +120,7 @@ mod tests {
         let first = turns.take(user).await.expect("free");
         assert!(turns.take(Some(Crowd::User(1001))).await.is_none(), "taken");
         let _of_root = turns.take(None).await.expect("of its own");
-        let response = first.until_sent(Response::new(Body::from("large")));
+        let response = first.answer(StatusCode::OK, "large").await;
         assert!(turns.take(user).await.is_none(), "it is being sent");
         drop(response);
         assert!(turns.take(user).await.is_some());
