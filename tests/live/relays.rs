@@ -133,3 +133,29 @@ fn a_host_that_was_not_asked_for_degrades_nothing() -> Result<()> {
     })?;
     node.stop()
 }
+
+/// The name servers of the system, in a file that nobody can read: that is no answer either.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn name_servers_that_cannot_be_read_are_told() -> Result<()> {
+    let mut node = Node::prepare("watch: off\n")?;
+    let alone = policy("mail.isp.example");
+    node.write("policy.yaml", &alone.replace("relays: [isp]", "relays: [isp, spare]"))?;
+    node.write("resolv.conf", "nameserver nonsense\n")?;
+    // In a mount namespace of its own.
+    let script = "mount --bind resolv.conf /etc/resolv.conf && exec \"$0\" run";
+    let opb = env!("CARGO_BIN_EXE_opb");
+    let arguments = ["--mount", "sh", "-c", script, opb];
+    let command = node.command_of("unshare", &arguments);
+    node.launch(command)?;
+    node.wait_status("it is told", |status| {
+        let text = status["warnings"].to_string();
+        status["hosts"][0]["state"] == "unresolved"
+            && text.contains("the name servers cannot be read")
+    })?;
+    node.write("policy.yaml", &alone)?;
+    let said = warned(&node, &["reload"])?;
+    assert!(said.contains("group dyn has no relay"), "{said}");
+    assert_eq!(node.state()?.as_deref(), Some("degraded"));
+    node.stop()
+}

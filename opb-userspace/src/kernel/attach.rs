@@ -189,7 +189,9 @@ fn fall_back(hook: Hook, candidates: &[Hook], failures: &[(Hook, Error)]) -> Opt
     let first = candidates.first().filter(|first| **first != hook)?.name();
     let why = match failures.first() {
         Some((_, error)) => one_line(error),
-        None => format!("the program was there before, and stays; `hook: {first}` moves it"),
+        None => {
+            format!("the program was there before, and stays; `hook: {first}` tries to move it")
+        }
     };
     let consequence = match hook {
         Hook::Xdp => "no difference for packets",
@@ -200,7 +202,8 @@ fn fall_back(hook: Hook, candidates: &[Hook], failures: &[(Hook, Error)]) -> Opt
             "packets are judged after the driver and taps: correct, but slower under a flood"
         }
         Hook::Clsact => {
-            "kernel before 6.6: the filter is not a pinned link: other tools can remove it unnoticed"
+            "kernel before 6.6: the filter is not a pinned link: other tools can remove it for a \
+             second"
         }
     };
     Some(format!("{} instead of {first}: {why}; {consequence}", hook.name()))

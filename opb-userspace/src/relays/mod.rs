@@ -189,13 +189,15 @@ impl Hosts {
     ) -> impl Iterator<Item = (&'a str, Vec<&'a str>)> {
         files.groups.iter().filter_map(|group| {
             let sets = || group.relays.iter().map(|&relay| &files.relays[relay]);
-            let mut hosts: Vec<_> = sets().flat_map(|set| &set.hosts).map(String::as_str).collect();
-            hosts.sort_unstable();
-            hosts.dedup();
-            let is_lost = !hosts.is_empty()
+            let hosts = || sets().flat_map(|set| &set.hosts).map(String::as_str);
+            // Usually false at the first one.
+            let is_lost = hosts().next().is_some()
                 && sets().all(|set| set.addresses.is_empty())
-                && hosts.iter().all(|host| self.state(host) == HostState::Unresolved);
-            is_lost.then_some((group.name.as_str(), hosts))
+                && hosts().all(|host| self.state(host) == HostState::Unresolved);
+            is_lost.then(|| {
+                let names: BTreeSet<_> = hosts().collect();
+                (group.name.as_str(), names.into_iter().collect())
+            })
         })
     }
 

@@ -47,13 +47,13 @@ pub async fn follow(
     answers: mpsc::UnboundedSender<(String, DnsAnswer)>,
 ) {
     let mut task = Task::default();
-    let mut resolver = None;
+    let mut resolver = Err(HostError::NotAsked);
     let mut due: BTreeMap<String, Instant> = BTreeMap::new();
     let mut asked: JoinSet<(String, DnsAnswer, Duration)> = JoinSet::new();
     loop {
         let newest = tasks.borrow_and_update().clone();
-        if newest != task || (resolver.is_none() && !newest.names.is_empty()) {
-            if newest.servers != task.servers || resolver.is_none() {
+        if newest != task || (resolver.is_err() && !newest.names.is_empty()) {
+            if newest.servers != task.servers || resolver.is_err() {
                 // A new connection pool; servers asked before may still answer.
                 resolver = make(&newest.servers);
             }
@@ -68,11 +68,16 @@ pub async fn follow(
         for (name, time) in due.iter_mut().filter(|(_, time)| **time <= now) {
             // The answer sets another time.
             *time = now + LONGEST;
-            if let Some(resolver) = resolver.clone() {
-                let name = name.clone();
-                asked.spawn(async move { ask(&resolver, name).await });
-            } else {
-                *time = now + RETRY;
+            let name = name.clone();
+            match resolver.clone() {
+                Ok(resolver) => drop(asked.spawn(async move { ask(&resolver, name).await })),
+                Err(error) => {
+                    *time = now + RETRY;
+                    let failed = DnsAnswer { ipv4: Err(error.clone()), ipv6: Err(error) };
+                    if answers.send((name, failed)).is_err() {
+                        return;
+                    }
+                }
             }
         }
         let next = due.values().min().copied().unwrap_or(now + LONGEST);
@@ -121,8 +126,11 @@ pub fn resolve_once(task: Task, limit: Duration) -> io::Result<BTreeMap<String, 
     })
 }
 
-fn make(servers: &[SocketAddr]) -> Option<TokioResolver> {
-    build(servers).map_err(|error| warn!("relay hosts cannot be resolved: {error}")).ok()
+fn make(servers: &[SocketAddr]) -> Result<TokioResolver, HostError> {
+    build(servers).map_err(|error| {
+        warn!("relay hosts cannot be resolved: {error}");
+        HostError::Lookup(format!("the name servers cannot be read: {error}"))
+    })
 }
 
 fn build(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
