@@ -55,10 +55,11 @@ pub enum Check {
     RxVlan,
     Lro,
     FlowTable,
+    Relays,
 }
 
 impl Check {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Files,
         Self::Pins,
         Self::Kernel,
@@ -69,6 +70,7 @@ impl Check {
         Self::RxVlan,
         Self::Lro,
         Self::FlowTable,
+        Self::Relays,
     ];
 
     /// Returns the name in `--accept` and JSON.
@@ -85,6 +87,7 @@ impl Check {
             Self::RxVlan => "rx-vlan",
             Self::Lro => "lro",
             Self::FlowTable => "flow-table",
+            Self::Relays => "relays",
         }
     }
 }

@@ -15,6 +15,7 @@ mod reloads;
 mod commits;
 mod unconfirmed;
 mod hosts;
+mod relays;
 mod interfaces;
 mod flaps;
 mod link_types;

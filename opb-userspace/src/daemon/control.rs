@@ -32,7 +32,8 @@ use crate::api::{
     counters::CountersQuery,
     events::{EventsQuery, TalkersQuery},
 };
-use crate::api::{explain::Query, reload::DiffQuery, reload::ReloadOutcome, reload::Trigger};
+use crate::api::{explain::Query, reload::DiffQuery, reload::Trigger};
+use crate::api::{reload::ReloadOutcome, reload::ReloadResponse};
 
 /// Serves the control socket until `stop`.
 pub(super) async fn serve(
@@ -108,10 +109,15 @@ async fn reload(
     let asked = Asked { trigger: Trigger::Request, who, confirm, comment };
     let origin = commit.map_or(Origin::Files, Origin::Commit);
     let outcome = app.board.reader.reload(&app.enforcer, origin, asked, Some(turn)).await?;
-    let status =
-        if outcome.is_rejected() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
-    Ok((status, Json(outcome)).into_response())
+    if outcome.is_rejected() {
+        return Ok((StatusCode::UNPROCESSABLE_ENTITY, Json(outcome)).into_response());
+    }
+    let warnings = app.board.relay_warnings(RESOLVED).await;
+    Ok(Json(ReloadResponse { outcome, warnings }).into_response())
 }
+
+/// How long a reload waits for the addresses of new relay hosts.
+const RESOLVED: Duration = Duration::from_secs(5);
 
 /// The longest comment on a commit, in characters.
 const LONGEST_COMMENT: usize = 500;

@@ -49,7 +49,7 @@ pub(super) struct GroupDraft {
 pub(super) struct RelayDraft {
     pub(super) name: Name,
     pub(super) addresses: Vec<(Prefix, Spot)>,
-    pub(super) hosts: Vec<String>,
+    pub(super) hosts: Vec<(String, Spot)>,
 }
 
 pub(super) struct ExemptionDraft {
@@ -319,7 +319,7 @@ impl Reader<'_> {
     }
 
     /// A host name by RFC 1123, section 2.1. An address is an error here: DNS could not resolve it.
-    fn host(&mut self, node: &YamlNode<'_>) -> Option<String> {
+    fn host(&mut self, node: &YamlNode<'_>) -> Option<(String, Spot)> {
         let text = self.decoder.text("a host", node)?;
         let host = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         let message = if host.parse::<Prefix>().is_ok() {
@@ -327,7 +327,7 @@ impl Reader<'_> {
         } else if !is_host(&host) {
             format!("`{text}` is not a host name")
         } else {
-            return Some(host);
+            return Some((host, self.decoder.spot(node)));
         };
         self.decoder.report.error(self.decoder.spot(node), message);
         None

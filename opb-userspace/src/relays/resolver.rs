@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use hickory_resolver::{
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tracing::warn;
 
@@ -27,6 +28,8 @@ const SHORTEST: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(3600);
 /// The most addresses of a family in one answer.
 pub const MOST: usize = 32;
+/// The most questions at the same time of [`resolve_once`].
+const TOGETHER: usize = 64;
 /// The interval after a failure.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -44,13 +47,13 @@ pub async fn follow(
     answers: mpsc::UnboundedSender<(String, DnsAnswer)>,
 ) {
     let mut task = Task::default();
-    let mut resolver = None;
+    let mut resolver = Err(HostError::NotAsked);
     let mut due: BTreeMap<String, Instant> = BTreeMap::new();
     let mut asked: JoinSet<(String, DnsAnswer, Duration)> = JoinSet::new();
     loop {
         let newest = tasks.borrow_and_update().clone();
-        if newest != task || (resolver.is_none() && !newest.names.is_empty()) {
-            if newest.servers != task.servers || resolver.is_none() {
+        if newest != task || (resolver.is_err() && !newest.names.is_empty()) {
+            if newest.servers != task.servers || resolver.is_err() {
                 // A new connection pool; servers asked before may still answer.
                 resolver = make(&newest.servers);
             }
@@ -65,11 +68,16 @@ pub async fn follow(
         for (name, time) in due.iter_mut().filter(|(_, time)| **time <= now) {
             // The answer sets another time.
             *time = now + LONGEST;
-            if let Some(resolver) = resolver.clone() {
-                let name = name.clone();
-                asked.spawn(async move { ask(&resolver, name).await });
-            } else {
-                *time = now + RETRY;
+            let name = name.clone();
+            match resolver.clone() {
+                Ok(resolver) => drop(asked.spawn(async move { ask(&resolver, name).await })),
+                Err(error) => {
+                    *time = now + RETRY;
+                    let failed = DnsAnswer { ipv4: Err(error.clone()), ipv6: Err(error) };
+                    if answers.send((name, failed)).is_err() {
+                        return;
+                    }
+                }
             }
         }
         let next = due.values().min().copied().unwrap_or(now + LONGEST);
@@ -88,7 +96,44 @@ pub async fn follow(
     }
 }
 
-fn make(servers: &[SocketAddr]) -> Option<TokioResolver> {
+/// Asks for each name once. All questions together take at most `limit`.
+pub fn resolve_once(task: Task, limit: Duration) -> io::Result<BTreeMap<String, DnsAnswer>> {
+    let Task { names, servers } = task;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let resolver = build(&servers).map_err(io::Error::other)?;
+        let until = Instant::now() + limit;
+        let mut waiting = names.clone().into_iter();
+        let (mut asked, mut answers) = (JoinSet::new(), BTreeMap::new());
+        loop {
+            while asked.len() < TOGETHER
+                && let Some(name) = waiting.next()
+            {
+                let resolver = resolver.clone();
+                asked.spawn(async move { ask(&resolver, name).await });
+            }
+            match timeout_at(until, asked.join_next()).await {
+                Ok(Some(Ok((name, answer, _)))) => drop(answers.insert(name, answer)),
+                Ok(Some(Err(_))) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let late = || Err(HostError::Lookup(format!("no answer within {} s", limit.as_secs())));
+        for name in names {
+            answers.entry(name).or_insert_with(|| DnsAnswer { ipv4: late(), ipv6: late() });
+        }
+        Ok(answers)
+    })
+}
+
+fn make(servers: &[SocketAddr]) -> Result<TokioResolver, HostError> {
+    build(servers).map_err(|error| {
+        warn!("relay hosts cannot be resolved: {error}");
+        HostError::Lookup(format!("the name servers cannot be read: {error}"))
+    })
+}
+
+fn build(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
     let builder = if servers.is_empty() {
         TokioResolver::builder_tokio()
     } else {
@@ -96,12 +141,11 @@ fn make(servers: &[SocketAddr]) -> Option<TokioResolver> {
         let config = ResolverConfig::from_name_servers(servers);
         Ok(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
     };
-    let resolver = builder.and_then(|mut builder| {
+    builder.and_then(|mut builder| {
         // This module caches the answers, with its own rules.
         builder.options_mut().cache_size = 0;
         builder.build()
-    });
-    resolver.map_err(|error| warn!("relay hosts cannot be resolved: {error}")).ok()
+    })
 }
 
 fn name_server(address: &SocketAddr) -> NameServerConfig {

@@ -6,7 +6,7 @@ use prometheus::{
 };
 
 use super::Totals;
-use crate::api::{status::FilesState, status::State, status::Status};
+use crate::api::status::{FilesState, HostState, State, Status, Subject};
 use crate::kernel::CounterRow;
 
 /// The content type of [`render`].
@@ -19,7 +19,8 @@ pub fn render(status: &Status, totals: &Totals) -> Result<String, prometheus::Er
     page.policy(status)?;
     page.interfaces(status)?;
     page.checks(status)?;
-    page.refused(status, totals)?;
+    page.refused(totals)?;
+    page.relays(status)?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&page.registry.gather(), &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
@@ -194,17 +195,32 @@ impl Metrics {
         Ok(())
     }
 
-    fn refused(&self, status: &Status, totals: &Totals) -> Result<(), prometheus::Error> {
+    fn refused(&self, totals: &Totals) -> Result<(), prometheus::Error> {
         let help = "Connections and requests that were refused or ended because of a limit.";
         let refused = self.counter_vec("opb_http_refused_total", help, &["listener", "why"])?;
         for &(listener, why, count) in &totals.refused {
             refused.with_label_values(&[listener, why]).inc_by(count);
         }
+        Ok(())
+    }
+
+    fn relays(&self, status: &Status) -> Result<(), prometheus::Error> {
+        let unresolved = status.hosts.iter().filter(|it| it.state == HostState::Unresolved);
+        self.gauge(
+            "opb_relay_hosts_unresolved",
+            "Relay hosts that never had an address: the last question failed.",
+            unresolved.count() as i64,
+        )?;
+        let lost = status.problems.iter().filter(|it| it.about == Subject::Relays);
+        self.gauge(
+            "opb_groups_without_relay",
+            "Groups that reach no relay, because none of their relay hosts has an address.",
+            lost.count() as i64,
+        )?;
         let help = "Addresses of relay hosts that were not used because the host has too many.";
         let addresses = IntCounter::new("opb_relay_addresses_refused_total", help)?;
         addresses.inc_by(status.hosts.iter().map(|host| host.refused).sum());
-        self.registry.register(Box::new(addresses))?;
-        Ok(())
+        self.registry.register(Box::new(addresses))
     }
 
     fn gauge(&self, name: &str, help: &str, value: i64) -> Result<(), prometheus::Error> {

@@ -31,11 +31,14 @@ fn status(state: &str, success: bool) -> Status {
         ],
         "detachments": 3,
         "store": {"writable": success, "lost": !success},
-        "hosts": [{"host": "mx.isp.example", "addresses": [], "refused": 9}],
+        "hosts": [
+            {"host": "mx.isp.example", "addresses": [], "refused": 9, "state": "unresolved"},
+            {"host": "new.isp.example", "addresses": [], "refused": 0, "state": "unasked"},
+        ],
         "checks": [
             {"name": "enforcer", "ok": true, "age": 0.5}, {"name": "store", "ok": success},
         ],
-        "problems": [], "warnings": [],
+        "problems": [{"about": "relays", "text": "group dyn has no relay"}], "warnings": [],
     });
     serde_json::from_value(status).expect("a status")
 }
@@ -97,6 +100,8 @@ fn values_are_those_of_the_status_and_the_counters() {
         "opb_policy_last_reload_timestamp_seconds 1767225700",
         "opb_detachments_total 3",
         "opb_relay_addresses_refused_total 9",
+        "opb_relay_hosts_unresolved 1",
+        "opb_groups_without_relay 1",
         "opb_enforcer_heartbeat_age_seconds 0.5",
         "opb_check_ok{check=\"enforcer\"} 1",
     ]);
