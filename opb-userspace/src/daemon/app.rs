@@ -44,17 +44,17 @@ impl App {
     /// A turn for a large answer.
     pub(super) async fn list_turn(&self, peer: &Peer) -> Result<Turn, ErrorResponse> {
         let turn = self.lists.take(peer.crowd()).await;
-        turn.ok_or_else(|| self.crowded("too many lists are being sent: try again"))
+        turn.ok_or_else(|| self.crowded("lists", "too many lists are being sent: try again"))
     }
 
     /// A turn for a reload.
     pub(super) async fn reload_turn(&self, peer: &Peer) -> Result<Turn, ErrorResponse> {
         let turn = self.reloads.take(peer.crowd()).await;
-        turn.ok_or_else(|| self.crowded("too many reloads are waiting: try again"))
+        turn.ok_or_else(|| self.crowded("reloads", "too many reloads are waiting: try again"))
     }
 
-    fn crowded(&self, error: &str) -> ErrorResponse {
-        self.board.refused.count(LIMITS.name, "lists");
+    fn crowded(&self, why: &'static str, error: &str) -> ErrorResponse {
+        self.board.refused.count(LIMITS.name, why);
         ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error)
     }
 }

@@ -57,8 +57,12 @@ pub(super) fn choose(
     let valid = files.as_mut().ok().and_then(|files| files.as_mut().ok());
     let watch = valid.and_then(|loaded| loaded.watch.take()).unwrap_or(unseen);
     let valid = files.as_ref().ok().and_then(|files| files.as_ref().ok());
+    if let Some(why) = commits.substitute() {
+        error!("the policy in force may not be the one before: {why}");
+    }
     let last = last(&mut commits, config, valid).unwrap_or_else(|error| {
         error!("the policy comes from the files: {}", one_line(&error));
+        commits.note_substitute(&error);
         None
     });
     let Some((loaded, unconfirmed)) = last else {

@@ -195,6 +195,7 @@ impl Enforcer {
             group_ids,
             hosts,
             actions,
+            unrecorded: self.journal.dropped(),
         }
     }
 

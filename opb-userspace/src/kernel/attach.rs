@@ -285,11 +285,17 @@ fn no_link(error: LinkError) -> ProgramError {
 }
 
 /// Whether the program for `wanted` is still on `hook`, by what the kernel says.
-pub(super) fn is_in_place(guard: &PinGuard, wanted: &Wanted, hook: Hook) -> Result<bool, Error> {
+pub(super) fn is_in_place(
+    pins: &Pins,
+    guard: &PinGuard,
+    wanted: &Wanted,
+    hook: Hook,
+) -> Result<bool, Error> {
     let name = LinkName::of(wanted, hook);
     match hook {
         Hook::Clsact => {
-            Ok(clsact::program(name.index, name.hook_direction, name.direction)?.is_some())
+            let found = clsact::program(name.index, name.hook_direction, name.direction)?;
+            Ok(found.is_some_and(|found| name.is_pinned_program(pins, found)))
         }
         _ => guard.is_attached(&name.to_string(), wanted.index),
     }

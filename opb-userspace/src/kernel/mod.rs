@@ -191,7 +191,7 @@ impl Kernel {
     /// Whether the program that [`Self::attach`] attached to `hook` for `wanted` is still there.
     /// Cheap enough for every second.
     pub fn is_in_place(&self, wanted: &Wanted, hook: Hook) -> Result<bool, Error> {
-        attach::is_in_place(&self.guard, wanted, hook)
+        attach::is_in_place(&self.pins, &self.guard, wanted, hook)
     }
 
     /// Detaches programs of ours from every interface and direction that is not in `wanted`.

@@ -7,7 +7,7 @@ use prometheus::{
 
 use super::Totals;
 use crate::api::status::{FilesState, HostState, State, Status, Subject};
-use crate::kernel::CounterRow;
+use crate::{kernel::CounterRow, text};
 
 /// The content type of [`render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -56,6 +56,11 @@ impl Metrics {
                 totals.unwritten,
             ),
             (
+                "opb_change_events_lost_total",
+                "Requested changes without an event: too many within a second. The log has them.",
+                totals.unrecorded,
+            ),
+            (
                 "opb_suspects_total",
                 "Subscribers reported as suspects since the daemon started.",
                 totals.suspects,
@@ -94,8 +99,9 @@ impl Metrics {
         let packets = self.counter_vec(packets, &help("Packets", of), &labels)?;
         let bytes = self.counter_vec(bytes, &help("Bytes of packets", of), &labels)?;
         for row in rows {
-            let of = row.of.as_deref().unwrap_or("-");
-            let labels = [of, row.direction.name(), row.verdict.name(), row.reason.name()];
+            // The name of an interface may have any byte but `/` and spaces.
+            let of = text::line(row.of.as_deref().unwrap_or("-"));
+            let labels = [&*of, row.direction.name(), row.verdict.name(), row.reason.name()];
             packets.with_label_values(&labels).inc_by(row.packets);
             bytes.with_label_values(&labels).inc_by(row.bytes);
         }
@@ -170,7 +176,8 @@ impl Metrics {
         )?;
         for interface in &status.interfaces {
             let (hook, mode) = hook_and_mode(&interface.hook);
-            attached.with_label_values(&[&interface.name, &interface.role, hook, mode]).set(1);
+            let name = text::line(&interface.name);
+            attached.with_label_values(&[&*name, &interface.role, hook, mode]).set(1);
         }
         let detachments = IntCounter::new(
             "opb_detachments_total",
