@@ -5,13 +5,15 @@ mod flow_tables;
 mod interfaces;
 mod redirects;
 mod system;
+mod traffic;
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    api::status::Status,
+    api::{counters::CounterLine, status::Status},
     compiled::Compiled,
     daemon::interfaces::Plan,
     image::GroupIds,
@@ -92,9 +94,13 @@ impl Check {
     }
 }
 
-/// Runs all checks. `daemon` is the status of the running daemon, or why none answers. Returns the
-/// findings, problems first. Fails if the kernel cannot be inspected.
-pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Finding>, Error> {
+/// Runs all checks. `daemon` is the status of the running daemon, or why none answers, and `counters`
+/// are its rows by interface. Returns the findings, problems first. Fails if the kernel cannot be inspected.
+pub fn examine(
+    config: &Config,
+    daemon: Result<&Status, &str>,
+    counters: &[CounterLine],
+) -> Result<Vec<Finding>, Error> {
     let process = daemon.map_or_else(|_| std::process::id(), |status| status.pid);
     let inspection = Inspection::take(&config.pins, process)?;
     let plan = Plan::current(config).map_err(Error::call("to list interfaces"))?;
@@ -103,7 +109,7 @@ pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Fin
     let doctor = Doctor {
         config,
         daemon,
-        needs: Needs::of(policy.as_ref().ok()),
+        needs: Needs::of(policy.as_ref().ok(), daemon.ok()),
         inspection: &inspection,
         plan: &plan,
     };
@@ -111,6 +117,7 @@ pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Fin
     doctor.files(&policy, &mut found);
     doctor.system(policy.as_ref().ok(), &mut found);
     doctor.daemon(&mut found);
+    doctor.traffic(counters, Timestamp::now(), &mut found);
     doctor.interfaces(&mut found)?;
     doctor.redirects(&mut found);
     doctor.flow_tables(&mut found);
@@ -157,10 +164,16 @@ struct Needs {
 }
 
 impl Needs {
-    /// Returns the requirements of `policy`, or all of them if it cannot be read.
-    fn of(policy: Option<&Compiled>) -> Self {
+    /// Returns the requirements of `policy`. If it cannot be read, those of the policy in force: a
+    /// reload would be rejected.
+    fn of(policy: Option<&Compiled>, daemon: Option<&Status>) -> Self {
         let Some(Compiled { policy, .. }) = policy else {
-            return Self { resets: true, later_packets: true };
+            let mut groups = daemon.iter().flat_map(|status| &status.policy.groups);
+            return Self {
+                resets: groups.clone().any(|group| group.action == "reject"),
+                later_packets: groups
+                    .any(|group| group.matching == "any" || group.downstream != "off"),
+            };
         };
         Self {
             resets: policy.groups.iter().any(|group| group.action == Action::Reject),

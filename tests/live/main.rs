@@ -33,3 +33,4 @@ mod actors;
 mod storms;
 mod overdue;
 mod reused;
+mod stumbles;

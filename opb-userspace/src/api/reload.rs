@@ -148,6 +148,9 @@ pub struct Preview {
     pub unlisted: usize,
     #[serde(flatten)]
     pub endpoints: Endpoints,
+    /// Interfaces that do not exist, and relay hosts without an address, in the second policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

@@ -73,12 +73,21 @@ struct Target {
     period: Option<Period>,
 
     /// When the entries expire, such as 2027-03-31T00:00:00+09:00
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Timestamp>,
 
     /// Reason, shown by `opb subscriber list`
     #[arg(long, value_name = "TEXT")]
     reason: Option<Arc<str>>,
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "invalid time `{text}`: expected for example 2027-03-31T00:00:00+09:00 or \
+             2027-03-30T15:00:00Z"
+        )
+    })
 }
 
 /// Remove entries, so that the policy files apply again

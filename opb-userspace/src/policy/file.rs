@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use jiff::civil;
 
+use crate::node::{NODE_KEYS, POLICY_KEYS};
+
 use super::model::{Action, Downstream, Matching, Policy};
 use super::nat64;
 use super::prefix::Prefix;
@@ -76,6 +78,11 @@ impl Draft {
         let (file, text) = report.read(path, Form::Yaml)?;
         let mut decoder = Decoder::new(report, file);
         let root = decoder.parse(&text)?;
+        let message =
+            "this looks like a node file: expected a policy file, such as its `policy` names";
+        if decoder.is_other_kind(&root, (POLICY_KEYS, NODE_KEYS), message) {
+            return None;
+        }
         let mut fields = decoder.fields("a policy file", &root)?;
         decoder.version(&root, &mut fields)?;
         let directory = path.parent().unwrap_or(Path::new("")).to_owned();
