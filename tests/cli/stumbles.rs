@@ -11,6 +11,19 @@ fn a_time_names_what_is_accepted() {
     assert!(ended.stderr.contains(expected), "{}", ended.stderr);
 }
 
+#[test]
+fn an_import_without_an_effect_is_one_error() {
+    let bench = Bench::new();
+    let lines: String = (0..150).map(|last| format!("203.0.113.{last}\n")).collect();
+    bench.write("list", &format!("# all of them\n{lines}"));
+    let ended = bench.opb(&["subscriber", "import", "list"]);
+    assert_eq!(ended.code, Some(2));
+    assert_eq!(ended.stderr.matches("no effect is given").count(), 1, "{}", ended.stderr);
+    let expected = "opb: error: list:2: no effect is given for this line";
+    assert!(ended.stderr.starts_with(expected), "{}", ended.stderr);
+    assert!(ended.stderr.contains("(and for 149 more lines)"), "{}", ended.stderr);
+}
+
 /// A group without its prefixes, because the only one is wrong, is not the mistake.
 #[test]
 fn errors_come_before_the_warnings_that_follow_from_them() {

@@ -66,11 +66,10 @@ pub(super) fn choose(
         None
     });
     let Some((loaded, unconfirmed)) = last else {
-        let mut loaded = match files? {
+        let loaded = match files? {
             Ok(loaded) => loaded,
             Err(invalid) => return Ok(Err(invalid.into())),
         };
-        loaded.keep(&commits.keeper());
         let files = FilesState::Same;
         let unconfirmed = None;
         return Ok(Ok(Choice { loaded, commits, is_new: true, unconfirmed, files, watch }));

@@ -192,6 +192,7 @@ async fn events(
     query: Result<Parameters<EventsQuery>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
     let EventsQuery { after, group, wait } = valid(query)?;
+    app.known_group(group.as_deref())?;
     let wait = Duration::from_secs(wait.min(LONGEST_WAIT));
     Ok(Json(app.board.telemetry.events(after, group.as_deref(), wait).await).into_response())
 }
@@ -202,6 +203,7 @@ async fn talkers(
     query: Result<Parameters<TalkersQuery>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
     let TalkersQuery { group, limit } = valid(query)?;
+    app.known_group(group.as_deref())?;
     let limit = limit.unwrap_or(TALKERS);
     let turn = if limit > FEW_TALKERS { Some(app.list_turn(&peer).await?) } else { None };
     let response = Json(app.board.telemetry.top(limit, group.as_deref())).into_response();

@@ -152,7 +152,7 @@ fn lacking(need: Need) -> (Level, &'static str, &'static str) {
         Need::Tcx => (
             Note,
             "`hook: tc` and filters of outgoing packets use clsact: other tools can remove such a \
-             filter, and the daemon does not notice",
+             filter, and the daemon puts it back within a second",
             NEWER,
         ),
         Need::Jit => (

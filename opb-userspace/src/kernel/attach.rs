@@ -172,7 +172,7 @@ fn try_hooks(
                 for &other in ours.iter().filter(|&&other| other != hook) {
                     name(other).remove(pins, Some(&wanted.interface))?;
                 }
-                return Ok(attached(hook, fall_back(hook, &failures)));
+                return Ok(attached(hook, fall_back(hook, candidates, &failures)));
             }
             Err(error) => failures.push((hook, error)),
         }
@@ -185,8 +185,14 @@ fn try_hooks(
 }
 
 /// Says why the program is not on the preferred hook, and what that means. `None` if it is.
-fn fall_back(hook: Hook, failures: &[(Hook, Error)]) -> Option<String> {
-    let (first, error) = failures.first()?;
+fn fall_back(hook: Hook, candidates: &[Hook], failures: &[(Hook, Error)]) -> Option<String> {
+    let first = candidates.first().filter(|first| **first != hook)?.name();
+    let why = match failures.first() {
+        Some((_, error)) => one_line(error),
+        None => {
+            format!("the program was there before, and stays; `hook: {first}` tries to move it")
+        }
+    };
     let consequence = match hook {
         Hook::Xdp => "no difference for packets",
         Hook::XdpGeneric => {
@@ -196,10 +202,11 @@ fn fall_back(hook: Hook, failures: &[(Hook, Error)]) -> Option<String> {
             "packets are judged after the driver and taps: correct, but slower under a flood"
         }
         Hook::Clsact => {
-            "kernel before 6.6: the filter is not a pinned link: other tools can remove it unnoticed"
+            "kernel before 6.6: the filter is not a pinned link: other tools can remove it for a \
+             second"
         }
     };
-    Some(format!("{} instead of {}: {}; {consequence}", hook.name(), first.name(), one_line(error)))
+    Some(format!("{} instead of {first}: {why}; {consequence}", hook.name()))
 }
 
 /// Attaches a program to one hook, or replaces ours if it is `present`.

@@ -89,6 +89,13 @@ pub struct Kernel {
     _presence: Presence,
 }
 
+/// Whether `pins` can hold what must outlive the daemon, and no other process holds them. Changes
+/// nothing.
+pub fn check_pins(pins: &Path) -> Result<(), Error> {
+    pins::check_bpffs(pins)?;
+    Pins::check_lock(pins)
+}
+
 impl Kernel {
     /// Opens the pins under `pins`, or makes them. `log` is the level of the programs' debug lines.
     ///

@@ -59,6 +59,18 @@ impl Pins {
         Self::lock(directory).map(Some)
     }
 
+    /// Fails if another process holds them. A directory of another user does not count: it will be
+    /// replaced.
+    pub(super) fn check_lock(pins: &Path) -> Result<(), Error> {
+        let directory = pins.join(format!("v{ABI_VERSION}"));
+        match fs::symlink_metadata(&directory) {
+            Ok(found) if found.is_dir() && private::is_trusted(&found) => {
+                Self::lock(directory).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Paths of the pinned links of this ABI version. Takes no lock.
     pub(super) fn peek(pins: &Path) -> Result<Vec<PathBuf>, Error> {
         let links = pins.join(format!("v{ABI_VERSION}")).join("links");
@@ -390,8 +402,10 @@ pub(super) fn open_or_create(
         sys::pin(map.as_fd(), path).map_err(Error::path("pin", path))?;
         return Ok(map);
     }
-    let info = MapInfo::from_pin(path)?;
-    let found = (info.map_type()?, info.key_size(), info.value_size(), info.max_entries());
+    let unusable = |source| Error::PinnedMap { path: path.into(), source: Box::new(source) };
+    let info = MapInfo::from_pin(path).map_err(unusable)?;
+    let kind_found = info.map_type().map_err(unusable)?;
+    let found = (kind_found, info.key_size(), info.value_size(), info.max_entries());
     let expected = (kind, shape.key_size(), shape.value_size, shape.entries);
     if found != expected {
         return Err(Error::Shape {

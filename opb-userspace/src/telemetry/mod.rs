@@ -204,6 +204,13 @@ impl Telemetry {
         page
     }
 
+    /// Whether the group is known by its counters, or has an event in memory.
+    #[must_use]
+    pub fn has_group(&self, name: &str) -> bool {
+        let memory = self.memory();
+        memory.names.id(name).is_some() || memory.recent.has_group(name)
+    }
+
     /// Ends all waits, because the daemon stops.
     pub fn close(&self) {
         self.last.send_replace(None);

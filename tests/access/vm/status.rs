@@ -18,7 +18,7 @@ use super::{
 
 const SLOWER: &str =
     "packets are judged after the driver has built them: correct, but slower under a flood";
-const REMOVABLE: &str = "the filter is not a pinned link: other tools can remove it unnoticed";
+const REMOVABLE: &str = "the filter is not a pinned link: other tools can remove it for a second";
 
 /// A hook that is not the first choice is a warning that says why, and what follows.
 #[test]
