@@ -17,6 +17,8 @@ pub mod document;
 pub mod node;
 // Policy files: from text to a policy that is valid by construction.
 pub mod policy;
+// `opb import`: rules and sets of other filters as a policy.
+pub mod import;
 // Requests and responses of the control API, which are also the format of `--json`.
 pub mod api;
 // Commits: the policies that were put in force, kept on disk.

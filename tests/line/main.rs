@@ -2,6 +2,7 @@
 
 mod entries;
 mod gate;
+mod imported;
 mod reject;
 mod roles;
 mod swap;

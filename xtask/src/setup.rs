@@ -37,6 +37,9 @@ const LAB: &[&str] = &[
     // namespaces, links and offloads
     "iproute2",
     "ethtool",
+    // rules and sets of other filters, for `opb import`
+    "nftables",
+    "ipset",
     // echoes of any size, compared byte by byte
     "iputils-ping",
     // mail server and mail client, with TLS

@@ -4,7 +4,7 @@ use clap::Command;
 
 /// The headings of `opb --help`, and the commands under each.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Look before", &["check", "diff", "explain", "replay"]),
+    ("Look before", &["check", "diff", "explain", "replay", "import"]),
     ("Run", &["run", "detach", "doctor"]),
     ("Change", &["reload", "confirm", "rollback", "subscriber"]),
     ("Watch", &["status", "history", "counters", "top", "events"]),

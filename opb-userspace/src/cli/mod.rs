@@ -12,6 +12,7 @@ mod explain;
 mod failure;
 mod help;
 mod history;
+mod import;
 mod log;
 mod output;
 mod policy;
@@ -53,6 +54,7 @@ enum Command {
     Rollback(rollback::Rollback),
     History(history::History),
     Diff(diff::Diff),
+    Import(import::Import),
     Doctor(doctor::Doctor),
     #[command(subcommand)]
     Subscriber(subscriber::Subscriber),
@@ -109,6 +111,7 @@ impl Command {
             Self::Rollback(command) => command.execute(),
             Self::History(command) => command.execute(),
             Self::Diff(command) => command.execute(),
+            Self::Import(command) => command.execute(),
             Self::Doctor(command) => command.execute(),
             Self::Subscriber(command) => command.execute(),
             Self::Explain(command) => command.execute(),
