@@ -13,6 +13,8 @@ mod failure;
 mod help;
 mod history;
 mod log;
+#[cfg(test)]
+mod manual;
 mod output;
 mod policy;
 mod reload;
