@@ -39,7 +39,7 @@ fn number(bytes: &Value) -> Result<u64> {
 }
 
 /// Enough prefixes for an image of more than one block.
-fn large_policy(node: &Node) -> Result<()> {
+pub(crate) fn large_policy(node: &Node) -> Result<()> {
     let mut pool = String::new();
     for number in 0..150_000u32 {
         writeln!(pool, "{}/32", std::net::Ipv4Addr::from_bits(0x0a00_0000 + number * 2))?;

@@ -6,3 +6,5 @@ mod kept;
 mod node;
 mod policies;
 mod restart;
+mod service;
+mod user;

@@ -3,7 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Error, Write as _},
-    os::fd::AsRawFd as _,
+    os::{fd::AsRawFd as _, unix::net::UnixDatagram},
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -18,7 +18,7 @@ use nix::{
     },
     unistd::mkfifo,
 };
-use opb_lab::process::wait_until;
+use opb_lab::process::{Process, wait_until};
 
 use super::*;
 use crate::{
@@ -144,8 +144,7 @@ fn a_start_does_not_need_files_that_hang() -> Result<()> {
     node.stop()?;
     let mut hanging = Hanging::mount(&node.path("lists"))?;
     let mut command = node.command(&["run"]);
-    let mut daemon =
-        opb_lab::process::Process::spawn("opb run", &mut command, &node.path("opb.log"))?;
+    let mut daemon = Process::spawn("opb run", &mut command, &node.path("opb.log"))?;
     // It waits 30 seconds for the files.
     let ready = daemon.wait_ready(Duration::from_secs(60), || Ok(node.state()?.is_some()));
     let verdict = ready.and_then(|()| node.verdict("203.0.113.9", "198.18.0.25"));
@@ -168,8 +167,7 @@ fn a_node_file_that_hangs_can_be_interrupted() -> Result<()> {
     let mut hanging = Hanging::mount(&node.path("lists"))?;
     let mut command = node.command(&["run", "--config"]);
     command.arg(node.path("lists/opb.yaml"));
-    let mut daemon =
-        opb_lab::process::Process::spawn("opb run", &mut command, &node.path("opb.log"))?;
+    let mut daemon = Process::spawn("opb run", &mut command, &node.path("opb.log"))?;
     thread::sleep(Duration::from_millis(300));
     let start = Instant::now();
     let status = daemon.stop();
@@ -334,4 +332,42 @@ fn log_lines_that_nobody_reads_stop_nothing() -> Result<()> {
     daemon.wait()?;
     drop(reader);
     result
+}
+
+/// The service manager restarts a daemon without pings. Those are of the thread that matters, not of
+/// one that happens to live.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_thread_that_does_not_move_sends_no_pings() -> Result<()> {
+    const LIMIT_OF_PINGS: Duration = Duration::from_secs(8);
+    let node = Node::prepare("")?;
+    let path = node.path("notify");
+    let manager = UnixDatagram::bind(&path)?;
+    manager.set_read_timeout(Some(LIMIT_OF_PINGS))?;
+    let mut command = node.command(&["run"]);
+    command.env("NOTIFY_SOCKET", &path);
+    command.env("WATCHDOG_USEC", LIMIT_OF_PINGS.as_micros().to_string());
+    let mut daemon = Process::spawn("opb run", &mut command, &node.path("opb.log"))?;
+    daemon.wait_ready(LIMIT, || Ok(node.state()?.as_deref() == Some("enforcing")))?;
+    let ping = || -> Result<()> {
+        let mut message = [0; 4096];
+        loop {
+            let length = manager.recv(&mut message).context("no ping in time")?;
+            if &message[..length] == b"WATCHDOG=1\n" {
+                return Ok(());
+            }
+        }
+    };
+    ping()?;
+    let stopped = Stopped::stop(daemon.id(), "kernel")?;
+    // Half of the limit passes until the thread counts as stuck.
+    thread::sleep(LIMIT_OF_PINGS / 2 + Duration::from_secs(1));
+    manager.set_nonblocking(true)?;
+    while manager.recv(&mut [0; 4096]).is_ok() {}
+    manager.set_nonblocking(false)?;
+    ensure!(ping().is_err(), "a ping of a daemon whose kernel thread is stuck");
+    drop(stopped);
+    ping().context("it moves again")?;
+    daemon.stop()?;
+    Ok(())
 }

@@ -14,6 +14,8 @@ mod help;
 mod history;
 mod import;
 mod log;
+#[cfg(test)]
+mod manual;
 mod output;
 mod policy;
 mod reload;

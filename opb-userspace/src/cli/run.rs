@@ -27,6 +27,7 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn execute(self) -> Result<(), Failure> {
         end_with_the_main_thread();
+        kernel::keep_capabilities();
         give_back_memory();
         // Dropping the guard waits for the last lines.
         let _lines = log()?;

@@ -108,6 +108,11 @@ impl Board {
             .collect()
     }
 
+    /// Whether the enforcer has moved within `limit`, which is at most [`STALE`].
+    pub(super) fn enforcer_moves(&self, limit: Duration) -> bool {
+        self.enforcer.age() < limit.min(STALE)
+    }
+
     pub(super) fn totals(&self) -> Totals {
         Totals {
             unwritten: self.feeds.unwritten.load(Ordering::Relaxed),

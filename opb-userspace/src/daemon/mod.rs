@@ -33,6 +33,7 @@ mod peer;
 mod pulse;
 mod reader;
 mod serve;
+mod service;
 mod socket;
 mod stall;
 mod subscribers;
@@ -134,6 +135,7 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
             return Ok(());
         }
     };
+    let service = tokio::spawn(service::follow(daemon.board.clone()));
     // A signal stops the daemon, whatever it is waiting for.
     let end = tokio::select! {
         biased;
@@ -143,6 +145,8 @@ pub async fn run(path: PathBuf) -> Result<(), Error> {
         }
         end = daemon.work() => Err(end),
     };
+    service.abort();
+    service::stopping();
     daemon.stop().await;
     end.inspect_err(|_| error!("the kernel goes on enforcing"))
 }
@@ -160,6 +164,7 @@ struct Daemon {
     telemetry: Arc<Telemetry>,
     server: JoinHandle<()>,
     stop: watch::Sender<bool>,
+    board: Board,
     _socket: Socket,
 }
 
@@ -198,7 +203,8 @@ impl Daemon {
         };
         let (stop, stopped) = watch::channel(false);
         http::start(config.http, config.http_names, enforcer.clone(), board.clone());
-        let server = tokio::spawn(control::serve(listener, enforcer.clone(), board, stopped));
+        let server =
+            tokio::spawn(control::serve(listener, enforcer.clone(), board.clone(), stopped));
         let mut resync = interval(RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
@@ -211,6 +217,7 @@ impl Daemon {
             telemetry,
             server,
             stop,
+            board,
             _socket: socket,
         })
     }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use nix::unistd::{Gid, Group};
+use nix::unistd::{Gid, Group, Uid, getegid, getgroups};
 use tokio::net::UnixListener;
 use tracing::warn;
 
@@ -47,15 +47,25 @@ pub(super) async fn group() -> Option<Gid> {
     const PATIENCE: Duration = Duration::from_secs(2);
     let found = Threads::new("groups").run(PATIENCE, || Group::from_name(GROUP)).await;
     match found.map_err(|error| error.to_string()) {
+        Ok(Ok(Some(group))) if !may_give_to(group.gid) => {
+            without_group("the daemon's user is not a member")
+        }
         Ok(Ok(group)) => group.map(|group| group.gid),
-        Ok(Err(error)) => without_group(&error.to_string()),
-        Err(error) => without_group(&error),
+        Ok(Err(error)) => without_group(&format!("it cannot be looked up: {error}")),
+        Err(error) => without_group(&format!("it cannot be looked up: {error}")),
     }
 }
 
-fn without_group(error: &str) -> Option<Gid> {
+/// Whether this process may give its files to that group (chown(2)).
+fn may_give_to(group: Gid) -> bool {
+    let is_member = || getgroups().is_ok_and(|groups| groups.contains(&group));
+    Uid::effective().is_root() || getegid() == group || is_member()
+}
+
+fn without_group(why: &str) -> Option<Gid> {
     warn!(
-        "group {GROUP} cannot be looked up: {error}; until a restart, only root can use the control socket"
+        "group {GROUP} cannot use the control socket: {why}; until a restart, only root and the \
+         daemon's user can use it"
     );
     None
 }

@@ -14,10 +14,7 @@ use std::{
     time::Duration,
 };
 
-use aya::{
-    maps::{ArrayOfMaps, Map, MapData, MapError, MapType},
-    util::KernelVersion,
-};
+use aya::{maps::MapType, util::KernelVersion};
 use aya_obj::generated::bpf_map_type;
 
 use super::{
@@ -42,8 +39,6 @@ const REFUSED: fn(io::Error) -> Error =
 /// machine with 250 ticks a second.
 pub(super) struct MapOfMaps {
     map: Arc<OwnedFd>,
-    /// The same map, for reading.
-    maps: ArrayOfMaps<MapData>,
     id: u32,
     /// False before Linux 6.8, where reading blocks as well.
     looks_at_once: bool,
@@ -71,12 +66,10 @@ impl MapOfMaps {
             let template = sys::create_map(c"opb_image", template, None)?;
             sys::create_map(name, &shape, Some(template.as_fd()))
         })?;
-        let same = MapData::from_fd(map.try_clone().map_err(Error::call("a descriptor"))?)?;
-        let id = same.info()?.id();
-        let maps = ArrayOfMaps::try_from(Map::ArrayOfMaps(same))?;
+        let id = sys::map_id(map.as_fd()).map_err(Error::call("to say the number of a map"))?;
         let looks_at_once =
             KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 8, 0));
-        Ok(Self { map: Arc::new(map), maps, id, looks_at_once, waiting: VecDeque::new() })
+        Ok(Self { map: Arc::new(map), id, looks_at_once, waiting: VecDeque::new() })
     }
 
     /// The id of the map.
@@ -84,23 +77,21 @@ impl MapOfMaps {
         self.id
     }
 
-    pub(super) fn get(&self, index: u32) -> Result<Option<MapData>, Error> {
-        match self.maps.get(&index, 0) {
-            Ok(map) => Ok(Some(map)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    /// The id of the map at that index.
+    pub(super) fn found(&self, index: u32) -> Result<Option<u32>, Error> {
+        sys::inner_id(self.map.as_fd(), index)
+            .map_err(Error::call("to say what is in a map of maps"))
     }
 
     /// Replaces a map, and returns when no program uses the previous one any more.
-    pub(super) fn put(&self, index: u32, map: &MapData) -> Result<(), Error> {
-        sys::put(self.map.as_fd(), index, map.fd().as_fd()).map_err(REFUSED)
+    pub(super) fn put(&self, index: u32, map: BorrowedFd<'_>) -> Result<(), Error> {
+        sys::put(self.map.as_fd(), index, map).map_err(REFUSED)
     }
 
     /// Replaces a map, and returns when every program that starts from now on finds the new one.
-    pub(super) fn put_at_once(&mut self, index: u32, map: MapData) -> Result<(), Error> {
-        let id = map.info()?.id();
-        let put = move |maps: BorrowedFd<'_>| sys::put(maps, index, map.fd().as_fd());
+    pub(super) fn put_at_once(&mut self, index: u32, map: OwnedFd) -> Result<(), Error> {
+        let id = sys::map_id(map.as_fd()).map_err(Error::call("to say the number of a map"))?;
+        let put = move |maps: BorrowedFd<'_>| sys::put(maps, index, map.as_fd());
         self.at_once(index, put, Some(id))
     }
 
@@ -120,8 +111,7 @@ impl MapOfMaps {
     }
 
     /// Makes a change on a thread, which the kernel blocks, and returns when the place holds the
-    /// map with the `expected` id. If that cannot be read, for want of a descriptor or of rights,
-    /// returns when the change has ended.
+    /// map with the `expected` id. If that cannot be read, returns when the change has ended.
     fn at_once(
         &mut self,
         index: u32,
@@ -165,9 +155,5 @@ impl MapOfMaps {
         let make = move || drop(done.send(change(map.as_fd())));
         let thread = thread::Builder::new().name("grace".to_owned()).spawn(make);
         thread.map(|thread| self.waiting.push_back(thread)).is_ok()
-    }
-
-    fn found(&self, index: u32) -> Result<Option<u32>, Error> {
-        self.get(index)?.map(|map| Ok(map.info()?.id())).transpose()
     }
 }

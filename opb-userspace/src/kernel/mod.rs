@@ -8,7 +8,8 @@
 //! | [`netlink`], [`sys`] | requests over netlink; bpf(2) and other raw system calls |
 //! | [`link_type`], [`error`] | the first header of an interface's frames; errors |
 //! | [`memory`], [`pins`], [`descriptors`] | mapped maps; the pin directory; descriptor limits |
-//! | [`map_of_maps`], [`policy`], [`presence`] | arrays of maps; the image in force; its daemon |
+//! | [`map_of_maps`], [`blocks`] | arrays of maps; the pins of the maps in them |
+//! | [`policy`], [`presence`] | the image in force; its daemon |
 //! | [`programs`] | loads the BPF programs |
 //! | [`interfaces`], [`counters`], [`observation`] | the interface table; counters; events |
 //! | [`hook`], [`rtnetlink`], [`loaded`] | hooks; devices and filters; loaded programs |
@@ -25,6 +26,7 @@ mod memory;
 mod pins;
 mod descriptors;
 mod map_of_maps;
+mod blocks;
 mod policy;
 mod presence;
 mod programs;
@@ -65,6 +67,7 @@ pub use programs::Logs;
 pub use redirects::Redirector;
 pub use replay::{Replay, ReplayHook};
 pub use rtnetlink::{Device, XdpProgram, devices_now};
+pub use sys::keep_capabilities;
 
 use crate::{
     errors::one_line,
@@ -119,7 +122,9 @@ impl Kernel {
 
     /// Pins again what is no longer pinned: until then, the filter would end with this process.
     pub fn repair(&mut self) -> Result<Repair, Error> {
-        self.guard.repair(&mut self.pins)
+        let repair = self.guard.repair(&mut self.pins)?;
+        self.policy.repair();
+        Ok(repair)
     }
 
     /// The policy in force, read back from the kernel.

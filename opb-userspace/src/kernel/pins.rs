@@ -3,6 +3,7 @@
 //! ```text
 //! PINS/v1/policy          first blocks of the image in force and of the overlay on it
 //! PINS/v1/tail            their other blocks
+//! PINS/v1/blocks/ID       each of these blocks
 //! PINS/v1/counters        packets and bytes of each outcome
 //! PINS/v1/interfaces      interfaces with counters of their own
 //! PINS/v1/events          the ring of denied packets
@@ -164,6 +165,13 @@ impl Pins {
         }
         let links = self.directory.join("links");
         tidy(&links).map_err(Error::path("remove what is in", &links))?;
+        let blocks = self.policy().blocks;
+        match fs::remove_dir_all(&blocks) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::path("remove", blocks)(error));
+            }
+            _ => {}
+        }
         for directory in [links, self.directory.clone()] {
             fs::remove_dir(&directory).map_err(Error::path("remove", &directory))?;
         }
@@ -349,11 +357,14 @@ pub(super) fn check_bpffs(pins: &Path) -> Result<(), Error> {
 pub(super) struct PolicyPins {
     pub(super) policy: PathBuf,
     pub(super) tail: PathBuf,
+    /// The directory of the blocks.
+    pub(super) blocks: PathBuf,
 }
 
 impl PolicyPins {
     pub(super) fn below(directory: &Path) -> Self {
-        Self { policy: directory.join("policy"), tail: directory.join("tail") }
+        let path = |name| directory.join(name);
+        Self { policy: path("policy"), tail: path("tail"), blocks: path("blocks") }
     }
 
     pub(super) fn maps(self) -> [(&'static str, PathBuf); 2] {

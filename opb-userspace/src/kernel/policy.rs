@@ -6,10 +6,10 @@
 //! that place, replaces the one in force.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::{fs, io};
 
-use aya::maps::{MapData, MapError};
+use aya::maps::MapError;
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
 use memmap2::{Advice, MmapMut, MmapOptions};
 use opb_common::image::{
@@ -18,6 +18,7 @@ use opb_common::image::{
 
 use super::{
     Error,
+    blocks::Blocks,
     map_of_maps::MapOfMaps,
     pins::PolicyPins,
     sys::{self, MapShape},
@@ -46,6 +47,7 @@ pub struct Staged {
 pub(super) struct PolicyMaps {
     first: MapOfMaps,
     tail: MapOfMaps,
+    blocks: Blocks,
     /// The indices in `tail` that are in use: by the image in force, and by the overlay. All others
     /// are empty.
     used: [Option<u32>; 2],
@@ -65,12 +67,14 @@ impl PolicyMaps {
         let is_new = !pins.policy.exists();
         let first = MapOfMaps::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
         let tail = MapOfMaps::open(&pins.tail, c"opb_tail", TAIL_ENTRIES, &shape(1, TAIL))?;
-        let mut maps = Self { first, tail, used: [None; 2] };
+        let blocks = Blocks::open(&pins.blocks, &in_force(&first, &tail)?)?;
+        let mut maps = Self { first, tail, blocks, used: [None; 2] };
         if is_new {
             return Ok(maps);
         }
         for index in [IMAGE_INDEX, OVERLAY_INDEX] {
-            let header = maps.first.get(index)?.map(|first| contents(&first, 1)).transpose()?;
+            let header = maps.block(&maps.first, index)?;
+            let header = header.map(|first| contents(first.as_fd(), 1)).transpose()?;
             let used = header.as_deref().and_then(tail_index);
             maps.used[index as usize] = used;
             // A daemon that died during a publication may have left blocks that nothing refers to.
@@ -78,7 +82,26 @@ impl PolicyMaps {
                 maps.tail.clear(other)?;
             }
         }
+        maps.let_go();
         Ok(maps)
+    }
+
+    /// The block at an index of one of the maps.
+    fn block(&self, maps: &MapOfMaps, index: u32) -> Result<Option<&OwnedFd>, Error> {
+        maps.found(index)?.map(|id| self.blocks.get(id)).transpose()
+    }
+
+    /// Lets go of the blocks that are not in force.
+    fn let_go(&mut self) {
+        // If that cannot be read, the next publication does it.
+        if let Ok(ids) = in_force(&self.first, &self.tail) {
+            self.blocks.keep(&ids);
+        }
+    }
+
+    /// Pins again what somebody has removed.
+    pub(super) fn repair(&mut self) {
+        self.blocks.repair();
     }
 
     /// The id of the map of first blocks.
@@ -95,12 +118,13 @@ impl PolicyMaps {
     }
 
     fn nodes(&self, index: u32) -> Result<Option<Vec<ImageNode>>, Error> {
-        let Some(first) = self.first.get(index)? else { return Ok(None) };
-        let mut nodes = contents(&first, BLOCK_NODES)?;
+        let Some(first) = self.block(&self.first, index)? else { return Ok(None) };
+        let mut nodes = contents(first.as_fd(), BLOCK_NODES)?;
         if let Some(tail) = self.used[index as usize] {
-            let tail = self.tail.get(tail)?.ok_or(MapError::KeyNotFound)?;
-            let blocks = tail.info()?.max_entries() as usize;
-            nodes.extend(contents(&tail, blocks * BLOCK_NODES)?);
+            let tail = self.block(&self.tail, tail)?.ok_or(MapError::KeyNotFound)?;
+            let blocks =
+                sys::map_entries(tail.as_fd()).map_err(Error::call("the size of a map"))?;
+            nodes.extend(contents(tail.as_fd(), blocks as usize * BLOCK_NODES)?);
             bytemuck::cast_mut::<_, Header>(&mut nodes[0]).tail = 0;
         }
         Ok(Some(nodes))
@@ -140,15 +164,18 @@ impl PolicyMaps {
         let used = tail.is_some().then_some(free);
         if let Some(tail) = tail {
             name_tail(&first, free).map_err(Error::call("to write to the new image"))?;
-            self.tail.put_at_once(free, MapData::from_fd(tail)?)?;
+            self.blocks.hold(tail.as_fd())?;
+            self.tail.put_at_once(free, tail)?;
         }
         let waits = waits || before.is_some() || used.is_some();
         if let Err(error) = self.put_first(index, first, waits) {
             self.forget(used);
+            self.let_go();
             return Err(error);
         }
         self.used[index as usize] = used;
         self.forget(before);
+        self.let_go();
         Ok(())
     }
 
@@ -163,8 +190,12 @@ impl PolicyMaps {
     /// freed next: the ports of an image, or blocks after the first.
     fn put_first(&mut self, index: u32, first: OwnedFd, waits: bool) -> Result<(), Error> {
         sys::freeze(first.as_fd()).map_err(Error::call("to freeze the new image"))?;
-        let first = MapData::from_fd(first)?;
-        if waits { self.first.put(index, &first) } else { self.first.put_at_once(index, first) }
+        self.blocks.hold(first.as_fd())?;
+        if waits {
+            self.first.put(index, first.as_fd())
+        } else {
+            self.first.put_at_once(index, first)
+        }
     }
 }
 
@@ -180,6 +211,13 @@ impl Staged {
         sys::freeze(tail.as_fd()).map_err(Error::call("to freeze the new image"))?;
         Ok(Self { first, tail: Some(tail) })
     }
+}
+
+/// The ids of all blocks that one of the maps has.
+fn in_force(first: &MapOfMaps, tail: &MapOfMaps) -> Result<Vec<u32>, Error> {
+    let first_blocks = [IMAGE_INDEX, OVERLAY_INDEX].map(|index| first.found(index));
+    let others = (0..TAIL_ENTRIES).map(|index| tail.found(index));
+    first_blocks.into_iter().chain(others).filter_map(Result::transpose).collect()
 }
 
 /// Flags of the two kinds of maps of an image (linux/bpf.h). A map for the first block always has
@@ -236,8 +274,8 @@ fn tail_index(nodes: &[ImageNode]) -> Option<u32> {
 }
 
 /// The first `count` nodes of a published map.
-fn contents(map: &MapData, count: usize) -> Result<Vec<ImageNode>, Error> {
-    read(map.fd(), count).map_err(Error::call("to map the image in force"))
+fn contents(map: BorrowedFd<'_>, count: usize) -> Result<Vec<ImageNode>, Error> {
+    read(&map, count).map_err(Error::call("to map the image in force"))
 }
 
 fn read(map: &impl AsFd, count: usize) -> io::Result<Vec<ImageNode>> {

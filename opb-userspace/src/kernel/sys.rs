@@ -65,6 +65,23 @@ pub(super) fn put(maps: BorrowedFd<'_>, index: u32, map: BorrowedFd<'_>) -> io::
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
+/// The number of the map at that index of a map of maps. Opening it by its number takes
+/// CAP_SYS_ADMIN; this does not.
+pub(super) fn inner_id(maps: BorrowedFd<'_>, index: u32) -> io::Result<Option<u32>> {
+    let mut attr = empty();
+    let mut id = 0u32;
+    // SAFETY: the attribute was zeroed, and this is the member for BPF_MAP_LOOKUP_ELEM.
+    let look = unsafe { &mut attr.__bindgen_anon_2 };
+    look.map_fd = maps.as_raw_fd() as u32;
+    look.key = &raw const index as u64;
+    look.__bindgen_anon_1.value = &raw mut id as u64;
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(Some(id)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes the map at that index of a map of maps.
 pub(super) fn clear(maps: BorrowedFd<'_>, index: u32) -> io::Result<()> {
     let mut attr = empty();
@@ -145,10 +162,19 @@ pub(super) fn wait_for_programs() {
 
 /// The id of a map.
 pub(super) fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
+    map_info(map).map(|info| info.id)
+}
+
+/// The number of a map's entries.
+pub(super) fn map_entries(map: BorrowedFd<'_>) -> io::Result<u32> {
+    map_info(map).map(|info| info.max_entries)
+}
+
+fn map_info(map: BorrowedFd<'_>) -> io::Result<bpf_map_info> {
     // SAFETY: plain numbers, for which zero is a value.
     let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
     object_info(map, &mut info)?;
-    Ok(info.id)
+    Ok(info)
 }
 
 /// What is pinned at a path.
@@ -262,6 +288,14 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     // BPF_LINK_DETACH reads one word, the link's descriptor.
     attr.link_detach.link_fd = link.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// Keeps the capabilities of this process from programs that it starts later. A service manager
+/// grants them as ambient capabilities, which every program inherits. Call it before any other
+/// thread runs.
+pub fn keep_capabilities() {
+    // SAFETY: a system call on plain numbers. It fails only on kernels without ambient capabilities.
+    unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
 }
 
 /// The features that are on at an interface, by the names that `ethtool -k` shows

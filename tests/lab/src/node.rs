@@ -7,6 +7,7 @@ mod ask;
 mod daemon;
 mod kernel;
 mod site;
+mod user;
 
 use std::{
     fs,
@@ -26,6 +27,7 @@ use crate::{
 
 pub use kernel::{Links, Objects};
 pub use site::Site;
+pub use user::USER;
 
 /// Longer than any command takes, on an emulated machine too: a hang has to end.
 pub const LIMIT: Duration = Duration::from_secs(120);
