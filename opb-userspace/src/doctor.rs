@@ -3,6 +3,7 @@
 
 mod flow_tables;
 mod interfaces;
+mod other_rules;
 mod redirects;
 mod system;
 
@@ -14,6 +15,7 @@ use crate::{
     api::status::Status,
     compiled::Compiled,
     daemon::interfaces::Plan,
+    firewall,
     image::GroupIds,
     kernel::{Error, Inspection},
     node::{Config, PolicySource},
@@ -55,10 +57,11 @@ pub enum Check {
     RxVlan,
     Lro,
     FlowTable,
+    OtherRules,
 }
 
 impl Check {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Files,
         Self::Pins,
         Self::Kernel,
@@ -69,6 +72,7 @@ impl Check {
         Self::RxVlan,
         Self::Lro,
         Self::FlowTable,
+        Self::OtherRules,
     ];
 
     /// Returns the name in `--accept` and JSON.
@@ -85,6 +89,7 @@ impl Check {
             Self::RxVlan => "rx-vlan",
             Self::Lro => "lro",
             Self::FlowTable => "flow-table",
+            Self::OtherRules => "other-rules",
         }
     }
 }
@@ -111,6 +116,7 @@ pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Fin
     doctor.interfaces(&mut found)?;
     doctor.redirects(&mut found);
     doctor.flow_tables(&mut found);
+    doctor.other_rules(firewall::other_rules_in_time(), &mut found);
     let mut found = found.0;
     found.sort_by_key(|finding| (finding.level, finding.check));
     Ok(found)

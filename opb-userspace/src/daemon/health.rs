@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{limits::RefusedRequests, pulse::Pulse, reader::Reader};
+use super::{limits::RefusedRequests, other_rules::OtherRulesReader, pulse::Pulse, reader::Reader};
 use crate::api::status::{Subject, Trouble};
 use crate::api::{status::Check, status::State, status::Status};
 use crate::telemetry::{Telemetry, Totals};
@@ -72,6 +72,7 @@ pub(super) struct Board {
     /// Why metrics and status page are not served.
     pub(super) http: Fault,
     pub(super) refused: Arc<RefusedRequests>,
+    pub(super) other_rules: OtherRulesReader,
 }
 
 impl Board {

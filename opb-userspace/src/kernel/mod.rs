@@ -53,7 +53,7 @@ pub use attach::{AttachError, Attached};
 pub use counters::CounterRow;
 pub use descriptors::limit_descriptors;
 pub use error::Error;
-pub use flow_tables::FlowTable;
+pub use flow_tables::{FlowTable, has_tables as has_nftables};
 pub use hook::{Hook, HookDirection, Wanted};
 pub use inspect::{Foreign, Inspection, Memory, Need, Offloads};
 pub use link_type::{LinkType, Unreadable};
