@@ -19,7 +19,7 @@ use crate::{
     image::GroupIds,
     kernel::{Error, Inspection},
     node::{Config, PolicySource},
-    policy::{Action, Downstream, Matching},
+    policy::{Downstream, Matching},
 };
 
 /// One finding, with its consequence and what to do.
@@ -99,16 +99,11 @@ impl Check {
 pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Finding>, Error> {
     let process = daemon.map_or_else(|_| std::process::id(), |status| status.pid);
     let inspection = Inspection::take(&config.pins, process)?;
-    let plan = Plan::current(config).map_err(Error::call("to list interfaces"))?;
     let PolicySource::Path(path) = &config.policy;
     let policy = Compiled::load(path.clone(), &GroupIds::default(), 1);
-    let doctor = Doctor {
-        config,
-        daemon,
-        needs: Needs::of(policy.as_ref().ok()),
-        inspection: &inspection,
-        plan: &plan,
-    };
+    let needs = Needs::of(policy.as_ref().ok());
+    let plan = Plan::current(config, needs.resets).map_err(Error::call("to list interfaces"))?;
+    let doctor = Doctor { config, daemon, needs, inspection: &inspection, plan: &plan };
     let mut found = Findings::default();
     doctor.files(&policy, &mut found);
     doctor.system(policy.as_ref().ok(), &mut found);
@@ -166,7 +161,7 @@ impl Needs {
             return Self { resets: true, later_packets: true };
         };
         Self {
-            resets: policy.groups.iter().any(|group| group.action == Action::Reject),
+            resets: policy.rejects(),
             later_packets: policy.groups.iter().any(|group| {
                 group.matching == Matching::Any || group.downstream != Downstream::Off
             }),

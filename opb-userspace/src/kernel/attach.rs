@@ -132,7 +132,7 @@ fn try_hooks(
     wanted: &Wanted,
     link: LinkType,
 ) -> Result<Attached, Error> {
-    let candidates = Hook::candidates(wanted.hook, wanted.hook_direction());
+    let candidates = wanted.candidates();
     let name = |hook| LinkName::of(wanted, hook);
     let attached = |hook, warning| Attached {
         interface: wanted.interface.clone(),
@@ -172,7 +172,11 @@ fn try_hooks(
                 for &other in ours.iter().filter(|&&other| other != hook) {
                     name(other).remove(pins, Some(&wanted.interface))?;
                 }
-                return Ok(attached(hook, fall_back(hook, &failures)));
+                let warnings = [wanted.reset_warning(hook), fall_back(hook, &failures)];
+                return Ok(attached(
+                    hook,
+                    warnings.into_iter().flatten().reduce(|a, b| a + "; " + &b),
+                ));
             }
             Err(error) => failures.push((hook, error)),
         }

@@ -64,7 +64,7 @@ pub use policy::{Live, Staged};
 pub use programs::Logs;
 pub use redirects::Redirector;
 pub use replay::{Replay, ReplayHook};
-pub use rtnetlink::{Device, XdpProgram, devices_now};
+pub use rtnetlink::{Device, XdpProgram, devices_now, sends_back};
 
 use crate::{
     errors::one_line,

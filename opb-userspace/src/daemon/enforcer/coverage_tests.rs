@@ -18,6 +18,7 @@ fn wanted(direction: Direction) -> Wanted {
         direction,
         hook: node::Hook::Auto,
         unknown_drop: false,
+        loses_resets: false,
     }
 }
 
