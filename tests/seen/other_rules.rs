@@ -47,11 +47,11 @@ table inet filter {
     udp dport 25 drop comment \"udp\"
   }
   chain received {
-    type filter hook input priority 0; policy drop;
+    type filter hook input priority 0; policy accept;
     tcp dport 25 drop comment \"to the node itself\"
   }
   chain strict {
-    type filter hook postrouting priority 0; policy drop;
+    type filter hook forward priority 10; policy drop;
     ct state established,related accept
     tcp dport { 443, 587 } accept
   }
@@ -122,7 +122,7 @@ fn nftables_rules_are_named_by_doctor_explain_and_page() -> Result<()> {
     }
     let jump = "nftables table inet filter, chain smtp, handle ";
     ensure!(rules.iter().any(|rule| rule.starts_with(jump)), "{rules:#?}");
-    let policy = "nftables table inet filter, chain strict: policy drop (hook postrouting)";
+    let policy = "nftables table inet filter, chain strict: policy drop (hook forward)";
     ensure!(rules.iter().any(|rule| rule == policy), "{rules:#?}");
     ensure!(rules.iter().any(|rule| rule.contains("(hook ingress)")), "{rules:#?}");
 
