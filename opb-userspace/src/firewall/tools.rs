@@ -2,7 +2,6 @@
 
 use std::{
     env,
-    ffi::OsString,
     io::{self, Read},
     os::{fd::AsFd, unix::process::CommandExt as _},
     path::PathBuf,
@@ -75,7 +74,7 @@ pub(super) fn output(
 }
 
 fn find(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_else(OsString::new);
+    let path = env::var_os("PATH").unwrap_or_default();
     let directories = env::split_paths(&path).chain(DIRECTORIES.map(PathBuf::from));
     // An empty part of PATH means the working directory, which is nobody's tool directory.
     let directories = directories.filter(|directory| directory.is_absolute());

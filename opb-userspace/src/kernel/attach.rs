@@ -49,7 +49,7 @@ pub struct Attached {
 /// A program that could not be attached. Its interface is not filtered in that direction.
 #[derive(Debug)]
 pub struct AttachError {
-    pub wanted: Wanted,
+    pub wanted: Box<Wanted>,
     pub error: Error,
 }
 
@@ -65,7 +65,7 @@ pub(super) fn attach(
     let result = adopt(pins, policy, wanted)
         .and_then(|()| link_type(wanted))
         .and_then(|link| try_hooks(pins, programs, wanted, link));
-    result.map_err(|error| AttachError { wanted: wanted.clone(), error })
+    result.map_err(|error| AttachError { wanted: Box::new(wanted.clone()), error })
 }
 
 /// The link type of the interface.

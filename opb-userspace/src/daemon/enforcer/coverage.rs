@@ -193,7 +193,7 @@ impl Coverage {
                     self.covered.push((wanted, attached));
                 }
                 Err(AttachError { wanted, error }) => {
-                    let uncovered = Uncovered { wanted, cause: one_line(&error) };
+                    let uncovered = Uncovered { wanted: *wanted, cause: one_line(&error) };
                     if !before.contains(&uncovered) {
                         error!("{}", uncovered.text());
                     }
