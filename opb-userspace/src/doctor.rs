@@ -3,6 +3,7 @@
 
 mod flow_tables;
 mod interfaces;
+mod other_rules;
 mod redirects;
 mod system;
 mod traffic;
@@ -16,10 +17,11 @@ use crate::{
     api::{counters::CounterLine, status::Status},
     compiled::Compiled,
     daemon::interfaces::Plan,
+    firewall,
     image::GroupIds,
     kernel::{Error, Inspection},
     node::{Config, PolicySource},
-    policy::{Action, Downstream, Matching},
+    policy::{Downstream, Matching},
 };
 
 /// One finding, with its consequence and what to do.
@@ -58,10 +60,11 @@ pub enum Check {
     Lro,
     FlowTable,
     Relays,
+    OtherRules,
 }
 
 impl Check {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Files,
         Self::Pins,
         Self::Kernel,
@@ -73,6 +76,7 @@ impl Check {
         Self::Lro,
         Self::FlowTable,
         Self::Relays,
+        Self::OtherRules,
     ];
 
     /// Returns the name in `--accept` and JSON.
@@ -90,6 +94,7 @@ impl Check {
             Self::Lro => "lro",
             Self::FlowTable => "flow-table",
             Self::Relays => "relays",
+            Self::OtherRules => "other-rules",
         }
     }
 }
@@ -103,16 +108,11 @@ pub fn examine(
 ) -> Result<Vec<Finding>, Error> {
     let process = daemon.map_or_else(|_| std::process::id(), |status| status.pid);
     let inspection = Inspection::take(&config.pins, process)?;
-    let plan = Plan::current(config).map_err(Error::call("to list interfaces"))?;
     let PolicySource::Path(path) = &config.policy;
     let policy = Compiled::load(path.clone(), &GroupIds::default(), 1);
-    let doctor = Doctor {
-        config,
-        daemon,
-        needs: Needs::of(policy.as_ref().ok(), daemon.ok()),
-        inspection: &inspection,
-        plan: &plan,
-    };
+    let needs = Needs::of(policy.as_ref().ok(), daemon.ok());
+    let plan = Plan::current(config, needs.resets).map_err(Error::call("to list interfaces"))?;
+    let doctor = Doctor { config, daemon, needs, inspection: &inspection, plan: &plan };
     let mut found = Findings::default();
     doctor.files(&policy, &mut found);
     doctor.system(policy.as_ref().ok(), &mut found);
@@ -121,6 +121,7 @@ pub fn examine(
     doctor.interfaces(&mut found)?;
     doctor.redirects(&mut found);
     doctor.flow_tables(&mut found);
+    doctor.other_rules(firewall::other_rules_in_time(), &mut found);
     let mut found = found.0;
     found.sort_by_key(|finding| (finding.level, finding.check));
     Ok(found)
@@ -176,7 +177,7 @@ impl Needs {
             };
         };
         Self {
-            resets: policy.groups.iter().any(|group| group.action == Action::Reject),
+            resets: policy.rejects(),
             later_packets: policy.groups.iter().any(|group| {
                 group.matching == Matching::Any || group.downstream != Downstream::Off
             }),

@@ -54,5 +54,6 @@ pub fn explain(
         chain: Reasons { query, policy, outcome, line, outer, group: group.as_deref() }.chain(now),
         counter: (outcome.reason != Reason::Other).then_some(counter),
         group,
+        other_rules: None,
     })
 }

@@ -35,6 +35,8 @@ pub mod image;
 pub mod compiled;
 // The kernel side: maps, programs, hooks, counters. All of aya and all raw system calls.
 pub mod kernel;
+// Rules of nftables and iptables that deny port 25 beside opb.
+pub mod firewall;
 // Packets from capture files.
 pub mod capture;
 // The verdict on one packet, with its reasons.

@@ -56,6 +56,7 @@ fn every_setting() -> Vec<(ReplayHook, Settings)> {
                         direction,
                         hook: node::Hook::Auto,
                         unknown_drop,
+                        loses_resets: false,
                     };
                     let settings = wanted.settings(hook, bare_ip);
                     every.extend(observation.map(|observed| (at, settings.with(observed))));

@@ -15,6 +15,7 @@ mod interfaces;
 mod alarms;
 mod limits;
 mod listener;
+mod other_rules;
 mod terminal;
 mod webhook;
 mod written;

@@ -59,6 +59,9 @@ const LAB: &[&str] = &[
     "dnsmasq-base",
     // a clock that jumps
     "libfaketime",
+    // rules of others on the mail port
+    "nftables",
+    "iptables",
     // a second look at what we loaded
     "bpftool",
     // the status page, in a browser, with letters for Japanese

@@ -97,6 +97,30 @@ pub struct Explanation {
     pub chain: Vec<String>,
     /// The counter that such a packet moves; none if the filter does not judge the packet.
     pub counter: Option<CounterName>,
+    /// Rules of others that may deny the packet although opb passes it. `None`: there are none, or
+    /// nobody looked (without a daemon, or not port 25).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_rules: Option<OtherRules>,
+}
+
+/// Rules of nftables and iptables on the node that may deny TCP port 25 to forwarded packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherRules {
+    /// Each rule with its tool, table and chain, in one line.
+    pub rules: Vec<String>,
+    /// The number of further rules that are not listed.
+    #[serde(default)]
+    pub more: usize,
+    /// Why further rules may be unknown: for each tool that could not list them, in one line.
+    #[serde(default)]
+    pub unknown: Vec<String>,
+}
+
+impl OtherRules {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty() && self.unknown.is_empty()
+    }
 }
 
 /// Names one counter.

@@ -10,9 +10,7 @@ use super::{
     output::{Format, Output},
     policy,
 };
-use opb_userspace::api::{
-    explain::CounterName, explain::Explanation, explain::Flags, explain::Query,
-};
+use opb_userspace::api::explain::{CounterName, Explanation, Flags, OtherRules, Query};
 
 /// Show what would happen to a TCP packet, and why
 ///
@@ -104,6 +102,22 @@ fn describe(output: &mut Output, query: &Query, explained: &Explanation) -> Resu
     output.line(format_args!("{src} to {dst}{tunnel}, {direction}: {verdict} ({reason})"))?;
     for (index, step) in chain.iter().enumerate() {
         output.line(format_args!("{:>3}. {step}", index + 1))?;
+    }
+    if let Some(OtherRules { rules, more, unknown }) = &explained.other_rules {
+        if !rules.is_empty() {
+            output
+                .line("opb does not block this; a rule on this node that opb did not make may:")?;
+        }
+        for rule in rules {
+            output.line(format_args!("  - {rule}"))?;
+        }
+        if *more > 0 {
+            output.line(format_args!("  - and {more} more"))?;
+        }
+        for why in unknown {
+            output
+                .line(format_args!("unknown whether other rules on this node block this: {why}"))?;
+        }
     }
     match counter {
         Some(CounterName { group, direction, verdict, reason }) => {

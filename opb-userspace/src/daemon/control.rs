@@ -166,8 +166,12 @@ async fn explain(
         let error = format!("too many requests: at most {} explanations per second", EXPLAINED.0);
         return Err(ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error));
     }
-    match app.enforcer.request(move |it| it.explain(&query)).await? {
-        Ok(explanation) => Ok(Json(explanation).into_response()),
+    let packet = query.clone();
+    match app.enforcer.request(move |it| it.explain(&packet)).await? {
+        Ok(mut explanation) => {
+            app.board.other_rules.complete(&query, &mut explanation).await;
+            Ok(Json(explanation).into_response())
+        }
         Err(error) => Err(ErrorResponse::from(StatusCode::BAD_REQUEST, &error)),
     }
 }

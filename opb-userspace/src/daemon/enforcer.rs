@@ -212,7 +212,8 @@ impl Enforcer {
     }
 
     fn cover(&mut self, which: Which) -> Changed {
-        let changed = self.coverage.cover(which, self.reloads.config(), &mut self.kernel);
+        let rejects = self.active.policy().rejects();
+        let changed = self.coverage.cover(which, self.reloads.config(), rejects, &mut self.kernel);
         if changed == Changed::Yes {
             self.forward_logs();
         }

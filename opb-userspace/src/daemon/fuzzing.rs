@@ -17,6 +17,7 @@ use super::{
     app, control,
     health::{Board, Fault, Feeds},
     http,
+    other_rules::OtherRulesReader,
     peer::Peer,
     reader::Reader,
     serve::{self, Caller},
@@ -52,6 +53,7 @@ fn board() -> Board {
         reader: Reader::new("/nonexistent/opb.yaml".into()),
         http: Fault::default(),
         refused: Arc::default(),
+        other_rules: OtherRulesReader::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{sync::watch, time::timeout};
 
-use super::{limits::RefusedRequests, pulse::Pulse, reader::Reader};
+use super::{limits::RefusedRequests, other_rules::OtherRulesReader, pulse::Pulse, reader::Reader};
 use crate::api::status::{Check, HostState, HostStatus, State, Status, Subject, Trouble};
 use crate::telemetry::{Telemetry, Totals};
 
@@ -71,6 +71,7 @@ pub(super) struct Board {
     /// Why metrics and status page are not served.
     pub(super) http: Fault,
     pub(super) refused: Arc<RefusedRequests>,
+    pub(super) other_rules: OtherRulesReader,
 }
 
 impl Board {

@@ -31,7 +31,7 @@ use super::{
     worker::Worker,
 };
 use crate::api::status::State as Health;
-use crate::{explain::QueryError, telemetry::metrics};
+use crate::{api::explain::Query, explain::QueryError, telemetry::metrics};
 
 /// The pause before the next attempt to bind an address that is in use.
 const RETRY: Duration = Duration::from_secs(1);
@@ -269,18 +269,26 @@ async fn show(
                 let wait = [(header::RETRY_AFTER, "1")];
                 return (StatusCode::TOO_MANY_REQUESTS, wait, text).into_response();
             }
-            Ok(query) => match app.enforcer.request(move |it| it.explain(&query)).await {
-                Ok(Ok(explanation)) => PageResult::Explained(Box::new(explanation)),
-                Ok(Err(QueryError::MixedFamilies(..))) => PageResult::Invalid(FormError::Families),
-                Ok(Err(error)) => PageResult::Failed(error),
-                Err(_) => PageResult::Unavailable,
-            },
+            Ok(query) => explained(&app, query).await,
         }
     };
     let question = page::Question { src: &form.src, dst: &form.dst, dport: &form.dport };
     let status = app.board.status();
     let page = page::whole(texts, status.as_ref(), &app.board.telemetry, &question, &answer);
     Html(page.into_string()).into_response()
+}
+
+async fn explained(app: &App, query: Query) -> PageResult {
+    let packet = query.clone();
+    match app.enforcer.request(move |it| it.explain(&packet)).await {
+        Ok(Ok(mut explanation)) => {
+            app.board.other_rules.complete(&query, &mut explanation).await;
+            PageResult::Explained(Box::new(explanation))
+        }
+        Ok(Err(QueryError::MixedFamilies(..))) => PageResult::Invalid(FormError::Families),
+        Ok(Err(error)) => PageResult::Failed(error),
+        Err(_) => PageResult::Unavailable,
+    }
 }
 
 /// The part of the page that its script refreshes.

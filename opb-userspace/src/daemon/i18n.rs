@@ -25,6 +25,8 @@ pub(super) struct Texts {
     pub(super) unavailable: &'static str,
     pub(super) advice: &'static str,
     pub(super) steps: &'static str,
+    pub(super) other_rules: &'static str,
+    pub(super) other_rules_unknown: &'static str,
     pub(super) interfaces: &'static str,
     pub(super) policy: &'static str,
     pub(super) generation: &'static str,
@@ -69,6 +71,8 @@ struct Answers {
     denied: [&'static str; 2],
     watched: [&'static str; 2],
     no_policy: [&'static str; 2],
+    /// opb passes it, and a rule of others may not.
+    other_rules: [&'static str; 2],
 }
 
 impl Texts {
@@ -85,6 +89,9 @@ impl Texts {
     /// The verdict in a sentence, and the advice for the customer.
     pub(super) fn answer(&self, explained: &Explanation, port: u16) -> [&'static str; 2] {
         let answers = self.answers;
+        if explained.other_rules.as_ref().is_some_and(|others| !others.rules.is_empty()) {
+            return answers.other_rules;
+        }
         match (explained.verdict, explained.reason) {
             (Verdict::Drop | Verdict::Reject, _) => answers.denied,
             (Verdict::WouldDrop, _) => answers.watched,
@@ -140,6 +147,8 @@ impl Texts {
             still filters. Restart opb and ask again.",
         advice: "What to tell the customer",
         steps: "Steps to the verdict",
+        other_rules: "Rules on this node that opb did not make",
+        other_rules_unknown: "Unknown whether other rules on this node block it",
         interfaces: "Interfaces",
         policy: "Policy",
         generation: "Generation",
@@ -211,6 +220,11 @@ impl Texts {
                  an own mail server: send through the provider's relay.",
             ],
             no_policy: ["All mail passes: no policy is in force.", "Inform the network operators."],
+            other_rules: [
+                "opb does not block this mail, but a rule of nftables or iptables on this node \
+                 may.",
+                "Inform the network operators: the rules are below.",
+            ],
         },
     };
 
@@ -243,6 +257,8 @@ impl Texts {
             (フィルターは動作を続けています)。opb を再起動してから、もう一度お試しください。",
         advice: "お客さまへのご案内",
         steps: "判定の経緯",
+        other_rules: "このノードの opb 以外のルール",
+        other_rules_unknown: "このノードの他のルールの有無は確認できません",
         interfaces: "インターフェース",
         policy: "ポリシー",
         generation: "世代",
@@ -320,6 +336,11 @@ impl Texts {
             no_policy: [
                 "有効なポリシーがないため、すべて通過します。",
                 "ネットワーク運用担当に連絡してください。",
+            ],
+            other_rules: [
+                "opb では遮断していませんが、このノードの nftables または iptables \
+                 のルールで遮断されている可能性があります。",
+                "ネットワーク運用担当に連絡してください。該当するルールは下にあります。",
             ],
         },
     };

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, io};
 use opb_common::outcome::Direction;
 
 use crate::{
-    kernel::{self, LinkType, Unreadable, Wanted},
-    node::{Config, Interface, NamePattern, UnknownSource},
+    kernel::{self, Device, LinkType, Unreadable, Wanted},
+    node::{Config, Hook, Interface, NamePattern, UnknownSource},
 };
 
 /// The interfaces to cover, and those that are missing.
@@ -21,14 +21,18 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The plan for the interfaces of this network namespace. They come from netlink, because
-    /// `/sys/class/net` shows the namespace in which it was mounted.
-    pub(crate) fn current(config: &Config) -> io::Result<Self> {
+    /// `/sys/class/net` shows the namespace in which it was mounted. `rejects`: some group of the
+    /// policy in force answers with resets.
+    pub(crate) fn current(config: &Config, rejects: bool) -> io::Result<Self> {
         let devices = kernel::devices_now()?;
         let names = devices.iter().map(|device| (device.name.as_str(), device.index));
         let mut plan = Self::new(config, names);
         let is_wanted = |index| plan.wanted.iter().any(|wanted| wanted.index == index);
         let wanted = devices.iter().filter(|device| is_wanted(device.index));
         plan.links = wanted.map(|device| (device.index, device.link.clone())).collect();
+        if rejects {
+            plan.note_lost_resets(&devices);
+        }
         Ok(plan)
     }
 
@@ -37,6 +41,18 @@ impl Plan {
     pub(crate) fn rules(config: &Config) -> Vec<Wanted> {
         let interfaces = config.interfaces.iter();
         interfaces.flat_map(|interface| programs(interface, interface.name.as_str(), 0)).collect()
+    }
+
+    /// Notes where native XDP cannot send resets. A program at the other end of a veth comes and
+    /// goes, so this is found out each time.
+    fn note_lost_resets(&mut self, devices: &[Device]) {
+        let can_be_native = |wanted: &&mut Wanted| {
+            wanted.is_ingress() && matches!(wanted.hook, Hook::Auto | Hook::Xdp)
+        };
+        for wanted in self.wanted.iter_mut().filter(can_be_native) {
+            let device = devices.iter().find(|device| device.index == wanted.index);
+            wanted.loses_resets = device.is_some_and(|device| !kernel::sends_back(device));
+        }
     }
 
     fn new<'a>(config: &Config, present: impl Iterator<Item = (&'a str, u32)>) -> Self {
@@ -70,6 +86,7 @@ fn programs(interface: &Interface, name: &str, index: u32) -> Vec<Wanted> {
         direction: *direction,
         hook: interface.hook,
         unknown_drop: interface.unknown_source == UnknownSource::Drop,
+        loses_resets: false,
     });
     wanted.collect()
 }

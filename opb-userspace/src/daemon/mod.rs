@@ -28,6 +28,7 @@ mod links;
 mod load;
 mod logs;
 mod observer;
+mod other_rules;
 mod page;
 mod peer;
 mod pulse;
@@ -57,6 +58,7 @@ use self::{
     enforcer::{Channels, Enforcer},
     health::{Board, Feeds},
     links::Links,
+    other_rules::OtherRulesReader,
     reader::Reader,
     socket::Socket,
     worker::Worker,
@@ -200,6 +202,7 @@ impl Daemon {
             reader,
             http: health::Fault::default(),
             refused: Arc::default(),
+            other_rules: OtherRulesReader::new(),
         };
         let (stop, stopped) = watch::channel(false);
         http::start(config.http, config.http_names, enforcer.clone(), board.clone());

@@ -123,7 +123,10 @@ fn answered(texts: &Texts, question: &Question<'_>, answer: &PageResult) -> Mark
         PageResult::Explained(explained) => explained,
     };
     let [sentence, advice] = texts.answer(explained, question.dport.trim().parse().unwrap_or(25));
-    let denied = explained.verdict != Verdict::Pass;
+    let others = explained.other_rules.as_ref();
+    let others =
+        others.map_or((&[][..], &[][..], 0), |it| (&it.rules[..], &it.unknown[..], it.more));
+    let denied = explained.verdict != Verdict::Pass || !others.0.is_empty();
     html! {
         section class={ "answer " (if denied { "warn" } else { "good" }) } role="status" aria-labelledby="answer" {
             h2 id="answer" { (text::line(question.src)) " → " (text::line(question.dst)) }
@@ -133,6 +136,23 @@ fn answered(texts: &Texts, question: &Question<'_>, answer: &PageResult) -> Mark
             details {
                 summary { (texts.steps) " (" code { (explained.verdict.name()) "/" (explained.reason.name()) } ")" }
                 ol lang="en" { @for step in &explained.chain { li { (text::line(step)) } } }
+            }
+            (listed(texts.other_rules, others.0, others.2))
+            (listed(texts.other_rules_unknown, others.1, 0))
+        }
+    }
+}
+
+/// A list that can be opened; nothing if it is empty. `more` is the number of items left out.
+fn listed(title: &str, items: &[String], more: usize) -> Markup {
+    html! {
+        @if !items.is_empty() {
+            details {
+                summary { (title) " (" (items.len() + more) ")" }
+                ul lang="en" {
+                    @for item in items { li { (text::line(item)) } }
+                    @if more > 0 { li { "…" } }
+                }
             }
         }
     }

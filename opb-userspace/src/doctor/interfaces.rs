@@ -194,6 +194,16 @@ impl Doctor<'_> {
                 "none if the device stays up; otherwise `hook: xdp-generic` or `hook: tc`",
             );
         }
+        if hook == Some(Hook::Xdp) && wanted.loses_resets {
+            found.add(
+                (Check::Interface, Problem),
+                name,
+                "native XDP on a veth whose other end has no native XDP program",
+                "the resets of `action: reject` do not arrive: such packets are dropped, and \
+                 counted as `drop`",
+                "`hook: auto` or `hook: tc`",
+            );
+        }
         let on_xdp = matches!(hook, Some(Hook::Xdp | Hook::XdpGeneric));
         if on_xdp && offloads.rx_vlan {
             let vlans = self.inspection.devices.iter().filter(|other| {

@@ -49,7 +49,7 @@ pub struct Attached {
 /// A program that could not be attached. Its interface is not filtered in that direction.
 #[derive(Debug)]
 pub struct AttachError {
-    pub wanted: Wanted,
+    pub wanted: Box<Wanted>,
     pub error: Error,
 }
 
@@ -65,7 +65,7 @@ pub(super) fn attach(
     let result = adopt(pins, policy, wanted)
         .and_then(|()| link_type(wanted))
         .and_then(|link| try_hooks(pins, programs, wanted, link));
-    result.map_err(|error| AttachError { wanted: wanted.clone(), error })
+    result.map_err(|error| AttachError { wanted: Box::new(wanted.clone()), error })
 }
 
 /// The link type of the interface.
@@ -132,7 +132,7 @@ fn try_hooks(
     wanted: &Wanted,
     link: LinkType,
 ) -> Result<Attached, Error> {
-    let candidates = Hook::candidates(wanted.hook, wanted.hook_direction());
+    let candidates = wanted.candidates();
     let name = |hook| LinkName::of(wanted, hook);
     let attached = |hook, warning| Attached {
         interface: wanted.interface.clone(),
@@ -172,7 +172,11 @@ fn try_hooks(
                 for &other in ours.iter().filter(|&&other| other != hook) {
                     name(other).remove(pins, Some(&wanted.interface))?;
                 }
-                return Ok(attached(hook, fall_back(hook, candidates, &failures)));
+                let warnings = [wanted.reset_warning(hook), fall_back(hook, candidates, &failures)];
+                return Ok(attached(
+                    hook,
+                    warnings.into_iter().flatten().reduce(|a, b| a + "; " + &b),
+                ));
             }
             Err(error) => failures.push((hook, error)),
         }

@@ -17,10 +17,15 @@ pub struct FlowTable {
     pub hardware: bool,
 }
 
+/// Whether this network namespace has nftables tables, also those of iptables-nft.
+pub fn has_tables() -> io::Result<bool> {
+    const NFT_MSG_GETTABLE: u16 = 1;
+    Ok(!dump(NFT_MSG_GETTABLE)?.is_empty())
+}
+
 /// All flow tables of this network namespace. Empty where the kernel has no nftables.
 pub(super) fn list() -> io::Result<Vec<FlowTable>> {
-    // linux/netfilter/nfnetlink.h, nf_tables.h
-    const NFNL_SUBSYS_NFTABLES: u16 = 10;
+    // linux/netfilter/nf_tables.h
     const NFT_MSG_GETFLOWTABLE: u16 = 23;
     const NFTA_FLOWTABLE_TABLE: u16 = 1;
     const NFTA_FLOWTABLE_NAME: u16 = 2;
@@ -28,21 +33,7 @@ pub(super) fn list() -> io::Result<Vec<FlowTable>> {
     const NFTA_FLOWTABLE_HOOK_DEVS: u16 = 3;
     const NFTA_FLOWTABLE_FLAGS: u16 = 7;
     const NFT_FLOWTABLE_HW_OFFLOAD: u32 = 1;
-    /// Bytes of struct nfgenmsg.
-    const NFGENMSG: usize = 4;
-    let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETFLOWTABLE;
-    let answers = match netlink::list(SockProtocol::NetlinkNetFilter, kind, &[0; NFGENMSG]) {
-        Ok(answers) => answers,
-        Err(error)
-            if matches!(
-                error.raw_os_error(),
-                Some(libc::EINVAL | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP)
-            ) =>
-        {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(error),
-    };
+    let answers = dump(NFT_MSG_GETFLOWTABLE)?;
     let table = |message: &Vec<u8>| {
         let attributes = Attributes(message.get(NFGENMSG..)?);
         let devices = attributes.within(NFTA_FLOWTABLE_HOOK).within(NFTA_FLOWTABLE_HOOK_DEVS);
@@ -56,4 +47,25 @@ pub(super) fn list() -> io::Result<Vec<FlowTable>> {
         })
     };
     Ok(answers.iter().filter_map(table).collect())
+}
+
+/// Bytes of struct nfgenmsg (linux/netfilter/nfnetlink.h).
+const NFGENMSG: usize = 4;
+
+/// Objects of nftables, by message type. Empty where the kernel has no nftables.
+fn dump(message: u16) -> io::Result<Vec<Vec<u8>>> {
+    // linux/netfilter/nfnetlink.h
+    const NFNL_SUBSYS_NFTABLES: u16 = 10;
+    let kind = NFNL_SUBSYS_NFTABLES << 8 | message;
+    match netlink::list(SockProtocol::NetlinkNetFilter, kind, &[0; NFGENMSG]) {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EINVAL | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP)
+            ) =>
+        {
+            Ok(Vec::new())
+        }
+        answers => answers,
+    }
 }

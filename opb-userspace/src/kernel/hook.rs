@@ -44,7 +44,7 @@ impl Hook {
     }
 
     /// The hooks to try, best first.
-    pub(super) fn candidates(choice: HookChoice, direction: HookDirection) -> &'static [Self] {
+    fn candidates(choice: HookChoice, direction: HookDirection) -> &'static [Self] {
         match choice {
             HookChoice::Clsact => &[Self::Clsact],
             HookChoice::Tc => &[Self::Tcx, Self::Clsact],
@@ -68,6 +68,8 @@ pub struct Wanted {
     pub hook: HookChoice,
     /// `unknown-source: drop`.
     pub unknown_drop: bool,
+    /// Some group rejects, and resets that native XDP sends back here are lost.
+    pub loses_resets: bool,
 }
 
 impl Wanted {
@@ -78,6 +80,33 @@ impl Wanted {
             HookDirection::Ingress
         } else {
             HookDirection::Egress
+        }
+    }
+
+    /// The hooks to try, best first.
+    pub(super) fn candidates(&self) -> &'static [Hook] {
+        if self.loses_resets && self.hook == HookChoice::Auto {
+            return &[Hook::Tcx, Hook::Clsact];
+        }
+        Hook::candidates(self.hook, self.hook_direction())
+    }
+
+    /// Why the program sends no resets on `hook`, or is there to send them. `None`: as usual.
+    pub(super) fn reset_warning(&self, hook: Hook) -> Option<String> {
+        const WHY: &str = "the other end of this veth has no native XDP program and loses the \
+                           resets that XDP sends";
+        match (self.hook, hook) {
+            _ if !self.loses_resets => None,
+            (_, Hook::Xdp) => Some(format!(
+                "{WHY}: packets of groups with `action: reject` are dropped, and counted as \
+                 `drop`; `hook: auto` or `hook: tc` sends resets"
+            )),
+            (HookChoice::Auto, hook) => Some(format!(
+                "{} instead of xdp: {WHY}; packets are judged after the driver and taps: correct, \
+                 but slower under a flood",
+                hook.name()
+            )),
+            _ => None,
         }
     }
 
@@ -92,7 +121,7 @@ impl Wanted {
     #[must_use]
     pub fn settings(&self, hook: Hook, bare_ip: bool) -> Settings {
         [
-            (!self.is_ingress(), Settings::NO_RESET),
+            (!self.is_ingress() || self.loses_resets && hook == Hook::Xdp, Settings::NO_RESET),
             (hook != Hook::Xdp, Settings::SOCKET_BUFFER),
             (self.direction == Direction::Downstream, Settings::DOWNSTREAM),
             (bare_ip, Settings::BARE_IP),
@@ -106,7 +135,7 @@ impl Wanted {
 
     /// Every program that it can need, of whatever link type its interface is.
     pub(super) fn instances(&self) -> impl Iterator<Item = (Kind, Settings)> {
-        let hooks = Hook::candidates(self.hook, self.hook_direction()).iter();
+        let hooks = self.candidates().iter();
         hooks.flat_map(|&hook| {
             LinkType::ALL.map(|link| (hook.kind(), self.settings(hook, link == LinkType::BareIp)))
         })
@@ -155,6 +184,7 @@ mod tests {
                     direction,
                     hook: HookChoice::Auto,
                     unknown_drop: false,
+                    loses_resets: false,
                 };
                 for hook in Hook::ALL {
                     let is_silent = wanted.settings(hook, false).has(Settings::NO_RESET);

@@ -55,7 +55,7 @@ pub use attach::{AttachError, Attached};
 pub use counters::CounterRow;
 pub use descriptors::descriptors_at_start;
 pub use error::Error;
-pub use flow_tables::FlowTable;
+pub use flow_tables::{FlowTable, has_tables as has_nftables};
 pub use hook::{Hook, HookDirection, Wanted};
 pub use inspect::{Foreign, Inspection, Memory, Need, Offloads};
 pub use link_type::{LinkType, Unreadable};
@@ -66,7 +66,7 @@ pub use policy::{Live, Staged};
 pub use programs::Logs;
 pub use redirects::Redirector;
 pub use replay::{Replay, ReplayHook};
-pub use rtnetlink::{Device, XdpProgram, devices_now};
+pub use rtnetlink::{Device, XdpProgram, devices_now, sends_back};
 pub use sys::keep_capabilities;
 
 use crate::{

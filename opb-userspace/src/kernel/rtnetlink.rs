@@ -23,6 +23,8 @@ pub struct Device {
     pub kind: Option<String>,
     /// The index of the device below.
     pub below: Option<u32>,
+    /// The namespace of the device below, by this one's number for it. `None`: it is here.
+    pub below_in: Option<i32>,
     /// The index of its bridge or bond.
     pub master: Option<u32>,
     pub link: Result<LinkType, Unreadable>,
@@ -45,6 +47,8 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_EXT_MASK: u16 = 29;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_TARGET_NETNSID: u16 = 46;
 const IFLA_XDP: u16 = 43;
 /// Program ids by mode: driver, generic, hardware.
 const IFLA_XDP_PROG_IDS: std::ops::RangeInclusive<u16> = 5..=7;
@@ -85,6 +89,7 @@ fn device(message: &[u8]) -> Option<Device> {
         name: attributes.text(IFLA_IFNAME)?,
         index: u32::from_ne_bytes(*message.get(4..)?.first_chunk()?),
         below: attributes.number(IFLA_LINK),
+        below_in: attributes.number(IFLA_LINK_NETNSID).map(u32::cast_signed),
         master: attributes.number(IFLA_MASTER),
         link: LinkType::of(number, kind.as_deref(), info.within(IFLA_INFO_DATA)),
         kind,
@@ -101,9 +106,35 @@ fn xdp(attributes: Attributes<'_>) -> Option<XdpProgram> {
 
 /// The device with that index.
 pub(super) fn device_of(interface: u32) -> io::Result<Device> {
-    let request = [[0; 4], interface.to_ne_bytes(), [0; 4], [0; 4]].concat();
+    device_in(None, interface)
+}
+
+/// The device with that index in another namespace, by this one's number for that.
+fn device_in(namespace: Option<i32>, interface: u32) -> io::Result<Device> {
+    let mut request = [[0; 4], interface.to_ne_bytes(), [0; 4], [0; 4]].concat();
+    if let Some(namespace) = namespace {
+        request.extend(8u16.to_ne_bytes());
+        request.extend(IFLA_TARGET_NETNSID.to_ne_bytes());
+        request.extend(namespace.to_ne_bytes());
+    }
     let answer = netlink::get(SockProtocol::NetlinkRoute, libc::RTM_GETLINK, &request)?;
     device(&answer).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Whether frames that a native XDP program on `device` sends back arrive at the other end.
+///
+/// The native mode implies `XDP_TX` (`NETDEV_XDP_ACT_BASIC` in linux/netdev.h), but a veth hands
+/// such a frame to its peer only if that has a native XDP program (`veth_xdp_xmit` and
+/// `veth_xdp_flush` in drivers/net/veth.c), and does not report the loss. GRO on the peer makes
+/// room for the frame, but nothing fetches it until another packet comes. A peer that cannot be
+/// seen is taken to have no program.
+#[must_use]
+pub fn sends_back(device: &Device) -> bool {
+    if device.kind.as_deref() != Some("veth") {
+        return true;
+    }
+    let peer = device.below.and_then(|peer| device_in(device.below_in, peer).ok());
+    peer.and_then(|peer| peer.xdp).is_some_and(|program| !program.is_generic)
 }
 
 /// The program on the XDP hook of an interface, with or without a link.

@@ -127,6 +127,11 @@ impl Policy {
     /// The most ports of a group.
     pub const MAX_PORTS: usize = opb_common::image::MAX_PORTS;
 
+    /// Whether some group answers with TCP resets.
+    pub fn rejects(&self) -> bool {
+        self.groups.iter().any(|group| group.action == Action::Reject)
+    }
+
     /// The index of a group.
     pub fn group(&self, name: &str) -> Option<usize> {
         self.groups.binary_search_by(|group| group.name.as_str().cmp(name)).ok()

@@ -68,6 +68,7 @@ fn one_direction_is_taken_off_and_the_other_stays() -> Result<()> {
                 direction,
                 hook,
                 unknown_drop: false,
+                loses_resets: false,
             })
         };
         let up = wanted(Direction::Upstream)?;

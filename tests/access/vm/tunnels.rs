@@ -67,6 +67,7 @@ fn gre_without_a_remote_is_refused() -> Result<()> {
                     direction: Direction::Upstream,
                     hook,
                     unknown_drop: false,
+                    loses_resets: false,
                 };
                 kernel.attach(&[wanted]).pop().context("no answer")
             })?;

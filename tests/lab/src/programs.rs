@@ -26,7 +26,15 @@ pub fn compile(policy: &str, slots: &GroupIds, generation: u64) -> Result<Image>
 
 /// A program for an interface, which [`Programs::attach`] looks up.
 pub fn wanted(interface: &str, role: Role, direction: Direction, hook: Hook) -> Wanted {
-    Wanted { interface: interface.to_owned(), index: 0, role, direction, hook, unknown_drop: false }
+    Wanted {
+        interface: interface.to_owned(),
+        index: 0,
+        role,
+        direction,
+        hook,
+        unknown_drop: false,
+        loses_resets: false,
+    }
 }
 
 pub struct Programs {

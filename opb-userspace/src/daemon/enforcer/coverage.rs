@@ -84,8 +84,14 @@ impl Coverage {
         }
     }
 
-    /// Attaches the programs that `config` wants.
-    pub(super) fn cover(&mut self, which: Which, config: &Config, kernel: &mut Kernel) -> Changed {
+    /// Attaches the programs that `config` wants. `rejects`: some group answers with resets.
+    pub(super) fn cover(
+        &mut self,
+        which: Which,
+        config: &Config,
+        rejects: bool,
+        kernel: &mut Kernel,
+    ) -> Changed {
         let pins = match kernel.repair() {
             Ok(Repair::NotNeeded) => self.pins.clear(),
             Ok(Repair::Done) => {
@@ -95,7 +101,7 @@ impl Coverage {
             // A program loaded now would find no maps, or foreign ones.
             Err(error) => return self.pins.raise(PinsGone(error)),
         };
-        let plan = match Plan::current(config) {
+        let plan = match Plan::current(config, rejects) {
             Ok(plan) => plan,
             Err(error) => return pins | self.list.raise(Unlisted(error)),
         };
@@ -187,7 +193,7 @@ impl Coverage {
                     self.covered.push((wanted, attached));
                 }
                 Err(AttachError { wanted, error }) => {
-                    let uncovered = Uncovered { wanted, cause: one_line(&error) };
+                    let uncovered = Uncovered { wanted: *wanted, cause: one_line(&error) };
                     if !before.contains(&uncovered) {
                         error!("{}", uncovered.text());
                     }

@@ -18,6 +18,7 @@ fn wanted(direction: Direction) -> Wanted {
         direction,
         hook: node::Hook::Auto,
         unknown_drop: false,
+        loses_resets: false,
     }
 }
 
@@ -39,7 +40,7 @@ fn attached(wanted: &Wanted) -> Attached {
 
 fn refused(wanted: &Wanted) -> AttachError {
     let error = kernel::Error::Call { what: "a program", source: io::ErrorKind::Other.into() };
-    AttachError { wanted: wanted.clone(), error }
+    AttachError { wanted: Box::new(wanted.clone()), error }
 }
 
 /// Both directions wanted, upstream attached, downstream refused.

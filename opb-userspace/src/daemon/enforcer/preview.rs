@@ -137,7 +137,7 @@ impl Enforcer {
 
 /// The interfaces of `config` that do not exist.
 fn missing(config: &Config) -> Vec<String> {
-    match Plan::current(config) {
+    match Plan::current(config, false) {
         Ok(plan) => {
             let text = |name: &String| format!("interface {name} does not exist");
             plan.missing.iter().map(text).collect()
