@@ -101,6 +101,19 @@ fn the_daemon_answers_as_the_document_says() -> Result<()> {
     check(("POST", "/v1/subscribers?confirm=60"), Some(entries("203.0.113.10/32")), 200)?;
     check(("POST", "/v1/subscribers?confirm=60"), Some(entries("203.0.113.11/32")), 409)?;
     check(("POST", "/v1/subscribers?confirm=never"), Some(entries("203.0.113.11/32")), 400)?;
+    check(("POST", "/v1/bypass?seconds=60&reason=x&group=dyn"), None, 200)?;
+    check(("POST", "/v1/bypass?seconds=60&reason=x"), None, 200)?;
+    for wrong in ["seconds=0&reason=x", "seconds=60", "seconds=86401&reason=x", "seconds=1&reason="]
+    {
+        check(("POST", &format!("/v1/bypass?{wrong}")), None, 400)?;
+    }
+    check(("POST", "/v1/bypass?seconds=60&reason=x&group=nobody"), None, 400)?;
+    let bypasses = check(("GET", "/v1/bypass"), None, 200)?;
+    assert_eq!(bypasses.as_array().map(Vec::len), Some(2));
+    check(("GET", "/v1/status"), None, 200)?;
+    check(("POST", "/v1/bypass/end?group=dyn"), None, 200)?;
+    check(("POST", "/v1/bypass/end?all=1"), None, 400)?;
+    check(("POST", "/v1/bypass/end"), None, 200)?;
     check(("GET", "/v1/status"), None, 200)?;
     check(("POST", "/v1/confirm"), None, 200)?;
     let listed = check(("GET", "/v1/subscribers"), None, 200)?;

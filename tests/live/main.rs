@@ -12,6 +12,7 @@ mod entries;
 mod sessions;
 mod meanwhile;
 mod reloads;
+mod bypass;
 mod commits;
 mod unconfirmed;
 mod hosts;

@@ -69,6 +69,7 @@ struct Answers {
     denied: [&'static str; 2],
     watched: [&'static str; 2],
     no_policy: [&'static str; 2],
+    bypassed: [&'static str; 2],
 }
 
 impl Texts {
@@ -93,6 +94,7 @@ impl Texts {
             (Verdict::Pass, Reason::Unknown) => answers.unknown,
             (Verdict::Pass, Reason::NotSyn) => answers.not_syn,
             (Verdict::Pass, Reason::NoPolicy) => answers.no_policy,
+            (Verdict::Pass, Reason::Bypass) => answers.bypassed,
             // Behind `NotFiltered`: reasons that deny, and those of packets that the form cannot
             // describe.
             (
@@ -211,6 +213,11 @@ impl Texts {
                  an own mail server: send through the provider's relay.",
             ],
             no_policy: ["All mail passes: no policy is in force.", "Inform the network operators."],
+            bypassed: [
+                "This mail passes for now: blocking is suspended in an emergency.",
+                "Blocking is not the cause. When the bypass ends, this mail is blocked again: \
+                 change to the submission port, 587, with SMTP authentication.",
+            ],
         },
     };
 
@@ -320,6 +327,11 @@ impl Texts {
             no_policy: [
                 "有効なポリシーがないため、すべて通過します。",
                 "ネットワーク運用担当に連絡してください。",
+            ],
+            bypassed: [
+                "現在は緊急措置により規制を停止しているため、通過します。",
+                "Outbound Port 25 Blocking の影響ではありません。規制の再開後は遮断されます。\
+                 サブミッションポート (Port587) と SMTP 認証の設定をお願いします。",
             ],
         },
     };

@@ -63,20 +63,35 @@ impl PolicyMaps {
             }
         }
         let is_new = !pins.policy.exists();
-        let first = MapOfMaps::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
-        let tail = MapOfMaps::open(&pins.tail, c"opb_tail", TAIL_ENTRIES, &shape(1, TAIL))?;
-        let mut maps = Self { first, tail, used: [None; 2] };
+        let mut maps = Self::load(pins)?;
         if is_new {
             return Ok(maps);
         }
         for index in [IMAGE_INDEX, OVERLAY_INDEX] {
-            let header = maps.first.get(index)?.map(|first| contents(&first, 1)).transpose()?;
-            let used = header.as_deref().and_then(tail_index);
-            maps.used[index as usize] = used;
+            let used = maps.used[index as usize];
             // A daemon that died during a publication may have left blocks that nothing refers to.
             for other in tail_indices(index).into_iter().filter(|&other| Some(other) != used) {
                 maps.tail.clear(other)?;
             }
+        }
+        Ok(maps)
+    }
+
+    /// Reads the policy in force from its pins. Changes nothing: a daemon may be publishing.
+    pub(super) fn peek(pins: &PolicyPins) -> Result<Option<Live>, Error> {
+        if !pins.policy.exists() || !pins.tail.exists() {
+            return Ok(None);
+        }
+        Self::load(pins)?.live()
+    }
+
+    fn load(pins: &PolicyPins) -> Result<Self, Error> {
+        let first = MapOfMaps::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
+        let tail = MapOfMaps::open(&pins.tail, c"opb_tail", TAIL_ENTRIES, &shape(1, TAIL))?;
+        let mut maps = Self { first, tail, used: [None; 2] };
+        for index in [IMAGE_INDEX, OVERLAY_INDEX] {
+            let header = maps.first.get(index)?.map(|first| contents(&first, 1)).transpose()?;
+            maps.used[index as usize] = header.as_deref().and_then(tail_index);
         }
         Ok(maps)
     }
