@@ -235,10 +235,10 @@ impl<L: Fn(u64, u32) -> u64> Tables for Maps<L> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn bypassed(group: u32) -> u32 {
+    let end = |index| BYPASS.get(index).map_or(0, |entry| entry.until);
     // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    let is_active = |index| BYPASS.get(index).is_some_and(|entry| entry.is_active(now));
-    u32::from(is_active(bypass::EVERYBODY) || is_active(group))
+    let now = || unsafe { bpf_ktime_get_boot_ns() };
+    u32::from(bypass::is_active([end(bypass::EVERYBODY), end(group)], now))
 }
 
 /// Adds one packet to the counter with this index.

@@ -118,13 +118,13 @@ impl Bypasses {
     #[must_use]
     pub fn active(&self) -> Vec<ActiveBypass> {
         let now = now();
-        self.entries().filter(|bypass| bypass.entry.is_active(now)).collect()
+        self.entries().filter(|bypass| now < bypass.entry.until).collect()
     }
 
     /// Removes the entries that are over, and returns them.
     pub fn expire(&self) -> Vec<ActiveBypass> {
         let now = now();
-        let over: Vec<_> = self.entries().filter(|it| !it.entry.is_active(now)).collect();
+        let over: Vec<_> = self.entries().filter(|bypass| bypass.entry.until <= now).collect();
         over.iter().for_each(|bypass| self.write(bypass.index, Entry::NONE));
         over
     }
