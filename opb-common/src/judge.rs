@@ -58,6 +58,14 @@ pub trait Tables {
         true
     }
 
+    /// Returns whether a bypass is active for everybody, or for the group with id `group`.
+    ///
+    /// It is asked only about packets that would be denied. The default, for tables without
+    /// bypasses, is no.
+    fn is_bypassed(&self, _group: u16) -> bool {
+        false
+    }
+
     /// Counts one packet with a length of `bytes`.
     fn record(&self, direction: Direction, outcome: Outcome, bytes: usize);
 }
@@ -98,6 +106,7 @@ pub fn judge<const TUNNELLED: bool, F: Frame + ?Sized, T: Tables>(
     } else {
         plain(frame, parsed, settings, tables)
     };
+    let outcome = bypass(outcome, tables);
     let outcome = limit_reject(outcome, frame, parsed, settings, tables);
     let direction = if settings.has(Settings::DOWNSTREAM) {
         Direction::Downstream
@@ -171,6 +180,15 @@ fn unreadable(parsed: ParsedPacket, settings: Settings) -> Outcome {
     let drops = settings.has(Settings::SUBSCRIBER) && parsed.has_too_many_tags();
     let verdict = if drops { Verdict::Drop } else { Verdict::Pass };
     Outcome::ungrouped(verdict, unreadable_reason(parsed).unwrap_or(Reason::Malformed))
+}
+
+/// Lets a packet pass that would be denied, and counts it as such, while a bypass is active.
+#[inline(always)]
+fn bypass<T: Tables>(outcome: Outcome, tables: &T) -> Outcome {
+    if !outcome.verdict.forwards() && tables.is_bypassed(outcome.group) {
+        return Outcome { verdict: Verdict::Pass, reason: Reason::Bypass, ..outcome };
+    }
+    outcome
 }
 
 /// Turns a reject into a drop, and counts it as one, if no TCP reset can be sent or the rate limit

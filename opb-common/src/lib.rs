@@ -15,7 +15,8 @@
 //! 10. [`rate`]: the rate limit for resets and events;
 //! 11. [`tcp_reset`]: the TCP reset that is sent for a rejected packet;
 //! 12. [`outcome`]: verdicts, reasons, and the counters that they select;
-//! 13. [`observation`]: events and top talkers, recorded for denied packets.
+//! 13. [`bypass`]: the table of emergency bypasses;
+//! 14. [`observation`]: events and top talkers, recorded for denied packets.
 //!
 //! The BPF programs call these functions on packet memory and maps. `opb explain`, the tests and
 //! the fuzzers call the same functions on slices. No other code computes a verdict.
@@ -35,6 +36,7 @@ pub mod judge;
 pub mod rate;
 pub mod tcp_reset;
 pub mod outcome;
+pub mod bypass;
 pub mod observation;
 
 /// Version of everything in the kernel that outlives a process: image, counters, pins.

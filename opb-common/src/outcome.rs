@@ -132,6 +132,8 @@ reasons! {
     Link = 11, "link";
     /// A length field is false, or the packet is cut off.
     Malformed = 12, "malformed";
+    /// The packet would have been denied, but a bypass is active (see [`crate::bypass`]).
+    Bypass = 13, "bypass";
 }
 
 impl Reason {

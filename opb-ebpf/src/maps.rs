@@ -4,11 +4,15 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     btf_maps::{self, ArrayOfMaps},
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_loop},
+    helpers::{
+        bpf_get_smp_processor_id, bpf_ktime_get_ns,
+        generated::{bpf_ktime_get_boot_ns, bpf_loop},
+    },
     macros::{btf_map, map},
     maps::{Array, LruHashMap},
 };
 use opb_common::{
+    bypass,
     frame::Frame,
     image::{
         BLOCK_NODES, Block, Descent, Header, IMAGE_INDEX, ImageNode, MAX_STEPS, Nodes,
@@ -55,6 +59,11 @@ static COUNTERS: Array<Counter> = Array::with_max_entries(1, BPF_F_MMAPABLE as u
 /// The table of interfaces that have counters of their own. User space creates and writes it.
 #[map]
 static INTERFACES: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE as u32);
+
+/// The emergency bypasses, [`bypass::ENTRIES`] of them. User space creates and writes the map. A
+/// replay has only the first entry, unless it wants bypasses.
+#[map]
+static BYPASS: Array<bypass::Entry> = Array::with_max_entries(1, BPF_F_MMAPABLE as u32);
 
 /// The state of each source's rate limit for TCP resets. The least recently used entry is evicted:
 /// a flood of invented sources costs some resets, but no memory.
@@ -203,6 +212,11 @@ impl<L: Fn(u64, u32) -> u64> Tables for Maps<L> {
     }
 
     #[inline(always)]
+    fn is_bypassed(&self, group: u16) -> bool {
+        bypassed(group.into()) != 0
+    }
+
+    #[inline(always)]
     fn record(&self, direction: Direction, outcome: Outcome, bytes: usize) {
         let bucket = INTERFACES.get(Bucket::of(self.interface));
         let counter_id = bucket.map_or(0, |bucket| bucket.counter_id(self.interface));
@@ -213,6 +227,18 @@ impl<L: Fn(u64, u32) -> u64> Tables for Maps<L> {
         count(of_interface, bytes);
         globals::trace(globals::settings(), outcome);
     }
+}
+
+/// Returns 1 if a bypass is active for everybody, or for the group with id `group`, else 0.
+///
+/// A global function: the verifier checks it once, and not on each path to a denial.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn bypassed(group: u32) -> u32 {
+    let end = |index| BYPASS.get(index).map_or(0, |entry| entry.until);
+    // SAFETY: a helper without arguments.
+    let now = || unsafe { bpf_ktime_get_boot_ns() };
+    u32::from(bypass::is_active([end(bypass::EVERYBODY), end(group)], now))
 }
 
 /// Adds one packet to the counter with this index.

@@ -22,12 +22,13 @@ use crate::{
 };
 
 /// Explains the verdict of `image` and its `overlay` on `query`. They must have been compiled from
-/// `policy`. Fails if no packet can have these addresses.
+/// `policy`. `bypassed` are the ids of groups with a bypass, 0 for one of everybody. Fails if no packet can have these addresses.
 pub fn explain(
     query: &Query,
     image: &Image,
     overlay: Option<&Overlay>,
     policy: &Policy,
+    bypassed: &[u16],
     now: Timestamp,
 ) -> Result<Explanation, QueryError> {
     let frame = query.frame()?;
@@ -35,7 +36,7 @@ pub fn explain(
         Direction::Upstream => Settings::SUBSCRIBER,
         Direction::Downstream => Settings::SUBSCRIBER.with(Settings::DOWNSTREAM),
     };
-    let tables = Tables::new(image).with_overlay(overlay);
+    let tables = Tables::new(image).with_overlay(overlay).with_bypasses(bypassed);
     let outcome = judge::decide(frame.as_slice(), settings, &tables);
     let outer = query.outer()?;
     let line = query.line(outcome.line);

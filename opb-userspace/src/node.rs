@@ -13,11 +13,14 @@ mod start_only;
 
 pub use interfaces::{Filter, Hook, Interface, NamePattern, Role, UnknownSource};
 pub use observe::{Addresses, EventLog, Observe, Suspect, Webhook};
-pub use recognise::is_node_file;
+pub use recognise::{is_node_file, pins_line};
 
 use crate::document::{Decoder, Diagnostics, Fields, Form, Report, Source, Spot, Value, YamlNode};
 use crate::files::{Limits, NODE_FILE};
 use crate::period::Period;
+
+/// Where the pins are unless the node file says otherwise.
+pub const DEFAULT_PINS: &str = "/sys/fs/bpf/opb";
 
 /// A valid node file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,7 +155,7 @@ fn read(report: &mut Report, path: &Path) -> Option<Config> {
         control: absolute_path(&mut decoder, &mut fields, "control", "/run/opb/opb.sock"),
         http: http(&mut decoder, &mut fields),
         http_names: http_names(&mut decoder, &mut fields),
-        pins: absolute_path(&mut decoder, &mut fields, "pins", "/sys/fs/bpf/opb"),
+        pins: absolute_path(&mut decoder, &mut fields, "pins", DEFAULT_PINS),
         log: log(&mut decoder, &mut fields),
         watch: watch(&mut decoder, &mut fields),
         dns: dns(&mut decoder, &mut fields),

@@ -101,3 +101,23 @@ fn counters_are_json_lines() {
     );
     server.join().expect("answered");
 }
+
+/// Neither a daemon nor a filter: the command says both, and changes nothing.
+#[test]
+fn a_bypass_without_a_filter_is_refused() {
+    let bench = Bench::new();
+    let (socket, pins) = (bench.path("opb.sock"), bench.path("pins"));
+    let (socket, pins) = (socket.display().to_string(), pins.display().to_string());
+    let places = ["--control", &socket, "--pins", &pins];
+    for asked in [&["--for", "30m", "--reason", "x"][..], &["--end"], &[]] {
+        let ended = bench.opb(&[&["bypass"], asked, &places].concat());
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{asked:?}");
+        for words in ["no daemon answers", "no filter of this version has its pins at", &pins] {
+            assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
+        }
+    }
+    assert!(!bench.path("pins").exists());
+    let ended = bench.opb(&[&["bypass", "--for", "30m"], &places[..]].concat());
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert!(ended.stderr.contains("--reason"), "{}", ended.stderr);
+}

@@ -1,9 +1,16 @@
 //! Everything that can judge a frame, over one image.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    time::Duration,
+};
 
 use opb_common::{judge::decide, outcome::Outcome, settings::Settings};
-use opb_lab::{naive::Sample, packets::POLICY, programs::compile};
+use opb_lab::{
+    naive::Sample,
+    packets::{BYPASSED, POLICY},
+    programs::compile,
+};
 use opb_userspace::{
     image::{GroupIds, Image, Tables},
     kernel::{Replay, ReplayHook},
@@ -15,6 +22,14 @@ pub(crate) const HOOKS: [ReplayHook; 2] = [ReplayHook::Xdp, ReplayHook::Tc];
 pub(crate) fn image() -> Image {
     compile(POLICY, &GroupIds::default(), 1).expect("an image")
 }
+
+/// The id of the group that has a bypass.
+pub(crate) fn bypassed(image: &Image) -> u16 {
+    image.group_ids().get(BYPASSED).expect("a group of the table's policy")
+}
+
+/// Longer than a test.
+pub(crate) const LONG: Duration = Duration::from_secs(3600);
 
 pub(crate) fn on_the_host(tables: &Tables<'_>, sample: &Sample) -> Outcome {
     decide(sample, sample.settings, tables)
@@ -35,10 +50,12 @@ impl<'a> Programs<'a> {
     pub(crate) fn with(&mut self, settings: Settings) -> &mut Replay {
         match self.loaded.entry(settings.0) {
             Entry::Occupied(replay) => replay.into_mut(),
-            Entry::Vacant(place) => place.insert(
-                Replay::new(self.image, settings, self.hook)
-                    .unwrap_or_else(|error| panic!("{:?} {settings:?}: {error:?}", self.hook)),
-            ),
+            Entry::Vacant(place) => {
+                let replay = Replay::new(self.image, settings, self.hook)
+                    .unwrap_or_else(|error| panic!("{:?} {settings:?}: {error:?}", self.hook));
+                replay.bypass(bypassed(self.image), LONG);
+                place.insert(replay)
+            }
         }
     }
 

@@ -76,6 +76,28 @@ impl Contract {
     }
 }
 
+fn bypasses(contract: &mut Contract, node: &Node) -> Result<()> {
+    let mut check = |request, body, code| contract.check(node, request, body, code);
+    check(("POST", "/v1/bypass?seconds=60&reason=x&group=dyn"), None, 200)?;
+    check(("POST", "/v1/bypass?seconds=60&reason=x"), None, 200)?;
+    for wrong in [
+        "/v1/bypass?seconds=0&reason=x",
+        "/v1/bypass?seconds=60",
+        "/v1/bypass?seconds=86401&reason=x",
+        "/v1/bypass?seconds=1&reason=",
+        "/v1/bypass?seconds=60&reason=x&group=nobody",
+    ] {
+        check(("POST", wrong), None, 400)?;
+    }
+    let bypasses = check(("GET", "/v1/bypass"), None, 200)?;
+    assert_eq!(bypasses.as_array().map(Vec::len), Some(2));
+    check(("GET", "/v1/status"), None, 200)?;
+    check(("POST", "/v1/bypass/end?group=dyn"), None, 200)?;
+    check(("POST", "/v1/bypass/end?all=1"), None, 400)?;
+    check(("POST", "/v1/bypass/end"), None, 200)?;
+    Ok(())
+}
+
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn the_daemon_answers_as_the_document_says() -> Result<()> {
@@ -151,6 +173,7 @@ fn the_daemon_answers_as_the_document_says() -> Result<()> {
     check(("POST", "/v1/reload"), None, 422)?;
     check(("GET", "/v1/status"), None, 200)?;
 
+    bypasses(&mut contract, &node)?;
     let (missing, compared) = (contract.answers(), &contract.compared);
     let missing: Vec<_> = missing.difference(compared).collect();
     assert!(missing.is_empty(), "described and never compared: {missing:?}");

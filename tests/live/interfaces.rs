@@ -95,7 +95,9 @@ fn pins_that_somebody_removes_are_made_again() -> Result<()> {
     assert_eq!(opb_lab::attached::attached(&node.gateway, &["sub0"])?, before, "still filtered");
     node.remount()?;
     node.wait_status("it is repaired", |status| status["state"] == "enforcing")?;
-    for map in ["policy", "tail", "counters", "events", "talker-slots", "talkers", "statistics"] {
+    for map in
+        ["policy", "tail", "counters", "bypass", "events", "talker-slots", "talkers", "statistics"]
+    {
         assert!(node.mount().join("opb/v1").join(map).exists(), "{map} is not pinned again");
     }
 

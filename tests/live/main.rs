@@ -13,6 +13,7 @@ mod sessions;
 mod lost_resets;
 mod meanwhile;
 mod reloads;
+mod bypass;
 mod commits;
 mod unconfirmed;
 mod hosts;

@@ -21,6 +21,7 @@ use opb_common::{
 use opb_lab::{
     generate::Generator,
     naive::{Action, Downstream, Match, Naive, Sample},
+    packets::BYPASSED,
 };
 
 use crate::policy;
@@ -77,10 +78,16 @@ fn oracle<'a>(sample: &Sample, policy: &'a Naive) -> Judgement<'a> {
     let settings = sample.settings;
     let packet =
         if settings.has(Settings::BARE_IP) { Some(&*sample.frame) } else { ip(&sample.frame) };
-    match packet.and_then(segment) {
+    let judgement = match packet.and_then(segment) {
         Some(segment) if settings.has(Settings::DOWNSTREAM) => downstream(&segment, policy),
         Some(segment) => upstream(&segment, settings, policy),
         None => OTHER,
+    };
+    match judgement {
+        (Verdict::Drop | Verdict::Reject, _, group @ Some(BYPASSED)) => {
+            (Verdict::Pass, Reason::Bypass, group)
+        }
+        other => other,
     }
 }
 

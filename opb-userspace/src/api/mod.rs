@@ -2,6 +2,7 @@
 //! commands and webhooks have the same format. Daemon and command line share these types.
 //! docs/openapi.yaml describes them, and the tests compare every answer with it.
 
+pub mod bypass;
 pub mod commits;
 pub mod counters;
 pub mod diff;

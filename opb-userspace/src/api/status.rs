@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    bypass::BypassLine,
     entries::Who,
     reload::{ReloadOutcome, Trigger, UnconfirmedStatus},
 };
@@ -43,6 +44,9 @@ pub struct Status {
     /// The commit that is rolled back unless it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unconfirmed: Option<UnconfirmedStatus>,
+    /// The emergency bypasses.
+    #[serde(default)]
+    pub bypasses: Vec<BypassLine>,
     /// Why the state is not `enforcing`.
     pub problems: Vec<Trouble>,
     pub warnings: Vec<String>,
@@ -99,6 +103,8 @@ pub enum Subject {
     Files,
     /// The policy in force is not on the disk: a restart would enforce another one.
     Commits,
+    /// An emergency bypass is active.
+    Bypass,
     /// An interface does not exist, or has no program.
     Interface,
     /// A group reaches no relay: no host of its relay sets has an address.

@@ -15,7 +15,7 @@ use nix::sys::{
     time::{TimeVal, TimeValLike as _},
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, runtime::Runtime, time::timeout};
 
 use super::{failure::Failure, upload::Upload};
 use opb_userspace::api::{ApiError, reload::ReloadOutcome};
@@ -37,6 +37,14 @@ pub(crate) struct Control {
 pub(crate) enum Rejectable<T> {
     Rejected(ReloadOutcome),
     Done(T),
+}
+
+/// Why a request has no answer.
+pub(crate) enum Unanswered {
+    /// The daemon refuses, or this user may not ask it.
+    Refused(Failure),
+    /// No daemon answers, or not in time, or it is broken.
+    Silent(Failure),
 }
 
 impl Control {
@@ -64,29 +72,64 @@ impl Control {
         path: &str,
         body: Upload,
     ) -> Result<T, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::from_error(&error))?;
-        let _inside = runtime.enter();
-        let stream = connect(&self.control)
-            .and_then(UnixStream::from_std)
-            .map_err(|error| self.unreachable(&error))?;
-        let (status, body) =
-            runtime.block_on(exchange(stream, method, path, body)).map_err(|error| {
-                let socket = self.control.display();
-                Failure::new(format!("the daemon at {socket} closed the connection"))
-                    .caused_by(Some(&error))
-            })?;
-        if !status.is_success()
-            && let Ok(refusal) = serde_json::from_slice::<ApiError>(&body)
-        {
-            return Err(refused(refusal, status));
-        }
-        serde_json::from_slice(&body).map_err(|error| {
-            Failure::new(format!("cannot parse the daemon's response to {path} ({status})"))
+        let runtime = runtime()?;
+        let (status, body) = runtime.block_on(self.exchange(method, path, body))?;
+        decode(path, status, &body)
+    }
+
+    /// As [`Self::get`], but tells a refusal from silence.
+    pub(crate) fn get_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        limit: Duration,
+    ) -> Result<T, Unanswered> {
+        self.call_within(Method::GET, path, limit)
+    }
+
+    /// As [`Self::post`], but tells a refusal from silence.
+    pub(crate) fn post_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        limit: Duration,
+    ) -> Result<T, Unanswered> {
+        self.call_within(Method::POST, path, limit)
+    }
+
+    fn call_within<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        limit: Duration,
+    ) -> Result<T, Unanswered> {
+        let runtime = runtime().map_err(Unanswered::Refused)?;
+        let asked = async { timeout(limit, self.exchange(method, path, Upload::default())).await };
+        let late = || {
+            let socket = self.control.display();
+            Failure::new(format!("the daemon at {socket} does not answer within {limit:?}"))
+        };
+        let (status, body) = match runtime.block_on(asked) {
+            Err(_) => return Err(Unanswered::Silent(late())),
+            Ok(Err(failure)) => return Err(Unanswered::Silent(failure)),
+            Ok(Ok(answer)) => answer,
+        };
+        decode(path, status, &body).map_err(|failure| match status.is_server_error() {
+            true => Unanswered::Silent(failure),
+            false => Unanswered::Refused(failure),
+        })
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Upload,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let stream = connect(&self.control).and_then(UnixStream::from_std);
+        let stream = stream.map_err(|error| self.unreachable(&error))?;
+        exchange(stream, method, path, body).await.map_err(|error| {
+            let socket = self.control.display();
+            Failure::new(format!("the daemon at {socket} closed the connection"))
                 .caused_by(Some(&error))
-                .hint("if opb was upgraded since the daemon started, restart the daemon")
         })
     }
 
@@ -120,6 +163,24 @@ fn connect(path: &Path) -> io::Result<StdStream> {
     let stream = StdStream::from(socket);
     stream.set_nonblocking(true)?;
     Ok(stream)
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::from_error(&error))
+}
+
+fn decode<T: DeserializeOwned>(path: &str, status: StatusCode, body: &Bytes) -> Result<T, Failure> {
+    if !status.is_success()
+        && let Ok(refusal) = serde_json::from_slice::<ApiError>(body)
+    {
+        return Err(refused(refusal, status));
+    }
+    serde_json::from_slice(body).map_err(|error| {
+        Failure::new(format!("cannot parse the daemon's response to {path} ({status})"))
+            .caused_by(Some(&error))
+            .hint("if opb was upgraded since the daemon started, restart the daemon")
+    })
 }
 
 async fn exchange(

@@ -88,7 +88,7 @@ impl Explain {
 fn offline(query: &Query, path: PathBuf) -> Result<Explanation, Failure> {
     let Compiled { policy, image, .. } =
         Compiled::load(policy::at(path)?, &GroupIds::default(), 1)?;
-    explain(query, &image, None, &policy, Timestamp::now())
+    explain(query, &image, None, &policy, &[], Timestamp::now())
         .map_err(|error| Failure::invalid(error.to_string()))
 }
 

@@ -6,7 +6,7 @@ use clap::Command;
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Look before", &["check", "diff", "explain", "replay", "import"]),
     ("Run", &["run", "detach", "doctor"]),
-    ("Change", &["reload", "confirm", "rollback", "subscriber"]),
+    ("Change", &["reload", "confirm", "rollback", "subscriber", "bypass"]),
     ("Watch", &["status", "history", "counters", "top", "events"]),
 ];
 

@@ -1,5 +1,6 @@
 //! The command line: one file for each command, and what they share.
 
+mod bypass;
 mod check;
 mod client;
 mod confirm;
@@ -17,6 +18,7 @@ mod log;
 #[cfg(test)]
 mod manual;
 mod output;
+mod pins;
 mod policy;
 mod reload;
 mod replay;
@@ -50,6 +52,7 @@ enum Command {
     Check(check::Check),
     Run(run::Run),
     Detach(detach::Detach),
+    Bypass(bypass::Bypass),
     Status(status::Status),
     Reload(reload::Reload),
     Confirm(confirm::Confirm),
@@ -107,6 +110,7 @@ impl Command {
             Self::Check(command) => command.execute(),
             Self::Run(command) => command.execute(),
             Self::Detach(command) => command.execute(),
+            Self::Bypass(command) => command.execute(),
             Self::Status(command) => command.execute(),
             Self::Reload(command) => command.execute(),
             Self::Confirm(command) => command.execute(),

@@ -12,10 +12,12 @@ use ratatui::{
 
 use super::{
     client::Control,
-    failure::Failure,
+    failure::{self, Failure},
     output::{Format, Output},
 };
-use opb_userspace::api::{events::TalkerLine, events::TalkersQuery};
+use opb_userspace::api::{
+    bypass::BypassLine, events::TalkerLine, events::TalkersQuery, status::Status,
+};
 
 /// Rows to request for the live view, which sorts them.
 const ROWS: usize = 1000;
@@ -54,6 +56,7 @@ impl Top {
         }
         let first = ask(&self.control, self.group.as_deref(), ROWS)?;
         let mut view = View::new(first, self.group.clone());
+        view.bypasses = bypasses(&self.control)?;
         let terminal = ratatui::try_init().map_err(|error| {
             Failure::new("standard output is not a terminal")
                 .caused_by(Some(&error))
@@ -65,6 +68,7 @@ impl Top {
     }
 
     fn print(&self) -> Result<(), Failure> {
+        failure::warn(bypasses(&self.control)?);
         let rows = ask(&self.control, self.group.as_deref(), self.limit)?;
         let mut output = Output::new();
         if self.format.json {
@@ -97,6 +101,7 @@ impl Top {
                 asked = Instant::now();
                 if !view.paused {
                     view.rows = ask(&self.control, view.group.as_deref(), ROWS)?;
+                    view.bypasses = bypasses(&self.control)?;
                     view.now = Timestamp::now();
                 }
             }
@@ -108,6 +113,11 @@ fn ask(control: &Control, group: Option<&str>, limit: usize) -> Result<Vec<Talke
     let query = TalkersQuery { group: group.map(str::to_owned), limit: Some(limit) };
     let query = serde_urlencoded::to_string(&query).map_err(|error| Failure::from_error(&error))?;
     control.get(&format!("/v1/talkers?{query}"))
+}
+
+fn bypasses(control: &Control) -> Result<Vec<BypassLine>, Failure> {
+    // The status never waits, not even for a kernel thread that hangs.
+    Ok(control.get::<Status>("/v1/status")?.bypasses)
 }
 
 const HEADER: [&str; 7] =
@@ -151,6 +161,8 @@ enum Order {
 /// The live view.
 struct View {
     rows: Vec<TalkerLine>,
+    /// Active emergency bypasses: nothing is denied there.
+    bypasses: Vec<BypassLine>,
     /// When the rows were fetched.
     now: Timestamp,
     order: Order,
@@ -164,7 +176,16 @@ struct View {
 impl View {
     fn new(rows: Vec<TalkerLine>, group: Option<String>) -> Self {
         let now = Timestamp::now();
-        Self { rows, now, order: Order::Packets, paused: false, group, typing: None, first: 0 }
+        Self {
+            rows,
+            now,
+            order: Order::Packets,
+            bypasses: Vec::new(),
+            paused: false,
+            group,
+            typing: None,
+            first: 0,
+        }
     }
 
     /// Handles a key. Returns whether it ends the view.
@@ -226,10 +247,15 @@ impl View {
         let by = format!("{:?}", self.order).to_lowercase();
         let title =
             format!("opb top: {} denied subscribers, group {group}, by {by}{paused}", rows.len());
-        frame.render_widget(
-            Paragraph::new(title).style(Style::new().add_modifier(Modifier::BOLD)),
-            head,
-        );
+        let (title, style) = match &self.bypasses[..] {
+            [] => (title, Modifier::BOLD),
+            // Instead of the title: nothing else matters as much.
+            all => {
+                let all: Vec<_> = all.iter().map(ToString::to_string).collect();
+                (all.join("; "), Modifier::BOLD | Modifier::REVERSED)
+            }
+        };
+        frame.render_widget(Paragraph::new(title).style(Style::new().add_modifier(style)), head);
         // An address must not be cut: a long group name is cut instead.
         let longest = rows.iter().map(|row| row.subscriber.len()).max().unwrap_or(0);
         let widths = [
@@ -264,6 +290,7 @@ mod tests {
     use ratatui::{Terminal, backend::TestBackend};
 
     use opb_common::outcome::{Reason, Verdict};
+    use opb_userspace::api::entries::Who;
 
     use super::*;
 
@@ -308,6 +335,20 @@ mod tests {
         );
         assert!(screen[2].contains("266+"));
         assert!(screen[23].ends_with("pause  q"), "{}", screen[23]);
+    }
+
+    #[test]
+    fn a_bypass_takes_the_place_of_the_title() {
+        let mut view = view();
+        view.bypasses.push(BypassLine {
+            group: Some("a".to_owned()),
+            since: Timestamp::UNIX_EPOCH,
+            until: Timestamp::UNIX_EPOCH,
+            by: Who { uid: 0, pid: None, user: None },
+            reason: "storm".to_owned(),
+        });
+        let first = screen(&view)[0].clone();
+        assert!(first.starts_with("BYPASS of group a: nothing is denied until 1970-"), "{first}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::{
 use super::{
     app::{App, EXPLAINED, ErrorResponse, LIMITS, LISTS, RELOADS, confirmation_timeout, valid},
     batches::BatchQueue,
-    commits,
+    bypass, commits,
     enforcer::{Asked, Enforcer},
     health::Board,
     peer::{Peer, Users},
@@ -57,6 +57,7 @@ pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
         .route("/v1/confirm", post(confirm))
         .route("/v1/rollback", post(roll_back))
         .merge(commits::routes())
+        .merge(bypass::routes())
         .route("/v1/diff", get(preview))
         .route("/v1/explain", get(explain))
         .route("/v1/counters", get(counters))

@@ -4,11 +4,12 @@
 //! images, [`delta`] its small changes, [`mod@group_ids`] hands on the ids of groups), [`coverage`]
 //! the state of the interfaces, [`store`] that of the disk. [`fault`] is anything that is wrong for
 //! a while, [`journal`] what becomes events. The other modules are the enforcer's work on all of
-//! them: [`reload`], [`unconfirmed`] commits, [`changes`] at run time, relay [`hosts`], and the
+//! them: [`reload`], [`unconfirmed`] commits, emergency [`bypass`]es, [`changes`] at run time, relay [`hosts`], and the
 //! [`status`].
 
 mod active;
 mod build;
+mod bypass;
 mod changes;
 mod coverage;
 mod delta;
@@ -59,7 +60,7 @@ use crate::{
     errors::one_line,
     explain::{QueryError, explain},
     image::GroupIds,
-    kernel::{self, Kernel, Logs},
+    kernel::{self, ActiveBypass, Kernel, Logs},
     node::{Addresses, EventLog, LogLevel, Observe},
     policy::{Policy, Prefix},
     relays::{Hosts, resolver::Task},
@@ -80,6 +81,8 @@ pub(super) struct Enforcer {
     active: Active,
     rollback: Fault<RollbackError>,
     journal: Journal,
+    /// The emergency bypasses that the journal knows.
+    bypasses: Vec<ActiveBypass>,
     since: Timestamp,
     channels: Channels,
 }
@@ -124,6 +127,7 @@ impl Enforcer {
             active,
             rollback: Fault::default(),
             journal: Journal::default(),
+            bypasses: Vec::new(),
             since: Timestamp::now(),
             channels,
         };
@@ -133,7 +137,9 @@ impl Enforcer {
             enforcer.active.adopt(&mut enforcer.kernel, adoption)?;
         }
         enforcer.request_hosts();
-        let _ = enforcer.store.look_after(&mut enforcer.entries) | enforcer.note_commits();
+        let _ = enforcer.store.look_after(&mut enforcer.entries)
+            | enforcer.note_commits()
+            | enforcer.follow_bypasses(None);
         enforcer.report();
         Ok(enforcer)
     }
@@ -145,6 +151,7 @@ impl Enforcer {
             | self.roll_back()
             | self.expire()
             | self.release()
+            | self.follow_bypasses(None)
             | self.active.merge(&mut self.kernel);
         let hooks = self.coverage.check_hooks(&self.kernel);
         if hooks == Changed::Yes {
@@ -174,7 +181,8 @@ impl Enforcer {
     pub(super) fn explain(&self, query: &Query) -> Result<Explanation, QueryError> {
         let Self { active, .. } = self;
         let (image, overlay, policy) = (active.image(), active.overlay(), active.policy());
-        let mut explained = explain(query, image, overlay, policy, Timestamp::now())?;
+        let (bypassed, now) = (self.bypassed(), Timestamp::now());
+        let mut explained = explain(query, image, overlay, policy, &bypassed, now)?;
         self.name_entry(&mut explained, query.outer_src.is_some());
         Ok(explained)
     }

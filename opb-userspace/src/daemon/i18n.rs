@@ -73,6 +73,7 @@ struct Answers {
     no_policy: [&'static str; 2],
     /// opb passes it, and a rule of others may not.
     other_rules: [&'static str; 2],
+    bypassed: [&'static str; 2],
 }
 
 impl Texts {
@@ -100,6 +101,7 @@ impl Texts {
             (Verdict::Pass, Reason::Unknown) => answers.unknown,
             (Verdict::Pass, Reason::NotSyn) => answers.not_syn,
             (Verdict::Pass, Reason::NoPolicy) => answers.no_policy,
+            (Verdict::Pass, Reason::Bypass) => answers.bypassed,
             // Behind `NotFiltered`: reasons that deny, and those of packets that the form cannot
             // describe.
             (
@@ -225,6 +227,11 @@ impl Texts {
                  may.",
                 "Inform the network operators: the rules are below.",
             ],
+            bypassed: [
+                "This mail passes for now: blocking is suspended in an emergency.",
+                "Blocking is not the cause. When the bypass ends, this mail is blocked again: \
+                 change to the submission port, 587, with SMTP authentication.",
+            ],
         },
     };
 
@@ -341,6 +348,11 @@ impl Texts {
                 "opb では遮断していませんが、このノードの nftables または iptables \
                  のルールで遮断されている可能性があります。",
                 "ネットワーク運用担当に連絡してください。該当するルールは下にあります。",
+            ],
+            bypassed: [
+                "現在は緊急措置により規制を停止しているため、通過します。",
+                "Outbound Port 25 Blocking の影響ではありません。規制の再開後は遮断されます。\
+                 サブミッションポート (Port587) と SMTP 認証の設定をお願いします。",
             ],
         },
     };

@@ -9,6 +9,7 @@
 mod app;
 mod batches;
 mod body;
+mod bypass;
 mod changed;
 mod choice;
 mod commits;

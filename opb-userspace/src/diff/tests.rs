@@ -86,7 +86,7 @@ fn verdicts(policy: &Policy, image: &Image, subscriber: IpAddr) -> Vec<(Verdict,
             });
             let query: Query = serde_json::from_value(query).expect("a query");
             let explained =
-                explain(&query, image, None, policy, Timestamp::now()).expect("one family");
+                explain(&query, image, None, policy, &[], Timestamp::now()).expect("one family");
             // `unknown-source: drop` tells unknown subscribers from the others, on the port of every
             // group.
             let unknown = port == 25 && upstream && explained.reason == Reason::Unknown;

@@ -105,6 +105,7 @@ impl Doctor<'_> {
         for trouble in status.problems.iter().filter(ours) {
             let consequence = "the state of the daemon is `degraded`";
             let action = match trouble.about {
+                Subject::Bypass => "`opb bypass --end` ends it",
                 Subject::Files => "`opb reload --dry-run` shows what the files would change",
                 _ => "docs/troubleshooting.md has the same words; the daemon's log has more",
             };

@@ -136,7 +136,8 @@ impl Reasons<'_> {
             | Reason::Fragment
             | Reason::Headers
             | Reason::Link
-            | Reason::Malformed => match owner {
+            | Reason::Malformed
+            | Reason::Bypass => match owner {
                 Some(Owner::Group(index)) => self.group == Some(&self.policy.groups[index].name),
                 None | Some(Owner::Exemption(_)) => false,
             },
@@ -192,7 +193,9 @@ impl Reasons<'_> {
                 "`{key}: monitor`: the packet passes and is counted as \
                                            would-drop"
             ),
-            Verdict::Pass => "the packet passes".to_owned(),
+            Verdict::Pass => format!(
+                "`{key}` denies such a packet, but a bypass is active: it passes (`opb bypass`)"
+            ),
         });
     }
 

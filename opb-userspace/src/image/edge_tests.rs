@@ -53,7 +53,7 @@ fn every_group_has_relays_of_its_own() {
             "src": ip(address("10.0", from)), "dst": ip(address("198.18", to)),
         });
         let query: Query = serde_json::from_value(query).expect("a query");
-        explain(&query, &image, None, &policy, now).expect("one family").verdict
+        explain(&query, &image, None, &policy, &[], now).expect("one family").verdict
     };
     for from in 0..count {
         assert_eq!(verdict(from, from), Verdict::Pass, "group {from} to its relay");

@@ -12,6 +12,8 @@ use super::{Image, Overlay};
 pub struct Tables<'a> {
     nodes: &'a [ImageNode],
     overlay: Option<&'a [ImageNode]>,
+    /// Ids of groups with a bypass, 0 if there is one for everybody.
+    bypassed: &'a [u16],
     upstream: Box<PortSet>,
     downstream: Box<PortSet>,
 }
@@ -22,6 +24,7 @@ impl<'a> Tables<'a> {
         Self {
             nodes: image.nodes(),
             overlay: None,
+            bypassed: &[],
             upstream: port_set(image.upstream_ports()),
             downstream: port_set(image.downstream_ports()),
         }
@@ -30,6 +33,12 @@ impl<'a> Tables<'a> {
     #[must_use]
     pub fn with_overlay(self, overlay: Option<&'a Overlay>) -> Self {
         Self { overlay: overlay.map(Overlay::nodes), ..self }
+    }
+
+    /// Adds bypasses of the groups with these ids; id 0 is one for everybody.
+    #[must_use]
+    pub fn with_bypasses(self, bypassed: &'a [u16]) -> Self {
+        Self { bypassed, ..self }
     }
 }
 
@@ -49,6 +58,10 @@ impl opb_common::judge::Tables for Tables<'_> {
 
     fn overlay(&self) -> Option<&[ImageNode]> {
         self.overlay
+    }
+
+    fn is_bypassed(&self, group: u16) -> bool {
+        self.bypassed.contains(&0) || self.bypassed.contains(&group)
     }
 
     /// Counts nothing: a question is not traffic.

@@ -21,13 +21,19 @@ pub(super) struct Blocks {
 impl Blocks {
     /// Opens the blocks with these ids.
     pub(super) fn open(directory: &Path, ids: &[u32]) -> Result<Self, Error> {
+        let mut blocks = Self::peek(directory, ids)?;
+        blocks.pin_all();
+        blocks.keep(ids);
+        Ok(blocks)
+    }
+
+    /// As [`Self::open`], but changes no pin.
+    pub(super) fn peek(directory: &Path, ids: &[u32]) -> Result<Self, Error> {
         let mut blocks =
             Self { directory: directory.to_owned(), held: BTreeMap::new(), is_unpinned: false };
         for &id in ids {
-            let map = blocks.find(id)?;
-            blocks.hold(map.as_fd())?;
+            blocks.held.insert(id, blocks.find(id)?);
         }
-        blocks.keep(ids);
         Ok(blocks)
     }
 

@@ -12,6 +12,7 @@
 //! | [`policy`], [`presence`] | the image in force; its daemon |
 //! | [`programs`] | loads the BPF programs |
 //! | [`interfaces`], [`counters`], [`observation`] | the interface table; counters; events |
+//! | [`bypass`] | emergency bypasses |
 //! | [`hook`], [`rtnetlink`], [`loaded`] | hooks; devices and filters; loaded programs |
 //! | [`clsact`], [`unpinned`], [`links`] | filters on old kernels; unpinned links; pinned links |
 //! | [`pin_guard`], [`attach`] | keeps everything pinned; attaches and detaches programs |
@@ -33,6 +34,7 @@ mod programs;
 mod interfaces;
 mod counters;
 mod observation;
+mod bypass;
 mod hook;
 mod rtnetlink;
 mod loaded;
@@ -52,6 +54,7 @@ use opb_common::settings::Settings;
 use tracing::Level;
 
 pub use attach::{AttachError, Attached};
+pub use bypass::{ActiveBypass, BypassError, Bypasses, PinnedBypasses};
 pub use counters::CounterRow;
 pub use descriptors::descriptors_at_start;
 pub use error::Error;
@@ -88,6 +91,7 @@ pub struct Kernel {
     programs: Programs,
     counters: Counters,
     interfaces: Interfaces,
+    bypasses: Bypasses,
     guard: PinGuard,
     _presence: Presence,
 }
@@ -113,11 +117,22 @@ impl Kernel {
         })?;
         let counters = Counters::open(&pins.counters())?;
         let interfaces = Interfaces::open(&pins.interfaces())?;
+        // Before any program is loaded: pins of a version without bypasses lack the map.
+        let bypasses = Bypasses::open(&pins.bypass())?;
         observation::open(&pins.observations())?;
         let ports = policy.live()?.map(|live| Ports::of(&live.image)).unwrap_or_default();
         let programs = Programs::new(pins.maps(), ports, log);
         let guard = PinGuard::new(&pins)?;
-        Ok(Self { pins, policy, programs, counters, interfaces, guard, _presence: presence })
+        Ok(Self {
+            pins,
+            policy,
+            programs,
+            counters,
+            interfaces,
+            bypasses,
+            guard,
+            _presence: presence,
+        })
     }
 
     /// Pins again what is no longer pinned: until then, the filter would end with this process.
@@ -145,6 +160,9 @@ impl Kernel {
         let new = Ports::of(image);
         self.programs.set_ports(&self.programs.ports().union(&new))?;
         self.policy.publish(staged)?;
+        for lost in self.bypasses.follow(image.group_ids()) {
+            tracing::warn!("{} has no group id any more: its bypass ends", lost.line().scope());
+        }
         // The image is in force in any case. Too many ports cost time and change no verdict.
         if let Err(error) = self.programs.set_ports(&new) {
             tracing::warn!(%error, "the ports of the policy before stay in the programs' pre-filter");
@@ -212,6 +230,12 @@ impl Kernel {
         let removed = attach::detach_all_but(&self.pins, wanted);
         self.guard.follow(&self.pins, &[])?;
         removed
+    }
+
+    /// The emergency bypasses.
+    #[must_use]
+    pub fn bypasses(&self) -> &Bypasses {
+        &self.bypasses
     }
 
     /// All counters since the pins were made, by group, without rows of zero.

@@ -6,6 +6,7 @@
 //! PINS/v1/blocks/ID       each of these blocks
 //! PINS/v1/counters        packets and bytes of each outcome
 //! PINS/v1/interfaces      interfaces with counters of their own
+//! PINS/v1/bypass          emergency bypasses, with who and why
 //! PINS/v1/events          the ring of denied packets
 //! PINS/v1/talker-slots    which slots for talkers are taken
 //! PINS/v1/talkers         subscribers and their denied packets
@@ -46,14 +47,14 @@ pub(super) struct Pins {
 impl Pins {
     /// Makes the directories that are missing.
     pub(super) fn open(pins: &Path) -> Result<Self, Error> {
-        let directory = pins.join(format!("v{ABI_VERSION}"));
+        let directory = directory(pins);
         make(pins, &directory)?;
         Self::lock(directory)
     }
 
     /// Like [`Self::open`], but makes nothing.
     pub(super) fn open_existing(pins: &Path) -> Result<Option<Self>, Error> {
-        let directory = pins.join(format!("v{ABI_VERSION}"));
+        let directory = directory(pins);
         if !directory.exists() {
             return Ok(None);
         }
@@ -74,7 +75,7 @@ impl Pins {
 
     /// Paths of the pinned links of this ABI version. Takes no lock.
     pub(super) fn peek(pins: &Path) -> Result<Vec<PathBuf>, Error> {
-        let links = pins.join(format!("v{ABI_VERSION}")).join("links");
+        let links = directory(pins).join("links");
         match objects(&links) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             listed => {
@@ -130,9 +131,17 @@ impl Pins {
         self.directory.join("interfaces")
     }
 
+    pub(super) fn bypass(&self) -> PathBuf {
+        bypass(&self.directory)
+    }
+
     /// The names of the programs' maps, with the paths of their pins.
     pub(super) fn maps(&self) -> Vec<(&'static str, PathBuf)> {
-        let mut maps = vec![("COUNTERS", self.counters()), ("INTERFACES", self.interfaces())];
+        let mut maps = vec![
+            ("COUNTERS", self.counters()),
+            ("INTERFACES", self.interfaces()),
+            ("BYPASS", self.bypass()),
+        ];
         maps.extend(self.policy().maps());
         maps.extend(self.observations().maps());
         maps
@@ -183,6 +192,16 @@ impl Pins {
         }
         Ok(removed)
     }
+}
+
+/// The pin directory of this ABI version, below the one that the node file names.
+pub(super) fn directory(pins: &Path) -> PathBuf {
+    pins.join(format!("v{ABI_VERSION}"))
+}
+
+/// Where the map of [`super::bypass`] is pinned.
+pub(super) fn bypass(directory: &Path) -> PathBuf {
+    directory.join("bypass")
 }
 
 /// Makes the directories that are missing. Another user who can open one can lock it, and one who

@@ -7,7 +7,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 use aya::maps::MapError;
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
@@ -65,24 +65,43 @@ impl PolicyMaps {
             }
         }
         let is_new = !pins.policy.exists();
-        let first = MapOfMaps::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
-        let tail = MapOfMaps::open(&pins.tail, c"opb_tail", TAIL_ENTRIES, &shape(1, TAIL))?;
-        let blocks = Blocks::open(&pins.blocks, &in_force(&first, &tail)?)?;
-        let mut maps = Self { first, tail, blocks, used: [None; 2] };
+        let mut maps = Self::load(pins, Blocks::open)?;
         if is_new {
             return Ok(maps);
         }
         for index in [IMAGE_INDEX, OVERLAY_INDEX] {
-            let header = maps.block(&maps.first, index)?;
-            let header = header.map(|first| contents(first.as_fd(), 1)).transpose()?;
-            let used = header.as_deref().and_then(tail_index);
-            maps.used[index as usize] = used;
+            let used = maps.used[index as usize];
             // A daemon that died during a publication may have left blocks that nothing refers to.
             for other in tail_indices(index).into_iter().filter(|&other| Some(other) != used) {
                 maps.tail.clear(other)?;
             }
         }
         maps.let_go();
+        Ok(maps)
+    }
+
+    /// Reads the policy in force from its pins. Changes nothing: a daemon may be publishing.
+    pub(super) fn peek(pins: &PolicyPins) -> Result<Option<Live>, Error> {
+        if !pins.policy.exists() || !pins.tail.exists() {
+            return Ok(None);
+        }
+        Self::load(pins, Blocks::peek)?.live()
+    }
+
+    fn load(
+        pins: &PolicyPins,
+        open: impl FnOnce(&Path, &[u32]) -> Result<Blocks, Error>,
+    ) -> Result<Self, Error> {
+        let first = MapOfMaps::open(&pins.policy, POLICY_MAP, 2, &shape(1, FIRST))?;
+        let tail = MapOfMaps::open(&pins.tail, c"opb_tail", TAIL_ENTRIES, &shape(1, TAIL))?;
+        let blocks = open(&pins.blocks, &in_force(&first, &tail)?)?;
+        let mut maps = Self { first, tail, blocks, used: [None; 2] };
+        for index in [IMAGE_INDEX, OVERLAY_INDEX] {
+            let header = maps.block(&maps.first, index)?;
+            let header = header.map(|first| contents(first.as_fd(), 1)).transpose()?;
+            let used = header.as_deref().and_then(tail_index);
+            maps.used[index as usize] = used;
+        }
         Ok(maps)
     }
 

@@ -3,15 +3,17 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aya::programs::{ProgramFd, TestRun, TestRunOptions};
-use opb_common::{outcome::Outcome, settings::Settings};
+use opb_common::{bypass::Entry, outcome::Outcome, settings::Settings};
 
 use super::{
     CounterRow, Error,
+    bypass::{self, Bypasses},
     counters::Counters,
     observation,
-    pins::{ObservationPins, PolicyPins},
+    pins::{self, ObservationPins, PolicyPins},
     policy::{PolicyMaps, Staged},
     programs::{Instance, Kind, Ports},
     sys,
@@ -29,6 +31,7 @@ pub enum ReplayHook {
 pub struct Replay {
     instance: Instance,
     counters: Counters,
+    bypasses: Bypasses,
     /// Where policy and counters are pinned, so that the programs find them.
     _bpffs: OwnedFd,
 }
@@ -71,7 +74,9 @@ impl Replay {
             ReplayHook::Xdp => Kind::Xdp,
             ReplayHook::Tc => Kind::Tc,
         };
-        let mut maps = vec![("COUNTERS", counters)];
+        let pin = pins::bypass(&root);
+        let bypasses = Bypasses::open(&pin)?;
+        let mut maps = vec![("COUNTERS", counters), ("BYPASS", pin)];
         maps.extend(PolicyPins::below(&root).maps());
         if settings.has(Settings::OBSERVE) {
             observation::open(&ObservationPins::below(&root))?;
@@ -79,13 +84,20 @@ impl Replay {
         }
         let mut instance = Instance::load(kind, settings, &maps, None)?;
         instance.set_ports(&Ports::of(image))?;
-        Ok((Self { instance, counters: read, _bpffs: bpffs }, policy))
+        Ok((Self { instance, counters: read, bypasses, _bpffs: bpffs }, policy))
     }
 
     /// The counters of the frames so far. `groups` has the names of the groups.
     #[must_use]
     pub fn counters(&self, groups: &GroupIds) -> Vec<CounterRow> {
         self.counters.by_group(groups)
+    }
+
+    /// Starts a bypass of a group id, 0 for everybody, that ends after `period`; a period of zero
+    /// is over at once.
+    pub fn bypass(&self, group: u16, period: Duration) {
+        let until = bypass::now().saturating_add(period.as_nanos() as u64);
+        self.bypasses.write(group.into(), Entry { until, ..Entry::NONE });
     }
 
     /// The program, so that another one can call it.

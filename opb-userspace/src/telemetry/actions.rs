@@ -10,7 +10,7 @@ use jiff::Timestamp;
 pub struct Action {
     pub time: Timestamp,
     pub by: Arc<Who>,
-    /// `add`, `remove`, `reload` or `confirm`.
+    /// `add`, `remove`, `reload`, `confirm`, `rollback` or `bypass`.
     pub name: &'static str,
     /// The result, in words.
     pub outcome: String,

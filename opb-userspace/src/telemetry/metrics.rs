@@ -17,6 +17,7 @@ pub fn render(status: &Status, totals: &Totals) -> Result<String, prometheus::Er
     let page = Metrics { registry: Registry::new() };
     page.counters(totals)?;
     page.policy(status)?;
+    page.bypasses(status)?;
     page.interfaces(status)?;
     page.checks(status)?;
     page.refused(totals)?;
@@ -164,6 +165,19 @@ impl Metrics {
             };
             count("ipv4", group.prefixes_v4 as i64);
             count("ipv6", group.prefixes_v6 as i64);
+        }
+        Ok(())
+    }
+
+    fn bypasses(&self, status: &Status) -> Result<(), prometheus::Error> {
+        let help =
+            "When an emergency bypass ends, by group; `*` for all groups, 0 if there is none.";
+        let until = self.gauge_vec("opb_bypass_until_timestamp_seconds", help, &["group"])?;
+        // Always there, so that its absence means something else.
+        until.with_label_values(&["*"]).set(0);
+        for bypass in &status.bypasses {
+            let group = bypass.group.as_deref().unwrap_or("*");
+            until.with_label_values(&[group]).set(bypass.until.as_second());
         }
         Ok(())
     }

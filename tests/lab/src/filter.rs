@@ -15,7 +15,7 @@ use crate::{
     attached::stands_on,
     bpffs::Bpffs,
     netns::Netns,
-    programs::{compile, wanted},
+    programs::{bypass, compile, wanted},
 };
 
 /// An interface and the rule that is enforced on it.
@@ -53,6 +53,7 @@ impl Filter {
         self.gateway.enter(|| {
             let mut kernel = Kernel::open(&pins, None)?;
             kernel.publish(&image)?;
+            bypass(&kernel, &image)?;
             let all = self
                 .places
                 .iter()

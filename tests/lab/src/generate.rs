@@ -425,6 +425,7 @@ const KNOWN: &[Host] = &[
     hosts::REJECTING,
     hosts::MULTI,
     hosts::WHOLESALE,
+    hosts::IN_BYPASS,
     hosts::NESTED,
     hosts::EXEMPT,
     hosts::EXEMPT_WIDE,

@@ -17,6 +17,7 @@ use opb_common::{
     settings::{PortSet, Settings},
 };
 
+use crate::packets;
 use image::{bits, contains, relay, subscriber};
 use policy::Policy;
 
@@ -159,6 +160,11 @@ impl Tables for Naive {
 
     fn image(&self) -> Option<&[ImageNode]> {
         Some(&self.nodes)
+    }
+
+    /// As everywhere that the packet table is judged: see [`packets::BYPASSED`].
+    fn is_bypassed(&self, group: u16) -> bool {
+        self.group(group) == Some(packets::BYPASSED)
     }
 
     fn record(&self, direction: Direction, outcome: Outcome, bytes: usize) {

@@ -7,7 +7,8 @@
 //! 2. what is judged downstream;
 //! 3. the link layer: tags, PPPoE, no Ethernet header at all;
 //! 4. what hides: fragments, headers and options, tunnels, lengths that lie;
-//! 5. whose line it is.
+//! 5. whose line it is;
+//! 6. what an emergency bypass lets pass.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -21,6 +22,7 @@ use crate::{
     naive::Sample,
 };
 
+mod bypass;
 mod downstream;
 mod fragments;
 mod headers;
@@ -79,6 +81,11 @@ groups:
     prefixes: [198.19.1.0/24, 2001:db8:3000::/36]
     relays: [isp]
     match: any
+  bypassed:
+    prefixes: [198.19.5.0/24, 2001:db8:8000::/36]
+    relays: [isp]
+    action: reject
+    downstream: drop
   dynamic:
     prefixes: [203.0.113.0/24, 203.0.113.144/28, 2001:db8:1000::/36, 2001:db8:1800:8000::/49]
     relays: [isp]
@@ -129,6 +136,9 @@ nat64:
   - 3fff:64::/64
 ";
 
+/// The group of the policy that has an emergency bypass wherever the rows are judged.
+pub const BYPASSED: &str = "bypassed";
+
 /// A machine with an address of each family.
 #[derive(Clone, Copy, Debug)]
 pub struct Host {
@@ -172,6 +182,7 @@ pub mod hosts {
     pub const REJECTING: Host = Host::new([198, 19, 2, 9], [0x2001, 0xdb8, 0x4000, 9, 0, 0, 0, 9]);
     pub const MULTI: Host = Host::new([198, 19, 3, 9], [0x2001, 0xdb8, 0x5000, 9, 0, 0, 0, 9]);
     pub const WHOLESALE: Host = Host::new([198, 19, 4, 9], [0x2001, 0xdb8, 0x6000, 9, 0, 0, 0, 9]);
+    pub const IN_BYPASS: Host = Host::new([198, 19, 5, 9], [0x2001, 0xdb8, 0x8000, 9, 0, 0, 0, 9]);
     /// In `multi`, by a prefix inside one of `dynamic`.
     pub const NESTED: Host = Host::new([203, 0, 113, 40], [0x2001, 0xdb8, 0x1f00, 0, 0, 0, 0, 9]);
 
@@ -202,6 +213,7 @@ pub fn rows() -> Vec<Row> {
     softwires::add(&mut table);
     tunnel_tricks::add(&mut table);
     lengths::add(&mut table);
+    bypass::add(&mut table);
     table.0
 }
 

@@ -1,19 +1,20 @@
 //! The programs by the library that the daemon is made of: a policy in force in a bpffs of its own, and programs that are
 //! attached one by one.
 
-use std::fs;
+use std::{fs, num::NonZeroU32};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::net::if_::if_nametoindex;
 use opb_common::{ABI_VERSION, outcome::Direction};
 use opb_userspace::{
+    api::{bypass::BypassRequest, entries::Who},
     image::{GroupIds, Image},
     kernel::{self, CounterRow, Hook as Effective, Kernel, Wanted},
     node::{Hook, Role},
     policy::Policy,
 };
 
-use crate::{attached::stands_on, bpffs::Bpffs, netns::Netns, slots::filled};
+use crate::{attached::stands_on, bpffs::Bpffs, netns::Netns, packets, slots::filled};
 
 /// The image of a policy, as the daemon compiles it.
 pub fn compile(policy: &str, slots: &GroupIds, generation: u64) -> Result<Image> {
@@ -37,6 +38,21 @@ pub fn wanted(interface: &str, role: Role, direction: Direction, hook: Hook) -> 
     }
 }
 
+/// Starts the bypass that rows of the packet table expect, if `image` has its group.
+pub fn bypass(kernel: &Kernel, image: &Image) -> Result<()> {
+    if image.group_ids().get(packets::BYPASSED).is_none() {
+        return Ok(());
+    }
+    let request = BypassRequest {
+        group: Some(packets::BYPASSED.to_owned()),
+        seconds: NonZeroU32::new(3600).context("not zero")?,
+        reason: "the packet table".to_owned(),
+    };
+    let who = Who { uid: 0, pid: None, user: None };
+    kernel.bypasses().start(&request, image.group_ids(), &who)?;
+    Ok(())
+}
+
 pub struct Programs {
     /// `None` stands for a daemon that was killed.
     pub kernel: Option<Kernel>,
@@ -52,6 +68,7 @@ impl Programs {
         let image = compile(policy, &GroupIds::default(), 1)?;
         let mut kernel = Kernel::open(&bpffs.path().join("opb"), None)?;
         kernel.publish(&image)?;
+        bypass(&kernel, &image)?;
         Ok(Self { kernel: Some(kernel), slots: image.group_ids().clone(), bpffs })
     }
 

@@ -41,6 +41,7 @@ impl Enforcer {
             .chain(self.rollback_problem())
             .chain(self.commit_problems())
             .chain(self.relay_problems())
+            .chain(self.bypass_problems())
             .chain(self.coverage.problems())
             .collect();
         let (policy, image) = (self.active.policy(), self.active.image());
@@ -70,6 +71,7 @@ impl Enforcer {
             alarms: Vec::new(),
             checks: Vec::new(),
             unconfirmed: self.unconfirmed(),
+            bypasses: self.bypasses(),
             problems,
             warnings: (policy.warnings.iter().map(ToString::to_string))
                 .chain(self.coverage.warnings())
