@@ -54,6 +54,8 @@ const LAB: &[&str] = &[
     "nmap",
     // a name server whose answers change
     "dnsmasq-base",
+    // a client of RADIUS that is not ours
+    "freeradius-utils",
     // a clock that jumps
     "libfaketime",
     // a second look at what we loaded

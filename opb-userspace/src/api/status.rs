@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     entries::Who,
     reload::{ReloadOutcome, Trigger, UnconfirmedStatus},
+    sessions::SessionsStatus,
 };
 
 /// Answer of `GET /v1/status`.
@@ -29,6 +30,8 @@ pub struct Status {
     pub detachments: u64,
     #[serde(default)]
     pub entries: EntriesStatus,
+    #[serde(default)]
+    pub sessions: SessionsStatus,
     #[serde(default)]
     pub store: StoreStatus,
     /// Relay hosts and their addresses.

@@ -19,6 +19,7 @@ mod reload;
 mod replay;
 mod rollback;
 mod run;
+mod session;
 mod status;
 mod subscriber;
 mod upload;
@@ -56,6 +57,8 @@ enum Command {
     Doctor(doctor::Doctor),
     #[command(subcommand)]
     Subscriber(subscriber::Subscriber),
+    #[command(subcommand)]
+    Session(session::Session),
     Explain(explain::Explain),
     Replay(replay::Replay),
     Counters(counters::Counters),
@@ -111,6 +114,7 @@ impl Command {
             Self::Diff(command) => command.execute(),
             Self::Doctor(command) => command.execute(),
             Self::Subscriber(command) => command.execute(),
+            Self::Session(command) => command.execute(),
             Self::Explain(command) => command.execute(),
             Self::Replay(command) => command.execute(),
             Self::Counters(command) => command.execute(),

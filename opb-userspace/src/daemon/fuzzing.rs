@@ -52,6 +52,7 @@ fn board() -> Board {
         reader: Reader::new("/nonexistent/opb.yaml".into()),
         http: Fault::default(),
         refused: Arc::default(),
+        radius: super::radius::Feed::default(),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{limits::RefusedRequests, pulse::Pulse, reader::Reader};
+use super::{limits::RefusedRequests, pulse::Pulse, radius, reader::Reader};
 use crate::api::status::{Subject, Trouble};
 use crate::api::{status::Check, status::State, status::Status};
 use crate::telemetry::{Telemetry, Totals};
@@ -72,6 +72,8 @@ pub(super) struct Board {
     /// Why metrics and status page are not served.
     pub(super) http: Fault,
     pub(super) refused: Arc<RefusedRequests>,
+    /// The accounting listener.
+    pub(super) radius: radius::Feed,
 }
 
 impl Board {
@@ -96,6 +98,7 @@ impl Board {
         Totals {
             unwritten: self.feeds.unwritten.load(Ordering::Relaxed),
             refused: self.refused.counts(),
+            radius: self.radius.is_wanted.then(|| Arc::clone(&self.radius.statistics)),
             ..self.telemetry.totals()
         }
     }
@@ -105,7 +108,7 @@ impl Board {
             "the files cannot be read (does their file system hang?): the policy in force stays"
                 .to_owned()
         });
-        vec![
+        let mut checks = vec![
             alive("enforcer", &self.enforcer, "the thread that talks to the kernel", None),
             alive(
                 "telemetry",
@@ -123,7 +126,11 @@ impl Board {
                 None => check("event-log", None, self.feeds.log.get()),
             },
             check("files", None, files),
-        ]
+        ];
+        if self.radius.is_wanted {
+            checks.push(check("radius", None, self.radius.fault.get()));
+        }
+        checks
     }
 }
 

@@ -3,8 +3,8 @@
 //!
 //! [`enforcer`] owns the kernel objects, on a thread of its own, and does one job at a time.
 //! [`reader`] reads files on threads that may hang. The other tasks wait for signals, serve the
-//! control socket ([`control`]) and the read-only listener ([`http`]), read the programs' events
-//! ([`observer`]) and report suspects ([`suspects`]).
+//! control socket ([`control`]) and the read-only listener ([`http`]), receive accounting of sessions
+//! ([`radius`]), read the programs' events ([`observer`]) and report suspects ([`suspects`]).
 
 mod app;
 mod batches;
@@ -31,8 +31,10 @@ mod observer;
 mod page;
 mod peer;
 mod pulse;
+mod radius;
 mod reader;
 mod serve;
+mod sessions;
 mod socket;
 mod stall;
 mod subscribers;
@@ -179,6 +181,7 @@ impl Daemon {
             reader,
             http: health::Fault::default(),
             refused: Arc::default(),
+            radius: radius::start(config.sessions, enforcer.clone()),
         };
         let (stop, stopped) = watch::channel(false);
         http::start(config.http, config.http_names, enforcer.clone(), board.clone());
