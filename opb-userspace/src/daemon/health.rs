@@ -98,7 +98,7 @@ impl Board {
         Totals {
             unwritten: self.feeds.unwritten.load(Ordering::Relaxed),
             refused: self.refused.counts(),
-            radius: self.radius.is_wanted.then(|| Arc::clone(&self.radius.statistics)),
+            radius: Some(Arc::clone(&self.radius.statistics)),
             ..self.telemetry.totals()
         }
     }

@@ -111,18 +111,15 @@ pub fn read(
         found.addresses.into_iter().partition(Address::is_acceptable);
     let excess = addresses.len().saturating_sub(MOST_ADDRESSES);
     addresses.truncate(MOST_ADDRESSES);
-    let assignment = found.assignment.or_else(|| {
-        // A default is no news for a session that has a group already.
-        let group = reading.default_group.as_ref().filter(|_| kind == Kind::Start)?;
-        Some(Assignment::Group(Arc::clone(group)))
-    });
+    let default_group = reading.default_group.clone();
     let event = Event {
         kind,
         key: Key { nas, id },
         at,
         duration: found.duration,
         subscriber: found.subscriber,
-        assignment,
+        assignment: found.assignment,
+        default_assignment: default_group.map_or(Assignment::Files, Assignment::Group),
         addresses,
         interim: found.interim,
     };

@@ -112,14 +112,14 @@ fn the_group_is_the_first_value_that_is_ours() {
     let value = [&32473u32.to_be_bytes()[..], &[6, 3, 0, 7, 10], b"opb:open"].concat();
     for (attributes, expected) in [
         (start(&[(26, value.clone())]), group("open")),
-        (start(&[filter("opb:open")]), group("dyn")),
-        (start(&[(26, value[..11].to_vec())]), group("dyn")),
-        (vec![(40, number(3)), (44, b"s1".to_vec())], None),
+        (start(&[filter("opb:open")]), None),
+        (start(&[(26, value[..11].to_vec())]), None),
     ] {
         let Ok(Request::Report { event, .. }) = read_with(&attributes, &reading) else {
             panic!("{attributes:?}");
         };
         assert_eq!(event.assignment, expected, "{attributes:?}");
+        assert_eq!(Some(event.default_assignment), group("dyn"));
     }
 }
 

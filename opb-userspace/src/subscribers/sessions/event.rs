@@ -118,6 +118,8 @@ pub struct Event {
     pub subscriber: Subscriber,
     /// `None` if the report has no word on it.
     pub assignment: Option<Assignment>,
+    /// What holds for a new session of which no report has a word on it.
+    pub default_assignment: Assignment,
     /// Only [acceptable](Address::is_acceptable) ones.
     pub addresses: Vec<Address>,
     /// The interval of interim updates, in seconds.

@@ -1,7 +1,7 @@
 //! Sessions that are silent for too long, and records of ended ones that are no longer needed. By
 //! the monotonic clock: a wall clock that jumps must not end anybody's session.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{SessionChanges, Sessions};
 
@@ -15,6 +15,7 @@ impl Sessions {
     /// is `None`, a session ends after three of its own intervals, or never. Also returns the number
     /// of live sessions among them.
     pub fn overdue(&self, timeout: Option<Duration>) -> (SessionChanges, usize) {
+        let now = Instant::now();
         let is_over = |record: &super::Record| {
             let limit = if record.session.is_live() {
                 let own = record.session.silence.map(|silence| Duration::from_secs(silence.into()));
@@ -22,7 +23,7 @@ impl Sessions {
             } else {
                 Some(ENDED)
             };
-            limit.is_some_and(|limit| record.heard.elapsed() >= limit)
+            limit.is_some_and(|limit| now.duration_since(record.heard) >= limit)
         };
         let over = self.records.iter().filter(|(_, record)| is_over(record)).take(TOGETHER);
         let mut live = 0;

@@ -105,7 +105,7 @@ impl<'a> SessionStaging<'a> {
         let mut session = Session {
             key: event.key.clone(),
             subscriber: event.subscriber.clone(),
-            assignment: event.assignment.clone().unwrap_or_default(),
+            assignment: (event.assignment.as_ref()).unwrap_or(&event.default_assignment).clone(),
             addresses: Vec::new(),
             began,
             last: event.at,

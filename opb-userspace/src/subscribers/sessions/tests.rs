@@ -30,6 +30,7 @@ pub(super) fn event(kind: Kind, id: &str, at: Moment, addresses: &[&str]) -> Eve
         duration: None,
         subscriber: Subscriber::default(),
         assignment: Some(Assignment::Exempt),
+        default_assignment: Assignment::Files,
         addresses: addresses
             .iter()
             .map(|text| Address { prefix: prefix(text), from: Source::Ipv4 })
@@ -116,6 +117,21 @@ fn an_update_repairs_a_lost_start() {
     // Neither the Stop of `a` nor the Start of `b` has arrived.
     report(&mut sessions, &interim("b", 300, 200, &["203.0.113.9"]), 300);
     assert_eq!(owner(&sessions).as_deref(), Some("b"));
+    // It has the default group; a later update without a group leaves a session what it has.
+    let group = Assignment::Group("dyn".into());
+    let mut plain = interim("c", 302, 2, &["203.0.113.11"]);
+    (plain.assignment, plain.default_assignment) = (None, group.clone());
+    report(&mut sessions, &plain, 302);
+    let assigned = |sessions: &Sessions, id: &str| {
+        let key = Key { nas: "bras1".into(), id: id.into() };
+        sessions.find(&key).map(|session| session.assignment.clone())
+    };
+    assert_eq!(assigned(&sessions, "c"), Some(group.clone()));
+    let mut without = interim("b", 303, 203, &["203.0.113.9"]);
+    (without.assignment, without.default_assignment) = (None, group);
+    report(&mut sessions, &without, 303);
+    assert_eq!(assigned(&sessions, "b"), Some(Assignment::Exempt));
+    report(&mut sessions, &stop("c", 304), 304);
     // A session from before `a` does not take it.
     report(&mut sessions, &interim("z", 301, 301 + 50, &["203.0.113.9"]), 301);
     assert_eq!((owner(&sessions).as_deref(), sessions.live()), (Some("b"), 3));
