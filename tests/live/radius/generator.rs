@@ -22,15 +22,10 @@ fn number(value: u32) -> Vec<u8> {
     value.to_be_bytes().to_vec()
 }
 
-/// A Start with routes.
-pub(super) fn routes(
-    id: &str,
-    identifier: u8,
-    routes: impl IntoIterator<Item = String>,
-) -> Vec<u8> {
-    let mut attributes = vec![(40, number(1)), (44, id.as_bytes().to_vec())];
-    attributes.extend(routes.into_iter().map(|route| (22, route.into_bytes())));
-    request(identifier, &attributes, SECRET.as_bytes())
+/// A Start with further attributes.
+pub(super) fn start(id: &str, identifier: u8, more: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    let start = [(40, number(1)), (44, id.as_bytes().to_vec())];
+    request(identifier, &[&start, more].concat(), SECRET.as_bytes())
 }
 
 /// A session in truth: its address, and when it began.

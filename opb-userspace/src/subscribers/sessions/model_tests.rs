@@ -192,7 +192,9 @@ fn the_table_is_right_however_the_reports_come() {
             rest = later;
             let now = batch.last().expect("not empty").0;
             let mut staging = SessionStaging::new(&sessions, time(now));
-            batch.iter().for_each(|(_, event)| drop(staging.stage(event)));
+            batch.iter().for_each(|(_, event)| {
+                staging.stage(event);
+            });
             let Staged { changes, heard } = staging.finish();
             let (back, _) = sessions.apply(changes.clone());
             if random.u8(..8) == 0 {
