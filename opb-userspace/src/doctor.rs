@@ -5,13 +5,15 @@ mod flow_tables;
 mod interfaces;
 mod redirects;
 mod system;
+mod traffic;
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    api::status::Status,
+    api::{counters::CounterLine, status::Status},
     compiled::Compiled,
     daemon::interfaces::Plan,
     image::GroupIds,
@@ -55,10 +57,11 @@ pub enum Check {
     RxVlan,
     Lro,
     FlowTable,
+    Relays,
 }
 
 impl Check {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Files,
         Self::Pins,
         Self::Kernel,
@@ -69,6 +72,7 @@ impl Check {
         Self::RxVlan,
         Self::Lro,
         Self::FlowTable,
+        Self::Relays,
     ];
 
     /// Returns the name in `--accept` and JSON.
@@ -85,13 +89,18 @@ impl Check {
             Self::RxVlan => "rx-vlan",
             Self::Lro => "lro",
             Self::FlowTable => "flow-table",
+            Self::Relays => "relays",
         }
     }
 }
 
-/// Runs all checks. `daemon` is the status of the running daemon, or why none answers. Returns the
-/// findings, problems first. Fails if the kernel cannot be inspected.
-pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Finding>, Error> {
+/// Runs all checks. `daemon` is the status of the running daemon, or why none answers, and `counters`
+/// are its rows by interface. Returns the findings, problems first. Fails if the kernel cannot be inspected.
+pub fn examine(
+    config: &Config,
+    daemon: Result<&Status, &str>,
+    counters: &[CounterLine],
+) -> Result<Vec<Finding>, Error> {
     let process = daemon.map_or_else(|_| std::process::id(), |status| status.pid);
     let inspection = Inspection::take(&config.pins, process)?;
     let plan = Plan::current(config).map_err(Error::call("to list interfaces"))?;
@@ -100,7 +109,7 @@ pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Fin
     let doctor = Doctor {
         config,
         daemon,
-        needs: Needs::of(policy.as_ref().ok()),
+        needs: Needs::of(policy.as_ref().ok(), daemon.ok()),
         inspection: &inspection,
         plan: &plan,
     };
@@ -108,6 +117,7 @@ pub fn examine(config: &Config, daemon: Result<&Status, &str>) -> Result<Vec<Fin
     doctor.files(&policy, &mut found);
     doctor.system(policy.as_ref().ok(), &mut found);
     doctor.daemon(&mut found);
+    doctor.traffic(counters, Timestamp::now(), &mut found);
     doctor.interfaces(&mut found)?;
     doctor.redirects(&mut found);
     doctor.flow_tables(&mut found);
@@ -154,10 +164,16 @@ struct Needs {
 }
 
 impl Needs {
-    /// Returns the requirements of `policy`, or all of them if it cannot be read.
-    fn of(policy: Option<&Compiled>) -> Self {
+    /// Returns the requirements of `policy`. If it cannot be read, those of the policy in force: a
+    /// reload would be rejected.
+    fn of(policy: Option<&Compiled>, daemon: Option<&Status>) -> Self {
         let Some(Compiled { policy, .. }) = policy else {
-            return Self { resets: true, later_packets: true };
+            let mut groups = daemon.iter().flat_map(|status| &status.policy.groups);
+            return Self {
+                resets: groups.clone().any(|group| group.action == "reject"),
+                later_packets: groups
+                    .any(|group| group.matching == "any" || group.downstream != "off"),
+            };
         };
         Self {
             resets: policy.groups.iter().any(|group| group.action == Action::Reject),

@@ -17,8 +17,6 @@ pub mod document;
 pub mod policy;
 // The node file: what is particular to one machine.
 pub mod node;
-// `opb check`: validates policy and node files.
-pub mod check;
 // Requests and responses of the control API, which are also the format of `--json`.
 pub mod api;
 // Commits: the policies that were put in force, kept on disk.
@@ -29,6 +27,8 @@ pub mod subscribers;
 pub mod radius;
 // Relay hosts: their addresses by DNS.
 pub mod relays;
+// `opb check`: validates policy and node files.
+pub mod check;
 // The policy image: a policy compiled into the tables that the BPF programs search.
 pub mod image;
 // The policy in force: files, run-time entries and relay hosts together, and their image.

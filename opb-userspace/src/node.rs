@@ -131,10 +131,20 @@ impl Config {
     }
 }
 
+/// Keys that every node file has, and that no policy file has.
+pub(crate) const NODE_KEYS: &[&str] = &["interfaces", "policy"];
+/// Keys of policy files.
+pub(crate) const POLICY_KEYS: &[&str] = &["groups", "relays", "exemptions", "softwires"];
+
 fn read(report: &mut Report, path: &Path) -> Option<Config> {
     let (file, text) = report.read(path, Form::Yaml)?;
     let mut decoder = Decoder::new(report, file);
     let root = decoder.parse(&text)?;
+    let message =
+        "this looks like a policy file: expected a node file, which names it under `policy`";
+    if decoder.is_other_kind(&root, (NODE_KEYS, POLICY_KEYS), message) {
+        return None;
+    }
     let mut fields = decoder.fields("a node file", &root)?;
     decoder.version(&root, &mut fields)?;
     let directory = path.parent().unwrap_or(Path::new(""));

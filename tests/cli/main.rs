@@ -16,6 +16,7 @@ mod diff;
 mod explain;
 mod help;
 mod node_file;
+mod stumbles;
 
 const POLICY: &str = "\
 version: 1

@@ -1,55 +1,19 @@
-//! What the pages say of the tests and of the code: each test that one of them names exists, every case of "When things
-//! break" names one, and the list of reasons is that of the code.
+//! What the pages say of the tests and of the code: each test that one of them names exists, every
+//! case of "When things break" and every claim of the security model names one, the list of reasons
+//! is that of the code, and pictures can be seen.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+mod known;
+mod images;
+mod security;
+
+use std::{collections::BTreeSet, fs};
 
 use opb_common::outcome::Reason;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+use known::{root, tests};
 
 fn page(name: &str) -> String {
     fs::read_to_string(root().join("docs").join(name)).expect(name)
-}
-
-/// All source files below `directory`.
-fn sources(directory: &Path, into: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).expect("a directory").flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            sources(&path, into);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            into.push(path);
-        }
-    }
-}
-
-/// Names of all functions behind `#[test]` or `#[tokio::test]`.
-fn tests() -> BTreeSet<String> {
-    let mut files = Vec::new();
-    for directory in ["tests", "opb-userspace/src", "opb-common/src"] {
-        sources(&root().join(directory), &mut files);
-    }
-    let mut names = BTreeSet::new();
-    for file in files {
-        let text = fs::read_to_string(&file).expect("a file");
-        let mut is_test = false;
-        for line in text.lines().map(str::trim_start) {
-            let signature = line.strip_prefix("async ").unwrap_or(line);
-            if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
-                is_test = true;
-            } else if let Some(name) = signature.strip_prefix("fn ").filter(|_| is_test) {
-                names.extend(name.split_once('(').map(|(name, _)| name.to_owned()));
-                is_test = false;
-            }
-        }
-    }
-    names
 }
 
 /// What stands between backquotes in `text` and looks like the name of a test: words with three underscores or more.
@@ -72,7 +36,7 @@ fn table(text: &str, heading: &str) -> Vec<Vec<String>> {
 
 #[test]
 fn every_test_that_a_page_names_exists() {
-    let tests = tests();
+    let tests: BTreeSet<_> = tests().into_iter().map(|test| test.name).collect();
     assert!(tests.len() > 300, "{} tests", tests.len());
     for name in ["operations.md", "testing.md", "test-results.md", "troubleshooting.md"] {
         let text = page(name);

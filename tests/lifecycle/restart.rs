@@ -148,6 +148,10 @@ fn a_second_daemon_is_refused() -> Result<()> {
         ensure!(stderr.lines().any(|line| line == expected), "{command}: {stderr}");
         ensure!(stderr.contains("hint: stop the running daemon first"), "{command}: {stderr}");
     }
+    ensure!(!node.path("second").exists(), "the store of a daemon that never ran");
+    // Beside it: all its own, down to the pins. The doctor says whose the programs are.
+    let output = node.opb(&["run"])?;
+    ensure!(output.stderr.contains("hint: `opb reload`"), "{}", output.stderr);
     node.enforces("with one daemon")?;
     node.stop()?;
     node.detach()

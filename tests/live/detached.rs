@@ -106,6 +106,34 @@ fn a_filter_on_clsact_that_somebody_removes_is_put_back() -> Result<()> {
     node.stop()
 }
 
+/// Another program in the place of ours is not ours.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn a_filter_on_clsact_that_somebody_replaces_is_put_back() -> Result<()> {
+    let mut node = Node::with_interfaces("{name: sub0, role: subscriber, hook: clsact}", "")?;
+    node.run()?;
+    let before = attached(&node.gateway, &["sub0"])?.len();
+    let pin = node.mount().join("other");
+    trivial::pin(&trivial::load(trivial::Kind::Tc)?, &pin)?;
+    let replace = format!(
+        "filter replace dev sub0 ingress protocol all pref 25 handle 0x25 bpf da object-pinned {}",
+        pin.display()
+    );
+    tc(&node, &replace)?;
+    node.wait_status("it is noticed", |status| {
+        status["detachments"] == 1 && status["state"] == "enforcing"
+    })?;
+    is_filtered(&node, before)?;
+
+    // Without a daemon, the doctor does not take it for ours either.
+    node.stop()?;
+    tc(&node, &replace)?;
+    let report = node.opb(&["doctor"])?.stdout;
+    assert!(report.contains("was detached from its clsact hook"), "{report}");
+    fs::remove_file(pin)?;
+    Ok(())
+}
+
 /// As long as the program cannot go back, the state says so, and so do the listeners.
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]

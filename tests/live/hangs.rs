@@ -27,13 +27,13 @@ use crate::{
 };
 
 /// A file system whose server never answers, as NFS without its server.
-struct Hanging {
+pub(crate) struct Hanging {
     path: PathBuf,
     server: Option<File>,
 }
 
 impl Hanging {
-    fn mount(path: &Path) -> Result<Self> {
+    pub(crate) fn mount(path: &Path) -> Result<Self> {
         fs::create_dir_all(path)?;
         let server = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
@@ -43,7 +43,7 @@ impl Hanging {
     }
 
     /// Everybody who waits gets an error, and finds what was there before.
-    fn end(&mut self) -> Result<()> {
+    pub(crate) fn end(&mut self) -> Result<()> {
         umount2(&self.path, MntFlags::MNT_DETACH)?;
         drop(self.server.take());
         Ok(())

@@ -11,7 +11,7 @@ use opb_lab::process::wait_until;
 
 use super::*;
 use crate::{
-    hangs::Stopped,
+    hangs::{Hanging, Stopped},
     node::{LIMIT, Node, POLICY},
     ownership::{as_nobody, open_house},
 };
@@ -123,6 +123,33 @@ fn a_reload_that_nobody_waits_for_goes_on() -> Result<()> {
     let last = node.json(&["reload"])?;
     assert_eq!(last["outcome"], "unchanged");
     assert_eq!(node.status()?["state"], "enforcing");
+    node.stop()
+}
+
+/// A refusal for want of a turn is counted for what it is.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn reloads_without_a_turn_are_counted_as_such() -> Result<()> {
+    let mut node = Node::prepare("watch: off\nhttp: 127.0.0.1:9625\n")?;
+    fs::create_dir(node.path("lists"))?;
+    fs::write(node.path("lists/a.txt"), "203.0.113.0/24\n")?;
+    node.write("policy.yaml", "version: 1\ngroups:\n  dyn: {prefixes-file: lists/a.txt}\n")?;
+    node.run()?;
+    open_house(&node)?;
+    fs::set_permissions(node.path("opb.sock"), fs::Permissions::from_mode(0o666))?;
+    let mut hanging = Hanging::mount(&node.path("lists"))?;
+    let reload = || send(&node, "POST /v1/reload HTTP/1.1\r\n", "");
+    let waiting = (0..6).map(|_| as_nobody(&node, reload)?).collect::<Result<Vec<_>>>()?;
+    let counted = |why: &str| -> Result<u64> {
+        let name = format!("opb_http_refused_total{{listener=\"control\",why=\"{why}\"}} ");
+        let page = node.get("/metrics")?;
+        let count = page.lines().find_map(|line| line.strip_prefix(&*name));
+        Ok(count.with_context(|| format!("no {name} in {page}"))?.parse()?)
+    };
+    node.wait("a refusal", || Ok((counted("reloads")? > 0).then_some(())))?;
+    assert_eq!(counted("lists")?, 0);
+    hanging.end()?;
+    drop(waiting);
     node.stop()
 }
 

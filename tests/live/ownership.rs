@@ -182,6 +182,37 @@ fn whatever_nobody_puts_where_pins_belong_is_no_obstacle() -> Result<()> {
     node.stop()
 }
 
+/// Where any user may use bpf(2), nobody can make maps, but no filter.
+#[test]
+#[ignore = "root: cargo xtask test --lane kernel"]
+fn maps_that_nobody_pins_are_no_obstacle_and_a_filter_is() -> Result<()> {
+    let mut node = Node::prepare("")?;
+    fs::create_dir_all(node.pins().join("v1/links"))?;
+    for name in ["v1/policy", "v1/links/tcx~upstream~ingress~1"] {
+        let path = node.pins().join(name).display().to_string();
+        let arguments = "type hash key 4 value 4 entries 1 name stranger";
+        let mut bpftool = std::process::Command::new("bpftool");
+        bpftool.args(["map", "create", &path]).args(arguments.split(' '));
+        process::check(&mut bpftool)?;
+        chown(node.pins().join(name), Some(NOBODY), None)?;
+    }
+    for directory in ["v1/links", "v1", ""] {
+        chown(node.pins().join(directory), Some(NOBODY), None)?;
+    }
+    node.run()?;
+    filters(&node)?;
+    assert_eq!(fs::metadata(node.pins())?.uid(), 0);
+    node.stop()?;
+
+    // The filter of a daemon that ran as that user.
+    chown(node.pins(), Some(NOBODY), None)?;
+    let said = refusal(&node)?;
+    assert!(said.contains("65534"), "{said}");
+    chown(node.pins(), Some(0), None)?;
+    node.run()?;
+    node.stop()
+}
+
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn nobody_reads_what_operators_write() -> Result<()> {

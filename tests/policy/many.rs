@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs};
 
 use opb_userspace::{
-    check::check,
+    check::{RelayHosts, check},
     policy::{Policy, Prefix},
 };
 use proptest::prelude::*;
@@ -78,6 +78,6 @@ proptest! {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("a.yaml");
         fs::write(&path, text).expect("writable");
-        let _ = check(&[path]).problems.to_string();
+        let _ = check(&[path], RelayHosts::Named).problems.to_string();
     }
 }

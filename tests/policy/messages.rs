@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use opb_userspace::{check::check, policy::Policy};
+use opb_userspace::{
+    check::{RelayHosts, check},
+    policy::Policy,
+};
 
 use crate::{fixtures, repository};
 
@@ -25,7 +28,7 @@ fn check_fixtures(kind: &str, is_valid: bool) {
             continue;
         }
         count += 1;
-        let report = check(std::slice::from_ref(path));
+        let report = check(std::slice::from_ref(path), RelayHosts::Named);
         let prefix = format!("{}/", directory.display());
         let mut actual = report.problems.to_string().replace(&prefix, "");
         if !actual.is_empty() {
@@ -71,7 +74,7 @@ fn the_examples_are_valid_and_free_of_warnings() {
         let is_example = path.extension().is_some_and(|extension| extension == "yaml")
             || path.is_dir() && !path.ends_with("pools");
         if is_example {
-            let report = check(std::slice::from_ref(&path));
+            let report = check(std::slice::from_ref(&path), RelayHosts::Named);
             assert!(report.problems.list.is_empty(), "{}", report.problems);
             examples += 1;
         }
@@ -96,7 +99,7 @@ fn the_yaml_blocks_of_the_reference_are_valid() {
     for (index, block) in blocks.iter().flatten().enumerate() {
         let path = directory.path().join(format!("block-{index}.yaml"));
         fs::write(&path, block).expect("writable");
-        let report = check(&[path]);
+        let report = check(&[path], RelayHosts::Named);
         assert!(report.is_valid(), "{}", report.problems);
     }
 }
@@ -113,7 +116,8 @@ fn a_broken_file_raises_no_doubts_about_the_others() {
 
 #[test]
 fn problems_are_readable_by_programs() {
-    let report = check(&[fixtures("invalid").join("prefix-twice-in-groups.yaml")]);
+    let report =
+        check(&[fixtures("invalid").join("prefix-twice-in-groups.yaml")], RelayHosts::Named);
     let mut json = serde_json::to_value(&report).expect("serialises");
     let problem = json["list"][0].take();
     assert_eq!(problem["severity"], "error");

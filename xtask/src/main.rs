@@ -14,6 +14,7 @@ mod exec;
 mod faults;
 mod fuzz;
 mod layers;
+mod libtest;
 mod lint;
 mod sessions;
 mod setup;

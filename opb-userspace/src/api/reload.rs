@@ -37,7 +37,7 @@ impl Trigger {
     }
 }
 
-/// The outcome of a reload. Answer of `POST /v1/reload`.
+/// The outcome of a reload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "lowercase")]
 pub enum ReloadOutcome {
@@ -53,6 +53,16 @@ impl ReloadOutcome {
     pub fn is_rejected(&self) -> bool {
         matches!(self, Self::Rejected { .. })
     }
+}
+
+/// Answer of `POST /v1/reload`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReloadResponse {
+    #[serde(flatten)]
+    pub outcome: ReloadOutcome,
+    /// What is wrong with relay hosts of the policy in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One of the policies that `GET /v1/diff` compares: `now`, `files`, or the number of a commit.
@@ -138,6 +148,9 @@ pub struct Preview {
     pub unlisted: usize,
     #[serde(flatten)]
     pub endpoints: Endpoints,
+    /// Interfaces that do not exist, and relay hosts without an address, in the second policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

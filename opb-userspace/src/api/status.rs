@@ -104,6 +104,8 @@ pub enum Subject {
     Commits,
     /// An interface does not exist, or has no program.
     Interface,
+    /// A group reaches no relay: no host of its relay sets has an address.
+    Relays,
     /// A part of the daemon does not work.
     Check,
 }
@@ -264,6 +266,8 @@ pub struct AlarmStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostStatus {
     pub host: String,
+    #[serde(default)]
+    pub state: HostState,
     /// The addresses that are allowed because of it.
     pub addresses: Vec<IpAddr>,
     /// The last good answer since the daemon started.
@@ -278,4 +282,37 @@ pub struct HostStatus {
     /// Addresses in answers that were refused because the host has too many.
     #[serde(default)]
     pub refused: u64,
+}
+
+impl HostStatus {
+    /// What is wrong with it, if anything is.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let Self { host, state, error, .. } = self;
+        let error = error.as_deref().unwrap_or("no answer yet");
+        match state {
+            HostState::Resolved => None,
+            HostState::Kept => {
+                Some(format!("relay host {host} keeps its last good answer: {error}"))
+            }
+            HostState::Unasked | HostState::Unresolved => {
+                Some(format!("relay host {host} has no address yet: {error}"))
+            }
+        }
+    }
+}
+
+/// What the name servers say about a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostState {
+    /// There is no answer yet, and no error.
+    #[default]
+    Unasked,
+    /// It never had an address, and the last question failed.
+    Unresolved,
+    /// The last question failed: it keeps the addresses of the last good answer.
+    Kept,
+    /// It has addresses.
+    Resolved,
 }

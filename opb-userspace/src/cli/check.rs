@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use opb_userspace::check::check;
+use opb_userspace::check::{RelayHosts, check};
 
 use super::{
     failure::{self, Failure},
@@ -17,13 +17,18 @@ pub(crate) struct Check {
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
 
+    /// Ask the name servers for all relay hosts, and warn of those without an address
+    #[arg(long)]
+    resolve: bool,
+
     #[command(flatten)]
     format: Format,
 }
 
 impl Check {
     pub(crate) fn execute(self) -> Result<(), Failure> {
-        let report = check(&self.paths);
+        let hosts = if self.resolve { RelayHosts::Resolved } else { RelayHosts::Named };
+        let report = check(&self.paths, hosts);
         let mut output = Output::new();
         if self.format.json {
             output.json(&report)?;

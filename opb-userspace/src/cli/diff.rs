@@ -5,7 +5,7 @@ use opb_userspace::{diff::diff, policy::Policy};
 
 use super::{
     client::{Control, Rejectable},
-    failure::Failure,
+    failure::{self, Failure},
     output::{Format, Output},
     policy,
     reload::rejected,
@@ -79,7 +79,9 @@ pub(super) fn preview(control: &Control, sides: DiffQuery, format: Format) -> Re
             output.line("the list of interfaces changes")?;
         }
     }
-    output.finish()
+    output.finish()?;
+    failure::warn(preview.warnings.iter().map(|text| format!("warning: {text}")));
+    Ok(())
 }
 
 /// Prints changes as JSON Lines or as a table.

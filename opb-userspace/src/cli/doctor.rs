@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use opb_userspace::{
-    api::status::Status,
+    api::{counters::CounterLine, status::Status},
     doctor::{self, Check, Finding, Level},
     node::Config,
 };
@@ -45,7 +45,13 @@ impl Doctor {
         let control = Control::at(config.control.clone());
         let status: Result<Status, Failure> = control.get("/v1/status");
         let daemon = status.as_ref().map_err(|failure| failure.to_string());
-        let findings = doctor::examine(&config, daemon.as_ref().map_err(String::as_str).copied())?;
+        // Without them, some notes are left out.
+        let counters: Vec<CounterLine> = match daemon {
+            Ok(_) => control.get("/v1/counters?by=interface").unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        let daemon = daemon.as_ref().map_err(String::as_str).copied();
+        let findings = doctor::examine(&config, daemon, &counters)?;
 
         let counts = |finding: &&Finding| {
             finding.level == Level::Problem && !self.accepted.contains(&finding.check)

@@ -29,6 +29,8 @@ enum Kind {
 pub(crate) struct Failure {
     kind: Kind,
     messages: Vec<String>,
+    /// Printed after the messages: many warnings only follow from an error.
+    warnings: Vec<String>,
     causes: Vec<String>,
     hints: Vec<String>,
 }
@@ -39,11 +41,11 @@ impl Failure {
     pub(crate) const NEGATIVE_INVALID: Self = Self::silent(Kind::NegativeInvalid);
 
     const fn silent(kind: Kind) -> Self {
-        Self { kind, messages: vec![], causes: vec![], hints: vec![] }
+        Self { kind, messages: vec![], warnings: vec![], causes: vec![], hints: vec![] }
     }
 
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Failed, messages: vec![message.into()], causes: vec![], hints: vec![] }
+        Self { messages: vec![message.into()], ..Self::silent(Kind::Failed) }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -52,7 +54,7 @@ impl Failure {
 
     /// Several errors in files.
     pub(crate) fn invalid_files(messages: Vec<String>) -> Self {
-        Self { kind: Kind::Invalid, messages, causes: vec![], hints: vec![] }
+        Self { messages, ..Self::silent(Kind::Invalid) }
     }
 
     /// Describes `error` and its causes.
@@ -79,8 +81,9 @@ impl Failure {
 
     /// Prints the failure on stderr and returns the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        let Self { kind, messages, causes, hints } = self;
+        let Self { kind, messages, warnings, causes, hints } = self;
         let lines = (messages.iter().map(|text| format!("opb: error: {text}\n")))
+            .chain(warnings.iter().map(|text| format!("opb: {text}\n")))
             .chain(causes.iter().map(|text| format!("caused by: {text}\n")))
             .chain(hints.iter().map(|text| format!("hint: {text}\n")));
         print(&lines.collect::<String>());
@@ -110,12 +113,12 @@ pub(crate) fn output(error: io::Error) -> Failure {
 
 impl From<Diagnostics> for Failure {
     fn from(diagnostics: Diagnostics) -> Self {
-        warn(diagnostics.warnings());
+        let warnings = diagnostics.warnings().map(ToString::to_string).collect();
         let mut messages: Vec<_> = diagnostics.errors().map(ToString::to_string).collect();
         if diagnostics.unlisted > 0 {
             messages.push(format!("and {} more", diagnostics.unlisted));
         }
-        Self::invalid_files(messages)
+        Self { warnings, ..Self::invalid_files(messages) }
     }
 }
 

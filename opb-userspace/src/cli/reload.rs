@@ -3,10 +3,10 @@ use opb_userspace::period::Period;
 use super::{
     client::Control,
     confirm, diff,
-    failure::Failure,
+    failure::{self, Failure},
     output::{Format, Output},
 };
-use opb_userspace::api::{reload::DiffQuery, reload::PolicyRef, reload::ReloadOutcome};
+use opb_userspace::api::reload::{DiffQuery, PolicyRef, ReloadOutcome, ReloadResponse};
 use serde::{Serialize, Serializer};
 
 /// Tell the daemon to re-read its files and print the result
@@ -62,12 +62,12 @@ impl Commit {
         let query = serde_urlencoded::to_string(self)
             .map_err(|error| Failure::new(format!("the request cannot be written: {error}")))?;
         let mark = if query.is_empty() { "" } else { "?" };
-        let outcome: ReloadOutcome = control.post(&format!("/v1/reload{mark}{query}"))?;
+        let answer: ReloadResponse = control.post(&format!("/v1/reload{mark}{query}"))?;
         let mut output = Output::new();
         if format.json {
-            output.json(&outcome)?;
+            output.json(&answer)?;
         } else {
-            match &outcome {
+            match &answer.outcome {
                 ReloadOutcome::Unchanged => output.line(unchanged(self.confirm.is_some()))?,
                 ReloadOutcome::Applied { generation, digest } => {
                     output
@@ -80,6 +80,8 @@ impl Commit {
             }
         }
         output.finish()?;
+        let ReloadResponse { outcome, warnings } = answer;
+        failure::warn(warnings.iter().map(|text| format!("warning: {text}")));
         match outcome {
             ReloadOutcome::Rejected { .. } => Err(rejected(outcome)),
             _ => Ok(()),

@@ -103,8 +103,13 @@ impl From<daemon::Error> for Failure {
         match error {
             daemon::Error::Config(diagnostics) => diagnostics.into(),
             daemon::Error::Policy(error) => error.into(),
-            daemon::Error::Kernel(error) => error.into(),
-            _ => Self::from_error(&error),
+            _ => {
+                let failure = Self::from_error(&error);
+                match error.hint() {
+                    Some(hint) => failure.hint(hint),
+                    None => failure,
+                }
+            }
         }
     }
 }

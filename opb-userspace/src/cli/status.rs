@@ -125,7 +125,8 @@ fn run_time(output: &mut Output, status: &Report) -> Result<(), Failure> {
     output.line(format_args!("run-time entries: {count}{orphaned}"))?;
     for HostStatus { host, addresses, .. } in &status.hosts {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        output.line(format_args!("relay host {host}: {}", addresses.join(", ")))?;
+        let addresses = if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") };
+        output.line(format_args!("relay host {host}: {addresses}"))?;
     }
     for AlarmStatus { name, waiting, delivered, failed, dropped, .. } in &status.alarms {
         output.line(format_args!(

@@ -73,12 +73,21 @@ struct Target {
     period: Option<Period>,
 
     /// When the entries expire, such as 2027-03-31T00:00:00+09:00
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Timestamp>,
 
     /// Reason, shown by `opb subscriber list`
     #[arg(long, value_name = "TEXT")]
     reason: Option<Arc<str>>,
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "invalid time `{text}`: expected for example 2027-03-31T00:00:00+09:00 or \
+             2027-03-30T15:00:00Z"
+        )
+    })
 }
 
 /// Remove entries, so that the policy files apply again
@@ -234,6 +243,8 @@ impl Import {
         let mut lines = Vec::new();
         let mut entries = Vec::new();
         let mut failed = Vec::new();
+        // The same mistake of the command, not one of each line.
+        let mut without_target = 0;
         for (number, line) in (1..).zip(text.lines()) {
             let line = line.trim_start_matches('\u{feff}');
             match self.parse(line, until) {
@@ -242,6 +253,12 @@ impl Import {
                     lines.push(number);
                 }
                 Ok(None) => {}
+                Err(LineError::NoTarget) => {
+                    if without_target == 0 {
+                        failed.push((number, LineError::NoTarget.to_string()));
+                    }
+                    without_target += 1;
+                }
                 Err(error) => failed.push((number, error.to_string())),
             }
         }
@@ -271,6 +288,12 @@ impl Import {
             }
         }
         failed.sort();
+        if without_target > 1 {
+            let text = LineError::NoTarget.to_string();
+            let more = format!(" (and for {} more lines)", without_target - 1);
+            let first = failed.iter_mut().find(|(_, error)| *error == text);
+            first.into_iter().for_each(|(_, error)| *error += &more);
+        }
         let file = self.file.display();
         let failed = failed.into_iter().map(|(line, error)| format!("{file}:{line}: {error}"));
         conclude(&answer, failed.collect(), partial, self.confirm, self.format)

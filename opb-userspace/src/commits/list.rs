@@ -4,6 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::{Deadline, Error, MOST, MOST_FILES};
 use crate::api::commits::{Commit, CommitFile, CommitRow, CommitState};
@@ -20,6 +21,9 @@ pub(super) struct List {
     unconfirmed: Option<Unconfirmed>,
     /// The commit that was rolled back since the last one was added.
     rolled_back: Option<u64>,
+    /// Why the policy in force is not the one that was confirmed last, until somebody reloads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    substitute: Option<String>,
     /// In the order of their numbers.
     commits: Vec<Commit>,
 }
@@ -31,9 +35,13 @@ struct Unconfirmed {
 }
 
 #[derive(Deserialize)]
-struct Version {
+struct Head {
     version: u64,
+    sha256: Option<String>,
 }
+
+/// In the place of the checksum while that is computed.
+const NO_SUM: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 impl Default for List {
     fn default() -> Self {
@@ -43,6 +51,7 @@ impl Default for List {
             confirmed: None,
             unconfirmed: None,
             rolled_back: None,
+            substitute: None,
             commits: Vec::new(),
         }
     }
@@ -51,16 +60,52 @@ impl Default for List {
 impl List {
     pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Self, Error> {
         let wrong = |source| Error::List { path: path.to_owned(), source };
-        let Version { version } = serde_json::from_slice(bytes).map_err(wrong)?;
+        let Head { version, sha256 } = serde_json::from_slice(bytes).map_err(wrong)?;
         if version != VERSION {
             return Err(Error::Version { path: path.to_owned(), found: version });
+        }
+        // Earlier builds wrote no checksum.
+        if sha256.is_some_and(|sum| !has_sum(bytes, &sum)) {
+            return Err(Error::Damaged { path: path.to_owned() });
         }
         serde_json::from_slice(bytes).map_err(wrong)
     }
 
+    /// The list with the SHA-256 of its text, in which zeros stand for the checksum.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self)
-            .expect("numbers and text are JSON; a load refuses other paths")
+        #[derive(Serialize)]
+        struct Summed<'a> {
+            sha256: &'a str,
+            #[serde(flatten)]
+            list: &'a List,
+        }
+
+        let bytes = |sha256: &str| {
+            serde_json::to_vec_pretty(&Summed { sha256, list: self })
+                .expect("numbers and text are JSON; a load refuses other paths")
+        };
+        bytes(&sha256(&bytes(NO_SUM)))
+    }
+
+    /// The number of the last commit.
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Gives numbers after `last` to the next commits.
+    pub(super) fn continue_after(&mut self, last: u64) {
+        self.last = self.last.max(last);
+    }
+
+    pub(super) fn substitute(&self) -> Option<&str> {
+        self.substitute.as_deref()
+    }
+
+    /// Returns whether that changed anything.
+    pub(super) fn set_substitute(&mut self, why: Option<String>) -> bool {
+        let changed = self.substitute != why;
+        self.substitute = why;
+        changed
     }
 
     pub(super) fn get(&self, number: u64) -> Option<&Commit> {
@@ -148,4 +193,13 @@ impl List {
         commit.into_iter().for_each(|commit| commit.rolled_back = Some(now));
         true
     }
+}
+
+fn has_sum(bytes: &[u8], sum: &str) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    sum.len() == NO_SUM.len() && sha256(text.replacen(sum, NO_SUM, 1).as_bytes()) == sum
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(bytes))
 }

@@ -3,11 +3,13 @@
 //!
 //! In the state directory, `commits/list.json` has all commits, and `commits/SHA256` the content of
 //! their files ([`content`]). Every change replaces the list as a whole, so that a crash leaves
-//! either the list before it or the one after it.
+//! either the list before it or the one after it. `commits.mark` in the state directory has the
+//! number of the last commit: without a list beside it, the node is not a new one.
 
 mod content;
 mod deadline;
 mod list;
+mod mark;
 
 use std::{
     io,
@@ -23,10 +25,12 @@ pub use deadline::Deadline;
 
 use crate::{
     api::commits::{Commit, CommitRow},
+    errors::one_line,
     files,
     private::{self, Access},
 };
 use list::List;
+use mark::Mark;
 
 const DIRECTORY: &str = "commits";
 const LIST: &str = "list.json";
@@ -61,6 +65,10 @@ pub enum Error {
     Version { path: PathBuf, found: u64 },
     #[error("{} could not be read at the start: move it away, and restart the daemon", path.display())]
     Lost { path: PathBuf },
+    #[error("{} is missing, and had commit {last}", path.display())]
+    Missing { path: PathBuf, last: u64 },
+    #[error("{} ends with commit {found}, and had commit {last}: it is an older copy", path.display())]
+    Older { path: PathBuf, found: u64, last: u64 },
     #[error("there is no commit {0}")]
     Unknown(u64),
 }
@@ -73,6 +81,7 @@ pub struct Commits {
     unwritten: Option<Unwritten>,
     /// [`Self::sync`] does nothing before then.
     retry_after: Option<Instant>,
+    mark: Mark,
     /// The list on the disk cannot be read, and is left as it is.
     is_lost: bool,
 }
@@ -88,19 +97,33 @@ impl Commits {
     pub fn open(state: &Path) -> Result<Self, Error> {
         let directory = state.join(DIRECTORY);
         let path = directory.join(LIST);
-        let list = match files::read(&path, LARGEST_LIST) {
-            Ok(bytes) => List::parse(&bytes, &path)?,
-            Err(files::Error::Missing) => List::default(),
+        let mark = Mark::open(state);
+        let last = mark.last();
+        let (mut list, loss) = match files::read(&path, LARGEST_LIST) {
+            Ok(bytes) => {
+                let list = List::parse(&bytes, &path)?;
+                let found = list.last();
+                (list, (found < last).then_some(Error::Older { path, found, last }))
+            }
+            Err(files::Error::Missing) => {
+                (List::default(), (last > 0).then_some(Error::Missing { path, last }))
+            }
             Err(source) => return Err(Error::Open { path, source }),
         };
-        Ok(Self { directory, list, unwritten: None, retry_after: None, is_lost: false })
+        if let Some(loss) = loss {
+            // No number is given twice: somebody may remember it.
+            list.continue_after(last);
+            list.set_substitute(Some(loss.to_string()));
+        }
+        Ok(Self { directory, list, unwritten: None, retry_after: None, mark, is_lost: false })
     }
 
     /// Stands for a list that cannot be read because of `error`. It takes commits, but writes none.
     pub fn lost(state: &Path, error: Error) -> Self {
         let unwritten = Some(Unwritten { snapshot: None, error });
         let (directory, list) = (state.join(DIRECTORY), List::default());
-        Self { directory, list, unwritten, retry_after: None, is_lost: true }
+        let mark = Mark::open(state);
+        Self { directory, list, unwritten, retry_after: None, mark, is_lost: true }
     }
 
     /// The latest commit first.
@@ -120,6 +143,25 @@ impl Commits {
     /// The commit that was rolled back last, until another takes its place.
     pub fn rolled_back(&self) -> Option<&Commit> {
         self.list.rolled_back()
+    }
+
+    /// Why the policy in force is not the one that was confirmed last, until [`Self::accept`].
+    pub fn substitute(&self) -> Option<&str> {
+        self.list.substitute()
+    }
+
+    /// Notes that another policy than the last confirmed one is put in force, because of `error`.
+    pub fn note_substitute(&mut self, error: &dyn std::error::Error) {
+        if self.list.set_substitute(Some(one_line(error))) {
+            self.write();
+        }
+    }
+
+    /// Somebody has put a policy in force who could know.
+    pub fn accept(&mut self) {
+        if self.list.set_substitute(None) {
+            self.write();
+        }
     }
 
     pub fn get(&self, number: u64) -> Result<&Commit, Error> {
@@ -190,7 +232,9 @@ impl Commits {
         if self.is_lost || self.retry_after.is_some_and(|after| start < after) {
             return;
         }
-        let Some(Unwritten { snapshot, .. }) = self.unwritten.take() else { return };
+        let Some(Unwritten { snapshot, .. }) = self.unwritten.take() else {
+            return self.mark.follow(self.list.last());
+        };
         match snapshot.as_ref().map(|snapshot| self.keeper().keep(snapshot)) {
             None | Some(Ok(())) => self.write(),
             Some(Err(error)) => self.unwritten = Some(Unwritten { snapshot, error }),
@@ -222,6 +266,7 @@ impl Commits {
         private::replace(&path, &list.to_bytes())
             .map_err(|source| Error::Write { path, source })?;
         self.list = list;
+        self.mark.follow(self.list.last());
         self.unwritten.take_if(|unwritten| unwritten.snapshot.is_none());
         Ok(())
     }

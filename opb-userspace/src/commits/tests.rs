@@ -219,3 +219,49 @@ fn what_the_disk_refuses_is_written_later() {
     let commits = again(&state);
     commits.keeper().read(commits.confirmed().expect("written")).expect("reads");
 }
+
+/// A flipped bit in the name of the checksum makes it a list without one: its content is intact.
+#[test]
+fn a_flipped_bit_in_the_list_is_noticed() {
+    let (state, commits) = one();
+    let path = state.path().join(DIRECTORY).join(LIST);
+    let (list, bytes) = (commits.list.clone(), fs::read(&path).expect("reads"));
+    let mut noticed = 0;
+    for index in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[index] ^= 1 << (index % 8);
+        match List::parse(&damaged, &path) {
+            Ok(parsed) => assert_eq!(parsed, list, "byte {index}"),
+            Err(_) => noticed += 1,
+        }
+    }
+    assert!(noticed > bytes.len() - 100, "{noticed} of {}", bytes.len());
+}
+
+#[test]
+fn a_list_that_is_missing_or_older_is_not_a_first_start() {
+    let (state, mut commits) = one();
+    let path = state.path().join(DIRECTORY).join(LIST);
+    let older = fs::read(&path).expect("reads");
+    add(&mut commits, 2);
+    fs::write(&path, older).expect("writes");
+    let mut commits = again(&state);
+    assert!(commits.substitute().is_some_and(|why| why.contains("older copy")), "older");
+    assert_eq!(commits.confirmed().map(|commit| commit.number), Some(1));
+    assert_eq!(add(&mut commits, 3), 3, "2 was somebody else");
+    assert!(again(&state).substitute().is_some(), "nobody has taken note of it");
+    commits.accept();
+    assert!(again(&state).substitute().is_none());
+
+    fs::remove_file(&path).expect("removes");
+    let mut commits = again(&state);
+    assert!(commits.substitute().is_some_and(|why| why.contains("missing")), "missing");
+    assert!(commits.confirmed().is_none());
+    assert_eq!(add(&mut commits, 4), 4);
+    commits.accept();
+    assert!(again(&state).substitute().is_none());
+    // A node without either is new.
+    fs::remove_file(&path).expect("removes");
+    fs::remove_file(state.path().join("commits.mark")).expect("removes");
+    assert!(again(&state).substitute().is_none());
+}

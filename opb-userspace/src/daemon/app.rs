@@ -37,6 +37,8 @@ pub(super) struct App {
 
 /// The most large answers at a time.
 pub(super) const LISTS: usize = 2;
+/// The most groups that an error names.
+const GROUPS: usize = 20;
 /// The most reloads, waiting or under way. Each may take seconds, one after the other.
 pub(super) const RELOADS: usize = 4;
 
@@ -44,17 +46,32 @@ impl App {
     /// A turn for a large answer.
     pub(super) async fn list_turn(&self, peer: &Peer) -> Result<Turn, ErrorResponse> {
         let turn = self.lists.take(peer.crowd()).await;
-        turn.ok_or_else(|| self.crowded("too many lists are being sent: try again"))
+        turn.ok_or_else(|| self.crowded("lists", "too many lists are being sent: try again"))
     }
 
     /// A turn for a reload.
     pub(super) async fn reload_turn(&self, peer: &Peer) -> Result<Turn, ErrorResponse> {
         let turn = self.reloads.take(peer.crowd()).await;
-        turn.ok_or_else(|| self.crowded("too many reloads are waiting: try again"))
+        turn.ok_or_else(|| self.crowded("reloads", "too many reloads are waiting: try again"))
     }
 
-    fn crowded(&self, error: &str) -> ErrorResponse {
-        self.board.refused.count(LIMITS.name, "lists");
+    /// Refuses the name of a group that the policy does not have, unless something is recorded of it.
+    pub(super) fn known_group(&self, name: Option<&str>) -> Result<(), ErrorResponse> {
+        let Some(name) = name.filter(|name| *name != "-") else { return Ok(()) };
+        let status = self.board.status.borrow();
+        let mut groups = status.iter().flat_map(|status| &status.policy.groups);
+        if groups.clone().any(|group| group.name == name) || self.board.telemetry.has_group(name) {
+            return Ok(());
+        }
+        let names: Vec<_> = groups.by_ref().take(GROUPS).map(|group| &*group.name).collect();
+        let more = groups.count();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let error = format!("unknown group `{name}`: known are {}{more}", names.join(", "));
+        Err(ErrorResponse::new(StatusCode::BAD_REQUEST, error))
+    }
+
+    fn crowded(&self, why: &'static str, error: &str) -> ErrorResponse {
+        self.board.refused.count(LIMITS.name, why);
         ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, error)
     }
 }

@@ -57,16 +57,19 @@ pub(super) fn choose(
     let valid = files.as_mut().ok().and_then(|files| files.as_mut().ok());
     let watch = valid.and_then(|loaded| loaded.watch.take()).unwrap_or(unseen);
     let valid = files.as_ref().ok().and_then(|files| files.as_ref().ok());
+    if let Some(why) = commits.substitute() {
+        error!("the policy in force may not be the one before: {why}");
+    }
     let last = last(&mut commits, config, valid).unwrap_or_else(|error| {
         error!("the policy comes from the files: {}", one_line(&error));
+        commits.note_substitute(&error);
         None
     });
     let Some((loaded, unconfirmed)) = last else {
-        let mut loaded = match files? {
+        let loaded = match files? {
             Ok(loaded) => loaded,
             Err(invalid) => return Ok(Err(invalid.into())),
         };
-        loaded.keep(&commits.keeper());
         let files = FilesState::Same;
         let unconfirmed = None;
         return Ok(Ok(Choice { loaded, commits, is_new: true, unconfirmed, files, watch }));

@@ -32,7 +32,8 @@ use crate::api::{
     counters::CountersQuery,
     events::{EventsQuery, TalkersQuery},
 };
-use crate::api::{explain::Query, reload::DiffQuery, reload::ReloadOutcome, reload::Trigger};
+use crate::api::{explain::Query, reload::DiffQuery, reload::Trigger};
+use crate::api::{reload::ReloadOutcome, reload::ReloadResponse};
 
 /// Serves the control socket until `stop`.
 pub(super) async fn serve(
@@ -109,10 +110,15 @@ async fn reload(
     let asked = Asked { trigger: Trigger::Request, who, confirm, comment };
     let origin = commit.map_or(Origin::Files, Origin::Commit);
     let outcome = app.board.reader.reload(&app.enforcer, origin, asked, Some(turn)).await?;
-    let status =
-        if outcome.is_rejected() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
-    Ok((status, Json(outcome)).into_response())
+    if outcome.is_rejected() {
+        return Ok((StatusCode::UNPROCESSABLE_ENTITY, Json(outcome)).into_response());
+    }
+    let warnings = app.board.relay_warnings(RESOLVED).await;
+    Ok(Json(ReloadResponse { outcome, warnings }).into_response())
 }
+
+/// How long a reload waits for the addresses of new relay hosts.
+const RESOLVED: Duration = Duration::from_secs(5);
 
 /// The longest comment on a commit, in characters.
 const LONGEST_COMMENT: usize = 500;
@@ -187,6 +193,7 @@ async fn events(
     query: Result<Parameters<EventsQuery>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
     let EventsQuery { after, group, wait } = valid(query)?;
+    app.known_group(group.as_deref())?;
     let wait = Duration::from_secs(wait.min(LONGEST_WAIT));
     Ok(Json(app.board.telemetry.events(after, group.as_deref(), wait).await).into_response())
 }
@@ -197,6 +204,7 @@ async fn talkers(
     query: Result<Parameters<TalkersQuery>, QueryRejection>,
 ) -> Result<Response, ErrorResponse> {
     let TalkersQuery { group, limit } = valid(query)?;
+    app.known_group(group.as_deref())?;
     let limit = limit.unwrap_or(TALKERS);
     let turn = if limit > FEW_TALKERS { Some(app.list_turn(&peer).await?) } else { None };
     let response = Json(app.board.telemetry.top(limit, group.as_deref())).into_response();

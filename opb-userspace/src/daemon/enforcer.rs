@@ -101,6 +101,8 @@ impl Enforcer {
     pub(super) fn start(choice: Choice, channels: Channels) -> Result<Self, Error> {
         let Choice { mut loaded, mut commits, is_new, unconfirmed, files, watch } = choice;
         let config = &loaded.config;
+        // Before the store is made: a start that fails leaves nothing.
+        kernel::check_pins(&config.pins)?;
         let mut entries = Entries::open(&config.state)?;
         prepare(&mut entries)?;
         let hosts = Hosts::new(entries.store().hosts()?, config.dns.hold.duration());
@@ -109,6 +111,7 @@ impl Enforcer {
         let sources = Sources { files: &loaded.files, entries: &entries, hosts: &hosts };
         let (active, adoption) = Active::start(&mut kernel, sources)?;
         if is_new {
+            loaded.keep(&commits.keeper());
             let commit = reload::commit(&Asked::by_itself(Trigger::Start), &loaded);
             commits.add(commit, loaded.refused());
         }
@@ -200,6 +203,7 @@ impl Enforcer {
             group_ids,
             hosts,
             actions,
+            unrecorded: self.journal.dropped(),
         }
     }
 

@@ -9,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::{limits::RefusedRequests, pulse::Pulse, radius, reader::Reader};
-use crate::api::status::{Subject, Trouble};
-use crate::api::{status::Check, status::State, status::Status};
+use crate::api::status::{Check, HostState, HostStatus, State, Status, Subject, Trouble};
 use crate::telemetry::{Telemetry, Totals};
 
 /// A part without a beat for this long has failed. All parts beat every second; a large image takes
@@ -92,6 +91,23 @@ impl Board {
             status.state = State::Degraded;
         }
         Some(status)
+    }
+
+    /// What is wrong with relay hosts, once the name servers have been asked for all of them or
+    /// `limit` has passed.
+    pub(super) async fn relay_warnings(&self, limit: Duration) -> Vec<String> {
+        let mut status = self.status.clone();
+        let is_asked = |status: &Option<Status>| {
+            let mut hosts = status.iter().flat_map(|status| &status.hosts);
+            hosts.all(|host| host.state != HostState::Unasked)
+        };
+        drop(timeout(limit, status.wait_for(is_asked)).await);
+        let status = status.borrow();
+        let problems = status.iter().flat_map(|status| &status.problems);
+        let hosts = status.iter().flat_map(|status| &status.hosts);
+        (hosts.filter_map(HostStatus::warning))
+            .chain(problems.filter(|it| it.about == Subject::Relays).map(ToString::to_string))
+            .collect()
     }
 
     pub(super) fn totals(&self) -> Totals {

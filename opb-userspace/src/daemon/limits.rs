@@ -57,7 +57,8 @@ pub(super) struct RefusedRequests(Mutex<BTreeMap<(&'static str, &'static str), u
 /// Starts with zeros, so that an alert sees the first refusal as an increase.
 impl Default for RefusedRequests {
     fn default() -> Self {
-        let reasons = ["crowded", "deadline", "full", "lists", "malformed", "rate", "slow"];
+        let reasons =
+            ["crowded", "deadline", "full", "lists", "malformed", "rate", "reloads", "slow"];
         let of = |listener| reasons.map(|why| ((listener, why), 0));
         Self(Mutex::new(["control", "http"].into_iter().flat_map(of).collect()))
     }

@@ -104,6 +104,22 @@ pub enum Error {
     Hang(#[from] load::Hang),
 }
 
+impl Error {
+    /// What the operator can do about it, if anything.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Kernel(error) => error.hint(),
+            Self::Socket(socket::Error::InUse { .. }) => Some(
+                "`opb reload` makes the running daemon read its files, `opb status` shows it; to \
+                 replace it, stop it first: the kernel goes on enforcing"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}
+
 /// Enforces the node file at `path` until SIGTERM or SIGINT. The kernel goes on enforcing after
 /// that.
 pub async fn run(path: PathBuf) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use super::{
     Check, Doctor, Findings,
     Level::{self, Note, Problem},
 };
-use crate::api::status::{Subject, Trouble};
+use crate::api::status::{HostState, HostStatus, Status, Subject, Trouble};
 use crate::{
     compiled::{Compiled, LoadError},
     errors::one_line,
@@ -98,8 +98,10 @@ impl Doctor<'_> {
                 "read `last reload` in `opb status`, correct the files, then run `opb reload`",
             );
         }
-        // The interface checks report problems of interfaces, with the state of the kernel.
-        let ours = |trouble: &&Trouble| trouble.about != Subject::Interface;
+        relays(status, found);
+        // Other checks report these: interfaces with the state of the kernel, relays above.
+        let ours =
+            |trouble: &&Trouble| ![Subject::Interface, Subject::Relays].contains(&trouble.about);
         for trouble in status.problems.iter().filter(ours) {
             let consequence = "the state of the daemon is `degraded`";
             let action = match trouble.about {
@@ -108,11 +110,34 @@ impl Doctor<'_> {
             };
             found.add(check(Problem), place(), &trouble.text, consequence, action);
         }
-        for text in &status.warnings {
+        let of_hosts: Vec<_> = unresolved(status).filter_map(HostStatus::warning).collect();
+        for text in status.warnings.iter().filter(|text| !of_hosts.contains(text)) {
             let consequence = "the daemon warns about it and enforces the policy";
             found.add(check(Note), place(), text, consequence, "none is urgent");
         }
     }
+}
+
+/// Relay hosts that never had an address, and the groups that reach no relay because of them.
+fn relays(status: &Status, found: &mut Findings) {
+    let action = "`opb check --resolve` shows where the files name the host: correct the name, or \
+                  the name servers (`dns` in the node file), or list the relay's `addresses`";
+    for host in unresolved(status) {
+        let error = host.error.as_deref().unwrap_or("no answer");
+        let seen = format!("the relay host has no address: {error}");
+        let consequence = "mail to this relay is denied like mail to any other server";
+        found.add((Check::Relays, Problem), &host.host, seen, consequence, action);
+    }
+    for trouble in status.problems.iter().filter(|trouble| trouble.about == Subject::Relays) {
+        let consequence = "its subscribers cannot send mail through any relay; the state of the \
+                           daemon is `degraded`";
+        let place = format!("process {}", status.pid);
+        found.add((Check::Relays, Problem), place, &trouble.text, consequence, action);
+    }
+}
+
+fn unresolved(status: &Status) -> impl Iterator<Item = &HostStatus> {
+    status.hosts.iter().filter(|host| host.state == HostState::Unresolved)
 }
 
 /// Bytes of maps besides the images: counters, events and talkers.

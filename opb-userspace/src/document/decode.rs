@@ -156,6 +156,21 @@ impl<'r> Decoder<'r> {
         None
     }
 
+    /// Reports a file of the other kind: one with a key of `foreign` and none of `own`. Its keys
+    /// would all be unknown.
+    pub(crate) fn is_other_kind(
+        &mut self,
+        root: &YamlNode<'_>,
+        (own, foreign): (&[&str], &[&str]),
+        message: &str,
+    ) -> bool {
+        let Value::Map(entries) = &root.value else { return false };
+        let has = |keys: &[&str]| entries.iter().find(|(key, _)| keys.contains(&&*key.text));
+        let Some((key, _)) = has(foreign).filter(|_| has(own).is_none()) else { return false };
+        self.report.error(self.key_spot(key), message);
+        true
+    }
+
     /// Reads the version key, with which every file starts. If it is missing, the rest is read all
     /// the same, to report all problems at once. With another version the rest has an unknown
     /// meaning, and `None` is returned.

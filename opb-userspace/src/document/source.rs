@@ -131,6 +131,12 @@ impl Report {
         self.add(Severity::Warning, at.into(), message.into(), listed)
     }
 
+    /// Keeps the files alone.
+    pub(crate) fn forget_problems(&mut self) {
+        self.problems.clear();
+        (self.errors, self.warnings) = (0, 0);
+    }
+
     pub(crate) fn has_errors(&self) -> bool {
         self.errors > 0
     }

@@ -172,7 +172,7 @@ fn try_hooks(
                 for &other in ours.iter().filter(|&&other| other != hook) {
                     name(other).remove(pins, Some(&wanted.interface))?;
                 }
-                return Ok(attached(hook, fall_back(hook, &failures)));
+                return Ok(attached(hook, fall_back(hook, candidates, &failures)));
             }
             Err(error) => failures.push((hook, error)),
         }
@@ -185,8 +185,12 @@ fn try_hooks(
 }
 
 /// Says why the program is not on the preferred hook, and what that means. `None` if it is.
-fn fall_back(hook: Hook, failures: &[(Hook, Error)]) -> Option<String> {
-    let (first, error) = failures.first()?;
+fn fall_back(hook: Hook, candidates: &[Hook], failures: &[(Hook, Error)]) -> Option<String> {
+    let first = candidates.first().filter(|first| **first != hook)?.name();
+    let why = match failures.first() {
+        Some((_, error)) => one_line(error),
+        None => format!("the program was there before, and stays; `hook: {first}` moves it"),
+    };
     let consequence = match hook {
         Hook::Xdp => "no difference for packets",
         Hook::XdpGeneric => {
@@ -199,7 +203,7 @@ fn fall_back(hook: Hook, failures: &[(Hook, Error)]) -> Option<String> {
             "kernel before 6.6: the filter is not a pinned link: other tools can remove it unnoticed"
         }
     };
-    Some(format!("{} instead of {}: {}; {consequence}", hook.name(), first.name(), one_line(error)))
+    Some(format!("{} instead of {first}: {why}; {consequence}", hook.name()))
 }
 
 /// Attaches a program to one hook, or replaces ours if it is `present`.
@@ -285,11 +289,17 @@ fn no_link(error: LinkError) -> ProgramError {
 }
 
 /// Whether the program for `wanted` is still on `hook`, by what the kernel says.
-pub(super) fn is_in_place(guard: &PinGuard, wanted: &Wanted, hook: Hook) -> Result<bool, Error> {
+pub(super) fn is_in_place(
+    pins: &Pins,
+    guard: &PinGuard,
+    wanted: &Wanted,
+    hook: Hook,
+) -> Result<bool, Error> {
     let name = LinkName::of(wanted, hook);
     match hook {
         Hook::Clsact => {
-            Ok(clsact::program(name.index, name.hook_direction, name.direction)?.is_some())
+            let found = clsact::program(name.index, name.hook_direction, name.direction)?;
+            Ok(found.is_some_and(|found| name.is_pinned_program(pins, found)))
         }
         _ => guard.is_attached(&name.to_string(), wanted.index),
     }

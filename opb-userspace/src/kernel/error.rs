@@ -35,6 +35,8 @@ pub enum Error {
     Load(#[source] Box<EbpfError>),
     #[error("the kernel refused the program {name}")]
     Program { name: &'static str, source: Box<ProgramError> },
+    #[error("{} cannot be used as a map", path.display())]
+    PinnedMap { path: PathBuf, source: Box<MapError> },
     #[error("a map of ours cannot be used")]
     Map(#[source] Box<MapError>),
     #[error("a map of ours cannot be pinned")]
@@ -81,6 +83,12 @@ impl Error {
             }
             Self::Shape { .. } | Self::Format(_) => {
                 Some("an incompatible version left it; `opb detach`, then `opb run`".into())
+            }
+            Self::PinnedMap { .. } => {
+                Some("something else is pinned there: remove it, then `opb run`".into())
+            }
+            Self::Map(_) | Self::Pin(_) => {
+                Some("the daemon's log has more; `opb doctor` examines kernel and memory".into())
             }
             Self::Occupied { .. } => {
                 Some("`hook: tc` coexists with other programs on the interface".into())

@@ -88,6 +88,12 @@ impl LinkName {
         }
     }
 
+    /// Whether the program of a filter on clsact is the pinned one: another tool can put its own in
+    /// the same place. True if the pin cannot be read, which is a problem of its own.
+    pub(super) fn is_pinned_program(&self, pins: &Pins, program: u32) -> bool {
+        sys::pinned_program(&self.path(pins)).map_or(true, |pinned| pinned == program)
+    }
+
     /// Removes the pin of an interface that had the same index before.
     pub(super) fn remove_stale_pin(&self, pins: &Pins) -> Result<(), Error> {
         let path = self.path(pins);
@@ -140,7 +146,11 @@ pub(super) fn attachments(pins: &Path, devices: &[Device]) -> Result<Vec<Attachm
         let Some(LinkName { hook, direction, hook_direction, index }) = name else { continue };
         let is_there = devices.iter().any(|device| device.index == index);
         let program = match hook {
-            Hook::Clsact if is_there => clsact::program(index, hook_direction, direction)?,
+            Hook::Clsact if is_there => {
+                let found = clsact::program(index, hook_direction, direction)?;
+                let pinned = sys::pinned_program(&path).ok();
+                found.filter(|found| pinned.is_none_or(|pinned| pinned == *found))
+            }
             Hook::Clsact => None,
             _ => {
                 let link = sys::open_pin(&path).map_err(Error::path("open", &path))?;

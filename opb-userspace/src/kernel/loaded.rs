@@ -2,6 +2,9 @@
 
 use aya::programs::{ProgramInfo, loaded_programs};
 
+/// The names of the programs of opb.
+const OURS: [&str; 2] = ["opb_xdp", "opb_tc"];
+
 /// The program with that id, if it is still loaded.
 pub(super) fn find(id: u32) -> Option<ProgramInfo> {
     loaded_programs().flatten().find(|program| program.id() == id)
@@ -14,5 +17,8 @@ pub(super) fn name_of(id: u32) -> String {
 
 /// A program as messages name it.
 pub(super) fn name(program: &ProgramInfo) -> String {
-    format!("program `{}` (id {})", program.name_as_str().unwrap_or_default(), program.id())
+    let name = program.name_as_str().unwrap_or_default();
+    // Those of this daemon are known by their pins.
+    let whose = if OURS.contains(&name) { " of another opb, which has other `pins`" } else { "" };
+    format!("program `{name}` (id {}){whose}", program.id())
 }

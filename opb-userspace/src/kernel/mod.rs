@@ -51,7 +51,7 @@ use tracing::Level;
 
 pub use attach::{AttachError, Attached};
 pub use counters::CounterRow;
-pub use descriptors::limit_descriptors;
+pub use descriptors::descriptors_at_start;
 pub use error::Error;
 pub use flow_tables::FlowTable;
 pub use hook::{Hook, HookDirection, Wanted};
@@ -87,6 +87,13 @@ pub struct Kernel {
     interfaces: Interfaces,
     guard: PinGuard,
     _presence: Presence,
+}
+
+/// Whether `pins` can hold what must outlive the daemon, and no other process holds them. Changes
+/// nothing.
+pub fn check_pins(pins: &Path) -> Result<(), Error> {
+    pins::check_bpffs(pins)?;
+    Pins::check_lock(pins)
 }
 
 impl Kernel {
@@ -191,7 +198,7 @@ impl Kernel {
     /// Whether the program that [`Self::attach`] attached to `hook` for `wanted` is still there.
     /// Cheap enough for every second.
     pub fn is_in_place(&self, wanted: &Wanted, hook: Hook) -> Result<bool, Error> {
-        attach::is_in_place(&self.guard, wanted, hook)
+        attach::is_in_place(&self.pins, &self.guard, wanted, hook)
     }
 
     /// Detaches programs of ours from every interface and direction that is not in `wanted`.

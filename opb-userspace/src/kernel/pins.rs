@@ -30,7 +30,9 @@ use opb_common::ABI_VERSION;
 
 use super::{
     Error,
-    sys::{self, MapShape},
+    hook::Hook,
+    links::LinkName,
+    sys::{self, MapShape, PinnedKind},
 };
 use crate::private::{self, Access};
 
@@ -55,6 +57,18 @@ impl Pins {
             return Ok(None);
         }
         Self::lock(directory).map(Some)
+    }
+
+    /// Fails if another process holds them. A directory of another user does not count: it will be
+    /// replaced.
+    pub(super) fn check_lock(pins: &Path) -> Result<(), Error> {
+        let directory = pins.join(format!("v{ABI_VERSION}"));
+        match fs::symlink_metadata(&directory) {
+            Ok(found) if found.is_dir() && private::is_trusted(&found) => {
+                Self::lock(directory).map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Paths of the pinned links of this ABI version. Takes no lock.
@@ -205,8 +219,7 @@ fn is_of_a_moment(error: &private::Error) -> bool {
 }
 
 /// Renames what another user made where our directory belongs: it may be too deep to examine or to
-/// remove. If there are pins in it, it may be the filter of a daemon that ran as that user: then
-/// this is an error.
+/// remove. If a filter is pinned in it, a daemon ran as that user: then this is an error.
 fn evict(path: &Path) -> Result<(), Error> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) if !private::is_trusted(&found) => found,
@@ -214,7 +227,7 @@ fn evict(path: &Path) -> Result<(), Error> {
     };
     let has_pins = match found.is_dir() {
         true => has_pins(path, LEVELS).map_err(Error::path("list", path))?,
-        false => found.is_file(),
+        false => false,
     };
     if has_pins {
         return Err(private::foreign(path, &found).into());
@@ -240,7 +253,8 @@ fn evict(path: &Path) -> Result<(), Error> {
 /// Levels of directories in which there may be pins, with the first one.
 const LEVELS: usize = 3;
 
-/// Whether anything is pinned below `path` where a daemon would pin it.
+/// Whether a filter is pinned below `path` where a daemon would pin it: a link, or the program of a
+/// filter on clsact. Any user can pin maps, but neither of these.
 fn has_pins(path: &Path, levels: usize) -> io::Result<bool> {
     let gone = |error: &io::Error| {
         matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
@@ -255,11 +269,25 @@ fn has_pins(path: &Path, levels: usize) -> io::Result<bool> {
             Err(error) if gone(&error) => continue,
             kind => kind?,
         };
-        if kind.is_file() || kind.is_dir() && levels > 1 && has_pins(&entry.path(), levels - 1)? {
+        if kind.is_file() && is_filter(&entry.path())
+            || kind.is_dir() && levels > 1 && has_pins(&entry.path(), levels - 1)?
+        {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether a link of ours, or the program of a filter of ours, is pinned at `path`.
+fn is_filter(path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|name| LinkName::parse(name.to_str()?)) else {
+        return false;
+    };
+    let Ok(kind) = sys::pinned_kind(path) else { return false };
+    match name.hook {
+        Hook::Clsact => kind == PinnedKind::TcProgram,
+        _ => kind == PinnedKind::Link,
+    }
 }
 
 /// Whether only directories are below `path`.
@@ -374,8 +402,10 @@ pub(super) fn open_or_create(
         sys::pin(map.as_fd(), path).map_err(Error::path("pin", path))?;
         return Ok(map);
     }
-    let info = MapInfo::from_pin(path)?;
-    let found = (info.map_type()?, info.key_size(), info.value_size(), info.max_entries());
+    let unusable = |source| Error::PinnedMap { path: path.into(), source: Box::new(source) };
+    let info = MapInfo::from_pin(path).map_err(unusable)?;
+    let kind_found = info.map_type().map_err(unusable)?;
+    let found = (kind_found, info.key_size(), info.value_size(), info.max_entries());
     let expected = (kind, shape.key_size(), shape.value_size, shape.entries);
     if found != expected {
         return Err(Error::Shape {

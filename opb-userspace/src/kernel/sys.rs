@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -148,6 +148,42 @@ pub(super) fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: plain numbers, for which zero is a value.
     let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
     object_info(map, &mut info)?;
+    Ok(info.id)
+}
+
+/// What is pinned at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PinnedKind {
+    /// A link of XDP or TCX.
+    Link,
+    /// A program for TC.
+    TcProgram,
+    Other,
+}
+
+/// What is pinned at `path`, by what the kernel shows of its descriptor (`bpf_link_show_fdinfo`,
+/// `bpf_prog_show_fdinfo`).
+pub(super) fn pinned_kind(path: &Path) -> io::Result<PinnedKind> {
+    let object = open_pin(path)?;
+    let shown = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", object.as_raw_fd()))?;
+    let value = |key| {
+        let line = shown.lines().find_map(|line| line.strip_prefix(key));
+        line.map(str::trim)
+    };
+    Ok(match (value("link_type:"), value("prog_type:")) {
+        (Some("xdp" | "tcx"), _) => PinnedKind::Link,
+        // A link shows the tag and the id of its program, not the type.
+        (None, Some("3")) => PinnedKind::TcProgram,
+        _ => PinnedKind::Other,
+    })
+}
+
+/// The id of a pinned program.
+pub(super) fn pinned_program(path: &Path) -> io::Result<u32> {
+    let program = open_pin(path)?;
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    object_info(program.as_fd(), &mut info)?;
     Ok(info.id)
 }
 

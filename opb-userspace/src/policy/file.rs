@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use jiff::civil;
 
+use crate::node::{NODE_KEYS, POLICY_KEYS};
+
 use super::model::{Action, Downstream, Matching, Policy};
 use super::nat64;
 use super::prefix::Prefix;
@@ -49,7 +51,7 @@ pub(super) struct GroupDraft {
 pub(super) struct RelayDraft {
     pub(super) name: Name,
     pub(super) addresses: Vec<(Prefix, Spot)>,
-    pub(super) hosts: Vec<String>,
+    pub(super) hosts: Vec<(String, Spot)>,
 }
 
 pub(super) struct ExemptionDraft {
@@ -76,6 +78,11 @@ impl Draft {
         let (file, text) = report.read(path, Form::Yaml)?;
         let mut decoder = Decoder::new(report, file);
         let root = decoder.parse(&text)?;
+        let message =
+            "this looks like a node file: expected a policy file, such as its `policy` names";
+        if decoder.is_other_kind(&root, (POLICY_KEYS, NODE_KEYS), message) {
+            return None;
+        }
         let mut fields = decoder.fields("a policy file", &root)?;
         decoder.version(&root, &mut fields)?;
         let directory = path.parent().unwrap_or(Path::new("")).to_owned();
@@ -319,7 +326,7 @@ impl Reader<'_> {
     }
 
     /// A host name by RFC 1123, section 2.1. An address is an error here: DNS could not resolve it.
-    fn host(&mut self, node: &YamlNode<'_>) -> Option<String> {
+    fn host(&mut self, node: &YamlNode<'_>) -> Option<(String, Spot)> {
         let text = self.decoder.text("a host", node)?;
         let host = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         let message = if host.parse::<Prefix>().is_ok() {
@@ -327,7 +334,7 @@ impl Reader<'_> {
         } else if !is_host(&host) {
             format!("`{text}` is not a host name")
         } else {
-            return Some(host);
+            return Some((host, self.decoder.spot(node)));
         };
         self.decoder.report.error(self.decoder.spot(node), message);
         None

@@ -10,7 +10,7 @@ mod model;
 mod prefix;
 mod nat64;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -68,6 +68,24 @@ impl Policy {
             draft.read(&mut report, &file.path);
         }
         Self::verified(report, draft)
+    }
+
+    /// Warnings at every place where `sources`, which make a valid policy, name one of `hosts`.
+    /// Each host has its message.
+    pub fn warn_of_hosts(sources: &[Source], hosts: &BTreeMap<String, String>) -> Diagnostics {
+        let mut report = Report::of(sources.to_vec());
+        let mut draft = Draft::default();
+        for file in sources.iter().filter(|source| source.form == Form::Yaml) {
+            draft.read(&mut report, &file.path);
+        }
+        // Warnings of the reading are known already.
+        report.forget_problems();
+        for (host, spot) in draft.relays.iter().flat_map(|relay| &relay.hosts) {
+            if let Some(message) = hosts.get(host) {
+                report.warning(*spot, message);
+            }
+        }
+        report.finish()
     }
 
     fn verified(mut report: Report, draft: Draft) -> Result<Self, Diagnostics> {

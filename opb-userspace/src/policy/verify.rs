@@ -241,7 +241,8 @@ fn build_exemption(draft: &ExemptionDraft) -> Exemption {
 }
 
 fn build_relay(draft: RelayDraft) -> RelaySet {
-    let RelayDraft { name, addresses, mut hosts } = draft;
+    let RelayDraft { name, addresses, hosts } = draft;
+    let mut hosts: Vec<String> = hosts.into_iter().map(|(host, _)| host).collect();
     let mut addresses: Vec<Prefix> = addresses.into_iter().map(|(prefix, _)| prefix).collect();
     addresses.sort_unstable();
     addresses.dedup();

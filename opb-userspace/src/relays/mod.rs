@@ -13,7 +13,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    api::status::HostStatus,
+    api::status::{HostState, HostStatus},
     policy::{Policy, Prefix},
 };
 
@@ -39,6 +39,18 @@ pub enum HostError {
     NoAddress,
     #[error("it has more than {MOST} addresses: not all are used")]
     TooMany,
+}
+
+impl DnsAnswer {
+    /// Why it has no address, if it has none.
+    #[must_use]
+    pub fn failure(&self) -> Option<HostError> {
+        let families = || [&self.ipv4, &self.ipv6].into_iter();
+        if families().flatten().any(|addresses| !addresses.is_empty()) {
+            return None;
+        }
+        Some(families().find_map(|it| it.as_ref().err().cloned()).unwrap_or(HostError::NoAddress))
+    }
 }
 
 /// Whether an answer brought addresses that were not allowed before.
@@ -158,11 +170,41 @@ impl Hosts {
         }
     }
 
+    /// What is known of a host.
+    pub fn state(&self, name: &str) -> HostState {
+        let Some(host) = self.known.get(name) else { return HostState::Unasked };
+        match (host.addresses.is_empty(), &host.error) {
+            (true, None) => HostState::Unasked,
+            (true, Some(_)) => HostState::Unresolved,
+            (false, Some(_)) => HostState::Kept,
+            (false, None) => HostState::Resolved,
+        }
+    }
+
+    /// Groups that reach no relay, because no host of their relay sets has an address, with these
+    /// hosts. Groups with a host that was not asked for yet are not among them.
+    pub fn groups_without_relay<'a>(
+        &self,
+        files: &'a Policy,
+    ) -> impl Iterator<Item = (&'a str, Vec<&'a str>)> {
+        files.groups.iter().filter_map(|group| {
+            let sets = || group.relays.iter().map(|&relay| &files.relays[relay]);
+            let mut hosts: Vec<_> = sets().flat_map(|set| &set.hosts).map(String::as_str).collect();
+            hosts.sort_unstable();
+            hosts.dedup();
+            let is_lost = !hosts.is_empty()
+                && sets().all(|set| set.addresses.is_empty())
+                && hosts.iter().all(|host| self.state(host) == HostState::Unresolved);
+            is_lost.then_some((group.name.as_str(), hosts))
+        })
+    }
+
     /// The hosts of `policy`.
     pub fn status(&self, policy: &Policy) -> Vec<HostStatus> {
         let status = |name: String| {
             let host = self.known.get(&name);
             HostStatus {
+                state: self.state(&name),
                 addresses: self.addresses(&name).collect(),
                 answered: host.and_then(|host| host.answered),
                 changed: host.and_then(|host| host.changed),
@@ -185,6 +227,7 @@ pub fn names(policy: &Policy) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{Action, Downstream, Group, Matching, RelaySet};
 
     const HOLD: Duration = Duration::from_secs(60);
 
@@ -246,6 +289,54 @@ mod tests {
         hosts.release(start + HOLD);
         let _ = hosts.answered("mx", answer(&["198.51.100.25"], &[]), start + HOLD);
         assert!(allowed(&hosts).contains(&addresses(&["198.51.100.25"])[0]));
+    }
+
+    #[test]
+    fn a_group_without_a_relay_has_no_host_with_an_address() {
+        let relay = |name: &str, addresses: &[&str], hosts: &[&str]| RelaySet {
+            name: name.to_owned(),
+            addresses: addresses.iter().map(|text| text.parse().expect("a prefix")).collect(),
+            hosts: hosts.iter().copied().map(str::to_owned).collect(),
+        };
+        let group = |name: &str, relays: &[usize]| Group {
+            name: name.to_owned(),
+            relays: relays.to_vec(),
+            prefixes: Vec::new(),
+            action: Action::Drop,
+            matching: Matching::Syn,
+            downstream: Downstream::Off,
+            ports: vec![25],
+        };
+        let policy = Policy {
+            relays: vec![
+                relay("a", &[], &["mx"]),
+                relay("b", &[], &["mx", "late"]),
+                relay("c", &["192.0.2.1"], &["mx"]),
+            ],
+            groups: vec![
+                group("lost", &[0]),
+                group("none", &[]),
+                group("open", &[0, 1]),
+                group("safe", &[0, 2]),
+            ],
+            ..Policy::default()
+        };
+        let (mut hosts, now) = (Hosts::new(BTreeMap::new(), HOLD), Instant::now());
+        let lost = |hosts: &Hosts| {
+            let lost = hosts.groups_without_relay(&policy);
+            lost.map(|(group, hosts)| format!("{group} {hosts:?}")).collect::<Vec<_>>()
+        };
+        assert!(lost(&hosts).is_empty(), "nothing was asked yet");
+        let _ = hosts.answered("mx", answer(&[], &[]), now);
+        assert_eq!(lost(&hosts), ["lost [\"mx\"]"], "`late` was not asked for");
+        let _ = hosts.answered("late", answer(&[], &[]), now);
+        assert_eq!(lost(&hosts), ["lost [\"mx\"]", "open [\"late\", \"mx\"]"]);
+        let _ = hosts.answered("late", answer(&["192.0.2.7"], &[]), now);
+        assert_eq!(lost(&hosts), ["lost [\"mx\"]"]);
+        let _ = hosts.answered("mx", answer(&["192.0.2.8"], &[]), now);
+        let _ = hosts.answered("mx", answer(&[], &[]), now);
+        assert!(lost(&hosts).is_empty(), "the last good answer is kept");
+        assert_eq!(hosts.state("mx"), HostState::Kept);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use hickory_resolver::{
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tracing::warn;
 
@@ -27,6 +28,8 @@ const SHORTEST: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(3600);
 /// The most addresses of a family in one answer.
 pub const MOST: usize = 32;
+/// The most questions at the same time of [`resolve_once`].
+const TOGETHER: usize = 64;
 /// The interval after a failure.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -88,7 +91,41 @@ pub async fn follow(
     }
 }
 
+/// Asks for each name once. All questions together take at most `limit`.
+pub fn resolve_once(task: Task, limit: Duration) -> io::Result<BTreeMap<String, DnsAnswer>> {
+    let Task { names, servers } = task;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let resolver = build(&servers).map_err(io::Error::other)?;
+        let until = Instant::now() + limit;
+        let mut waiting = names.clone().into_iter();
+        let (mut asked, mut answers) = (JoinSet::new(), BTreeMap::new());
+        loop {
+            while asked.len() < TOGETHER
+                && let Some(name) = waiting.next()
+            {
+                let resolver = resolver.clone();
+                asked.spawn(async move { ask(&resolver, name).await });
+            }
+            match timeout_at(until, asked.join_next()).await {
+                Ok(Some(Ok((name, answer, _)))) => drop(answers.insert(name, answer)),
+                Ok(Some(Err(_))) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let late = || Err(HostError::Lookup(format!("no answer within {} s", limit.as_secs())));
+        for name in names {
+            answers.entry(name).or_insert_with(|| DnsAnswer { ipv4: late(), ipv6: late() });
+        }
+        Ok(answers)
+    })
+}
+
 fn make(servers: &[SocketAddr]) -> Option<TokioResolver> {
+    build(servers).map_err(|error| warn!("relay hosts cannot be resolved: {error}")).ok()
+}
+
+fn build(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
     let builder = if servers.is_empty() {
         TokioResolver::builder_tokio()
     } else {
@@ -96,12 +133,11 @@ fn make(servers: &[SocketAddr]) -> Option<TokioResolver> {
         let config = ResolverConfig::from_name_servers(servers);
         Ok(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
     };
-    let resolver = builder.and_then(|mut builder| {
+    builder.and_then(|mut builder| {
         // This module caches the answers, with its own rules.
         builder.options_mut().cache_size = 0;
         builder.build()
-    });
-    resolver.map_err(|error| warn!("relay hosts cannot be resolved: {error}")).ok()
+    })
 }
 
 fn name_server(address: &SocketAddr) -> NameServerConfig {

@@ -48,7 +48,7 @@ const LEAST: u64 = 64 << 10;
 
 /// Whether this program makes files of that name in the state directory.
 fn is_ours(name: &str) -> bool {
-    name.starts_with("entries.")
+    ["entries.", "commits."].iter().any(|ours| name.starts_with(ours))
         || ["privacy.key", "commits", "suspects.json", "suspects.json.new", "lost+found"]
             .contains(&name)
 }

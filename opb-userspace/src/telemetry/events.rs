@@ -98,6 +98,12 @@ impl Recent {
         Page { events, next, last: self.last, missed, lost: 0 }
     }
 
+    /// Whether an event of that group is kept.
+    #[must_use]
+    pub fn has_group(&self, name: &str) -> bool {
+        self.denied.iter().chain(&self.rare).any(|event| event.group == name)
+    }
+
     /// The last `count`, newest first.
     #[must_use]
     pub fn newest(&self, count: usize) -> Vec<Arc<Event>> {

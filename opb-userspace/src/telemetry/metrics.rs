@@ -8,8 +8,8 @@ use prometheus::{
 };
 
 use super::Totals;
-use crate::api::{status::FilesState, status::State, status::Status};
-use crate::kernel::CounterRow;
+use crate::api::status::{FilesState, HostState, State, Status, Subject};
+use crate::{kernel::CounterRow, text};
 
 /// The content type of [`render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -21,7 +21,8 @@ pub fn render(status: &Status, totals: &Totals) -> Result<String, prometheus::Er
     page.policy(status)?;
     page.interfaces(status)?;
     page.checks(status)?;
-    page.refused(status, totals)?;
+    page.refused(totals)?;
+    page.relays(status)?;
     page.sessions(status, totals.radius.as_deref())?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&page.registry.gather(), &mut text)?;
@@ -58,6 +59,11 @@ impl Metrics {
                 "opb_event_log_lost_total",
                 "Events that could not be written to the destination in the node file.",
                 totals.unwritten,
+            ),
+            (
+                "opb_change_events_lost_total",
+                "Requested changes without an event: too many within a second. The log has them.",
+                totals.unrecorded,
             ),
             (
                 "opb_suspects_total",
@@ -98,8 +104,9 @@ impl Metrics {
         let packets = self.counter_vec(packets, &help("Packets", of), &labels)?;
         let bytes = self.counter_vec(bytes, &help("Bytes of packets", of), &labels)?;
         for row in rows {
-            let of = row.of.as_deref().unwrap_or("-");
-            let labels = [of, row.direction.name(), row.verdict.name(), row.reason.name()];
+            // The name of an interface may have any byte but `/` and spaces.
+            let of = text::line(row.of.as_deref().unwrap_or("-"));
+            let labels = [&*of, row.direction.name(), row.verdict.name(), row.reason.name()];
             packets.with_label_values(&labels).inc_by(row.packets);
             bytes.with_label_values(&labels).inc_by(row.bytes);
         }
@@ -174,7 +181,8 @@ impl Metrics {
         )?;
         for interface in &status.interfaces {
             let (hook, mode) = hook_and_mode(&interface.hook);
-            attached.with_label_values(&[&interface.name, &interface.role, hook, mode]).set(1);
+            let name = text::line(&interface.name);
+            attached.with_label_values(&[&*name, &interface.role, hook, mode]).set(1);
         }
         let detachments = IntCounter::new(
             "opb_detachments_total",
@@ -199,17 +207,32 @@ impl Metrics {
         Ok(())
     }
 
-    fn refused(&self, status: &Status, totals: &Totals) -> Result<(), prometheus::Error> {
+    fn refused(&self, totals: &Totals) -> Result<(), prometheus::Error> {
         let help = "Connections and requests that were refused or ended because of a limit.";
         let refused = self.counter_vec("opb_http_refused_total", help, &["listener", "why"])?;
         for &(listener, why, count) in &totals.refused {
             refused.with_label_values(&[listener, why]).inc_by(count);
         }
+        Ok(())
+    }
+
+    fn relays(&self, status: &Status) -> Result<(), prometheus::Error> {
+        let unresolved = status.hosts.iter().filter(|it| it.state == HostState::Unresolved);
+        self.gauge(
+            "opb_relay_hosts_unresolved",
+            "Relay hosts that never had an address: the last question failed.",
+            unresolved.count() as i64,
+        )?;
+        let lost = status.problems.iter().filter(|it| it.about == Subject::Relays);
+        self.gauge(
+            "opb_groups_without_relay",
+            "Groups that reach no relay, because none of their relay hosts has an address.",
+            lost.count() as i64,
+        )?;
         let help = "Addresses of relay hosts that were not used because the host has too many.";
         let addresses = IntCounter::new("opb_relay_addresses_refused_total", help)?;
         addresses.inc_by(status.hosts.iter().map(|host| host.refused).sum());
-        self.registry.register(Box::new(addresses))?;
-        Ok(())
+        self.registry.register(Box::new(addresses))
     }
 
     fn gauge(&self, name: &str, help: &str, value: i64) -> Result<(), prometheus::Error> {

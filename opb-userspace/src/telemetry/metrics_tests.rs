@@ -31,11 +31,14 @@ fn status(state: &str, success: bool) -> Status {
         ],
         "detachments": 3,
         "store": {"writable": success, "lost": !success},
-        "hosts": [{"host": "mx.isp.example", "addresses": [], "refused": 9}],
+        "hosts": [
+            {"host": "mx.isp.example", "addresses": [], "refused": 9, "state": "unresolved"},
+            {"host": "new.isp.example", "addresses": [], "refused": 0, "state": "unasked"},
+        ],
         "checks": [
             {"name": "enforcer", "ok": true, "age": 0.5}, {"name": "store", "ok": success},
         ],
-        "problems": [], "warnings": [],
+        "problems": [{"about": "relays", "text": "group dyn has no relay"}], "warnings": [],
     });
     serde_json::from_value(status).expect("a status")
 }
@@ -57,6 +60,7 @@ fn totals() -> Totals {
         evicted: 13,
         talkers: 14,
         suspects: 15,
+        unrecorded: 16,
         ..Totals::default()
     }
 }
@@ -89,6 +93,7 @@ fn values_are_those_of_the_status_and_the_counters() {
         "opb_talkers_evicted_total 13",
         "opb_talkers 14",
         "opb_suspects_total 15",
+        "opb_change_events_lost_total 16",
         "opb_policy_generation 42",
         "opb_image_bytes 4096",
         "opb_policy_info{digest=\"d1\"} 1",
@@ -97,10 +102,24 @@ fn values_are_those_of_the_status_and_the_counters() {
         "opb_policy_last_reload_timestamp_seconds 1767225700",
         "opb_detachments_total 3",
         "opb_relay_addresses_refused_total 9",
+        "opb_relay_hosts_unresolved 1",
+        "opb_groups_without_relay 1",
         "opb_enforcer_heartbeat_age_seconds 0.5",
         "opb_check_ok{check=\"enforcer\"} 1",
     ]);
     assert_has(&page, &expected);
+}
+
+#[test]
+fn names_of_interfaces_are_escaped() {
+    let mut totals = totals();
+    totals.by_interface[0].of = Some("a\u{1b}[2J".to_owned());
+    let mut status = status("enforcing", true);
+    status.interfaces[0].name = "b\u{1b}[2J".to_owned();
+    let page = render(&status, &totals).expect("renders");
+    assert!(!page.contains('\u{1b}'), "{page}");
+    assert!(page.contains(r#"interface="a\\u{1b}[2J""#), "{page}");
+    assert!(page.contains(r#"interface="b\\u{1b}[2J""#), "{page}");
 }
 
 #[test]

@@ -72,6 +72,7 @@ struct Memory {
     by_interface: Vec<CounterRow>,
     history: History,
     totals: CpuStatistics,
+    unrecorded: u64,
 }
 
 /// The counters of the kernel, and the changes since the last sample.
@@ -84,6 +85,8 @@ pub struct Sample {
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
     /// Requested changes.
     pub actions: Vec<Action>,
+    /// Requested changes without an event since the daemon started.
+    pub unrecorded: u64,
 }
 
 /// Totals for the metrics and the page.
@@ -97,6 +100,8 @@ pub struct Totals {
     pub talkers: usize,
     pub suspects: u64,
     pub alarms: Vec<AlarmStatus>,
+    /// Requested changes without an event: there were too many at once.
+    pub unrecorded: u64,
     /// Events that were not written where the node file wants them.
     pub unwritten: u64,
     /// Refused connections and requests: listener, reason, count.
@@ -130,6 +135,7 @@ impl Telemetry {
                 by_interface: Vec::new(),
                 history: History::default(),
                 totals: CpuStatistics::default(),
+                unrecorded: 0,
             }),
             last: watch::channel(Some(0)).0,
         }
@@ -145,6 +151,7 @@ impl Telemetry {
         (memory.by_group, memory.by_interface) = (sample.by_group, sample.by_interface);
         memory.recent.forget(now, self.retain);
         memory.totals = statistics.totals();
+        memory.unrecorded = sample.unrecorded;
         let cutoff = talkers::cutoff(monotonic, self.retain);
         let Memory { talkers, reported, .. } = &mut *memory;
         let read = |each: &mut dyn FnMut(&observation::Talker)| statistics.talkers(cutoff, each);
@@ -200,6 +207,13 @@ impl Telemetry {
         page
     }
 
+    /// Whether the group is known by its counters, or has an event in memory.
+    #[must_use]
+    pub fn has_group(&self, name: &str) -> bool {
+        let memory = self.memory();
+        memory.names.id(name).is_some() || memory.recent.has_group(name)
+    }
+
     /// Ends all waits, because the daemon stops.
     pub fn close(&self) {
         self.last.send_replace(None);
@@ -227,6 +241,7 @@ impl Telemetry {
             evicted: memory.totals.evicted,
             talkers: memory.talkers.len(),
             suspects: memory.talkers.suspects,
+            unrecorded: memory.unrecorded,
             alarms: self.alarms(),
             ..Totals::default()
         }

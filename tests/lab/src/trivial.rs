@@ -2,8 +2,13 @@
 //! take in frames that XDP sends back; an empty program is also what a real one is measured against.
 
 use std::{
+    ffi::CString,
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
     time::Duration,
 };
 
@@ -58,6 +63,13 @@ struct TestRun {
 }
 
 #[repr(C)]
+struct ObjectPin {
+    path: u64,
+    descriptor: u32,
+    flags: u32,
+}
+
+#[repr(C)]
 struct LinkCreate {
     program: u32,
     interface: u32,
@@ -104,6 +116,15 @@ fn load_code(number: u32, flags: u32, code: &[u64]) -> Result<OwnedFd> {
     let program = bpf(BPF_PROG_LOAD, &mut load).context("cannot load a trivial program")?;
     // SAFETY: a descriptor that the kernel has just made for us.
     Ok(unsafe { OwnedFd::from_raw_fd(program) })
+}
+
+/// Pins a program on a bpffs.
+pub fn pin(program: &OwnedFd, path: &Path) -> Result<()> {
+    const BPF_OBJ_PIN: libc::c_long = 6;
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let descriptor = program.as_raw_fd() as u32;
+    let mut pin = ObjectPin { path: name.as_ptr() as u64, descriptor, flags: 0 };
+    bpf(BPF_OBJ_PIN, &mut pin).map(drop).with_context(|| format!("no pin {}", path.display()))
 }
 
 /// Nanoseconds that one run on `frame` takes, over `repeat` runs.

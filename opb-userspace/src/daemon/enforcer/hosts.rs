@@ -6,21 +6,31 @@ use tracing::{info, warn};
 
 use super::Enforcer;
 use crate::{
-    api::status::HostStatus,
+    api::status::{HostState, HostStatus, Subject, Trouble},
     daemon::changed::Changed,
     errors::one_line,
     relays::{self, Addresses, DnsAnswer, resolver::Task},
 };
+
+/// The most hosts in the problem of a group.
+const LISTED: usize = 3;
 
 impl Enforcer {
     /// Takes in answers for relay hosts, and makes one image for all of them.
     pub(in crate::daemon) fn resolved(&mut self, answers: Vec<(String, DnsAnswer)>) {
         let names = relays::names(self.reloads.policy());
         let mut changed = BTreeSet::new();
-        for (name, answer) in answers {
-            if names.contains(&name)
-                && self.hosts.answered(&name, answer, Instant::now()) == Addresses::New
+        for (name, answer) in answers.into_iter().filter(|(name, _)| names.contains(name)) {
+            let before = self.hosts.state(&name);
+            let failure = answer.failure();
+            let addresses = self.hosts.answered(&name, answer, Instant::now());
+            if self.hosts.state(&name) == HostState::Unresolved
+                && before != HostState::Unresolved
+                && let Some(failure) = failure
             {
+                warn!("relay host {name} does not resolve, and has no address: {failure}");
+            }
+            if addresses == Addresses::New {
                 changed.insert(name);
             }
         }
@@ -75,13 +85,20 @@ impl Enforcer {
 
     /// Relay hosts without a current answer.
     pub(super) fn host_warnings(&self) -> impl Iterator<Item = String> {
-        self.hosts.status(self.reloads.policy()).into_iter().filter_map(|host| {
-            let HostStatus { host, addresses, error, .. } = host;
-            let error = error?;
-            Some(match addresses.len() {
-                0 => format!("relay host {host} has no address yet: {error}"),
-                _ => format!("relay host {host} keeps its last good answer: {error}"),
-            })
+        let hosts = self.hosts.status(self.reloads.policy());
+        hosts.into_iter().filter_map(|host| HostStatus::warning(&host))
+    }
+
+    /// Groups that reach no relay.
+    pub(super) fn relay_problems(&self) -> impl Iterator<Item = Trouble> {
+        self.hosts.groups_without_relay(self.reloads.policy()).map(|(group, hosts)| {
+            let listed = hosts.iter().take(LISTED).copied().collect::<Vec<_>>().join(", ");
+            let more = match hosts.len().saturating_sub(LISTED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let text = format!("group {group} has no relay: {listed}{more} did not resolve");
+            Trouble::new(Subject::Relays, text)
         })
     }
 }

@@ -19,6 +19,8 @@ const MAX_WAITING: usize = 512;
 #[derive(Default)]
 pub(super) struct Journal {
     actions: Vec<Action>,
+    /// Actions that found no room since the daemon started.
+    dropped: u64,
     /// Relay hosts whose addresses changed, with their present addresses.
     hosts: BTreeMap<String, Vec<IpAddr>>,
 }
@@ -35,11 +37,18 @@ impl Journal {
         info!("{name} by {who}: {outcome}");
         if self.actions.len() < MAX_WAITING {
             self.actions.push(Action::new(name, who, outcome));
+        } else {
+            self.dropped += 1;
         }
     }
 
     pub(super) fn host_changed(&mut self, name: &str, addresses: Vec<IpAddr>) {
         self.hosts.insert(name.to_owned(), addresses);
+    }
+
+    /// How many actions have no event since the daemon started.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// Actions and relay hosts since the last call.
@@ -83,6 +92,7 @@ mod tests {
         let mut journal = Journal::default();
         (0..2 * MAX_WAITING).for_each(|_| journal.record("add", &who, "1 added"));
         assert_eq!(journal.take().0.len(), MAX_WAITING);
+        assert_eq!(journal.dropped(), MAX_WAITING as u64);
         assert!(journal.take().0.is_empty());
     }
 }

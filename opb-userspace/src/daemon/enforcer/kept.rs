@@ -85,7 +85,14 @@ impl Enforcer {
             );
             Trouble::new(Subject::Files, text)
         });
-        unsaved.into_iter().chain(rolled_back)
+        let substitute = self.commits.substitute().map(|why| {
+            let text = format!(
+                "the policy in force may not be the one before the last start: {why}; compare it \
+                 with what should be in force, then `opb reload`"
+            );
+            Trouble::new(Subject::Commits, text)
+        });
+        unsaved.into_iter().chain(rolled_back).chain(substitute)
     }
 
     pub(super) fn files_warning(&self) -> Option<String> {

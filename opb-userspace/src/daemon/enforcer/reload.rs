@@ -262,6 +262,10 @@ impl Enforcer {
                 errors.iter().for_each(|problem| error!("{}", problem.text));
             }
         }
+        if matches!(asked.trigger, Trigger::Request | Trigger::Signal) && !outcome.is_rejected() {
+            self.commits.accept();
+            let _ = self.note_commits();
+        }
         if let Some(who) = &asked.who {
             self.journal.record("reload", who, journal::outcome(&outcome));
         }

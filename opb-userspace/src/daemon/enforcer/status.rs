@@ -40,6 +40,7 @@ impl Enforcer {
             .chain(self.active.problem())
             .chain(self.rollback_problem())
             .chain(self.commit_problems())
+            .chain(self.relay_problems())
             .chain(self.coverage.problems())
             .collect();
         let (policy, image) = (self.active.policy(), self.active.image());
