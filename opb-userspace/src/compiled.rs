@@ -15,7 +15,7 @@ use crate::{
     image::{Changes, CompileError, GroupIds, Image},
     policy::{Policy, Prefix},
     relays::Hosts,
-    subscribers::{self, follow, overlay},
+    subscribers::{Overrides, follow, overlay},
 };
 
 /// A policy without expired exemptions and with the run-time additions, and an image. The image may
@@ -31,7 +31,7 @@ pub struct Compiled {
 /// Run-time additions to the files.
 #[derive(Clone, Copy)]
 pub struct RunTime<'a> {
-    pub entries: &'a subscribers::Map,
+    pub entries: &'a Overrides,
     pub hosts: &'a Hosts,
 }
 
@@ -49,7 +49,7 @@ impl Compiled {
     /// keep their ids.
     pub fn load(path: PathBuf, group_ids: &GroupIds, generation: u64) -> Result<Self, LoadError> {
         let hosts = Hosts::new(BTreeMap::new(), Duration::ZERO);
-        let run_time = RunTime { entries: &subscribers::Map::new(), hosts: &hosts };
+        let run_time = RunTime { entries: &Overrides::default(), hosts: &hosts };
         Ok(Self::new(&Policy::load(&[path])?, run_time, group_ids, generation, Timestamp::now())?)
     }
 
@@ -78,7 +78,7 @@ impl Compiled {
     pub fn follow(
         &mut self,
         files: &Policy,
-        entries: &subscribers::Map,
+        entries: &Overrides,
         changed: &BTreeSet<Prefix>,
         now: Timestamp,
     ) -> Vec<Prefix> {

@@ -13,10 +13,10 @@ pub mod files;
 pub mod private;
 // YAML files as typed values, with every problem at its line and column.
 pub mod document;
-// The node file: what is particular to one machine.
-pub mod node;
 // Policy files: from text to a policy that is valid by construction.
 pub mod policy;
+// The node file: what is particular to one machine.
+pub mod node;
 // `opb import`: rules and sets of other filters as a policy.
 pub mod import;
 // Requests and responses of the control API, which are also the format of `--json`.
@@ -25,6 +25,8 @@ pub mod api;
 pub mod commits;
 // Run-time entries: per-subscriber overrides of the policy files, kept on disk.
 pub mod subscribers;
+// RADIUS accounting: packets, and the reports on sessions in them.
+pub mod radius;
 // Relay hosts: their addresses by DNS.
 pub mod relays;
 // `opb check`: validates policy and node files.

@@ -9,11 +9,13 @@ mod interfaces;
 mod limits;
 mod observe;
 mod recognise;
+mod sessions;
 mod start_only;
 
 pub use interfaces::{Filter, Hook, Interface, NamePattern, Role, UnknownSource};
 pub use observe::{Addresses, EventLog, Observe, Suspect, Webhook};
 pub use recognise::{is_node_file, pins_line};
+pub use sessions::{Client, GroupAttribute, Radius};
 
 use crate::document::{Decoder, Diagnostics, Fields, Form, Report, Source, Spot, Value, YamlNode};
 use crate::files::{Limits, NODE_FILE};
@@ -47,6 +49,8 @@ pub struct Config {
     pub limits: Limits,
     /// Records of denied packets.
     pub observe: Observe,
+    /// Accounting of sessions, if this node listens for it.
+    pub sessions: Option<Radius>,
 }
 
 /// What the daemon does when its files change without a request to reload.
@@ -161,6 +165,7 @@ fn read(report: &mut Report, path: &Path) -> Option<Config> {
         dns: dns(&mut decoder, &mut fields),
         limits: limits::read(&mut decoder, &mut fields),
         observe: observe::read(&mut decoder, &mut fields),
+        sessions: sessions::read(&mut decoder, &mut fields),
         policy: PolicySource::Path(policy.unwrap_or_default()),
         interfaces,
     };

@@ -10,6 +10,7 @@ mod node;
 
 mod entries;
 mod sessions;
+mod radius;
 mod lost_resets;
 mod meanwhile;
 mod reloads;

@@ -14,10 +14,10 @@ const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 86400);
 const REMOUNT: MsFlags = MsFlags::MS_REMOUNT;
 
 /// `state` on a file system of its own.
-struct Small(std::path::PathBuf);
+pub(crate) struct Small(std::path::PathBuf);
 
 impl Small {
-    fn mount(node: &Node, size: &str) -> Result<Self> {
+    pub(crate) fn mount(node: &Node, size: &str) -> Result<Self> {
         let path = node.path("state");
         fs::create_dir(&path)?;
         let options = format!("size={size},mode=0700");
@@ -25,7 +25,7 @@ impl Small {
         Ok(Self(path))
     }
 
-    fn grow(&self, size: &str) -> Result<()> {
+    pub(crate) fn grow(&self, size: &str) -> Result<()> {
         let options = format!("size={size}");
         Ok(mount(None::<&str>, &self.0, None::<&str>, REMOUNT, Some(options.as_str()))?)
     }

@@ -85,6 +85,20 @@ fn a_node_file_says_what_each_interface_does() {
 }
 
 #[test]
+fn a_node_file_says_who_reports_sessions() {
+    let config = node::Config::load(&fixture("node-sessions.yaml")).expect("valid");
+    let radius = config.sessions.expect("a listener");
+    assert_eq!(radius.listen.to_string(), "[::]:1813");
+    let vendor = node::GroupAttribute::Vendor { enterprise: 32473, number: 1 };
+    assert_eq!(radius.group_attribute, vendor);
+    assert_eq!(radius.default_group.as_deref(), Some("dyn"));
+    let client = |address: &str| radius.client(address.parse().expect("an address"));
+    // The longest prefix.
+    assert_eq!([client("192.0.2.10"), client("192.0.2.11")], [Some(1), Some(0)]);
+    assert_eq!([client("192.0.3.10"), client("2001:db8::1")], [None, None]);
+}
+
+#[test]
 fn a_node_file_says_what_is_written_down() {
     let config = node::Config::load(&fixture("node-observe.yaml")).expect("valid");
     let mut webhook: node::Webhook = "https://[::1]/opb?key=1".parse().expect("a webhook");

@@ -49,6 +49,8 @@ enum Target {
     Netlink,
     /// Rules of other filters
     Import,
+    /// Accounting requests
+    Radius,
 }
 
 impl Target {
@@ -63,6 +65,7 @@ impl Target {
             Self::Store => "store",
             Self::Netlink => "netlink",
             Self::Import => "import",
+            Self::Radius => "radius",
         }
     }
 }
@@ -178,6 +181,7 @@ fn seed(target: Target, corpus: &Path) -> Result<()> {
             // Whole stores of every kind are what a daemon leaves behind: an empty file is where the fuzzer starts.
             write("empty", &[])?;
         }
+        Target::Radius => write("start", START)?,
         Target::Netlink => {
             // A message of one interface: its name within it.
             let body = [[0; 16].as_slice(), &[9, 0, 3, 0], b"sub0\0\0\0\0"].concat();
@@ -196,6 +200,12 @@ fn seed(target: Target, corpus: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+/// An Accounting-Request with Acct-Status-Type, Acct-Session-Id, Framed-IP-Address, Filter-Id and
+/// Delegated-IPv6-Prefix.
+const START: &[u8] = b"\x04\x01\x00\x43\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
+    \x28\x06\0\0\0\x01\x2c\x04s1\x08\x06\xcb\0\x71\x09\x0b\x09opb:dyn\
+    \x7b\x0c\0\x38\x20\x01\x0d\xb8\x10\0\x01\0\x01\x04me\x37\x06\x65\0\0\0";
 
 /// RFC 1035: `mx.` has the address 192.0.2.25 for 60 seconds.
 const ANSWER: &[u8] = b"\x12\x34\x81\x80\0\x01\0\x01\0\0\0\0\x02mx\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x19";

@@ -31,6 +31,9 @@ pub struct Row {
     /// Why the entry does nothing, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orphaned: Option<String>,
+    /// The session that has the prefix: no operator has added it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Arc<str>>,
 }
 
 /// An entry that a client wants.

@@ -10,6 +10,7 @@ pub mod entries;
 pub mod events;
 pub mod explain;
 pub mod reload;
+pub mod sessions;
 pub mod status;
 
 use serde::{Deserialize, Serialize};

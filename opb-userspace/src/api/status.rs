@@ -9,6 +9,7 @@ use super::{
     bypass::BypassLine,
     entries::Who,
     reload::{ReloadOutcome, Trigger, UnconfirmedStatus},
+    sessions::SessionsStatus,
 };
 
 /// Answer of `GET /v1/status`.
@@ -30,6 +31,8 @@ pub struct Status {
     pub detachments: u64,
     #[serde(default)]
     pub entries: EntriesStatus,
+    #[serde(default)]
+    pub sessions: SessionsStatus,
     #[serde(default)]
     pub store: StoreStatus,
     /// Relay hosts and their addresses.

@@ -6,7 +6,7 @@ use clap::Command;
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Look before", &["check", "diff", "explain", "replay", "import"]),
     ("Run", &["run", "detach", "doctor"]),
-    ("Change", &["reload", "confirm", "rollback", "subscriber", "bypass"]),
+    ("Change", &["reload", "confirm", "rollback", "subscriber", "session", "bypass"]),
     ("Watch", &["status", "history", "counters", "top", "events"]),
 ];
 
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
     use crate::cli::Arguments;
 
-    /// All commands, with those below `subscriber`, and their names.
+    /// All commands, with those below `subscriber` and others, and their names.
     fn commands() -> Vec<(String, Command)> {
         let mut commands = Vec::new();
         for command in Arguments::command().get_subcommands() {

@@ -24,6 +24,7 @@ mod reload;
 mod replay;
 mod rollback;
 mod run;
+mod session;
 mod status;
 mod subscriber;
 mod upload;
@@ -63,6 +64,8 @@ enum Command {
     Doctor(doctor::Doctor),
     #[command(subcommand)]
     Subscriber(subscriber::Subscriber),
+    #[command(subcommand)]
+    Session(session::Session),
     Explain(explain::Explain),
     Replay(replay::Replay),
     Counters(counters::Counters),
@@ -120,6 +123,7 @@ impl Command {
             Self::Import(command) => command.execute(),
             Self::Doctor(command) => command.execute(),
             Self::Subscriber(command) => command.execute(),
+            Self::Session(command) => command.execute(),
             Self::Explain(command) => command.execute(),
             Self::Replay(command) => command.execute(),
             Self::Counters(command) => command.execute(),

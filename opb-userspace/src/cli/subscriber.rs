@@ -313,7 +313,11 @@ impl Import {
 
     fn parse(&self, line: &str, until: Option<Timestamp>) -> Result<Option<NewEntry>, LineError> {
         if line.trim_start().starts_with('{') {
-            return Ok(Some(serde_json::from_str(line)?));
+            // `list --json` has the addresses of sessions, too: those are not an operator's, and
+            // would stay behind when the sessions end.
+            let is_session = line.contains("\"session\":")
+                && serde_json::from_str::<Row>(line).is_ok_and(|row| row.session.is_some());
+            return if is_session { Ok(None) } else { Ok(Some(serde_json::from_str(line)?)) };
         }
         let text = line.split('#').next().unwrap_or_default().trim();
         if text.is_empty() {

@@ -24,7 +24,7 @@ use super::{
     peer::{Peer, Users},
     reader::Origin,
     serve::{self, Rate},
-    subscribers,
+    sessions, subscribers,
     turns::Turns,
     worker::Worker,
 };
@@ -62,6 +62,7 @@ pub(super) fn router(enforcer: Worker<Enforcer>, board: Board) -> Router {
         .route("/v1/explain", get(explain))
         .route("/v1/counters", get(counters))
         .merge(subscribers::routes())
+        .merge(sessions::routes())
         .route("/v1/events", get(events))
         .route("/v1/talkers", get(talkers))
         .fallback(async || ErrorResponse::new(StatusCode::NOT_FOUND, "no such endpoint"))

@@ -4,7 +4,8 @@
 //! images, [`delta`] its small changes, [`mod@group_ids`] hands on the ids of groups), [`coverage`]
 //! the state of the interfaces, [`store`] that of the disk. [`fault`] is anything that is wrong for
 //! a while, [`journal`] what becomes events. The other modules are the enforcer's work on all of
-//! them: [`reload`], [`unconfirmed`] commits, emergency [`bypass`]es, [`changes`] at run time, relay [`hosts`], and the
+//! them: [`reload`], [`unconfirmed`] commits, emergency [`bypass`]es, [`changes`] at run time,
+//! [`sessions`], relay [`hosts`], and the
 //! [`status`].
 
 mod active;
@@ -21,6 +22,7 @@ mod kept;
 mod preview;
 mod reload;
 mod reloads;
+mod sessions;
 mod status;
 mod store;
 mod unconfirmed;
@@ -39,6 +41,7 @@ use self::{
     journal::Journal,
     kept::Unsaved,
     reloads::Reloads,
+    sessions::Sweep,
     store::StoreCare,
     unconfirmed::RollbackError,
 };
@@ -77,6 +80,7 @@ pub(super) struct Enforcer {
     unsaved: Fault<Unsaved>,
     entries: Entries,
     store: StoreCare,
+    sweep: Sweep,
     hosts: Hosts,
     active: Active,
     rollback: Fault<RollbackError>,
@@ -123,6 +127,7 @@ impl Enforcer {
             unsaved: Fault::default(),
             entries,
             store: StoreCare::default(),
+            sweep: Sweep::default(),
             hosts,
             active,
             rollback: Fault::default(),
@@ -150,6 +155,7 @@ impl Enforcer {
             | self.sync_commits()
             | self.roll_back()
             | self.expire()
+            | self.end_silent_sessions()
             | self.release()
             | self.follow_bypasses(None)
             | self.active.merge(&mut self.kernel);

@@ -54,6 +54,7 @@ fn board() -> Board {
         http: Fault::default(),
         refused: Arc::default(),
         other_rules: OtherRulesReader::new(),
+        radius: super::radius::Feed::default(),
     }
 }
 

@@ -11,7 +11,9 @@ use std::{
 
 use tokio::{sync::watch, time::timeout};
 
-use super::{limits::RefusedRequests, other_rules::OtherRulesReader, pulse::Pulse, reader::Reader};
+use super::{
+    limits::RefusedRequests, other_rules::OtherRulesReader, pulse::Pulse, radius, reader::Reader,
+};
 use crate::api::status::{Check, HostState, HostStatus, State, Status, Subject, Trouble};
 use crate::telemetry::{Telemetry, Totals};
 
@@ -72,6 +74,8 @@ pub(super) struct Board {
     pub(super) http: Fault,
     pub(super) refused: Arc<RefusedRequests>,
     pub(super) other_rules: OtherRulesReader,
+    /// The accounting listener.
+    pub(super) radius: radius::Feed,
 }
 
 impl Board {
@@ -118,6 +122,7 @@ impl Board {
         Totals {
             unwritten: self.feeds.unwritten.load(Ordering::Relaxed),
             refused: self.refused.counts(),
+            radius: Some(Arc::clone(&self.radius.statistics)),
             ..self.telemetry.totals()
         }
     }
@@ -127,7 +132,7 @@ impl Board {
             "the files cannot be read (does their file system hang?): the policy in force stays"
                 .to_owned()
         });
-        vec![
+        let mut checks = vec![
             alive("enforcer", &self.enforcer, "the thread that talks to the kernel", None),
             alive(
                 "telemetry",
@@ -145,7 +150,11 @@ impl Board {
                 None => check("event-log", None, self.feeds.log.get()),
             },
             check("files", None, files),
-        ]
+        ];
+        if self.radius.is_wanted {
+            checks.push(check("radius", None, self.radius.fault.get()));
+        }
+        checks
     }
 }
 

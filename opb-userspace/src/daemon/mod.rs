@@ -3,8 +3,8 @@
 //!
 //! [`enforcer`] owns the kernel objects, on a thread of its own, and does one job at a time.
 //! [`reader`] reads files on threads that may hang. The other tasks wait for signals, serve the
-//! control socket ([`control`]) and the read-only listener ([`http`]), read the programs' events
-//! ([`observer`]) and report suspects ([`suspects`]).
+//! control socket ([`control`]) and the read-only listener ([`http`]), receive accounting of sessions
+//! ([`radius`]), read the programs' events ([`observer`]) and report suspects ([`suspects`]).
 
 mod app;
 mod batches;
@@ -33,9 +33,11 @@ mod other_rules;
 mod page;
 mod peer;
 mod pulse;
+mod radius;
 mod reader;
 mod serve;
 mod service;
+mod sessions;
 mod socket;
 mod stall;
 mod subscribers;
@@ -204,6 +206,7 @@ impl Daemon {
             http: health::Fault::default(),
             refused: Arc::default(),
             other_rules: OtherRulesReader::new(),
+            radius: radius::start(config.sessions, enforcer.clone()),
         };
         let (stop, stopped) = watch::channel(false);
         http::start(config.http, config.http_names, enforcer.clone(), board.clone());

@@ -21,7 +21,7 @@ macro_rules! settings {
     };
 }
 
-const SETTINGS: [Setting; 9] = settings! {
+const SETTINGS: [Setting; 10] = settings! {
     "state": state;
     "control": control;
     "http": http;
@@ -31,6 +31,7 @@ const SETTINGS: [Setting; 9] = settings! {
     "events": observe.events;
     "privacy": observe.addresses, observe.retain;
     "suspect": observe.suspect;
+    "sessions": sessions;
 };
 
 impl Config {

@@ -24,9 +24,10 @@ fn removing_an_entry_does_not_revive_an_exemption_that_has_run_out() {
     for group in [None, Some("a")] {
         let mut entries = Map::unit(place, entry(group, None));
         let mut policy = files.clone();
-        overlay(&mut policy, &entries, now);
+        overlay(&mut policy, &entries.clone().into(), now);
         entries.clear();
-        let moved = follow(&mut policy, &files, &entries, &BTreeSet::from([place]), now);
+        let moved =
+            follow(&mut policy, &files, &entries.clone().into(), &BTreeSet::from([place]), now);
         assert_eq!(moved, [place], "{group:?}");
         assert_eq!(policy.owner(place), None, "{group:?}");
         let found = policy.longest_match("203.0.113.7".parse().expect("an address"), now);

@@ -1,16 +1,19 @@
 //! Run-time entries: overrides of the policy files, by `opb subscriber` and the hooks of the
-//! session system.
+//! session system, and the sessions that accounting reports.
 //!
 //! [`changes`] examines the requests of clients. [`store`] keeps the entries over crashes and
 //! reboots ([`mark`] detects losses, [`recovery`] opens the store again after an error).
 //! [`unconfirmed`] rolls back imports that nobody confirms, [`lapse`] finds expired entries, and
-//! [`mod@overlay`] merges the entries into a policy.
+//! [`mod@overlay`] merges the entries into a policy, with the addresses of [`sessions`] behind them
+//! ([`overrides`]).
 
 pub mod changes;
 mod lapse;
 mod mark;
 mod overlay;
+mod overrides;
 mod recovery;
+pub mod sessions;
 mod shared;
 mod store;
 mod unconfirmed;
@@ -27,6 +30,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use overlay::{follow, overlay};
+pub use overrides::Overrides;
 pub use store::{Error, Store};
 pub use unconfirmed::{Batch, UnconfirmedImport};
 
@@ -34,6 +38,7 @@ use crate::api::entries::{Row, Who};
 use crate::policy::{Owner, Policy, Prefix};
 use lapse::Lapsed;
 use recovery::FileId;
+use sessions::Sessions;
 
 /// All entries by prefix: there is at most one for each. A clone shares what has not changed since.
 pub type Map = OrdMap<Prefix, Entry>;
@@ -81,6 +86,7 @@ pub struct Entries {
     /// Ends of entries, the next one first.
     ends: BTreeSet<(Timestamp, Prefix)>,
     lapsed: Lapsed,
+    sessions: Sessions,
     unconfirmed: Option<UnconfirmedImport>,
     /// When it is rolled back, by the monotonic clock.
     deadline: Option<Instant>,
@@ -98,15 +104,29 @@ impl Entries {
         let deadline = unconfirmed.as_ref().map(UnconfirmedImport::deadline);
         let lapsed = Lapsed::default();
         let file = FileId::of(store.path()).unwrap_or_default();
-        let map_so_far = Map::new();
-        let mut entries =
-            Self { map: map_so_far, store, file, counts, ends, lapsed, unconfirmed, deadline };
+        let sessions = Sessions::of(store.sessions()?);
+        let mut entries = Self {
+            map: Map::new(),
+            store,
+            file,
+            counts,
+            ends,
+            lapsed,
+            sessions,
+            unconfirmed,
+            deadline,
+        };
         map.into_iter().for_each(|(prefix, entry)| entries.set(prefix, Some(entry)));
         Ok(entries)
     }
 
     pub fn map(&self) -> &Map {
         &self.map
+    }
+
+    /// What overrides the policy files now. Cheap, however much there is.
+    pub fn overrides(&self) -> Overrides {
+        Overrides { entries: self.map.clone(), sessions: self.sessions.owners().clone() }
     }
 
     pub fn store(&self) -> &Store {
@@ -171,29 +191,46 @@ impl Entries {
         groups.filter(|(group, count)| *count > 0 && policy.group(group).is_none())
     }
 
-    /// Every entry in force, as `opb subscriber list` shows it; `files` is the policy without
-    /// entries.
+    /// Every entry in force and every address of a session, as `opb subscriber list` shows them;
+    /// `files` is the policy without entries.
     pub fn rows(&self, files: &Policy) -> Vec<Row> {
         let in_force = self.map.iter().filter(|(prefix, _)| !self.lapsed.holds(**prefix));
-        in_force.map(|(&prefix, entry)| Row::new(prefix, entry, files)).collect()
+        let operators = in_force.map(|(&prefix, entry)| {
+            let row = Row::new(prefix, entry, files);
+            let session = self.sessions.owners().get(&prefix).filter(|it| it.applies_to(files));
+            match session {
+                Some(session) => Row { overrides: Some(session.reason().to_string()), ..row },
+                None => row,
+            }
+        });
+        let mut rows: Vec<_> =
+            operators.chain(self.session_rows(files, Timestamp::now())).collect();
+        rows.sort_by_key(|row| row.prefix);
+        rows
     }
 }
 
 impl Row {
     fn new(prefix: Prefix, entry: &Entry, files: &Policy) -> Self {
         let Entry { group, reason, until, created, by } = entry.clone();
-        let overrides = files.owner(prefix).map(|owner| match owner {
-            Owner::Group(index) => format!("group {}", files.groups[index].name),
-            Owner::Exemption(index) => match &files.exemptions[index].reason {
-                Some(reason) => format!("exemption ({reason})"),
-                None => "exemption".to_owned(),
-            },
-        });
+        let overrides = rule_of_files(prefix, files);
         let unknown = group.as_deref().filter(|_| !entry.applies_to(files));
         let orphaned = unknown.map(|group| format!("the policy has no group `{group}`"));
         let exempt = group.is_none();
-        Self { prefix, group, exempt, reason, until, created, by, overrides, orphaned }
+        let session = None;
+        Self { prefix, group, exempt, reason, until, created, by, overrides, orphaned, session }
     }
+}
+
+/// The rule of the policy files for exactly this prefix.
+fn rule_of_files(prefix: Prefix, files: &Policy) -> Option<String> {
+    files.owner(prefix).map(|owner| match owner {
+        Owner::Group(index) => format!("group {}", files.groups[index].name),
+        Owner::Exemption(index) => match &files.exemptions[index].reason {
+            Some(reason) => format!("exemption ({reason})"),
+            None => "exemption".to_owned(),
+        },
+    })
 }
 
 #[cfg(test)]

@@ -4,17 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{Entry, Map};
+use super::overrides::{Override, Overrides};
 use crate::policy::{Exemption, Owner, Policy, Prefix};
 
-/// Turns the policy of the files into the policy in force: an entry replaces what the files say
-/// about exactly the same prefix. Expired entries, and entries of groups that the policy does not
+/// Turns the policy of the files into the policy in force: an override replaces what the files say
+/// about exactly the same prefix. Expired entries, and those of groups that the policy does not
 /// have, change nothing.
-pub fn overlay(policy: &mut Policy, entries: &Map, now: Timestamp) {
-    let in_force: Vec<(Prefix, &Entry)> = (entries.iter())
-        .filter(|(_, entry)| entry.in_force(now) && entry.applies_to(policy))
-        .map(|(&prefix, entry)| (prefix, entry))
-        .collect();
+pub fn overlay(policy: &mut Policy, overrides: &Overrides, now: Timestamp) {
+    let in_force = overrides.all(policy, now);
     if in_force.is_empty() {
         return;
     }
@@ -22,15 +19,10 @@ pub fn overlay(policy: &mut Policy, entries: &Map, now: Timestamp) {
         remove(&mut group.prefixes, |&prefix| prefix, &in_force);
     }
     remove(&mut policy.exemptions, |exemption| exemption.prefix, &in_force);
-    for (prefix, entry) in in_force {
-        let index = entry.group.as_deref().and_then(|name| policy.group(name));
-        match index {
+    for (prefix, Override { group, reason, until }) in in_force {
+        match group.and_then(|name| policy.group(&name)) {
             Some(index) => policy.groups[index].prefixes.push(prefix),
-            None => policy.exemptions.push(Exemption {
-                prefix,
-                reason: entry.reason.clone(),
-                until: entry.until,
-            }),
+            None => policy.exemptions.push(Exemption { prefix, reason, until }),
         }
     }
     // Stable sorts, which merge two sorted runs in linear time.
@@ -39,8 +31,8 @@ pub fn overlay(policy: &mut Policy, entries: &Map, now: Timestamp) {
 }
 
 /// Removes the items whose prefix is in `entries`. Both are sorted, so one pass suffices.
-fn remove<T>(list: &mut Vec<T>, prefix: impl Fn(&T) -> Prefix, entries: &[(Prefix, &Entry)]) {
-    let mut entries = entries.iter().map(|&(prefix, _)| prefix).peekable();
+fn remove<T>(list: &mut Vec<T>, prefix: impl Fn(&T) -> Prefix, entries: &[(Prefix, Override)]) {
+    let mut entries = entries.iter().map(|(prefix, _)| *prefix).peekable();
     list.retain(|item| {
         let prefix = prefix(item);
         while entries.next_if(|&entry| entry < prefix).is_some() {}
@@ -55,7 +47,7 @@ fn remove<T>(list: &mut Vec<T>, prefix: impl Fn(&T) -> Prefix, entries: &[(Prefi
 pub fn follow(
     policy: &mut Policy,
     files: &Policy,
-    entries: &Map,
+    overrides: &Overrides,
     changed: &BTreeSet<Prefix>,
     now: Timestamp,
 ) -> Vec<Prefix> {
@@ -63,7 +55,7 @@ pub fn follow(
     let mut exemptions: Vec<(Prefix, Option<Exemption>)> = Vec::new();
     let mut moved = Vec::new();
     for &prefix in changed {
-        let (before, after) = (policy.owner(prefix), Holder::of(prefix, files, entries, now));
+        let (before, after) = (policy.owner(prefix), Holder::of(prefix, files, overrides, now));
         match (before, &after) {
             (None, Holder::Nobody) => continue,
             (Some(Owner::Group(old)), Holder::Group(new)) if old == *new => continue,
@@ -98,15 +90,11 @@ enum Holder {
 }
 
 impl Holder {
-    fn of(prefix: Prefix, files: &Policy, entries: &Map, now: Timestamp) -> Self {
-        let entry = entries.get(&prefix);
-        if let Some(entry) = entry.filter(|it| it.in_force(now) && it.applies_to(files)) {
-            let Entry { group, reason, until, .. } = entry;
-            return match group.as_deref().and_then(|name| files.group(name)) {
+    fn of(prefix: Prefix, files: &Policy, overrides: &Overrides, now: Timestamp) -> Self {
+        if let Some(Override { group, reason, until }) = overrides.of(prefix, files, now) {
+            return match group.and_then(|name| files.group(&name)) {
                 Some(index) => Self::Group(index),
-                None => {
-                    Self::Exemption(Exemption { prefix, reason: reason.clone(), until: *until })
-                }
+                None => Self::Exemption(Exemption { prefix, reason, until }),
             };
         }
         match files.owner(prefix) {

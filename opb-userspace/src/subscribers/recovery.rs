@@ -10,7 +10,10 @@ use std::{
 };
 
 use nix::errno::Errno;
-use redb::{Database, StorageBackend as _, backends::InMemoryBackend};
+use redb::{
+    Database, StorageBackend as _,
+    backends::{FileBackend, InMemoryBackend},
+};
 
 use super::{
     Batch, Changes, Entries, Error, Map, Store, UnconfirmedImport,
@@ -60,6 +63,16 @@ impl Store {
         store.break_with(&error);
         Ok(store)
     }
+}
+
+/// Opens the database file, or makes it.
+pub(super) fn open_file(path: &Path) -> Result<Database, Error> {
+    let opened = FileBackend::new(private::file(path)?)
+        .and_then(|file| Database::builder().create_with_backend(file));
+    opened.map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: path.into() },
+        error => Error::Database { path: path.into(), source: Box::new(error.into()) },
+    })
 }
 
 /// Device and inode of a file.
@@ -123,8 +136,11 @@ impl Entries {
     /// Opens the store again, and restores the content of the memory: every acknowledged change,
     /// and no refused one.
     pub fn recover(&mut self) -> Result<(), Error> {
-        let Self { store, map, unconfirmed, .. } = self;
-        store.reopen(|store| restore(store, map, unconfirmed.as_ref()))?;
+        let Self { store, map, sessions, unconfirmed, .. } = self;
+        store.reopen(|store| {
+            restore(store, map, unconfirmed.as_ref())?;
+            store.restore_sessions(sessions)
+        })?;
         self.file = FileId::of(self.store.path()).unwrap_or_default();
         Ok(())
     }

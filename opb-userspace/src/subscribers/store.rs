@@ -12,13 +12,14 @@ use std::{
 use nix::sys::statvfs::{FsFlags, statvfs};
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
-    backends::FileBackend,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Changes, Entry, Map,
     mark::{Mark, State},
+    recovery::open_file,
+    sessions::store::SESSIONS,
     shared::Shared,
     unconfirmed::{Batch, Step, UnconfirmedImport},
 };
@@ -190,6 +191,7 @@ impl Store {
             let entries = transaction.open_table(ENTRIES)?.len()?;
             transaction.open_table(UNCONFIRMED)?;
             transaction.open_table(HOSTS)?;
+            transaction.open_table(SESSIONS)?;
             let mut meta = transaction.open_table(META)?;
             let found = meta.get("version")?.map(|version| version.value());
             let sequence = meta.get(SEQUENCE)?.map_or(0, |sequence| sequence.value());
@@ -333,7 +335,10 @@ impl Store {
     }
 
     /// All keys and values of a table, in order.
-    fn pairs(&self, table: TableDefinition<'_, &[u8], &[u8]>) -> Result<Vec<[Vec<u8>; 2]>, Error> {
+    pub(super) fn pairs(
+        &self,
+        table: TableDefinition<'_, &[u8], &[u8]>,
+    ) -> Result<Vec<[Vec<u8>; 2]>, Error> {
         self.read(|transaction| {
             let table = transaction.open_table(table)?;
             let pairs = table.iter()?.map(|pair| {
@@ -357,7 +362,7 @@ impl Store {
     }
 
     /// One transaction. redb's default durability: on disk before `commit` returns.
-    fn write<T>(
+    pub(super) fn write<T>(
         &self,
         work: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, Error> {
@@ -397,19 +402,10 @@ impl Store {
         Error::Database { path: self.path.clone(), source: Box::new(error) }
     }
 
-    fn parse<T: DeserializeOwned>(&self, text: &[u8]) -> Result<T, Error> {
+    pub(super) fn parse<T: DeserializeOwned>(&self, text: &[u8]) -> Result<T, Error> {
         serde_json::from_slice(text)
             .map_err(|source| Error::Content { path: self.path.clone(), source })
     }
-}
-
-fn open_file(path: &Path) -> Result<Database, Error> {
-    let opened = FileBackend::new(private::file(path)?)
-        .and_then(|file| Database::builder().create_with_backend(file));
-    opened.map_err(|error| match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: path.into() },
-        error => Error::Database { path: path.into(), source: Box::new(error.into()) },
-    })
 }
 
 /// Counts the transaction, and the entries after it.
@@ -442,7 +438,7 @@ fn optional<T>(
     changes.iter().map(|(prefix, value)| (prefix, value.as_ref()))
 }
 
-fn json(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_else(|error| unreachable!("plain values: {error}"))
 }
 

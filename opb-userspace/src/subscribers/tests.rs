@@ -79,7 +79,7 @@ fn an_entry_takes_the_place_of_the_very_same_prefix_only() {
         (prefix("198.51.100.1/32"), entry(Some("gone"), None)),
         (prefix("198.51.100.2/32"), entry(None, Some(now))),
     ]);
-    overlay(&mut policy, &entries, now);
+    overlay(&mut policy, &entries.clone().into(), now);
     let owner = |text: &str| policy.longest_match(text.parse().expect("an address"), now);
     let (a, b) = (Owner::Group(0), Owner::Group(1));
     assert_eq!(owner("203.0.113.1"), Some((prefix("203.0.113.0/24"), b)));
@@ -115,9 +115,9 @@ fn following_equals_laying_over() {
                 }
             }
             let before = followed.clone();
-            let moved = follow(&mut followed, &files, &entries, &changed, now);
+            let moved = follow(&mut followed, &files, &entries.clone().into(), &changed, now);
             let mut laid = files.clone();
-            overlay(&mut laid, &entries, now);
+            overlay(&mut laid, &entries.clone().into(), now);
             assert_eq!((&followed.groups, &followed.exemptions), (&laid.groups, &laid.exemptions));
             for prefix in changed {
                 let kind = |policy: &Policy| {

@@ -1,5 +1,7 @@
 //! Metrics for Prometheus. docs/metrics.md lists them.
 
+mod sessions;
+
 use prometheus::{
     Encoder as _, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -22,9 +24,12 @@ pub fn render(status: &Status, totals: &Totals) -> Result<String, prometheus::Er
     page.checks(status)?;
     page.refused(totals)?;
     page.relays(status)?;
+    page.sessions(status, totals.radius.as_deref())?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&page.registry.gather(), &mut text)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    text.extend(totals.radius.as_deref().map(sessions::latencies));
+    Ok(text)
 }
 
 struct Metrics {

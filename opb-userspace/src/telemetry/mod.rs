@@ -47,6 +47,7 @@ use crate::{
     image::GroupIds,
     kernel::{CounterRow, Statistics},
     node::Observe,
+    radius::statistics as radius,
 };
 
 /// All telemetry of the daemon.
@@ -105,6 +106,8 @@ pub struct Totals {
     pub unwritten: u64,
     /// Refused connections and requests: listener, reason, count.
     pub refused: Vec<(&'static str, &'static str, u64)>,
+    /// Packets of the accounting listener, if there is one.
+    pub radius: Option<Arc<radius::Statistics>>,
 }
 
 impl Telemetry {

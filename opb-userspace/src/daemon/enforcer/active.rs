@@ -89,7 +89,7 @@ impl Active {
             None => (GroupIds::default(), 0),
         };
         let ids = group_ids::with_room(&ids, files, files, entries);
-        let run_time = RunTime { entries: entries.map(), hosts };
+        let run_time = RunTime { entries: &entries.overrides(), hosts };
         let compiled = Compiled::new(files, run_time, &ids, generation + 1, Timestamp::now())
             .map_err(LoadError::from)?;
         if adoption.is_none() {
@@ -174,7 +174,7 @@ impl Active {
     /// others was refused.
     pub(super) fn revert(&mut self, sources: Sources<'_>, changed: &BTreeSet<Prefix>) {
         let Sources { files, entries, .. } = sources;
-        self.compiled.follow(files, entries.map(), changed, Timestamp::now());
+        self.compiled.follow(files, &entries.overrides(), changed, Timestamp::now());
     }
 
     /// For the next generation.
@@ -183,7 +183,7 @@ impl Active {
         let image = self.image();
         Order {
             files: Arc::clone(files),
-            entries: entries.map().clone(),
+            entries: entries.overrides(),
             hosts: hosts.clone(),
             ids: group_ids::with_room(image.group_ids(), files, &self.compiled.policy, entries),
             generation: image.generation() + 1,
@@ -212,7 +212,7 @@ impl Active {
         };
         let Built { mut compiled, staged } = built;
         let Sources { files, entries, .. } = sources;
-        let moved = compiled.follow(files, entries.map(), &later, Timestamp::now());
+        let moved = compiled.follow(files, &entries.overrides(), &later, Timestamp::now());
         let overlay = if moved.is_empty() {
             None
         } else {
@@ -260,7 +260,7 @@ impl Active {
             return self.renew(kernel, sources).map(|()| Changed::Yes);
         }
         let Sources { files, entries, .. } = sources;
-        let moved = self.compiled.follow(files, entries.map(), changed, now);
+        let moved = self.compiled.follow(files, &entries.overrides(), changed, now);
         if moved.is_empty() {
             return Ok(Changed::No);
         }

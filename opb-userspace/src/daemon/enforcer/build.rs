@@ -12,14 +12,14 @@ use crate::{
     kernel::{self, Kernel, Staged},
     policy::Policy,
     relays::Hosts,
-    subscribers,
+    subscribers::Overrides,
 };
 
 /// Everything that an image is made from, at one moment. Cheap to make, however large the policy
 /// is.
 pub(in crate::daemon) struct Order {
     pub(super) files: Arc<Policy>,
-    pub(super) entries: subscribers::Map,
+    pub(super) entries: Overrides,
     pub(super) hosts: Hosts,
     pub(super) ids: GroupIds,
     pub(super) generation: u64,

@@ -30,6 +30,9 @@ use crate::{
     },
 };
 
+/// The most warnings about groups that sessions name.
+const MOST_WARNINGS: usize = 10;
+
 /// A request for changes, and where its answer goes.
 pub(in crate::daemon) struct Waiting {
     pub(in crate::daemon) request: Request,
@@ -161,11 +164,17 @@ impl Enforcer {
         EntriesStatus { count, orphaned: self.entries.orphaned(self.reloads.policy()) }
     }
 
-    /// Groups that run-time entries name and the policy lacks.
+    /// Groups that run-time entries or sessions name and the policy lacks.
     pub(super) fn entry_warnings(&self) -> impl Iterator<Item = String> {
-        self.entries.unknown_groups(self.reloads.policy()).into_iter().map(|group| {
+        let files = self.reloads.policy();
+        let entries = self.entries.unknown_groups(files).into_iter().map(|group| {
             format!("run-time entries name group `{group}`, which the policy does not have: they do nothing")
-        })
+        });
+        let sessions = self.entries.sessions().unknown_groups(files).into_iter().map(|group| {
+            format!("sessions name group `{group}`, which the policy does not have: the rules of the files hold for them")
+        });
+        // A server of accounting may name any number of groups.
+        entries.chain(sessions.take(MOST_WARNINGS))
     }
 
     /// Says in an explanation that its prefix comes from a run-time entry.
@@ -178,11 +187,19 @@ impl Enforcer {
         let entry = found.and_then(|(prefix, _)| self.entries.map().get(&prefix));
         // In a tunnel, the first line of the chain is about the tunnel.
         let Some(line) = explained.chain.get_mut(usize::from(in_tunnel)) else { return };
-        let Some(entry) = entry else { return };
         // The policy lost the group of the entry, or the entry has expired: it does not apply.
-        if !entry.applies_to(self.reloads.policy()) || !entry.in_force(Timestamp::now()) {
+        let files = self.reloads.policy();
+        let entry = entry.filter(|it| it.applies_to(files) && it.in_force(Timestamp::now()));
+        let Some(entry) = entry else {
+            let session =
+                found.and_then(|(prefix, _)| self.entries.sessions().owners().get(&prefix));
+            // The chain gives the reason of an exemption, which names the session.
+            if let Some(session) = session.filter(|it| it.group().is_some() && it.applies_to(files))
+            {
+                line.push_str(&format!(", {}", session.reason()));
+            }
             return;
-        }
+        };
         let Who { uid, user, .. } = &*entry.by;
         let user = user.clone().unwrap_or_else(|| format!("user {uid}"));
         line.push_str(&format!(", a run-time entry by {user}"));

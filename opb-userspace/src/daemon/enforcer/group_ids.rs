@@ -14,7 +14,8 @@ pub(super) fn with_room(
     entries: &Entries,
 ) -> GroupIds {
     let wanted: BTreeSet<_> = files.groups.iter().map(|group| group.name.as_str()).collect();
-    let waited_for = entries.unknown_groups(files);
+    let mut waited_for = entries.unknown_groups(files);
+    waited_for.extend(entries.sessions().unknown_groups(files));
     let mut ids = ids.clone();
     ids.make_room(&wanted, |name| {
         u8::from(in_force.group(name).is_some()) + 2 * u8::from(waited_for.contains(name))

@@ -65,6 +65,7 @@ impl Enforcer {
             interfaces: self.coverage.status(),
             detachments: self.coverage.detachments(),
             entries: self.entries_status(),
+            sessions: self.entries.sessions().status(self.reloads.policy()),
             store: self.store.status(),
             hosts: self.hosts.status(policy),
             // Added where a status is shown; the enforcer does not know them.
