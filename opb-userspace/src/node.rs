@@ -17,7 +17,10 @@ pub use observe::{Addresses, EventLog, Observe, Suspect, Webhook};
 pub use recognise::{is_node_file, pins_line};
 pub use sessions::{Client, GroupAttribute, Radius};
 
-use crate::document::{Decoder, Diagnostics, Fields, Form, Report, Source, Spot, Value, YamlNode};
+use crate::document::{
+    Decoder, Diagnostics, Fields, Form, NODE_KEYS, POLICY_KEYS, Report, Source, Spot, Value,
+    YamlNode,
+};
 use crate::files::{Limits, NODE_FILE};
 use crate::period::Period;
 
@@ -133,11 +136,6 @@ impl Config {
         self.interfaces.iter().find(exact).or_else(|| self.interfaces.iter().find(fits))
     }
 }
-
-/// Keys that every node file has, and that no policy file has.
-pub(crate) const NODE_KEYS: &[&str] = &["interfaces", "policy"];
-/// Keys of policy files.
-pub(crate) const POLICY_KEYS: &[&str] = &["groups", "relays", "exemptions", "softwires"];
 
 fn read(report: &mut Report, path: &Path) -> Option<Config> {
     let (file, text) = report.read(path, Form::Yaml)?;

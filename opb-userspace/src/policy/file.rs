@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use jiff::civil;
 
-use crate::node::{NODE_KEYS, POLICY_KEYS};
-
 use super::model::{Action, Downstream, Matching, Policy};
 use super::nat64;
 use super::prefix::Prefix;
 use crate::document::{
-    Decoder, Entries, FileId, Form, Report, Spot, Value, YamlNode, visible_entry,
+    Decoder, Entries, FileId, Form, NODE_KEYS, POLICY_KEYS, Report, Spot, Value, YamlNode,
+    visible_entry,
 };
 
 /// The entries of the files read so far.
