@@ -20,6 +20,7 @@ pub use sessions::{Client, GroupAttribute, Radius};
 use crate::document::{Decoder, Diagnostics, Fields, Form, Report, Source, Spot, Value, YamlNode};
 use crate::files::{Limits, NODE_FILE};
 use crate::period::Period;
+use crate::policy::{NODE_KEYS, POLICY_KEYS};
 
 /// Where the pins are unless the node file says otherwise.
 pub const DEFAULT_PINS: &str = "/sys/fs/bpf/opb";
@@ -133,11 +134,6 @@ impl Config {
         self.interfaces.iter().find(exact).or_else(|| self.interfaces.iter().find(fits))
     }
 }
-
-/// Keys that every node file has, and that no policy file has.
-pub(crate) const NODE_KEYS: &[&str] = &["interfaces", "policy"];
-/// Keys of policy files.
-pub(crate) const POLICY_KEYS: &[&str] = &["groups", "relays", "exemptions", "softwires"];
 
 fn read(report: &mut Report, path: &Path) -> Option<Config> {
     let (file, text) = report.read(path, Form::Yaml)?;

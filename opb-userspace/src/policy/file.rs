@@ -7,14 +7,17 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use jiff::civil;
 
-use crate::node::{NODE_KEYS, POLICY_KEYS};
-
 use super::model::{Action, Downstream, Matching, Policy};
 use super::nat64;
 use super::prefix::Prefix;
 use crate::document::{
     Decoder, Entries, FileId, Form, Report, Spot, Value, YamlNode, visible_entry,
 };
+
+/// Keys that every node file has, and that no policy file has.
+pub(crate) const NODE_KEYS: &[&str] = &["interfaces", "policy"];
+/// Keys of policy files.
+pub(crate) const POLICY_KEYS: &[&str] = &["groups", "relays", "exemptions", "softwires"];
 
 /// The entries of the files read so far.
 #[derive(Default)]
