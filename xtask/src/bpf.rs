@@ -46,14 +46,19 @@ pub(crate) fn cargo(subcommand: &str, package: &str, triple: &str, arch: &str) -
 
     cmd.args(["--release", "--package", package, "--bin", package, "--target", triple]);
     cmd.env(format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_")), linker);
-    // BTF comes out of the debug information. This also replaces the flags of the host build.
-    let flags = [
-        &format!("--cfg=bpf_target_arch=\"{arch}\""),
+    // BTF comes out of the debug information. This also replaces the flags of the host build, except those that make
+    // an object independent of the directory in which it is built.
+    let outer = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let mut flags: Vec<&str> =
+        outer.split('\x1f').filter(|flag| flag.starts_with("--remap-path-prefix=")).collect();
+    let arch = format!("--cfg=bpf_target_arch=\"{arch}\"");
+    flags.extend([
+        &arch,
         "-Cdebuginfo=2",
         "-Clink-arg=--btf",
         // Linux 6.1 takes a loop only if its back edge is a jump; block placement likes to fall into the head of a loop.
         "-Clink-arg=--llvm-args=-disable-block-placement",
-    ];
+    ]);
     cmd.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     // Under `cargo clippy` or a coverage tool these are theirs, meant for the host.
     cmd.env_remove("RUSTC_WRAPPER").env_remove("RUSTC_WORKSPACE_WRAPPER");

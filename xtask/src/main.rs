@@ -10,6 +10,7 @@ mod bpf;
 mod build;
 mod cost;
 mod demo;
+mod dist;
 mod exec;
 mod faults;
 mod fuzz;
@@ -34,6 +35,8 @@ enum Task {
     Setup,
     /// Builds the release binary, BPF object inside
     Build,
+    /// Builds what is shipped: Debian packages, tarball, list of components, sums and a signature
+    Dist(dist::Args),
     /// Formatting, clippy on host and BPF target, undeclared tests
     Lint,
     /// Runs the test lanes, all of them by default
@@ -70,6 +73,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Setup => setup::all(),
         Task::Build => build::run().map(drop),
+        Task::Dist(args) => dist::run(&args),
         Task::Lint => lint::run(),
         Task::Test(args) => test::run(args),
         Task::Vm(args) => vm::run(args),

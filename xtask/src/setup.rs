@@ -84,6 +84,15 @@ const VM: &[&str] = &[
     "nftables",
 ];
 
+/// Packages for `cargo xtask dist`.
+const DIST: &[&str] = &[
+    // strips the program and keeps its symbols
+    "binutils", // the packages that the program depends on
+    "dpkg-dev", // signs the sums
+    "openssl",  // looks at the packages
+    "lintian",
+];
+
 /// Packages for the benchmarks: what opb is measured against, and what makes traffic.
 const BENCH: &[&str] = &[
     // sets of intervals at the netdev hook
@@ -155,6 +164,14 @@ pub(crate) fn vm() -> Result<()> {
         bail!("virtual machines boot Debian's kernel packages, and this is not a Debian system");
     }
     install(&missing(VM)).context("cannot prepare virtual machines")
+}
+
+/// What `cargo xtask dist` needs beside what it takes to build.
+pub(crate) fn dist() -> Result<()> {
+    if !has_dpkg() {
+        bail!("Debian packages are made by Debian's tools, and this is not a Debian system");
+    }
+    install(&missing(DIST)).context("cannot prepare for packages")
 }
 
 /// What `cargo xtask bench` needs beside the lab.
