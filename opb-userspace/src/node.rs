@@ -23,6 +23,7 @@ use crate::document::{
 };
 use crate::files::{Limits, NODE_FILE};
 use crate::period::Period;
+use crate::policy::{NODE_KEYS, POLICY_KEYS};
 
 /// Where the pins are unless the node file says otherwise.
 pub const DEFAULT_PINS: &str = "/sys/fs/bpf/opb";

@@ -98,21 +98,18 @@ fn chains_that_jump_in_a_circle_end() {
 fn many_rules_about_many_addresses_end() {
     use std::fmt::Write as _;
     let mut text = String::from("ip access-list extended MAIL\n");
-    for at in 0..30_000u32 {
+    for at in 0..6000u32 {
         let (net, host) = (at % 4000 / 256, at % 256);
         let action = if at % 2 == 0 { "permit" } else { "deny" };
         let _ = writeln!(text, " {action} tcp host 10.0.{net}.{host} host 192.0.2.{host} eq 25");
         let _ = writeln!(text, " {action} tcp any host 198.18.{net}.{host} eq 25");
     }
-    assert!(
-        error(Format::Ios, text.as_bytes())
-            .starts_with("the rules are too complex: too many groups")
-    );
+    assert!(error(Format::Ios, text.as_bytes()).starts_with("the rules are too complex: too many"));
 }
 
 #[test]
 fn text_of_the_source_stays_a_comment() {
-    let evil = "name\u{1b}[2J\u{2028}groups:";
+    let evil = "name\u{1b}[2J\u{202e}groups:";
     let text = format!(
         "ip access-list extended {evil}\n deny tcp any any eq 25 \u{85}\u{2028}exemptions: {evil}\n deny tcp any any eq 25\n"
     );

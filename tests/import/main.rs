@@ -57,7 +57,7 @@ impl Compiled {
             outer_src: None,
             outer_dst: None,
         };
-        let answer = explain(&query, &self.image, None, &self.policy, Timestamp::now());
+        let answer = explain(&query, &self.image, None, &self.policy, &[], Timestamp::now());
         answer.expect("two addresses of one family").verdict
     }
 

@@ -47,8 +47,6 @@ enum Target {
     Store,
     /// Messages of the kernel
     Netlink,
-    /// Rules of other filters
-    Import,
     /// Accounting requests
     Radius,
 }
@@ -64,7 +62,6 @@ impl Target {
             Self::Dns => "dns",
             Self::Store => "store",
             Self::Netlink => "netlink",
-            Self::Import => "import",
             Self::Radius => "radius",
         }
     }
@@ -189,14 +186,6 @@ fn seed(target: Target, corpus: &Path) -> Result<()> {
                 [(16 + body.len() as u32).to_ne_bytes(), [16, 0, 2, 0], [1, 0, 0, 0], [0; 4]];
             write("link", &[header.concat(), body].concat())?;
         }
-        Target::Import => {
-            // The first byte leaves the format to its detection.
-            let directory = root().join("tests/fixtures/import");
-            for (number, file) in files(&directory)?.iter().enumerate() {
-                write(&format!("{number}"), &[&[7], fs::read(file)?.as_slice()].concat())?;
-            }
-            write("nft-json", &[&[7], RULESET].concat())?;
-        }
     }
     Ok(())
 }
@@ -209,9 +198,6 @@ const START: &[u8] = b"\x04\x01\x00\x43\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
 
 /// RFC 1035: `mx.` has the address 192.0.2.25 for 60 seconds.
 const ANSWER: &[u8] = b"\x12\x34\x81\x80\0\x01\0\x01\0\0\0\0\x02mx\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x19";
-
-/// `nft -j list ruleset`, shortened.
-const RULESET: &[u8] = br#"{"nftables":[{"set":{"family":"ip","name":"r","table":"t","type":"ipv4_addr","elem":["192.0.2.1",{"prefix":{"addr":"198.51.100.0","len":24}},{"range":["10.0.0.1","10.0.0.9"]}]}},{"chain":{"family":"ip","table":"t","name":"c","type":"filter","hook":"forward","policy":"accept"}},{"chain":{"family":"ip","table":"t","name":"d"}},{"rule":{"family":"ip","table":"t","chain":"c","handle":1,"expr":[{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":25}},{"jump":{"target":"d"}}]}},{"rule":{"family":"ip","table":"t","chain":"d","handle":2,"expr":[{"match":{"op":"!=","left":{"payload":{"protocol":"ip","field":"daddr"}},"right":"@r"}},{"drop":null}]}}]}"#;
 
 /// All files below `directory`.
 fn files(directory: &Path) -> Result<Vec<std::path::PathBuf>> {

@@ -15,6 +15,11 @@ use crate::document::{
     visible_entry,
 };
 
+/// Keys that every node file has, and that no policy file has.
+pub(crate) const NODE_KEYS: &[&str] = &["interfaces", "policy"];
+/// Keys of policy files.
+pub(crate) const POLICY_KEYS: &[&str] = &["groups", "relays", "exemptions", "softwires"];
+
 /// The entries of the files read so far.
 #[derive(Default)]
 pub(super) struct Draft {

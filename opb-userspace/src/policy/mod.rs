@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+pub(crate) use file::{NODE_KEYS, POLICY_KEYS};
 pub use model::{
     Action, Downstream, Exemption, Group, Matching, Owner, Policy, RelaySet, Softwire, Summary,
 };
