@@ -17,10 +17,7 @@ pub use observe::{Addresses, EventLog, Observe, Suspect, Webhook};
 pub use recognise::{is_node_file, pins_line};
 pub use sessions::{Client, GroupAttribute, Radius};
 
-use crate::document::{
-    Decoder, Diagnostics, Fields, Form, NODE_KEYS, POLICY_KEYS, Report, Source, Spot, Value,
-    YamlNode,
-};
+use crate::document::{Decoder, Diagnostics, Fields, Form, Report, Source, Spot, Value, YamlNode};
 use crate::files::{Limits, NODE_FILE};
 use crate::period::Period;
 use crate::policy::{NODE_KEYS, POLICY_KEYS};

@@ -3,8 +3,7 @@
 //! [`yaml`] turns text into a tree whose scalars can be found again, [`decode`] turns the tree into
 //! typed values, [`source`] reads the files of one load and collects their problems, and
 //! [`diagnostics`] is the result: problems with file, line and column. Policy and node files are
-//! both read this way; which keys they have is the business of `policy` and `node`, but for those
-//! that tell the two kinds apart.
+//! both read this way; which keys they have is the business of `policy` and `node`.
 
 mod decode;
 mod diagnostics;
@@ -17,8 +16,3 @@ pub use source::{Form, Source};
 pub(crate) use decode::{Decoder, Entries, Fields, did_you_mean};
 pub(crate) use source::{FileId, Report, Spot, visible_entry};
 pub(crate) use yaml::{Value, YamlNode, parse};
-
-/// Keys that every node file has, and that no policy file has.
-pub(crate) const NODE_KEYS: &[&str] = &["interfaces", "policy"];
-/// Keys of policy files.
-pub(crate) const POLICY_KEYS: &[&str] = &["groups", "relays", "exemptions", "softwires"];

@@ -11,8 +11,7 @@ use super::model::{Action, Downstream, Matching, Policy};
 use super::nat64;
 use super::prefix::Prefix;
 use crate::document::{
-    Decoder, Entries, FileId, Form, NODE_KEYS, POLICY_KEYS, Report, Spot, Value, YamlNode,
-    visible_entry,
+    Decoder, Entries, FileId, Form, Report, Spot, Value, YamlNode, visible_entry,
 };
 
 /// Keys that every node file has, and that no policy file has.
