@@ -66,7 +66,7 @@ fn a_node_from_its_first_day_to_its_last() -> Result<()> {
     let Output { stdout, .. } = node.opb(&["doctor"])?;
     // That tags are taken out, that it is a veth, and where it is so, that there is no TCX.
     let notes = if release::has_tcx()? { 2 } else { 3 };
-    let summary = format!("11 checks: problems: 0, accepted: 0, notes: {notes}\n");
+    let summary = format!("12 checks: problems: 0, accepted: 0, notes: {notes}\n");
     ensure!(stdout.ends_with(&summary), "{stdout}");
     ensure!(stdout.contains("note (rx-vlan): access: rx-vlan-offload is on"), "{stdout}");
 
