@@ -63,10 +63,13 @@ fn a_bypass_is_loud_and_ends_by_itself() -> Result<()> {
     let took = start.elapsed();
     assert!(took >= Duration::from_secs(8) && took < Duration::from_secs(12), "{took:?}");
     assert!(!all_pass(&ends)?);
-    let events = node.rows(&["events", "--json"])?;
-    let outcomes: Vec<_> = (events.iter().filter(|event| event["action"] == "bypass"))
-        .filter_map(|event| event["outcome"].as_str())
-        .collect();
+    // The daemon looks every second.
+    let outcomes = node.wait("the event of the end", || {
+        let events = node.rows(&["events", "--json"])?;
+        let ours = events.iter().filter(|event| event["action"] == "bypass");
+        let outcomes = ours.filter_map(|event| event["outcome"].as_str().map(str::to_owned));
+        Ok(Some(outcomes.collect::<Vec<_>>()).filter(|outcomes| outcomes.len() > 1))
+    })?;
     assert!(outcomes[0].starts_with("all groups until ") && outcomes[0].ends_with("relay is down"));
     assert_eq!(outcomes[1..], ["over for all groups"]);
     assert!(node.said().contains(expected) && node.said().contains("has ended"), "{}", node.said());

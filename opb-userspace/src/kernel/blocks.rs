@@ -52,19 +52,26 @@ impl Blocks {
         sys::open_map(id).map_err(|_| Error::path("open", self.path(id))(error))
     }
 
-    /// A block that is held.
-    pub(super) fn get(&self, id: u32) -> Result<&OwnedFd, Error> {
-        let missing = || io::Error::from(io::ErrorKind::NotFound);
-        self.held.get(&id).ok_or_else(|| Error::path("open", self.path(id))(missing()))
+    /// A block that is in force.
+    pub(super) fn get(&self, id: u32) -> Result<OwnedFd, Error> {
+        match self.held.get(&id) {
+            Some(map) => map.try_clone().map_err(Error::call("a descriptor")),
+            None => self.find(id),
+        }
     }
 
     /// Holds and pins a block, before it comes into force. If it cannot be pinned, that is tried
     /// again later: the policy matters more.
     pub(super) fn hold(&mut self, map: BorrowedFd<'_>) -> Result<(), Error> {
         let id = sys::map_id(map).map_err(Error::call("to say the number of a map"))?;
-        let map = map.try_clone_to_owned().map_err(Error::call("a descriptor"))?;
-        self.held.insert(id, map);
-        self.pin_all();
+        match map.try_clone_to_owned() {
+            Ok(map) => {
+                self.held.insert(id, map);
+                self.pin_all();
+            }
+            // No descriptor is left to hold it by.
+            Err(_) => self.note(self.pin(id, map)),
+        }
         Ok(())
     }
 
@@ -89,8 +96,14 @@ impl Blocks {
     }
 
     fn pin_all(&mut self) {
+        let pinned = self.held.iter().map(|(id, map)| self.pin(*id, map.as_fd()));
+        // Each is tried, whatever the others do.
+        let result = pinned.fold(Ok(()), |result, one| result.and(one));
+        self.note(result);
+    }
+
+    fn note(&mut self, result: io::Result<()>) {
         let was_unpinned = self.is_unpinned;
-        let result = self.try_pin_all();
         self.is_unpinned = result.is_err();
         if let Err(error) = result
             && !was_unpinned
@@ -103,16 +116,11 @@ impl Blocks {
         }
     }
 
-    fn try_pin_all(&self) -> io::Result<()> {
+    fn pin(&self, id: u32, map: BorrowedFd<'_>) -> io::Result<()> {
         if !self.directory.exists() {
             fs::create_dir(&self.directory)?;
         }
-        for (id, map) in &self.held {
-            let path = self.path(*id);
-            if !path.exists() {
-                sys::pin(map.as_fd(), &path)?;
-            }
-        }
-        Ok(())
+        let path = self.path(id);
+        if path.exists() { Ok(()) } else { sys::pin(map, &path) }
     }
 }

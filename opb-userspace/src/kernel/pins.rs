@@ -224,12 +224,22 @@ fn make(pins: &Path, directory: &Path) -> Result<(), Error> {
 
 /// Makes a directory that is ours alone. Replaces what another user has put there, even repeatedly.
 fn own(path: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), Error> {
-    const ATTEMPTS: usize = 1000;
+    const ATTEMPTS: usize = 10_000;
+    const LOGGED: usize = 8;
     let mut attempts = 0;
     loop {
-        evict(path)?;
+        let evicted = evict(path)?;
         attempts += 1;
-        match private::directory(path, Access::default(), &is_ours) {
+        // At once: whoever was evicted may try to be first again.
+        let made = private::directory(path, Access::default(), &is_ours);
+        if let Some(Evicted { stranger, aside }) = evicted {
+            if attempts <= LOGGED {
+                tracing::warn!("{stranger}: it is {} now", aside.display());
+            }
+            // Succeeds only if it is an empty directory or a link.
+            drop(fs::remove_dir(&aside).or_else(|_| fs::remove_file(&aside)));
+        }
+        match made {
             Err(error) if attempts < ATTEMPTS && is_of_a_moment(&error) => {}
             result => return Ok(result?),
         }
@@ -245,12 +255,18 @@ fn is_of_a_moment(error: &private::Error) -> bool {
     }
 }
 
+/// What another user made where our directory belongs, and its new place.
+struct Evicted {
+    stranger: private::Error,
+    aside: PathBuf,
+}
+
 /// Renames what another user made where our directory belongs: it may be too deep to examine or to
 /// remove. If a filter is pinned in it, a daemon ran as that user: then this is an error.
-fn evict(path: &Path) -> Result<(), Error> {
+fn evict(path: &Path) -> Result<Option<Evicted>, Error> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) if !private::is_trusted(&found) => found,
-        _ => return Ok(()),
+        _ => return Ok(None),
     };
     let has_pins = match found.is_dir() {
         true => has_pins(path, LEVELS).map_err(Error::path("list", path))?,
@@ -264,15 +280,9 @@ fn evict(path: &Path) -> Result<(), Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let aside = path.with_file_name(format!("{name}-not-ours-{now}"));
     match fs::rename(path, &aside) {
-        Ok(()) => {
-            let stranger = private::foreign(path, &found);
-            tracing::warn!("{stranger}: it is {} now", aside.display());
-            // Succeeds only if it is an empty directory or a link.
-            drop(fs::remove_dir(&aside).or_else(|_| fs::remove_file(&aside)));
-            Ok(())
-        }
+        Ok(()) => Ok(Some(Evicted { stranger: private::foreign(path, &found), aside })),
         // Its owner removed it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::path("rename", path)(error)),
     }
 }

@@ -106,7 +106,7 @@ impl PolicyMaps {
     }
 
     /// The block at an index of one of the maps.
-    fn block(&self, maps: &MapOfMaps, index: u32) -> Result<Option<&OwnedFd>, Error> {
+    fn block(&self, maps: &MapOfMaps, index: u32) -> Result<Option<OwnedFd>, Error> {
         maps.found(index)?.map(|id| self.blocks.get(id)).transpose()
     }
 
