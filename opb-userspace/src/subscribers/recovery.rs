@@ -136,9 +136,12 @@ impl Entries {
     /// Opens the store again, and restores the content of the memory: every acknowledged change,
     /// and no refused one.
     pub fn recover(&mut self) -> Result<(), Error> {
-        let Self { store, map, sessions, unconfirmed, .. } = self;
+        let Self { store, map, sessions, forgets_sessions, unconfirmed, .. } = self;
         store.reopen(|store| {
             restore(store, map, unconfirmed.as_ref())?;
+            if *forgets_sessions {
+                return store.clear_sessions();
+            }
             store.restore_sessions(sessions)
         })?;
         self.file = FileId::of(self.store.path()).unwrap_or_default();
