@@ -67,7 +67,11 @@ pub fn open(path: &Path) -> Result<File, Error> {
 
 /// Reads a regular file of at most `limit` bytes.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
-    let file = open(path)?;
+    read_all(open(path)?, limit)
+}
+
+/// Reads the rest of a file that [`open`] has opened, of at most `limit` bytes.
+pub fn read_all(file: File, limit: u64) -> Result<Vec<u8>, Error> {
     let found = file.metadata()?;
     if found.len() > limit {
         return Err(Error::TooLarge { limit });

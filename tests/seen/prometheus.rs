@@ -1,6 +1,8 @@
 //! A real Prometheus scrapes a real node, and knows every metric that rules and dashboard name.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
+use std::{
+    collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 use opb_lab::process::{self, Process};
@@ -23,7 +25,14 @@ fn metrics(text: &str) -> BTreeSet<String> {
 #[test]
 #[ignore = "root: cargo xtask test --lane kernel"]
 fn rules_and_dashboard_name_metrics_that_exist() -> Result<()> {
-    let node = Node::start("auto", "suspect: {webhook: \"http://127.0.0.1:9/\"}\n")?;
+    let mut node = Node::prepare("auto", "suspect: {webhook: \"http://127.0.0.1:9/\"}\n")?;
+    let secret = node.path("secret");
+    fs::write(&secret, "a secret")?;
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))?;
+    let clients = format!("[{{address: 127.0.0.1, secret-file: {}}}]", secret.display());
+    let radius = format!("{{listen: '127.0.0.1:1813', clients: {clients}}}");
+    node.edit(|text| format!("{text}sessions: {{radius: {radius}}}\n"))?;
+    node.run()?;
     Wire::open(&node.subscribers, "far0")?.send(&syn([203, 0, 113, 9].into(), OUTSIDE))?;
     let page = node.wait("a counted packet in the metrics", || {
         Ok(Some(node.get("/metrics")?).filter(|page| page.contains("opb_packets_total{")))

@@ -109,6 +109,11 @@ impl Enforcer {
         kernel::check_pins(&config.pins)?;
         let mut entries = Entries::open(&config.state)?;
         prepare(&mut entries)?;
+        if config.sessions.is_none()
+            && let Err(error) = entries.forget_sessions()
+        {
+            tracing::warn!("the sessions of earlier stay on the disk: {}", one_line(&error));
+        }
         let hosts = Hosts::new(entries.store().hosts()?, config.dns.hold.duration());
         let mut kernel = Kernel::open(&config.pins, level(config.log))?;
         kernel.set_observation(observation_settings(&config.observe));

@@ -122,7 +122,7 @@ impl Board {
         Totals {
             unwritten: self.feeds.unwritten.load(Ordering::Relaxed),
             refused: self.refused.counts(),
-            radius: Some(Arc::clone(&self.radius.statistics)),
+            radius: self.radius.is_wanted.then(|| Arc::clone(&self.radius.statistics)),
             ..self.telemetry.totals()
         }
     }

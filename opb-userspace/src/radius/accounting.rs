@@ -23,7 +23,6 @@ mod number {
     pub(super) const USER_NAME: u8 = 1;
     pub(super) const NAS_IP_ADDRESS: u8 = 4;
     pub(super) const FRAMED_IP_ADDRESS: u8 = 8;
-    pub(super) const FRAMED_IP_NETMASK: u8 = 9;
     pub(super) const FILTER_ID: u8 = 11;
     pub(super) const FRAMED_ROUTE: u8 = 22;
     pub(super) const VENDOR_SPECIFIC: u8 = 26;
@@ -145,7 +144,7 @@ struct Found {
 impl Found {
     fn collect(packet: &Packet<'_>, reading: &Reading) -> Result<Self, Malformed> {
         let mut found = Self::default();
-        let (mut framed, mut netmask) = (None, None);
+        let mut framed = None;
         for attribute in packet.attributes() {
             let Attribute { number, value } = attribute;
             match number {
@@ -162,8 +161,10 @@ impl Found {
                 number::ACCT_SESSION_TIME => found.duration = Some(integer(attribute)?),
                 number::EVENT_TIMESTAMP => found.event_time = Some(integer(attribute)?),
                 number::ACCT_INTERIM_INTERVAL => found.interim = Some(integer(attribute)?),
+                // Alone: Framed-IP-Netmask is that of the user's network where the user is a router
+                // (RFC 2865, section 5.9), but many servers send that of their pool. A network
+                // behind the user comes as Framed-Route.
                 number::FRAMED_IP_ADDRESS => framed = Some(integer(attribute)?),
-                number::FRAMED_IP_NETMASK => netmask = Some(integer(attribute)?),
                 number::FRAMED_IPV6_ADDRESS => {
                     found.add(ipv6(attribute)?.into(), 128, Source::Ipv6);
                 }
@@ -182,7 +183,7 @@ impl Found {
             }
         }
         if let Some(address) = framed {
-            found.framed(address, netmask);
+            found.add(Ipv4Addr::from(address).into(), 32, Source::Ipv4);
         }
         Ok(found)
     }
@@ -190,20 +191,6 @@ impl Found {
     fn add(&mut self, address: IpAddr, length: u8, from: Source) {
         if let Ok(prefix) = Prefix::truncated(address, length) {
             self.addresses.insert(Address { prefix, from });
-        }
-    }
-
-    /// The address itself, and the network behind it. Some servers send the netmask of their pool
-    /// with every address: then the network is the session's that began last, and every other
-    /// session still owns its own address, which is the longer prefix.
-    fn framed(&mut self, address: u32, netmask: Option<u32>) {
-        let address = IpAddr::from(Ipv4Addr::from(address));
-        self.add(address, 32, Source::Ipv4);
-        if let Some(netmask) = netmask
-            && netmask != 0
-            && netmask.leading_ones() == netmask.count_ones()
-        {
-            self.add(address, netmask.leading_ones() as u8, Source::Ipv4);
         }
     }
 

@@ -40,7 +40,7 @@ impl Secrets {
         if mode & 0o007 != 0 {
             return Err(Error::Open { path: path.into() });
         }
-        let bytes = files::read(path, LARGEST).map_err(failed)?;
+        let bytes = files::read_all(file, LARGEST).map_err(failed)?;
         let lines = bytes.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
         let secrets: Vec<_> =
             lines.filter(|line| !line.is_empty() && line[0] != b'#').map(<[u8]>::to_vec).collect();

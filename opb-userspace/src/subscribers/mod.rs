@@ -87,6 +87,8 @@ pub struct Entries {
     ends: BTreeSet<(Timestamp, Prefix)>,
     lapsed: Lapsed,
     sessions: Sessions,
+    /// Whether the node takes no reports: what the disk has of sessions is not in force.
+    forgets_sessions: bool,
     unconfirmed: Option<UnconfirmedImport>,
     /// When it is rolled back, by the monotonic clock.
     deadline: Option<Instant>,
@@ -113,6 +115,7 @@ impl Entries {
             ends,
             lapsed,
             sessions,
+            forgets_sessions: false,
             unconfirmed,
             deadline,
         };

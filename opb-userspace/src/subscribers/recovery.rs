@@ -136,9 +136,12 @@ impl Entries {
     /// Opens the store again, and restores the content of the memory: every acknowledged change,
     /// and no refused one.
     pub fn recover(&mut self) -> Result<(), Error> {
-        let Self { store, map, sessions, unconfirmed, .. } = self;
+        let Self { store, map, sessions, forgets_sessions, unconfirmed, .. } = self;
         store.reopen(|store| {
             restore(store, map, unconfirmed.as_ref())?;
+            if *forgets_sessions {
+                return store.clear_sessions();
+            }
             store.restore_sessions(sessions)
         })?;
         self.file = FileId::of(self.store.path()).unwrap_or_default();
@@ -169,7 +172,10 @@ fn restore(store: &Store, map: &Map, unconfirmed: Option<&UnconfirmedImport>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subscribers::tests::{add, open, wanted};
+    use crate::subscribers::{
+        sessions::Key,
+        tests::{add, open, wanted},
+    };
 
     /// A store that lost everything, found when it is opened again after an error.
     #[test]
@@ -224,6 +230,25 @@ mod tests {
         entries.commit(change).expect("it takes changes");
         drop(entries);
         assert_eq!(open(directory).map.len(), 2);
+
+        // A node without a listener: its sessions leave the disk once it can be written.
+        let mut entries = open(directory);
+        let key = Key { nas: "bras1".into(), id: "a".into() };
+        let at = r#"{"here": 0}"#;
+        let session = format!(
+            r#"{{"nas": "bras1", "id": "a", "began": {at}, "last": {at}, "since": "2026-01-01T00:00:00Z"}}"#
+        );
+        let session = serde_json::from_str(&session).expect("a session");
+        entries.commit_sessions([(key, Some(session))].into()).expect("commits");
+        drop(entries);
+        let mut entries = Entries::read(read_only()).expect("entries");
+        assert_eq!(entries.sessions().live(), 1);
+        assert!(entries.forget_sessions().is_err() && entries.sessions().live() == 0);
+        entries.recover().expect("there is room");
+        drop(entries);
+        let entries = open(directory);
+        assert_eq!((entries.map.len(), entries.sessions().live()), (2, 0));
+        drop(entries);
 
         // The loss is reported once the mark can be opened.
         fs::write(directory.join(FILE), &earlier).expect("writes");

@@ -111,6 +111,16 @@ fn values_are_those_of_the_status_and_the_counters() {
 }
 
 #[test]
+fn a_node_without_a_listener_has_no_metrics_of_sessions() {
+    let has = |page: &str| page.contains("opb_session") || page.contains("opb_radius");
+    let status = status("enforcing", true);
+    let page = render(&status, &totals()).expect("renders");
+    assert!(!has(&page), "{page}");
+    let totals = Totals { radius: Some(std::sync::Arc::default()), ..totals() };
+    assert!(has(&render(&status, &totals).expect("renders")));
+}
+
+#[test]
 fn names_of_interfaces_are_escaped() {
     let mut totals = totals();
     totals.by_interface[0].of = Some("a\u{1b}[2J".to_owned());

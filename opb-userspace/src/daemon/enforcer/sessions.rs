@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How often silent sessions are looked for.
-const SWEEP: Duration = Duration::from_secs(5);
+const SWEEP: Duration = Duration::from_secs(2);
 
 /// When silent sessions were last looked for.
 #[derive(Default)]

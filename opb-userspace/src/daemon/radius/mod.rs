@@ -113,6 +113,12 @@ impl Listener {
             tokio::select! {
                 biased;
                 Some(done) = results.recv() => self.finish(&socket, done).await,
+                // Before the socket, which may always have a request.
+                _ = ticks.tick() => {
+                    self.repeats.forget_old();
+                    let fault = self.read_secrets().await;
+                    self.note(fault);
+                }
                 received = socket.recv_from(&mut datagram) => {
                     // An error is that of an earlier answer, such as a port that is unreachable.
                     let Ok((length, from)) = received else { continue };
@@ -120,11 +126,6 @@ impl Listener {
                     if let Some(response) = response {
                         send(&socket, &response, from).await;
                     }
-                }
-                _ = ticks.tick() => {
-                    self.repeats.forget_old();
-                    let fault = self.read_secrets().await;
-                    self.note(fault);
                 }
             }
         }

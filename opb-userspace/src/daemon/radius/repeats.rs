@@ -15,6 +15,9 @@ const KEPT: Duration = Duration::from_secs(30);
 /// The most answers that are kept. Beyond that, the oldest are forgotten: a repeat is then recorded
 /// again, which changes nothing.
 const MOST: usize = 200_000;
+/// The most bytes of the answers that are kept. An answer has the Proxy-State of its request, so up
+/// to 4 kB.
+const MOST_BYTES: usize = 64 << 20;
 
 #[derive(Default)]
 pub(super) struct Repeats {
@@ -22,6 +25,8 @@ pub(super) struct Repeats {
     seen: HashMap<Id, Option<Box<[u8]>>>,
     /// The answered ones, in the order of answers.
     answered: VecDeque<(Instant, Id)>,
+    /// The bytes of the answers.
+    bytes: usize,
 }
 
 pub(super) enum Seen<'a> {
@@ -42,24 +47,27 @@ impl Repeats {
     }
 
     pub(super) fn forget(&mut self, id: &Id) {
-        self.seen.remove(id);
+        let answer = self.seen.remove(id).flatten();
+        self.bytes -= answer.map_or(0, |answer| answer.len());
     }
 
     pub(super) fn answered(&mut self, id: Id, response: Vec<u8>) {
+        self.forget(&id);
+        self.bytes += response.len();
         self.seen.insert(id, Some(response.into()));
         self.answered.push_back((Instant::now(), id));
-        if self.answered.len() > MOST
+        while (self.answered.len() > MOST || self.bytes > MOST_BYTES)
             && let Some((_, oldest)) = self.answered.pop_front()
         {
-            self.seen.remove(&oldest);
+            self.forget(&oldest);
         }
     }
 
     pub(super) fn forget_old(&mut self) {
-        while let Some((since, id)) = self.answered.front()
+        while let Some(&(since, id)) = self.answered.front()
             && since.elapsed() >= KEPT
         {
-            self.seen.remove(id);
+            self.forget(&id);
             self.answered.pop_front();
         }
     }
@@ -88,5 +96,10 @@ mod tests {
         assert!(matches!(repeats.seen(&id(MOST)), Some(Seen::Answered(&[5]))));
         repeats.forget_old();
         assert_eq!(repeats.seen.len(), MOST, "not old yet");
+
+        let mut repeats = Repeats::default();
+        (0..20).for_each(|number| repeats.answered(id(number), vec![5; MOST_BYTES / 16]));
+        assert_eq!((repeats.seen.len(), repeats.bytes), (16, MOST_BYTES));
+        assert!(repeats.seen(&id(3)).is_none() && repeats.seen(&id(4)).is_some());
     }
 }

@@ -18,7 +18,7 @@ pub const MOST_ADDRESSES: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
-    /// Framed-IP-Address, with Framed-IP-Netmask (RFC 2865, sections 5.8 and 5.9).
+    /// Framed-IP-Address (RFC 2865, section 5.8).
     Ipv4,
     /// Framed-IPv6-Prefix (RFC 3162, section 2.3).
     Ipv6Prefix,
@@ -57,6 +57,13 @@ impl Address {
     }
 }
 
+/// How far the two clocks may differ about the time between two reports, in milliseconds. Beyond
+/// that, the clock of the NAS was set in between: it has no battery, or a report is forged.
+const STEP: i64 = 24 * 60 * 60 * 1000;
+/// How long a report that only the clock of this node orders may have been under way longer than
+/// another one, in milliseconds.
+pub(super) const GRACE: i64 = 60_000;
+
 /// When something happened, by the two clocks that can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
@@ -64,23 +71,38 @@ pub struct Moment {
     /// delay and the duration that it states.
     pub here: i64,
     /// Seconds since 1970 by the clock of the NAS, which may be wrong, but orders its own messages
-    /// however long they were under way.
+    /// however long they were under way, until it is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub there: Option<i64>,
 }
 
 impl Moment {
+    /// Compares two moments at the same NAS by its clock. `None` if one of them lacks it, or if it
+    /// was set between them.
+    pub fn order_there(self, other: Self) -> Option<Ordering> {
+        let (one, two) = self.there.zip(other.there)?;
+        let there = one.saturating_sub(two).saturating_mul(1000);
+        let here = self.here.saturating_sub(other.here);
+        (there.saturating_sub(here).saturating_abs() <= STEP).then(|| one.cmp(&two))
+    }
+
     /// Compares two moments at the same NAS.
     pub fn order(self, other: Self) -> Ordering {
-        match (self.there, other.there) {
-            (Some(one), Some(two)) => one.cmp(&two).then(self.here.cmp(&other.here)),
-            _ => self.here.cmp(&other.here),
-        }
+        let there = self.order_there(other).unwrap_or(Ordering::Equal);
+        there.then(self.here.cmp(&other.here))
     }
 
     /// Whether it is later at the same NAS.
     pub fn is_after(self, other: Self) -> bool {
         self.order(other) == Ordering::Greater
+    }
+
+    /// Whether it is later at the same NAS, though one report may have been under way longer.
+    pub(super) fn is_clearly_after(self, other: Self) -> bool {
+        match self.order_there(other) {
+            Some(order) => order == Ordering::Greater,
+            None => self.here > other.here.saturating_add(GRACE),
+        }
     }
 
     /// The moment `seconds` before.

@@ -25,7 +25,7 @@ use self::event::{Address, Moment};
 use super::{Entries, Error};
 use crate::policy::{Policy, Prefix};
 
-/// The most records: sessions, and those that ended within the last hour.
+/// The most records: sessions, and those that ended within the last two minutes.
 pub const MOST: usize = 1_000_000;
 
 /// The addresses of all sessions, and the session that owns each.
@@ -72,6 +72,9 @@ pub struct Session {
     pub subscriber: Subscriber,
     #[serde(default)]
     pub assignment: Assignment,
+    /// Whether no report had a word on the assignment.
+    #[serde(default)]
+    pub is_default: bool,
     /// The addresses that it owns: those that it claimed, and that no later session has.
     #[serde(default)]
     pub addresses: Vec<Address>,
@@ -83,7 +86,7 @@ pub struct Session {
     /// Three times the interval of interim updates, in seconds, where the NAS named one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silence: Option<u32>,
-    /// Set once it has ended. The record stays for an hour, so that a message that was under way
+    /// Set once it has ended. The record stays for two minutes, so that a message that was under way
     /// for longer than the Stop does not bring the session back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Moment>,
@@ -130,8 +133,9 @@ struct Record {
 }
 
 /// The table of sessions. The store has the same content.
-#[derive(Default)]
 pub struct Sessions {
+    /// The most records.
+    most: usize,
     records: BTreeMap<Key, Record>,
     owners: Owners,
     /// Live sessions, and those of them that their NAS has not mentioned to this daemon.
@@ -141,7 +145,23 @@ pub struct Sessions {
     groups: BTreeMap<Arc<str>, usize>,
 }
 
+impl Default for Sessions {
+    fn default() -> Self {
+        Self::with_room_for(MOST)
+    }
+}
+
 impl Sessions {
+    fn with_room_for(most: usize) -> Self {
+        let (records, groups) = (BTreeMap::new(), BTreeMap::new());
+        Self { most, records, owners: Owners::new(), live: 0, unsure: 0, groups }
+    }
+
+    /// The number of records beyond which those of ended sessions make room for live ones.
+    fn crowded(&self) -> usize {
+        self.most - self.most / 4
+    }
+
     /// The table of an earlier daemon. Nobody has confirmed any of it yet.
     pub(super) fn of(found: Vec<Session>) -> Self {
         let mut sessions = Self::default();
@@ -270,6 +290,17 @@ impl Entries {
         &self.sessions
     }
 
+    /// Forgets the sessions of an earlier daemon, for a node that takes no reports any more: nobody
+    /// would end them. They go from the disk now, or once it can be written again.
+    pub fn forget_sessions(&mut self) -> Result<(), Error> {
+        self.forgets_sessions = true;
+        if self.sessions.records.is_empty() {
+            return Ok(());
+        }
+        self.sessions = Sessions::default();
+        self.store.clear_sessions()
+    }
+
     /// Makes `changes` durable, then part of the table. Returns the changes that revert them, and
     /// the prefixes that may have another owner now.
     pub fn commit_sessions(
@@ -289,6 +320,8 @@ impl Entries {
     }
 }
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! The rules:
 //!
 //! - Of two sessions that claim an address, the one that began later owns it. At one NAS, its own
-//!   clock orders them (Event-Timestamp), if both have it; otherwise the clock of this node does,
-//!   less the delays that the messages state.
+//!   clock orders them (Event-Timestamp), if both have it and it was not set in between; otherwise
+//!   the clock of this node does, less the delays that the messages state.
 //! - A session that is new here and began at the same time takes the address: that is the order of
 //!   arrival.
 //! - What a session has lost, it does not own any more, and its Stop does not end it.
@@ -19,14 +19,10 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    Key, MOST, Session, SessionChanges, Sessions, Subscriber,
-    event::{Address, Event, Kind, MOST_ADDRESSES, Moment, Source},
+    Key, Session, SessionChanges, Sessions, Subscriber,
+    event::{Address, Event, GRACE, Kind, MOST_ADDRESSES, Moment, Source},
 };
 use crate::policy::Prefix;
-
-/// How long a report without an Event-Timestamp may have been under way longer than the Stop of its
-/// session, in milliseconds. Within it, such a report does not begin another session of that name.
-const GRACE: i64 = 60_000;
 
 /// What became of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,13 +78,15 @@ impl<'a> SessionStaging<'a> {
 
     fn report(&mut self, event: &Event) -> Outcome {
         let began = event.began();
-        if self.restarted_after(&event.key, began) {
+        // By the time of the report: an update after the restart says that the session goes on.
+        if self.restarted_after(&event.key, event.at) {
             return Outcome::Late;
         }
         let session = match self.get(&event.key) {
             None => None,
             Some(known) => match known.ended {
-                Some(ended) if !is_another(began, self.not_future(ended)) => {
+                // A report of the session that has ended, under the same name.
+                Some(ended) if !began.is_clearly_after(self.not_future(ended)) => {
                     return Outcome::Late;
                 }
                 Some(_) => None,
@@ -106,6 +104,7 @@ impl<'a> SessionStaging<'a> {
             key: event.key.clone(),
             subscriber: event.subscriber.clone(),
             assignment: (event.assignment.as_ref()).unwrap_or(&event.default_assignment).clone(),
+            is_default: event.assignment.is_none(),
             addresses: Vec::new(),
             began,
             last: event.at,
@@ -124,12 +123,13 @@ impl<'a> SessionStaging<'a> {
 
     fn update(&mut self, event: &Event, known: &Arc<Session>) -> Outcome {
         let last = self.last(&event.key).unwrap_or(known.began);
-        let is_late = last.is_after(event.at);
-        if event.at.there.zip(known.began.there).is_some_and(|(event, began)| event < began) {
+        let is_late = self.not_future(last).is_after(event.at);
+        let began = self.not_future(known.began);
+        if began.is_clearly_after(event.at) {
             // About an earlier session of that name.
             return Outcome::Late;
         }
-        if !is_late && is_of_another(event, known) {
+        if !is_late && is_of_another(event, known, began) {
             // The NAS gave the name to another session: the Stop or the restart comes later.
             self.release(&known.addresses);
             return self.begin(event, event.began());
@@ -139,10 +139,10 @@ impl<'a> SessionStaging<'a> {
             self.last.insert(event.key.clone(), event.at);
         }
         merge(&mut session.subscriber, &event.subscriber, is_late);
-        let has_assignment = session.assignment != super::Assignment::Files;
-        if let Some(assignment) = event.assignment.as_ref().filter(|_| !is_late || !has_assignment)
-        {
+        let assignment = event.assignment.as_ref();
+        if let Some(assignment) = assignment.filter(|_| !is_late || session.is_default) {
             session.assignment = assignment.clone();
+            session.is_default = false;
         }
         session.silence = silence(event.interim).filter(|_| !is_late).or(session.silence);
         let present: BTreeSet<Source> = session.addresses.iter().map(|it| it.from).collect();
@@ -170,19 +170,20 @@ impl<'a> SessionStaging<'a> {
         }
         let known = self.get(&event.key).cloned();
         let began = match &known {
-            Some(known) if known.ended.is_some_and(|ended| !event.at.is_after(ended)) => {
+            Some(known)
+                if known.ended.is_some_and(|it| !event.at.is_after(self.not_future(it))) =>
+            {
                 return Outcome::Recorded;
             }
-            Some(known) => match (known.began.there, event.at.there) {
-                // The Stop of an earlier session of that name.
-                (Some(began), Some(ended)) if ended < began => return Outcome::Late,
-                _ => known.began,
-            },
+            // The Stop of an earlier session of that name.
+            Some(known) if self.not_future(known.began).is_clearly_after(event.at) => {
+                return Outcome::Late;
+            }
+            Some(known) => known.began,
+            // Live sessions need the room more than the memory of one that is not known.
+            None if self.records >= self.table.crowded() => return Outcome::Recorded,
             None => event.began(),
         };
-        if !self.has_room(&event.key) {
-            return Outcome::Full;
-        }
         if let Some(known) = known {
             self.release(&known.addresses);
         }
@@ -192,16 +193,14 @@ impl<'a> SessionStaging<'a> {
 
     fn restart(&mut self, event: &Event) -> Outcome {
         if let Some(known) = self.get(&event.key).and_then(|marker| marker.ended) {
-            let is_repeated = match (known.there, event.at.there) {
-                (Some(known), Some(new)) => new <= known,
-                _ => self.not_future(known).here > event.at.here,
+            let known = self.not_future(known);
+            let is_repeated = match event.at.order_there(known) {
+                Some(order) => order != Ordering::Greater,
+                None => known.here > event.at.here,
             };
             if is_repeated {
                 return Outcome::Late;
             }
-        }
-        if !self.has_room(&event.key) {
-            return Outcome::Full;
         }
         let known = self.table.of_nas(&event.key.nas).map(|session| session.key.clone());
         let staged = self.changes.keys().filter(|key| key.nas == event.key.nas).cloned();
@@ -214,6 +213,10 @@ impl<'a> SessionStaging<'a> {
                 self.records -= 1;
                 self.changes.insert(key, None);
             }
+        }
+        // The removals have made room, if there was anything to remove.
+        if !self.has_room(&event.key) {
+            return Outcome::Full;
         }
         self.put(Session::ended(event.key.clone(), event.at, event.at, self.now));
         Outcome::Recorded
@@ -286,7 +289,7 @@ impl<'a> SessionStaging<'a> {
     }
 
     fn has_room(&self, key: &Key) -> bool {
-        self.records < MOST || self.get(key).is_some()
+        self.records < self.table.most || self.get(key).is_some()
     }
 
     fn put(&mut self, session: Session) {
@@ -295,9 +298,11 @@ impl<'a> SessionStaging<'a> {
     }
 
     /// A moment that has been recorded, but not in the future: the clock of this node may have been
-    /// ahead, and nobody's claim may be better than that of a session that begins now.
+    /// ahead, and nobody's claim may be better than that of a session that begins now. Its report
+    /// has waited here for a while.
     fn not_future(&self, moment: Moment) -> Moment {
-        Moment { here: moment.here.min(self.now.as_millisecond()), ..moment }
+        let now = self.now.as_millisecond();
+        Moment { here: if moment.here > now { now - GRACE } else { moment.here }, ..moment }
     }
 }
 
@@ -308,6 +313,7 @@ impl Session {
             key,
             subscriber: Subscriber::default(),
             assignment: super::Assignment::Files,
+            is_default: false,
             addresses: Vec::new(),
             began,
             last: ended,
@@ -318,23 +324,15 @@ impl Session {
     }
 }
 
-/// Whether a report on a session that began at `began` is about another one than that which has
-/// ended at `ended`, under the same name.
-fn is_another(began: Moment, ended: Moment) -> bool {
-    match (began.there, ended.there) {
-        (Some(began), Some(ended)) => began > ended,
-        _ => began.here > ended.here + GRACE,
-    }
-}
-
-/// Whether a report is about another session than `known`, which has the same name and has not
-/// ended: one that began later by the clock of the NAS. That clock may jump, so an update must also
-/// name another user.
-fn is_of_another(event: &Event, known: &Session) -> bool {
-    let began = event.began().there.zip(known.began.there);
+/// Whether a report is about another session than `known`, which has the same name, began at `since`
+/// and has not ended: one that began later, where the NAS sends its time. Its clock may jump, so an
+/// update must also name another user.
+fn is_of_another(event: &Event, known: &Session, since: Moment) -> bool {
+    let began = event.began();
+    let has_time = began.there.is_some() && since.there.is_some();
     let users = event.subscriber.user.as_ref().zip(known.subscriber.user.as_ref());
     let has_other_user = users.is_some_and(|(new, old)| new != old);
-    began.is_some_and(|(new, old)| new > old) && (event.kind == Kind::Start || has_other_user)
+    has_time && began.is_clearly_after(since) && (event.kind == Kind::Start || has_other_user)
 }
 
 /// Takes over what a report says of the subscriber; from a late one, what is not known yet.

@@ -38,6 +38,18 @@ impl Store {
         })
     }
 
+    /// Removes all records from the disk, if there are any.
+    pub(in crate::subscribers) fn clear_sessions(&self) -> Result<(), Error> {
+        if self.pairs(SESSIONS)?.is_empty() {
+            return Ok(());
+        }
+        self.write(|transaction| {
+            transaction.delete_table(SESSIONS)?;
+            transaction.open_table(SESSIONS)?;
+            Ok(())
+        })
+    }
+
     /// Brings the table on disk to the acknowledged state, after an error.
     pub(in crate::subscribers) fn restore_sessions(
         &self,

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Seconds since 1970 at which the tests begin.
-const START: i64 = 1_800_000_000;
+pub(super) const START: i64 = 1_800_000_000;
 
 pub(super) fn time(seconds: i64) -> Timestamp {
     Timestamp::from_second(START + seconds).expect("a time")
@@ -39,16 +39,16 @@ pub(super) fn event(kind: Kind, id: &str, at: Moment, addresses: &[&str]) -> Eve
     }
 }
 
-fn start(id: &str, at: i64, addresses: &[&str]) -> Event {
+pub(super) fn start(id: &str, at: i64, addresses: &[&str]) -> Event {
     event(Kind::Start, id, moment(at), addresses)
 }
 
-fn interim(id: &str, at: i64, duration: u32, addresses: &[&str]) -> Event {
+pub(super) fn interim(id: &str, at: i64, duration: u32, addresses: &[&str]) -> Event {
     let duration = Some(duration);
     Event { duration, ..event(Kind::Interim, id, moment(at), addresses) }
 }
 
-fn stop(id: &str, at: i64) -> Event {
+pub(super) fn stop(id: &str, at: i64) -> Event {
     event(Kind::Stop, id, moment(at), &[])
 }
 
@@ -68,7 +68,7 @@ fn owners(sessions: &Sessions) -> Vec<(String, String)> {
     owners.map(|(prefix, owner)| (prefix.to_string(), owner.key.id.to_string())).collect()
 }
 
-fn owner(sessions: &Sessions) -> Option<String> {
+pub(super) fn owner(sessions: &Sessions) -> Option<String> {
     owners(sessions).pop().map(|(_, owner)| owner)
 }
 
@@ -208,6 +208,12 @@ fn silence_ends_a_session() {
         let (over, live) = sessions.overdue(timeout);
         (over.into_keys().map(|key| key.id.to_string()).collect::<Vec<_>>(), live)
     };
+    age(&mut sessions, 119);
+    assert_eq!(over(&sessions, None), (vec![], 0));
+    age(&mut sessions, 120);
+    let (changes, _) = sessions.overdue(None);
+    assert_eq!(over(&sessions, None), (vec!["c".into()], 0), "the record of an ended session");
+    sessions.apply(changes);
     age(&mut sessions, 299);
     assert_eq!(over(&sessions, None), (vec![], 0));
     assert_eq!(over(&sessions, Some(Duration::from_secs(200))), (vec!["a".into(), "b".into()], 2));

@@ -16,6 +16,8 @@ impl Metrics {
         status: &Status,
         radius: Option<&Statistics>,
     ) -> Result<(), prometheus::Error> {
+        // Without a listener, there are no sessions.
+        let Some(radius) = radius else { return Ok(()) };
         let help = "Sessions. Unsure: not mentioned since the daemon started.";
         let sessions = self.gauge_vec("opb_sessions", help, &["state"])?;
         for (state, count) in [("live", status.sessions.live), ("unsure", status.sessions.unsure)] {
@@ -23,7 +25,6 @@ impl Metrics {
         }
         let help = "Addresses and prefixes of sessions.";
         self.gauge("opb_session_addresses", help, status.sessions.addresses as i64)?;
-        let Some(radius) = radius else { return Ok(()) };
         let help = "RADIUS packets by what became of them.";
         let requests = self.counter_vec("opb_radius_requests_total", help, &["result"])?;
         for (result, count) in radius.fates() {
