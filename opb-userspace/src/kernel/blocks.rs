@@ -96,9 +96,11 @@ impl Blocks {
     }
 
     fn pin_all(&mut self) {
-        let pinned = self.held.iter().map(|(id, map)| self.pin(*id, map.as_fd()));
+        let mut result = Ok(());
         // Each is tried, whatever the others do.
-        let result = pinned.fold(Ok(()), |result, one| result.and(one));
+        for (id, map) in &self.held {
+            result = result.and(self.pin(*id, map.as_fd()));
+        }
         self.note(result);
     }
 

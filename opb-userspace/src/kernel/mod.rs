@@ -7,7 +7,8 @@
 //! |---|---|
 //! | [`netlink`], [`sys`] | requests over netlink; bpf(2) and other raw system calls |
 //! | [`link_type`], [`error`] | the first header of an interface's frames; errors |
-//! | [`memory`], [`pins`], [`descriptors`] | mapped maps; the pin directory; descriptor limits |
+//! | [`memory`], [`own`], [`pins`] | mapped maps; directories that are ours alone; the pin directory |
+//! | [`descriptors`] | descriptor limits |
 //! | [`map_of_maps`], [`blocks`] | arrays of maps; the pins of the maps in them |
 //! | [`policy`], [`presence`] | the image in force; its daemon |
 //! | [`programs`] | loads the BPF programs |
@@ -24,6 +25,7 @@ mod sys;
 mod link_type;
 mod error;
 mod memory;
+mod own;
 mod pins;
 mod descriptors;
 mod map_of_maps;
