@@ -31,8 +31,9 @@ fn life(interface: &str, role: Role, hook: Hook, effective: Effective) -> Result
     net.is_filtered(&filter).context("attached")?;
 
     filter.kernel = None;
-    // Two of the policy, counters and their interfaces, the four maps of denied packets, and the link.
-    ensure!(filter.bpffs.pins()?.len() == 9, "pinned: {:?}", filter.bpffs.pins()?);
+    // Two of the policy and the image's block, counters and their interfaces, bypasses, the four maps of
+    // denied packets, and the link.
+    ensure!(filter.bpffs.pins()?.len() == 11, "pinned: {:?}", filter.bpffs.pins()?);
     filter.restart()?;
     net.is_filtered(&filter).context("after the death of the process that attached it")?;
 
