@@ -37,7 +37,7 @@ const LAB: &[&str] = &[
     // namespaces, links and offloads
     "iproute2",
     "ethtool",
-    // rules and sets of other filters, for `opb import`
+    // rules and sets of other filters, on the mail port and for `opb import`
     "nftables",
     "ipset",
     // echoes of any size, compared byte by byte
@@ -62,7 +62,6 @@ const LAB: &[&str] = &[
     // a clock that jumps
     "libfaketime",
     // rules of others on the mail port
-    "nftables",
     "iptables",
     // a second look at what we loaded
     "bpftool",

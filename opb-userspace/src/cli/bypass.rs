@@ -10,10 +10,10 @@ use opb_userspace::{
     kernel::{ActiveBypass, PinnedBypasses},
     period::Period,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 
 use super::{
-    client::{Control, Unanswered},
+    client::{Control, Unanswered, with_query},
     failure::{self, Failure},
     output::{Format, Output},
     pins::PinDirectory,
@@ -144,12 +144,6 @@ fn me() -> Who {
     let uid = getuid().as_raw();
     let user = env::var("SUDO_USER").ok().or_else(|| (uid == 0).then(|| "root".to_owned()));
     Who { uid, pid: None, user }
-}
-
-fn with_query(path: &str, parameters: &impl Serialize) -> Result<String, Failure> {
-    let query =
-        serde_urlencoded::to_string(parameters).map_err(|error| Failure::from_error(&error))?;
-    Ok(format!("{path}?{query}"))
 }
 
 fn started(line: &BypassLine, format: Format) -> Result<(), Failure> {

@@ -14,7 +14,7 @@ use nix::sys::{
     socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, sockopt::SendTimeout},
     time::{TimeVal, TimeValLike as _},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, runtime::Runtime, time::timeout};
 
 use super::{failure::Failure, upload::Upload};
@@ -181,6 +181,13 @@ fn decode<T: DeserializeOwned>(path: &str, status: StatusCode, body: &Bytes) -> 
             .caused_by(Some(&error))
             .hint("if opb was upgraded since the daemon started, restart the daemon")
     })
+}
+
+/// Returns `path` with these parameters as its query, which is absent if there are none.
+pub(crate) fn with_query(path: &str, parameters: &impl Serialize) -> Result<String, Failure> {
+    let query =
+        serde_urlencoded::to_string(parameters).map_err(|error| Failure::from_error(&error))?;
+    Ok(if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") })
 }
 
 async fn exchange(

@@ -7,7 +7,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    client::Control,
+    client::{Control, with_query},
     failure::Failure,
     output::{Format, Output},
 };
@@ -139,9 +139,7 @@ impl Counters {
 
     fn ask(&self) -> Result<Vec<CounterLine>, Failure> {
         let by = if self.by_interface { By::Interface } else { By::Group };
-        let query = serde_urlencoded::to_string(CountersQuery { by })
-            .map_err(|error| Failure::from_error(&error))?;
-        self.control.get(&format!("/v1/counters?{query}"))
+        self.control.get(&with_query("/v1/counters", &CountersQuery { by })?)
     }
 
     /// Returns the header of the first column.

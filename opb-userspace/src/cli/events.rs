@@ -1,5 +1,5 @@
 use super::{
-    client::Control,
+    client::{Control, with_query},
     failure::Failure,
     output::{Format, Output},
 };
@@ -49,9 +49,7 @@ impl Events {
 
     fn ask(&self, after: u64, wait: u64) -> Result<Page, Failure> {
         let query = EventsQuery { after, group: self.group.clone(), wait };
-        let query =
-            serde_urlencoded::to_string(&query).map_err(|error| Failure::from_error(&error))?;
-        self.control.get(&format!("/v1/events?{query}"))
+        self.control.get(&with_query("/v1/events", &query)?)
     }
 
     fn show(&self, page: &Page) -> Result<(), Failure> {

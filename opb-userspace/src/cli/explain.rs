@@ -5,7 +5,7 @@ use opb_userspace::{compiled::Compiled, explain::explain, image::GroupIds};
 
 use super::{
     Way,
-    client::Control,
+    client::{Control, with_query},
     failure::Failure,
     output::{Format, Output},
     policy,
@@ -69,11 +69,7 @@ impl Explain {
         let query = Query { src, dst, sport, dport, flags, direction, outer_src, outer_dst };
         let explanation = match self.policy {
             Some(path) => offline(&query, path)?,
-            None => {
-                let query = serde_urlencoded::to_string(&query)
-                    .map_err(|error| Failure::from_error(&error))?;
-                self.control.get(&format!("/v1/explain?{query}"))?
-            }
+            None => self.control.get(&with_query("/v1/explain", &query)?)?,
         };
         let mut output = Output::new();
         if self.format.json {

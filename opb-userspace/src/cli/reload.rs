@@ -1,7 +1,7 @@
 use opb_userspace::period::Period;
 
 use super::{
-    client::Control,
+    client::{Control, with_query},
     confirm, diff,
     failure::{self, Failure},
     output::{Format, Output},
@@ -59,10 +59,7 @@ fn seconds<S: Serializer>(timeout: &Option<Period>, serializer: S) -> Result<S::
 
 impl Commit {
     pub(super) fn put_in_force(&self, control: &Control, format: Format) -> Result<(), Failure> {
-        let query = serde_urlencoded::to_string(self)
-            .map_err(|error| Failure::new(format!("the request cannot be written: {error}")))?;
-        let mark = if query.is_empty() { "" } else { "?" };
-        let answer: ReloadResponse = control.post(&format!("/v1/reload{mark}{query}"))?;
+        let answer: ReloadResponse = control.post(&with_query("/v1/reload", self)?)?;
         let mut output = Output::new();
         if format.json {
             output.json(&answer)?;

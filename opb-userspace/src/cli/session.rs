@@ -8,7 +8,7 @@ use opb_userspace::api::sessions::{
 };
 
 use super::{
-    client::Control,
+    client::{Control, with_query},
     failure::Failure,
     output::{Format, Output},
     upload::Upload,
@@ -49,15 +49,22 @@ pub(crate) struct List {
     format: Format,
 }
 
-/// Show one session
+/// The session that a command is about.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  opb session show bras1 0001A2B3")]
-pub(crate) struct Show {
+struct Key {
     /// Network access server, as `opb session list` names it
     nas: String,
 
     /// Acct-Session-Id
     id: String,
+}
+
+/// Show one session
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  opb session show bras1 0001A2B3")]
+pub(crate) struct Show {
+    #[command(flatten)]
+    key: Key,
 
     #[command(flatten)]
     control: Control,
@@ -70,11 +77,8 @@ pub(crate) struct Show {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  opb session remove bras1 0001A2B3")]
 pub(crate) struct Remove {
-    /// Network access server, as `opb session list` names it
-    nas: String,
-
-    /// Acct-Session-Id
-    id: String,
+    #[command(flatten)]
+    key: Key,
 
     #[command(flatten)]
     control: Control,
@@ -112,7 +116,7 @@ impl List {
 
 impl Show {
     fn execute(self) -> Result<(), Failure> {
-        let Self { nas, id, control, format } = self;
+        let Self { key: Key { nas, id }, control, format } = self;
         let query = SessionsQuery { nas: Some(nas), id: Some(id), ..SessionsQuery::default() };
         let rows = find(&control, &query)?;
         let row = rows.first().ok_or_else(|| {
@@ -146,7 +150,7 @@ impl Show {
 
 impl Remove {
     fn execute(self) -> Result<(), Failure> {
-        let Self { nas, id, control, format } = self;
+        let Self { key: Key { nas, id }, control, format } = self;
         let body = SessionRemoval { nas: nas.into(), id: id.into() };
         let body =
             serde_json::to_vec(&body).unwrap_or_else(|error| unreachable!("plain values: {error}"));
@@ -163,9 +167,7 @@ impl Remove {
 }
 
 fn find(control: &Control, query: &SessionsQuery) -> Result<Vec<SessionRow>, Failure> {
-    let query = serde_urlencoded::to_string(query)
-        .unwrap_or_else(|error| unreachable!("plain values: {error}"));
-    control.get(&format!("/v1/sessions?{query}"))
+    control.get(&with_query("/v1/sessions", query)?)
 }
 
 fn columns(row: &SessionRow) -> [String; 7] {

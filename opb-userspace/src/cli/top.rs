@@ -11,7 +11,7 @@ use ratatui::{
 };
 
 use super::{
-    client::Control,
+    client::{Control, with_query},
     failure::{self, Failure},
     output::{Format, Output},
 };
@@ -111,8 +111,7 @@ impl Top {
 
 fn ask(control: &Control, group: Option<&str>, limit: usize) -> Result<Vec<TalkerLine>, Failure> {
     let query = TalkersQuery { group: group.map(str::to_owned), limit: Some(limit) };
-    let query = serde_urlencoded::to_string(&query).map_err(|error| Failure::from_error(&error))?;
-    control.get(&format!("/v1/talkers?{query}"))
+    control.get(&with_query("/v1/talkers", &query)?)
 }
 
 fn bypasses(control: &Control) -> Result<Vec<BypassLine>, Failure> {

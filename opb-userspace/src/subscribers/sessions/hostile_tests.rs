@@ -2,8 +2,8 @@
 
 use super::{
     event::{Event, Kind},
-    staging::{Outcome, SessionStaging},
-    tests::{START, event, interim, moment, owner, report, start, stop, time},
+    staging::Outcome,
+    tests::{START, event, interim, moment, open_with_a_session, owner, report, start, stop},
     *,
 };
 use crate::subscribers::tests::open;
@@ -129,11 +129,7 @@ fn a_late_start_replaces_the_default_group() {
 #[test]
 fn a_node_without_a_listener_forgets_the_sessions_of_earlier() {
     let directory = tempfile::tempdir().expect("a directory");
-    let mut entries = open(directory.path());
-    let mut staging = SessionStaging::new(entries.sessions(), time(0));
-    staging.stage(&start("a", 0, &["203.0.113.9"]));
-    let changes = staging.finish().changes;
-    entries.commit_sessions(changes).expect("commits");
+    let entries = open_with_a_session(directory.path());
     drop(entries);
 
     let mut entries = open(directory.path());

@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use super::{
     event::{Event, Kind, Source},
@@ -260,14 +260,20 @@ fn sessions_are_on_disk_with_their_owners_and_unsure_after_a_restart() {
     assert_eq!(open(directory.path()).sessions().live(), 1);
 }
 
-#[test]
-fn an_operators_entry_wins_and_both_are_listed() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let mut entries = open(directory.path());
+/// A store in which session `a` owns 203.0.113.9.
+pub(super) fn open_with_a_session(directory: &Path) -> Entries {
+    let mut entries = open(directory);
     let mut staging = SessionStaging::new(entries.sessions(), time(0));
     staging.stage(&start("a", 0, &["203.0.113.9"]));
     let changes = staging.finish().changes;
     entries.commit_sessions(changes).expect("commits");
+    entries
+}
+
+#[test]
+fn an_operators_entry_wins_and_both_are_listed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut entries = open_with_a_session(directory.path());
     let files = policy(POLICY);
     let group = |entries: &Entries| {
         let mut policy = files.clone();
