@@ -91,14 +91,9 @@ const VM: &[&str] = &[
     "nftables",
 ];
 
-/// Packages for `cargo xtask dist`.
-const DIST: &[&str] = &[
-    // strips the program and keeps its symbols
-    "binutils", // the packages that the program depends on
-    "dpkg-dev", // signs the sums
-    "openssl",  // looks at the packages
-    "lintian",
-];
+/// Packages for `cargo xtask dist`: to strip the program and keep its symbols, to find the packages that it depends on, to
+/// sign the sums, and to look at the packages.
+const DIST: &[&str] = &["binutils", "dpkg-dev", "openssl", "lintian"];
 
 /// Packages for the benchmarks: what opb is measured against, and what makes traffic.
 const BENCH: &[&str] = &[
